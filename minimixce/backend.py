@@ -1,0 +1,97 @@
+"""The only file that knows NumPy from CuPy.
+
+Everything else asks an array where it lives (`array_module`) and stays there. A device is chosen once, where a model is
+made or loaded; from then on functions follow their arrays, and mixing arrays of two devices is an error, never a copy.
+"""
+
+import ctypes
+import re
+import sys
+
+import numpy as np
+
+
+def array_module(x):
+    """The module `x` belongs to (numpy, cupy): `xp = array_module(x)` and then `xp.exp(x)`.
+
+    Raises TypeError for anything that is not an array, a list for example.
+    """
+    xp = sys.modules.get(type(x).__module__.partition(".")[0])
+    if not hasattr(xp, "ndarray"):
+        raise TypeError(f"expected a NumPy or CuPy array, got {type(x).__name__}")
+    return xp
+
+
+def select_device(device="auto"):
+    """Return the array module for `device`: "auto", "cpu", "cuda" or "cuda:N".
+
+    "auto" is the first CUDA device if CuPy finds one, else the CPU. "cuda:N" makes device N the calling thread's current
+    device, which is where CuPy then works. Raises ValueError for another name or a missing device.
+    """
+    if device == "cpu":
+        return np
+    if device == "auto":
+        return np if _why_no_cuda() else _cupy()
+    match = re.fullmatch(r"cuda(?::(\d+))?", device) if isinstance(device, str) else None
+    if match is None:
+        raise ValueError(f'device must be "auto", "cpu", "cuda" or "cuda:N", got {device!r}')
+    if reason := _why_no_cuda():
+        raise ValueError(f"device {device!r} is not available: {reason}")
+    cupy, count = _cupy(), _cupy().cuda.runtime.getDeviceCount()
+    if match[1] is not None:
+        if int(match[1]) >= count:
+            raise ValueError(f"device {device!r} is not available: CUDA devices here are cuda:0 to cuda:{count - 1}")
+        cupy.cuda.Device(int(match[1])).use()
+    return cupy
+
+
+def _cupy():
+    import cupy
+
+    return cupy
+
+
+def _why_no_cuda():
+    """None where CUDA works, else what is missing, in words."""
+    try:
+        cupy = _cupy()
+    except ImportError as error:
+        return f'CuPy does not import ({error}); install it with pip install "minimixce[cuda12]" (or cuda13)'
+    return None if cupy.cuda.is_available() else "CuPy is installed, but finds no CUDA driver or GPU"
+
+
+def device_name(xp):
+    """A name to print: "CPU", or the GPU's own."""
+    if xp is np:
+        return "CPU"
+    device = xp.cuda.runtime.getDevice()
+    return f"cuda:{device} ({xp.cuda.runtime.getDeviceProperties(device)['name'].decode()})"
+
+
+def to_numpy(x):
+    """`x` as a NumPy array; from a GPU this copies and waits, so only callers that want a number do it."""
+    return x if isinstance(x, (np.ndarray, np.generic)) else x.get()
+
+
+def rng(seed, xp):
+    """A random generator on xp's device from an integer seed; a generator passes through unchanged."""
+    if hasattr(seed, "random"):
+        return seed
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"seed must be a non-negative integer or a random generator, got {seed!r}")
+    return xp.random.default_rng(int(seed))
+
+
+def reuse_freed_memory():
+    """Have the C library keep freed blocks for the next array instead of returning them to the kernel.
+
+    NumPy's large temporaries are otherwise mapped, faulted in and unmapped at every operation, which can cost a third of a
+    training step (CuPy's memory pool does the same for a GPU). This changes the whole process, so importing minimixce
+    never does it; the command line does, and scripts may. Returns False where the C library is not glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of <malloc.h>
+    return bool(mallopt(mmap_threshold, 1 << 30) and mallopt(trim_threshold, (1 << 31) - 1))

@@ -1,0 +1,175 @@
+"""Files ⇄ named arrays: the Hugging Face GPT-2 folder. Knows no model class; arrays are NumPy's on return.
+
+A folder holds config.json and model.safetensors (or its shards). Nothing is pickled, and every file is written under a
+temporary name, synced and renamed, so that a crash leaves the old file or the new one, never half of one.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, deserialize
+from safetensors.numpy import save as to_safetensors
+
+from .backend import to_numpy
+
+# Hugging Face's fields that change GPT-2's computation, and the values under which it is the one in gpt.py.
+_SUPPORTED = {
+    "model_type": ("gpt2",),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True,),
+}
+
+
+def save_gpt2(folder, config, params, *, overwrite=False, boundary=None):
+    """Write config (fields as in GPTConfig) and params {name: array} as a folder that transformers opens.
+
+    `boundary` becomes bos_token_id and eos_token_id. Raises FileExistsError where a model is, unless overwrite=True.
+    """
+    folder = Path(folder)
+    if not overwrite and (folder / "config.json").exists():
+        raise FileExistsError(f"{folder} already holds a model; choose another folder or allow overwriting")
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {f"transformer.{name}": np.ascontiguousarray(to_numpy(value)) for name, value in params.items()}
+    write_atomically(folder / "model.safetensors", to_safetensors(arrays, metadata={"format": "pt"}))
+    fields = {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "vocab_size": config.vocab_size,
+        "n_positions": config.block_size,
+        "n_layer": config.n_layer,
+        "n_head": config.n_head,
+        "n_embd": config.n_embd,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
+        "tie_word_embeddings": True,
+        "bos_token_id": boundary,
+        "eos_token_id": boundary,
+        "dtype": config.dtype,
+    }
+    write_atomically(folder / "config.json", json.dumps(fields, indent=2).encode() + b"\n")
+
+
+def load_gpt2(folder, dtype=None):
+    """Read a GPT-2 folder -> (fields of GPTConfig, {name: array}). dtype=None keeps float64 and reads others as float32.
+
+    Raises FileNotFoundError for a missing file, ValueError for a corrupt one or a config that gpt.py does not compute.
+    """
+    folder = Path(folder)
+    config = read_json(folder / "config.json")
+    for name, allowed in _SUPPORTED.items():
+        if config.get(name, allowed[0]) not in allowed:
+            raise ValueError(f"{folder / 'config.json'}: {name}={config[name]!r} is not supported, only {allowed[0]!r}")
+    missing = [name for name in ("vocab_size", "n_layer", "n_head", "n_embd") if name not in config]
+    if missing or not (config.get("n_positions") or config.get("n_ctx")):
+        raise ValueError(f"{folder / 'config.json'} lacks {', '.join(missing) or 'n_positions'}")
+    if config.get("n_inner") not in (None, 4 * config["n_embd"]):
+        raise ValueError(f"{folder / 'config.json'}: n_inner={config['n_inner']} is not supported, only 4·n_embd")
+    rates = {config.get(name, 0.1) for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop")}
+    if len(rates) > 1:
+        raise ValueError(f"{folder / 'config.json'}: embd_pdrop, attn_pdrop and resid_pdrop must be equal, got {sorted(rates)}")
+
+    tensors = {}
+    for path in _weight_files(folder):
+        for name, value in read_safetensors(path).items():
+            tensors[name.removeprefix("transformer.")] = value
+    head = tensors.pop("lm_head.weight", None)
+    if head is not None and not np.array_equal(head, tensors.get("wte.weight")):
+        raise ValueError(f"{folder}: lm_head.weight differs from wte.weight; an untied output projection is not supported")
+    params = {name: value for name, value in tensors.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
+    if dtype is None:
+        dtype = "float64" if any(value.dtype == np.float64 for value in params.values()) else "float32"
+    fields = {
+        "vocab_size": config["vocab_size"],
+        "block_size": config.get("n_positions") or config["n_ctx"],
+        "n_layer": config["n_layer"],
+        "n_head": config["n_head"],
+        "n_embd": config["n_embd"],
+        "dropout": rates.pop(),
+        "dtype": dtype,
+    }
+    return fields, {name: value.astype(dtype) for name, value in params.items()}
+
+
+def _weight_files(folder):
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise ValueError(f"{index} names no weights")
+        return [folder / name for name in sorted(set(shards.values()))]
+    if (folder / "pytorch_model.bin").exists():
+        raise ValueError(f"{folder} holds only pytorch_model.bin, a pickle; save it from transformers as safetensors first")
+    raise FileNotFoundError(f"{folder} holds no model.safetensors")
+
+
+def read_safetensors(path):
+    """{name: NumPy array} of one file; bfloat16, which NumPy lacks, comes as float32."""
+    try:
+        entries = deserialize(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist") from None
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file, or is cut short ({error})") from None
+    return {name: _to_array(path, name, entry) for name, entry in entries}
+
+
+_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"}
+
+
+def _to_array(path, name, entry):
+    if entry["dtype"] == "BF16":  # the upper half of a float32
+        bits = np.frombuffer(entry["data"], "<u2").astype("<u4") << 16
+        return bits.view("<f4").reshape(entry["shape"])
+    if entry["dtype"] not in _DTYPES:
+        raise ValueError(f"{path}: tensor {name} has dtype {entry['dtype']}, which is not supported")
+    return np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+
+
+def check_shapes(folder, expected, params):
+    """Raise ValueError unless params {name: array} has exactly the names and shapes of expected {name: shape}."""
+    if missing := sorted(expected.keys() - params.keys()):
+        raise ValueError(f"{folder} lacks the weights {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}")
+    if extra := sorted(params.keys() - expected.keys()):
+        raise ValueError(f"{folder} holds unknown weights {', '.join(extra[:3])}{' …' if len(extra) > 3 else ''}")
+    for name, shape in expected.items():
+        if params[name].shape != shape:
+            raise ValueError(f"{folder}: {name} has shape {params[name].shape}, but config.json says {shape}")
+
+
+def read_json(path):
+    """A JSON object from a file, or FileNotFoundError, or ValueError that names the file."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not a JSON file ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, got a {type(value).__name__}")
+    return value
+
+
+def write_atomically(path, data):
+    """Write bytes to `path` so that a crash at any moment leaves the old file or the new one."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,369 @@
+"""The layers of a transformer as pairs of plain functions.
+
+`y, cache = *_forward(inputs)` computes the layer and keeps what its derivative will need; `*_backward(dy, cache)` takes
+dL/dy and returns dL/d(input) for each input. A name that starts with d is always the derivative of the loss L with
+respect to the rest of the name, and has that array's shape. Read each pair side by side: the backward undoes the forward's
+lines in reverse order.
+
+Shapes: B batch, T time, C channels, H heads, D = C/H channels of one head, V vocabulary, I and O any input and output width.
+Every function follows its arrays (NumPy or CuPy) and computes in their dtype.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+from .backend import array_module
+
+
+def _rows(x):
+    """(…,C) -> (N,C): all leading axes as one, so that a layer is one matrix product."""
+    return x.reshape(-1, x.shape[-1])
+
+
+# ---- linear -----------------------------------------------------------------------------------------------------------
+
+
+class LinearCache(NamedTuple):
+    x: Any
+    weight: Any
+
+
+def linear_forward(x, weight, bias):
+    """y = x W + b. x (…,I), weight (I,O), bias (O,) -> y (…,O)."""
+    y = _rows(x) @ weight
+    y += bias
+    return y.reshape(*x.shape[:-1], -1), LinearCache(x, weight)
+
+
+def linear_backward(dy, cache):
+    """dy (…,O) -> dx (…,I), dweight (I,O), dbias (O,).
+
+    One output is y_no = Σ_i x_ni W_io + b_o. Each x_ni feeds every y_no with slope W_io, so dx_ni = Σ_o dy_no W_io, that is
+    dy Wᵀ. Each W_io feeds y_no in every row n with slope x_ni, so dW = xᵀ dy. b_o feeds every row with slope 1.
+    """
+    x, weight = cache
+    dbias = _rows(dy).sum(axis=0)
+    dweight = _rows(x).T @ _rows(dy)
+    dx = _rows(dy) @ weight.T
+    return dx.reshape(x.shape), dweight, dbias
+
+
+# ---- embeddings -------------------------------------------------------------------------------------------------------
+
+
+class EmbeddingCache(NamedTuple):
+    x: Any
+    weight: Any
+
+
+def embedding_forward(x, weight):
+    """Token embedding. x: ids (B,T) or soft one-hots (B,T,V); weight (V,C) -> y (B,T,C)."""
+    y = weight[x] if x.dtype.kind in "iu" else (_rows(x) @ weight).reshape(*x.shape[:-1], -1)
+    return y, EmbeddingCache(x, weight)
+
+
+def embedding_backward(dy, cache):
+    """dy (B,T,C) -> dx (None for ids, which have no derivative; else (B,T,V)), dweight (V,C).
+
+    Looking up row x is the product onehot(x) W, so this is linear_backward without a bias; for ids the product
+    onehot(x)ᵀ dy just adds each dy to the row that was looked up, and a token that occurs twice adds twice.
+    """
+    x, weight = cache
+    xp = array_module(dy)
+    if x.dtype.kind in "iu":
+        dweight = xp.zeros_like(weight)
+        xp.add.at(dweight, x.reshape(-1), _rows(dy))
+        return None, dweight
+    dweight = _rows(x).T @ _rows(dy)
+    dx = (_rows(dy) @ weight.T).reshape(x.shape)
+    return dx, dweight
+
+
+class PositionCache(NamedTuple):
+    weight: Any
+    start: int
+
+
+def position_forward(x, weight, start=0):
+    """Add the embedding of each position. x (B,T,C) at positions start … start+T−1, weight (block_size,C) -> y (B,T,C)."""
+    y = x + weight[start : start + x.shape[1]]
+    return y, PositionCache(weight, start)
+
+
+def position_backward(dy, cache):
+    """dy (B,T,C) -> dx (B,T,C), dweight (block_size,C).
+
+    y = x + w, so both slopes are 1; row t of w was added to every sequence of the batch, so its derivative is a sum over B.
+    """
+    weight, start = cache
+    dweight = array_module(dy).zeros_like(weight)
+    dweight[start : start + dy.shape[1]] = dy.sum(axis=0)
+    return dy, dweight
+
+
+class UnembeddingCache(NamedTuple):
+    x: Any
+    weight: Any
+
+
+def unembedding_forward(x, weight):
+    """The output projection tied to the token embedding: logits = x Wᵀ. x (B,T,C), weight (V,C) -> logits (B,T,V)."""
+    logits = _rows(x) @ weight.T
+    return logits.reshape(*x.shape[:-1], -1), UnembeddingCache(x, weight)
+
+
+def unembedding_backward(dlogits, cache):
+    """dlogits (B,T,V) -> dx (B,T,C), dweight (V,C): linear_backward with Wᵀ in the place of W.
+
+    The same W was used as the token embedding, so the model adds this dweight to that of embedding_backward.
+    """
+    x, weight = cache
+    dweight = _rows(dlogits).T @ _rows(x)
+    dx = _rows(dlogits) @ weight
+    return dx.reshape(x.shape), dweight
+
+
+# ---- layer norm -------------------------------------------------------------------------------------------------------
+
+
+class LayerNormCache(NamedTuple):
+    normed: Any
+    rstd: Any
+    weight: Any
+
+
+def layer_norm_forward(x, weight, bias, epsilon=1e-5):
+    """Every row of x to mean 0 and variance 1, then scaled and shifted. x (…,C), weight (C,), bias (C,) -> y (…,C)."""
+    xp = array_module(x)
+    normed = x - x.mean(axis=-1, keepdims=True)
+    variance = xp.square(normed).mean(axis=-1, keepdims=True)
+    rstd = 1 / xp.sqrt(variance + epsilon)  # one over the standard deviation, (…,1)
+    normed *= rstd
+    y = normed * weight
+    y += bias
+    return y, LayerNormCache(normed, rstd, weight)
+
+
+def layer_norm_backward(dy, cache):
+    """dy (…,C) -> dx (…,C), dweight (C,), dbias (C,).
+
+    Write n = (x − μ) r with r = 1/σ, and dn = dy · weight. x_j reaches n_i in three ways: directly (slope r), through μ
+    (slope −r/C), and through r. For the last, r = (v + ε)^(−½) and ∂v/∂x_j = 2 (x_j − μ)/C give ∂r/∂x_j = −r² n_j / C,
+    so the slope is (x_i − μ) · (−r² n_j / C) = −r n_i n_j / C. Summing the three over i:
+        dx_j = r (dn_j − mean_i(dn_i) − n_j mean_i(dn_i n_i)),
+    that is: what remains of dn once its mean and its component along n, which the layer cannot pass on, are taken away.
+    """
+    normed, rstd, weight = cache
+    dbias = _rows(dy).sum(axis=0)
+    dweight = _rows(dy * normed).sum(axis=0)
+    dnormed = dy * weight
+    along_normed = (dnormed * normed).mean(axis=-1, keepdims=True)
+    dx = dnormed - dnormed.mean(axis=-1, keepdims=True)
+    dx -= normed * along_normed
+    dx *= rstd
+    return dx, dweight, dbias
+
+
+# ---- GELU -------------------------------------------------------------------------------------------------------------
+
+_GELU_SCALE = math.sqrt(2 / math.pi)
+_GELU_CUBIC = 0.044715
+
+
+class GeluCache(NamedTuple):
+    x: Any
+    tanh: Any
+
+
+def gelu_forward(x):
+    """GELU in GPT-2's tanh form: y = ½ x (1 + tanh(s (x + k x³))), s = √(2/π), k = 0.044715. Any shape."""
+    xp = array_module(x)
+    inner = x * x
+    inner *= _GELU_CUBIC * _GELU_SCALE
+    inner += _GELU_SCALE
+    inner *= x
+    tanh = xp.tanh(inner, out=inner)
+    y = tanh + 1
+    y *= x
+    y *= 0.5
+    return y, GeluCache(x, tanh)
+
+
+def gelu_backward(dy, cache):
+    """dy -> dx, same shape.
+
+    Product rule, with tanh′(u) = 1 − tanh²(u) and u′ = s (1 + 3k x²):  dy/dx = ½ (1 + tanh u) + ½ x (1 − tanh² u) u′.
+    """
+    x, tanh = cache
+    dx = x * x
+    dx *= 3 * _GELU_CUBIC * _GELU_SCALE
+    dx += _GELU_SCALE  # u′
+    dx *= 1 - tanh * tanh
+    dx *= x
+    dx += tanh
+    dx += 1
+    dx *= 0.5
+    dx *= dy
+    return dx
+
+
+# ---- softmax ----------------------------------------------------------------------------------------------------------
+
+
+class SoftmaxCache(NamedTuple):
+    probs: Any
+    axis: int
+
+
+def softmax_forward(x, axis=-1):
+    """probs = exp(x) / Σ exp(x) along `axis`; the maximum is subtracted first, which changes nothing but the range."""
+    xp = array_module(x)
+    probs = x - x.max(axis=axis, keepdims=True)
+    xp.exp(probs, out=probs)
+    probs /= probs.sum(axis=axis, keepdims=True)
+    return probs, SoftmaxCache(probs, axis)
+
+
+def softmax_backward(dprobs, cache):
+    """dprobs -> dx, same shape.
+
+    ∂p_i/∂x_j = p_i (1[i=j] − p_j), hence dx_j = Σ_i dp_i p_i (1[i=j] − p_j) = p_j (dp_j − Σ_i p_i dp_i).
+    """
+    probs, axis = cache
+    weighted = probs * dprobs
+    return weighted - probs * weighted.sum(axis=axis, keepdims=True)
+
+
+# ---- dropout ----------------------------------------------------------------------------------------------------------
+
+
+class DropoutCache(NamedTuple):
+    scale: Any
+
+
+def dropout_forward(x, rate=0.0, rng=None):
+    """Set each element to zero with probability `rate`, the others times 1/(1−rate), so that the mean stays. Any shape.
+
+    rate 0 (the default) passes x through; otherwise `rng` (backend.rng) draws the mask.
+    """
+    if rate == 0:
+        return x, DropoutCache(None)
+    if rng is None:
+        raise ValueError(f"dropout with rate {rate} needs a random generator: pass rng=backend.rng(seed, xp)")
+    scale = (rng.random(x.shape, dtype=x.dtype) >= rate).astype(x.dtype)  # 0 or 1
+    scale /= 1 - rate
+    return x * scale, DropoutCache(scale)
+
+
+def dropout_backward(dy, cache):
+    """dy -> dx: y = x · scale with the mask held fixed, so dx = dy · scale."""
+    return dy if cache.scale is None else dy * cache.scale
+
+
+# ---- attention --------------------------------------------------------------------------------------------------------
+
+
+class KV(NamedTuple):
+    """Keys and values of some positions: each (B,H,T,D)."""
+
+    k: Any
+    v: Any
+
+
+class AttentionCache(NamedTuple):
+    q: Any  # (B,H,T,D), already divided by √D
+    k: Any
+    v: Any
+    past: Any  # KV of B/G rows, or None
+    softmax: SoftmaxCache
+    dropout: DropoutCache
+    probs: Any  # (B,H,P+T,T) after dropout: P past keys, then T own
+
+
+def _split_heads(x, n_head, parts):
+    """(B,T,parts·C) -> `parts` views (B,H,T,D)."""
+    B, T, _ = x.shape
+    return x.reshape(B, T, parts, n_head, -1).transpose(2, 0, 3, 1, 4)
+
+
+def _merge_heads(parts):
+    """The reverse: a list of (B,H,T,D) -> (B,T,parts·C)."""
+    B, _, T, _ = parts[0].shape
+    stacked = array_module(parts[0]).stack(parts)
+    return stacked.transpose(1, 3, 0, 2, 4).reshape(B, T, -1)
+
+
+def _transpose(x):
+    return x.swapaxes(-1, -2)
+
+
+def _fold(x, rows):
+    """(rows·G,H,T,X) -> (rows,H,G·T,X): the G consecutive rows that share one past stand side by side as queries."""
+    B, H, T, X = x.shape
+    return x.reshape(rows, B // rows, H, T, X).swapaxes(1, 2).reshape(rows, H, -1, X)
+
+
+def _unfold(x, batch):
+    """The reverse: (rows,H,G·T,X) -> (batch,H,T,X), batch = rows·G."""
+    rows, H, _, X = x.shape
+    return x.reshape(rows, H, batch // rows, -1, X).swapaxes(1, 2).reshape(batch, H, -1, X)
+
+
+def attention_forward(qkv, n_head, past=None, dropout=0.0, rng=None):
+    """Causal multi-head attention. qkv (B,T,3C): queries, keys, values side by side -> y (B,T,C).
+
+    y_i = Σ_j p_ij v_j with p_i = softmax_j(q_i·k_j / √D) over the positions j ≤ i. With `past` (a KV of P positions) the T
+    positions continue it and see all of it; past may have B/G rows, each then serves G consecutive rows of qkv.
+    This call's own keys and values are in the cache. Scores are kept keys first, (…,keys,queries): sums over the second
+    last axis vectorise where sums over a short last axis do not.
+    """
+    xp = array_module(qkv)
+    B, T, _ = qkv.shape
+    q, k, v = _split_heads(qkv, n_head, 3)
+    q = q / math.sqrt(q.shape[-1])
+    scores = k @ _transpose(q)  # (B,H,T,T)
+    scores += xp.where(xp.tri(T, dtype=bool).T, 0, -math.inf).astype(scores.dtype)  # key j > query i: never seen
+    if past is not None:
+        rows = past.k.shape[0]
+        past_scores = _unfold(_fold(q, rows) @ _transpose(past.k), B)  # (B,H,T,P)
+        scores = xp.concatenate([_transpose(past_scores), scores], axis=-2)
+    weights, softmax = softmax_forward(scores, axis=-2)
+    probs, dropped = dropout_forward(weights, dropout, rng)
+    y = _transpose(probs[:, :, -T:]) @ v
+    if past is not None:
+        y += _unfold(_fold(_transpose(probs[:, :, :-T]), rows) @ past.v, B)
+    return _merge_heads([y]), AttentionCache(q, k, v, past, softmax, dropped, probs)
+
+
+def attention_backward(dy, cache, dkv=None):
+    """dy (B,T,C) -> dqkv (B,T,3C), dpast (KV like past, or None).
+
+    Four products, each with the two derivatives of a product: y = pᵀ v gives dv = p dy and dp = v dyᵀ; scores = k qᵀ give
+    dk = dscores q and dq = dscoresᵀ k. Masked scores need no care: their p is 0, so softmax_backward makes dscores 0.
+    A past row that served G rows gathers the sum of their derivatives: the folded products do that sum.
+    `dkv` (KV (B,H,T,D)) is added: what later positions ask of this call's own keys and values.
+    """
+    q, k, v, past, softmax, dropped, probs = cache
+    xp = array_module(dy)
+    B, _, T, D = q.shape
+    (dy,) = _split_heads(dy, q.shape[1], 1)
+    dpast = None
+    dprobs = v @ _transpose(dy)
+    dv = probs[:, :, -T:] @ dy
+    if past is not None:
+        rows = past.k.shape[0]
+        dpast_v = _transpose(_fold(_transpose(probs[:, :, :-T]), rows)) @ _fold(dy, rows)
+        past_dprobs = _unfold(_fold(dy, rows) @ _transpose(past.v), B)
+        dprobs = xp.concatenate([_transpose(past_dprobs), dprobs], axis=-2)
+    dweights = dropout_backward(dprobs, dropped)
+    dscores = softmax_backward(dweights, softmax)
+    dq = _transpose(dscores[:, :, -T:]) @ k
+    dk = dscores[:, :, -T:] @ q
+    if past is not None:
+        past_dscores = _fold(_transpose(dscores[:, :, :-T]), rows)  # (rows,H,G·T,P)
+        dq += _unfold(past_dscores @ past.k, B)
+        dpast = KV(_transpose(past_dscores) @ _fold(q, rows), dpast_v)
+    dq /= math.sqrt(D)
+    if dkv is not None:
+        dk, dv = dk + dkv.k, dv + dkv.v
+    return _merge_heads([dq, dk, dv]), dpast

@@ -1,0 +1,65 @@
+"""AdamW, gradient clipping and the learning-rate schedule."""
+
+import math
+
+from .backend import array_module
+
+
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019). Updates the arrays of `params` in place.
+
+    Weight decay acts on matrices only (two or more axes), not on biases and layer norms.
+    """
+
+    def __init__(self, params, lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
+        if not 0 < lr < math.inf:
+            raise ValueError(f"lr must be a positive number, got {lr}")
+        if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1):
+            raise ValueError(f"betas must be at least 0 and below 1, got {betas}")
+        if not 0 < eps < math.inf:
+            raise ValueError(f"eps must be a positive number, got {eps}")
+        if not 0 <= weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be a number, at least 0, got {weight_decay}")
+        self.params, self.lr, self.betas, self.eps, self.weight_decay = params, lr, betas, eps, weight_decay
+        self.steps = 0
+        self.mean = {name: array_module(p).zeros_like(p) for name, p in params.items()}
+        self.square = {name: array_module(p).zeros_like(p) for name, p in params.items()}
+
+    def step(self, grads, lr=None):
+        """One update from grads {name: array}, with learning rate `lr` or the constructor's."""
+        if grads.keys() != self.params.keys():
+            raise ValueError(f"grads and params differ in {sorted(grads.keys() ^ self.params.keys())}")
+        lr = self.lr if lr is None else lr
+        beta1, beta2 = self.betas
+        self.steps += 1
+        # m/(1−β1ᵗ) and v/(1−β2ᵗ) undo the start at zero; as scalars they fold into the step size and the root.
+        step_size = lr / (1 - beta1**self.steps)
+        root_scale = 1 / math.sqrt(1 - beta2**self.steps)
+        for name, p in self.params.items():
+            xp, g, m, v = array_module(p), grads[name], self.mean[name], self.square[name]
+            m += (1 - beta1) * (g - m)
+            v += (1 - beta2) * (g * g - v)
+            if p.ndim >= 2:
+                p *= 1 - lr * self.weight_decay
+            denominator = xp.sqrt(v)
+            denominator *= root_scale
+            denominator += self.eps
+            p -= step_size * m / denominator
+
+
+def clip_grads(grads, max_norm):
+    """Scale grads in place so that their joint Euclidean norm is at most max_norm; returns the norm before, 0-d on device."""
+    xp = array_module(next(iter(grads.values())))
+    norm = xp.sqrt(sum(xp.vdot(g, g) for g in grads.values()))
+    scale = max_norm / xp.maximum(norm, max_norm)
+    for g in grads.values():
+        g *= scale
+    return norm
+
+
+def warmup_cosine(step, lr, warmup, total, final=0.1):
+    """Learning rate of step 0, 1, …: a linear rise over `warmup` steps to lr, then half a cosine down to final·lr."""
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return lr * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))
