@@ -54,7 +54,9 @@ class Report:
             if r.ok:
                 lines.append(f"{line}  OK")
             else:
-                lines.append(f"{line}  WRONG: at {list(r.worst)} backward says {r.analytic:.6g}, the numbers say {r.numeric:.6g}")
+                lines.append(
+                    f"{line}  WRONG: at {list(r.worst)} backward says {r.analytic:.6g}, the numbers say {r.numeric:.6g}"
+                )
         return "\n".join(lines)
 
 

@@ -159,7 +159,9 @@ def _check(logits, targets, reduction):
     if logits.dtype.kind != "f" or targets.dtype.kind not in "iu":
         raise TypeError(f"logits must be floats and targets integers, got {logits.dtype} and {targets.dtype}")
     if targets.shape != logits.shape[:-1]:
-        raise ValueError(f"targets must have the shape of logits without its last axis, {logits.shape[:-1]}, got {targets.shape}")
+        raise ValueError(
+            f"targets must have the shape of logits without its last axis, {logits.shape[:-1]}, got {targets.shape}"
+        )
     # On a GPU this check would make every step wait for the device; corpora are checked where they are made.
     if xp is np and targets.size and not (-1 <= targets.min() and targets.max() < logits.shape[-1]):
         raise ValueError(f"targets must be in 0 … {logits.shape[-1] - 1}, or −1, got {targets.min()} … {targets.max()}")
