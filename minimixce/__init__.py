@@ -4,6 +4,7 @@ from . import backend, layers, objectives, optim
 from .checks import gradcheck
 from .gpt import GPT, GPTConfig
 from .optim import AdamW
+from .training import fit
 
 __version__ = "0.1.0"
-__all__ = ["GPT", "AdamW", "GPTConfig", "backend", "gradcheck", "layers", "objectives", "optim"]
+__all__ = ["GPT", "AdamW", "GPTConfig", "backend", "fit", "gradcheck", "layers", "objectives", "optim"]
