@@ -108,9 +108,8 @@ def _train(args):
     out = Path(args.out)
     if (out / "config.json").exists() and not args.overwrite:
         raise FileExistsError(f"{out} already holds a model; choose another --out or add --overwrite")
-    for name in ("steps", "batch_size", "eval_every"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+    options = {name: getattr(args, name) for name in ("steps", "lr", "warmup", "weight_decay", "max_grad_norm", "eval_every")}
+    training.check_options(**options)
     xp = backend.select_device(args.device)
     backend.reuse_freed_memory()
     corpus = text.load_corpus(args.data, seed=args.seed)
@@ -120,32 +119,20 @@ def _train(args):
     objective = _objective(args, model)
     batches = text.RandomBlocks(corpus.train, args.batch_size, args.block_size, args.seed)
     validation = text.consecutive_blocks(corpus.validation, 32, args.block_size)
+    inputs, targets = map(xp.asarray, batches[0])
+    initial, expected = float(objective(model.forward(inputs)[0], targets)[0]), None
+    if args.objective != "emo":
+        expected = training.loss_of_uniform(objective, tokenizer.vocab_size)
     out.mkdir(parents=True, exist_ok=True)
 
     print(f"data     {args.data or 'the documentation of this Python'}: ", end="")
     print(f"{len(corpus.train):,} training and {len(corpus.validation):,} validation tokens, {tokenizer.vocab_size} different")
     print(f"model    {config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels: ", end="")
     print(f"{model.num_params:,} parameters on {backend.device_name(xp)}")
-    inputs, targets = map(xp.asarray, batches[0])
-    initial, expected = float(objective(model.forward(inputs)[0], targets)[0]), None
-    if args.objective != "emo":
-        expected = training.loss_of_uniform(objective, tokenizer.vocab_size)
     print(f"start    {args.objective} loss {initial:.3f}", end="")
     print("" if expected is None else f"; a model that finds every token equally likely has {expected:.3f}")
 
-    measurements = training.fit(
-        model,
-        batches,
-        objective,
-        steps=args.steps,
-        lr=args.lr,
-        warmup=args.warmup,
-        weight_decay=args.weight_decay,
-        max_grad_norm=args.max_grad_norm,
-        validation=validation,
-        eval_every=args.eval_every,
-        seed=args.seed,
-    )
+    measurements = training.fit(model, batches, objective, **options, validation=validation, seed=args.seed)
     model.save(out, overwrite=args.overwrite, boundary=tokenizer.boundary)
     tokenizer.save(out)
     lines = "".join(json.dumps(m) + "\n" for m in measurements)

@@ -140,6 +140,8 @@ class RandomBlocks:
     """
 
     def __init__(self, tokens, batch_size, block_size, seed=0):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if len(tokens) <= block_size:
             raise ValueError(f"the text has {len(tokens)} tokens, too few for blocks of {block_size} + 1")
         self.tokens, self.batch_size, self.block_size, self.seed = tokens, batch_size, block_size, seed

@@ -38,6 +38,7 @@ def fit(
     Each measurement has step, loss (mean since the last one), grad_norm (before clipping, at the last step), lr and
     tokens_per_second. Raises FloatingPointError, naming the step, when the loss is no longer finite.
     """
+    check_options(steps, lr, warmup, final_lr, betas, weight_decay, max_grad_norm, eval_every)
     step_function = objective if _is_step(objective) else _step_of(objective, seed)
     optimizer = AdamW(model.params, lr, betas, weight_decay=weight_decay)
     measurements, losses, tokens, started, spent = [], [], 0, time.perf_counter(), 0.0
@@ -73,6 +74,18 @@ def fit(
     return measurements
 
 
+def check_options(steps, lr, warmup=0, final_lr=0.1, betas=(0.9, 0.95), weight_decay=0.1, max_grad_norm=1.0, eval_every=250):
+    """Raise ValueError, naming the option, unless fit can work with these."""
+    for name, value, least in (("steps", steps, 1), ("eval_every", eval_every, 1), ("warmup", warmup, 0)):
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    if not 0 <= final_lr <= 1:
+        raise ValueError(f"final_lr must be between 0 and 1, got {final_lr}")
+    if not max_grad_norm > 0:
+        raise ValueError(f"max_grad_norm must be a positive number, got {max_grad_norm}")
+    AdamW({}, lr, betas, weight_decay=weight_decay)
+
+
 def evaluate(model, batches):
     """Mean over all targets of `batches` -> {"validation_mle": nats per token, "mean_q": probability of the target}.
 
@@ -82,7 +95,7 @@ def evaluate(model, batches):
     for inputs, targets in batches:
         logits, _ = model.forward(model.xp.asarray(inputs))
         minus_log_q, _ = objectives.mle(logits, model.xp.asarray(targets), reduction="none")
-        kept = (targets >= 0).sum()
+        kept = int((targets >= 0).sum())
         nll += float(minus_log_q.sum())
         # Ignored targets have −log q = 0, so they add exactly 1 each.
         q += float(model.xp.exp(-minus_log_q).sum()) - (targets.size - kept)
