@@ -55,7 +55,7 @@ class Report:
                 lines.append(f"{line}  OK")
             else:
                 lines.append(
-                    f"{line}  WRONG: at {list(r.worst)} backward says {r.analytic:.6g}, the numbers say {r.numeric:.6g}"
+                    f"{line}  WRONG: at {list(r.worst)} backward says {r.analytic:.4g}, the numbers say {r.numeric:.4g}"
                 )
         return "\n".join(lines)
 

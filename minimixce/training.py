@@ -11,6 +11,10 @@ from .backend import to_numpy
 from .optim import AdamW, clip_grads, warmup_cosine
 
 
+_SHORT = {"validation_mle": "validation", "tokens_per_second": "tokens/s"}
+_FORMAT = {"step": "5d", "tokens_per_second": ",.0f"}
+
+
 def fit(
     model,
     batches,
@@ -42,7 +46,7 @@ def fit(
     step_function = objective if _is_step(objective) else _step_of(objective, seed)
     optimizer = AdamW(model.params, lr, betas, weight_decay=weight_decay)
     measurements, losses, tokens, started, spent = [], [], 0, time.perf_counter(), 0.0
-    bar = tqdm(total=steps, disable=not progress, unit="step", dynamic_ncols=True)
+    bar = tqdm(total=steps, disable=None if progress else True, unit="step", dynamic_ncols=True)  # None: only on a terminal
     for step, (inputs, targets) in enumerate(batches):
         if step == steps:
             break
@@ -68,7 +72,8 @@ def fit(
             if validation is not None:
                 found |= evaluate(model, validation)
             measurements.append(found)
-            bar.set_postfix({k: f"{v:.3f}" for k, v in found.items() if k in ("loss", "validation_mle")})
+            if progress:
+                tqdm.write("  ".join(f"{_SHORT.get(k, k)} {v:{_FORMAT.get(k, '.3f')}}" for k, v in found.items()))
             losses, started = [], time.perf_counter()
     bar.close()
     return measurements

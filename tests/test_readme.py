@@ -1,0 +1,67 @@
+"""What README shows is what happens: its Python blocks run, and print what stands below them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import minimixce as mm
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+
+
+def python_block(words):
+    """(code, the text block that follows it or None) of the Python block that contains `words`."""
+    (i,) = (i for i, (kind, body) in enumerate(BLOCKS) if kind == "python" and words in body)
+    following = BLOCKS[i + 1] if i + 1 < len(BLOCKS) else ("", "")
+    return BLOCKS[i][1], following[1] if following[0] == "text" else None
+
+
+def test_the_training_loop_that_opens_it(capsys):
+    code, shown = python_block("objectives.mixce(logits")
+    exec(code, {})
+    printed = [[float(number) for number in line.split()] for line in capsys.readouterr().out.splitlines()]
+    assert len(printed) == len(shown.splitlines())
+    for line, expected in zip(printed, shown.splitlines()):
+        # Python versions carry different documentation, and machines round differently.
+        assert line == pytest.approx([float(number) for number in expected.split()], abs=0.15)
+    assert printed[-1][1] < 1.2 < printed[0][1]
+
+
+def test_the_gradient_check_that_fails_on_purpose(capsys):
+    code, shown = python_block("wrong on purpose")
+    exec(code, {})
+    assert capsys.readouterr().out == shown
+
+
+def test_the_text_that_is_loaded_and_sampled(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("story.txt").write_text("The cat sat on the mat. The dog sat on the log.\n" * 50)
+    (command,) = (body for kind, body in BLOCKS if kind == "sh" and "story.txt" in body)
+    from minimixce.cli import main
+
+    assert main([*command.split()[1:], "--steps", "30", "--n-embd", "16", "--block-size", "16"]) == 0
+    capsys.readouterr()
+    exec(python_block('"story-run"')[0], {})
+    assert capsys.readouterr().out.startswith("The ")
+
+
+def test_ci_runs_the_same_set_up_commands_and_the_version_is_in_the_changelog():
+    commands = [line for kind, body in BLOCKS if kind == "sh" for line in body.splitlines()]
+    ci = (ROOT / ".ci/run").read_text()
+    assert 'pip install -e ".[test]" && pytest' in commands
+    assert 'pip install -q -e ".[test]" && pytest' in ci
+    assert "pip install . && minimixce train" in commands
+    assert "minimixce train" in ci
+    assert f"## {mm.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_main_job_beats_a_4_gram_model(capsys, tmp_path, monkeypatch):
+    from minimixce.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--device", "cpu"]) == 0
+    result = re.search(r"validation (\S+) nats per character, perplexity \S+ \(a 4-gram model: (\S+),", capsys.readouterr().out)
+    assert float(result[1]) < float(result[2])
