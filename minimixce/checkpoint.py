@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, deserialize
+from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from .backend import to_numpy
@@ -26,13 +26,16 @@ _SUPPORTED = {
 }
 
 
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
 def save_gpt2(folder, config, params, *, overwrite=False, boundary=None):
     """Write config (fields as in GPTConfig) and params {name: array} as a folder that transformers opens.
 
     `boundary` becomes bos_token_id and eos_token_id. Raises FileExistsError where a model is, unless overwrite=True.
     """
     folder = Path(folder)
-    if not overwrite and (folder / "config.json").exists():
+    if not overwrite and any((folder / name).exists() for name in ("config.json", *_WEIGHTS)):
         raise FileExistsError(f"{folder} already holds a model; choose another folder or allow overwriting")
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {f"transformer.{name}": np.ascontiguousarray(to_numpy(value)) for name, value in params.items()}
@@ -51,8 +54,8 @@ def save_gpt2(folder, config, params, *, overwrite=False, boundary=None):
         "attn_pdrop": config.dropout,
         "resid_pdrop": config.dropout,
         "tie_word_embeddings": True,
-        "bos_token_id": boundary,
-        "eos_token_id": boundary,
+        "bos_token_id": None if boundary is None else int(boundary),
+        "eos_token_id": None if boundary is None else int(boundary),
         "dtype": config.dtype,
     }
     write_atomically(folder / "config.json", json.dumps(fields, indent=2).encode() + b"\n")
@@ -63,39 +66,44 @@ def load_gpt2(folder, dtype=None):
 
     Raises FileNotFoundError for a missing file, ValueError for a corrupt one or a config that gpt.py does not compute.
     """
-    folder = Path(folder)
-    config = read_json(folder / "config.json")
+    folder, path = Path(folder), Path(folder) / "config.json"
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; give the folder that holds it")
+    config = read_json(path)
     for name, allowed in _SUPPORTED.items():
         if config.get(name, allowed[0]) not in allowed:
-            raise ValueError(f"{folder / 'config.json'}: {name}={config[name]!r} is not supported, only {allowed[0]!r}")
-    missing = [name for name in ("vocab_size", "n_layer", "n_head", "n_embd") if name not in config]
-    if missing or not (config.get("n_positions") or config.get("n_ctx")):
-        raise ValueError(f"{folder / 'config.json'} lacks {', '.join(missing) or 'n_positions'}")
+            raise ValueError(f"{path}: {name}={config[name]!r} is not supported, only {allowed[0]!r}")
+    positions = "n_ctx" if config.get("n_positions") is None and "n_ctx" in config else "n_positions"
+    sizes = {}
+    for field, name in (("vocab_size",) * 2, ("block_size", positions), ("n_layer",) * 2, ("n_head",) * 2, ("n_embd",) * 2):
+        if name not in config:
+            raise ValueError(f"{path} lacks {name}")
+        if not isinstance(config[name], int) or isinstance(config[name], bool):
+            raise ValueError(f"{path}: {name} must be an integer, got {config[name]!r}")
+        sizes[field] = config[name]
     if config.get("n_inner") not in (None, 4 * config["n_embd"]):
-        raise ValueError(f"{folder / 'config.json'}: n_inner={config['n_inner']} is not supported, only 4·n_embd")
-    rates = {config.get(name, 0.1) for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop")}
-    if len(rates) > 1:
-        raise ValueError(f"{folder / 'config.json'}: embd_pdrop, attn_pdrop and resid_pdrop must be equal, got {sorted(rates)}")
+        raise ValueError(f"{path}: n_inner={config['n_inner']!r} is not supported, only 4·n_embd")
+    rates = [config.get(name, 0.1) for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop")]
+    if not all(isinstance(rate, (int, float)) for rate in rates) or len(set(rates)) > 1:
+        raise ValueError(f"{path}: embd_pdrop, attn_pdrop and resid_pdrop must be one number, got {rates}")
 
     tensors = {}
     for path in _weight_files(folder):
         for name, value in read_safetensors(path).items():
-            tensors[name.removeprefix("transformer.")] = value
+            name = name.removeprefix("transformer.")
+            if name in tensors:
+                raise ValueError(f"{folder} holds the weight {name} twice")
+            tensors[name] = value
     head = tensors.pop("lm_head.weight", None)
     if head is not None and not np.array_equal(head, tensors.get("wte.weight")):
         raise ValueError(f"{folder}: lm_head.weight differs from wte.weight; an untied output projection is not supported")
     params = {name: value for name, value in tensors.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
+    for name, value in params.items():
+        if value.dtype.kind != "f":
+            raise ValueError(f"{folder}: {name} is {value.dtype}, but weights must be floating point")
     if dtype is None:
         dtype = "float64" if any(value.dtype == np.float64 for value in params.values()) else "float32"
-    fields = {
-        "vocab_size": config["vocab_size"],
-        "block_size": config.get("n_positions") or config["n_ctx"],
-        "n_layer": config["n_layer"],
-        "n_head": config["n_head"],
-        "n_embd": config["n_embd"],
-        "dropout": rates.pop(),
-        "dtype": dtype,
-    }
+    fields = sizes | {"dropout": float(rates[0]), "dtype": dtype}
     return fields, {name: value.astype(dtype) for name, value in params.items()}
 
 
@@ -105,8 +113,9 @@ def _weight_files(folder):
     index = folder / "model.safetensors.index.json"
     if index.exists():
         shards = read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise ValueError(f"{index} names no weights")
+        inside = isinstance(shards, dict) and all(isinstance(n, str) and Path(n).name == n for n in shards.values())
+        if not inside or not shards:
+            raise ValueError(f"{index} names no weight files beside it")
         return [folder / name for name in sorted(set(shards.values()))]
     if (folder / "pytorch_model.bin").exists():
         raise ValueError(f"{folder} holds only pytorch_model.bin, a pickle; save it from transformers as safetensors first")
@@ -136,6 +145,22 @@ def _to_array(path, name, entry):
     return np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
 
 
+def save_state(path, arrays, info):
+    """Replace `path` atomically by one safetensors file with {name: array} and a JSON-able dict."""
+    arrays = {name: np.ascontiguousarray(to_numpy(value)) for name, value in arrays.items()}
+    write_atomically(path, to_safetensors(arrays, metadata={"info": json.dumps(info)}))
+
+
+def load_state(path):
+    """What save_state wrote -> ({name: NumPy array}, info). Raises FileNotFoundError or ValueError."""
+    arrays = read_safetensors(path)
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() or {}
+    if "info" not in metadata:
+        raise ValueError(f"{path} is not the state of a run")
+    return arrays, json.loads(metadata["info"])
+
+
 def check_shapes(folder, expected, params):
     """Raise ValueError unless params {name: array} has exactly the names and shapes of expected {name: shape}."""
     if missing := sorted(expected.keys() - params.keys()):
@@ -153,7 +178,7 @@ def read_json(path):
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a JSON file ({error})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, got a {type(value).__name__}")

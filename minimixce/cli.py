@@ -1,6 +1,7 @@
-"""The command line: minimixce train, gradcheck."""
+"""The command line: minimixce train, sample, eval, compare, prepare, gradcheck."""
 
 import argparse
+import contextlib
 import functools
 import json
 import sys
@@ -8,9 +9,13 @@ from pathlib import Path
 
 from . import __version__
 
+RUN_FILE = "run.json"  # the options a run was started with
+_MAY_CHANGE = ("device", "threads", "eval_every", "quiet")  # on --resume, without saying so
+
 
 def main(argv=None):
     """Run one command -> exit status: 0 done, 1 a check failed, 2 bad input (one sentence on stderr), 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
     args = _parser().parse_args(argv)
     try:
         with _threads(args.threads):
@@ -23,6 +28,39 @@ def main(argv=None):
         return 130
 
 
+# ---- options ----------------------------------------------------------------------------------------------------------
+
+
+class _Command:
+    """A subcommand whose options know their defaults, and which of them the user gave (args.given)."""
+
+    def __init__(self, commands, name, run, help, epilog=None):
+        self.parser = commands.add_parser(name, help=help, description=help, epilog=epilog)
+        self.defaults = {}
+        self.parser.set_defaults(run=lambda args: run(self._complete(args)))
+        self.add("--device", "auto", "auto, cpu, cuda or cuda:N")
+        self.add("--seed", 0, "seed of every random number")
+        self.add("--threads", None, "threads of the linear algebra library (needs the extra 'threads')", type=int)
+
+    def add(self, flag, default, help, **options):
+        """An option whose type is its default's, unless given; flags default to False."""
+        name = flag.lstrip("-").replace("-", "_")
+        self.defaults[name] = default
+        if default is False:
+            options |= {"action": "store_true"}
+        elif default is not None:
+            options = {"type": type(default)} | options
+            help += f" (default: {default})"
+        self.parser.add_argument(flag, default=None, help=help.replace("%", "%%"), **options)
+
+    def _complete(self, args):
+        args.given = {name: value for name in self.defaults if (value := getattr(args, name)) is not None}
+        for name, default in self.defaults.items():
+            if name not in args.given:
+                setattr(args, name, default)
+        return args
+
+
 def _parser():
     parser = argparse.ArgumentParser(
         prog="minimixce",
@@ -31,43 +69,88 @@ def _parser():
     parser.add_argument("--version", action="version", version=f"minimixce {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name, run, help):
-        p = commands.add_parser(name, help=help, description=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        p.set_defaults(run=run)
-        p.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-        p.add_argument("--seed", type=int, default=0, help="seed of every random number")
-        p.add_argument("--threads", type=int, help="threads of the linear algebra library (needs the extra 'threads')")
-        return p
+    c = _Command(commands, "train", _train, "train a GPT on text")
+    _add_text(c)
+    c.add("--out", "run", "folder for the model, its tokenizer, metrics and the state to resume from", metavar="FOLDER")
+    c.add("--overwrite", False, "replace the run in FOLDER")
+    c.add("--resume", False, f"go on with the run in FOLDER, with its options; {', '.join(_MAY_CHANGE)} may differ")
+    c.add("--change", False, "with --resume: other options given here replace the run's")
+    c.add("--unchecked", False, "do not gradient-check an objective from a file (for surrogates with stopped gradients)")
+    c.add("--quiet", False, "print no progress")
+    c.add("--objective", "mixce", "mle, mixce, mixce_surrogate, tailr, emo, or FILE.py:NAME for a function of your own")
+    _add_training(c)
 
-    p = command("train", _train, "train a GPT on text")
-    p.add_argument("--data", metavar="PATH", help="a UTF-8 text file; without it, the documentation inside every CPython")
-    p.add_argument("--out", default="run", metavar="FOLDER", help="where the model, its tokenizer and metrics.jsonl go")
-    p.add_argument("--overwrite", action="store_true", help="replace the model in FOLDER")
-    p.add_argument("--objective", default="mixce", help="mle, mixce, mixce_surrogate, tailr or emo")
-    p.add_argument("--eta", type=float, default=0.5, help="MixCE's ratio η in [0,1] (η = 1 is MLE)")
-    p.add_argument("--gamma", type=float, default=0.1, help="TaiLr's γ in [0,1] (γ = 0 is MLE)")
-    p.add_argument("--steps", type=int, default=2200, help="optimizer steps")
-    p.add_argument("--batch-size", type=int, default=12, help="blocks in a batch")
-    p.add_argument("--block-size", type=int, default=64, help="positions the model sees")
-    p.add_argument("--n-layer", type=int, default=2, help="transformer blocks")
-    p.add_argument("--n-head", type=int, default=4, help="attention heads")
-    p.add_argument("--n-embd", type=int, default=128, help="channels")
-    p.add_argument("--dropout", type=float, default=0.0, help="dropout rate while training")
-    p.add_argument("--lr", type=float, default=4e-3, help="peak learning rate")
-    p.add_argument("--warmup", type=int, default=100, help="steps of linear rise to it; a cosine to a tenth follows")
-    p.add_argument("--weight-decay", type=float, default=0.1, help="AdamW's, on matrices only")
-    p.add_argument("--max-grad-norm", type=float, default=1.0, help="gradients are scaled down to this joint norm")
-    p.add_argument("--eval-every", type=int, default=200, help="steps between validations")
+    c = _Command(commands, "sample", _sample, "let a trained model write")
+    c.parser.add_argument("folder", help="a run or Hugging Face folder with a minimixce tokenizer")
+    c.add("--prompt", "", "text to go on from; without one, the start of a document")
+    c.add("--tokens", 500, "most tokens to write")
+    c.add("--count", 1, "samples to write, one after another")
+    c.add("--temperature", 1.0, "below 1 sharpens, 0 takes the likeliest token")
+    c.add("--top-k", None, "keep the k likeliest tokens", type=int)
+    c.add("--top-p", None, "keep the likeliest tokens that hold this probability", type=float)
+    c.add("--out", None, "also write the samples to FILE as JSON lines", metavar="FILE")
 
-    p = command("gradcheck", _gradcheck, "check every gradient against numerical derivatives, tensor by tensor")
-    p.add_argument("--out", metavar="FILE", help="also write the table as JSON lines")
+    c = _Command(commands, "eval", _eval, "measure a trained model on text")
+    c.parser.add_argument("folder", help="a run folder")
+    c.add("--data", None, "files or folders to measure on, all of them; without it, the run's own validation text", nargs="+")
+    c.add("--eta", 0.5, "η of the MixCE loss that is printed")
+    c.add("--samples", 40, "texts to sample for diversity, repetition and word validity; 0 for none")
+    c.add("--tokens", 500, "most tokens in each")
+    c.add("--temperature", 1.0, "of those samples")
+    c.add("--out", None, "also write the measures to FILE as JSON", metavar="FILE")
+
+    c = _Command(commands, "compare", _compare, "train with several objectives on the same data, seeds and budget, and measure")
+    _add_text(c)
+    c.add("--out", "comparison", "folder for the runs, table.csv, table.json and comparison.png", metavar="FOLDER")
+    c.add("--overwrite", False, "replace the comparison in FOLDER")
+    c.add("--quiet", False, "print no progress of the runs")
+    c.add("--objectives", "mle,mixce:0.5,mixce:0.1", "objectives, each with its η or γ after a colon (mle,mixce:0.5,tailr:0.1)")
+    c.add("--seeds", "0,1,2", "seeds; the data are the same for all (--seed splits them)")
+    c.add("--samples", 40, "texts to sample from each model")
+    c.add("--tokens", 500, "most tokens in each")
+    _add_training(c)
+
+    c = _Command(commands, "prepare", _prepare, "encode a large text once, into files that training maps into memory")
+    _add_text(c)
+    c.add("--out", "prepared", "folder for the token files: give it to --data", metavar="FOLDER")
+
+    c = _Command(commands, "gradcheck", _gradcheck, "check every gradient against numerical derivatives, tensor by tensor")
+    c.add("--out", None, "also write the table to FILE as JSON lines", metavar="FILE")
     return parser
+
+
+def _add_text(c):
+    c.add(
+        "--data", None, "UTF-8 files, folders, or a prepared folder; without it, the documentation in every CPython", nargs="+"
+    )
+    c.add("--lines", False, "each line is a sequence of its own, instead of each file")
+    c.add("--tokenizer", "character", "character or byte")
+    c.add("--held-out", 0.1, "share of the text kept for validation")
+
+
+def _add_training(c):
+    c.add("--eta", 0.5, "MixCE's ratio η in [0,1] (η = 1 is MLE)")
+    c.add("--gamma", 0.1, "TaiLr's γ in [0,1] (γ = 0 is MLE)")
+    c.add("--steps", 2200, "optimizer steps")
+    c.add("--batch-size", 12, "sequences in a batch")
+    c.add("--accumulate", 1, "batches in a step")
+    c.add("--block-size", 64, "positions the model sees")
+    c.add("--n-layer", 2, "transformer blocks")
+    c.add("--n-head", 4, "attention heads")
+    c.add("--n-embd", 128, "channels")
+    c.add("--dropout", 0.0, "dropout rate while training")
+    c.add("--lr", 4e-3, "peak learning rate")
+    c.add("--warmup", 100, "steps of linear rise to it")
+    c.add("--final-lr", 0.1, "share of the peak that half a cosine leads down to")
+    c.add("--weight-decay", 0.1, "AdamW's, on matrices only")
+    c.add("--max-grad-norm", 1.0, "gradients are scaled down to this joint norm")
+    c.add("--eval-every", 200, "steps between validations, each of which saves the run")
+    c.add("--eval-tokens", 50_000, "most tokens of the validation text to use in training")
+    c.add("--patience", None, "stop after this many validations without a better one", type=int)
 
 
 def _threads(count):
     """A context that limits the linear algebra library to `count` threads; None leaves it as it is."""
-    import contextlib
-
     if count is None:
         return contextlib.nullcontext()
     if count < 1:
@@ -80,12 +163,181 @@ def _threads(count):
 
 
 def _sentence(error):
-    """What to print of an error: its message in one line, with its kind where the message alone says too little."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, (ValueError, TypeError)) and text else f"{type(error).__name__}: {text}"
+    """What to print of an error: its message; a table, as a refused gradient check's, keeps its lines."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+# ---- train ------------------------------------------------------------------------------------------------------------
+
+
+def _train(args):
+    from . import training
+
+    out = Path(args.out)
+    if args.change and not args.resume:
+        raise ValueError("--change goes with --resume")
+    if args.resume:
+        _take_options_of_run(args, out)
+    elif not args.overwrite and any((out / name).exists() for name in (RUN_FILE, "config.json")):
+        raise FileExistsError(f"{out} already holds a run; choose another --out, or add --resume or --overwrite")
+    say = (lambda *words: None) if args.quiet else print
+    job = _Job(args)
+    say(
+        f"data     {job.data_name}: {len(job.corpus.train):,} training and {len(job.corpus.validation):,} validation tokens, ",
+        end="",
+    )
+    say(f"{job.corpus.tokenizer.vocab_size} different")
+    say(f"model    {args.n_layer} layers, {args.n_head} heads, {args.n_embd} channels: ", end="")
+    say(f"{job.model.num_params:,} parameters on {job.device_name}")
+    if args.resume:
+        _check_data(out, job.corpus)
+        _write_options(out, args, job.corpus)
+    else:
+        say(job.check_start())
+        _start_folder(out, args, job.corpus)
+    try:
+        measurements = job.fit(out, args.resume, not args.quiet)
+    except KeyboardInterrupt:
+        print(f"stopped; go on with: minimixce train --out {out} --resume", file=sys.stderr)
+        return 130
+    best = min(measurements, key=lambda m: m["validation_loss"])
+    say(job.result(best))
+    say(f"sample   {job.sample(out, args.seed)}")
+    say(f"files    {out}/: config.json and model.safetensors (the best model), {training.LAST}/, {training.METRICS_FILE}")
+    return 0
+
+
+def _start_folder(out, args, corpus):
+    """Make the run's folder and write what stays the same; files of a run that is replaced go first."""
+    from . import text, training
+
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (training.STATE_FILE, "config.json", RUN_FILE):
+        (out / name).unlink(missing_ok=True)
+    text.save_tokenizer(corpus.tokenizer, out)
+    _write_options(out, args, corpus)
+
+
+def _write_options(out, args, corpus):
+    from . import checkpoint
+
+    options = {k: v for k, v in vars(args).items() if k not in _NOT_OPTIONS} | {"data_fingerprint": corpus.fingerprint()}
+    checkpoint.write_atomically(out / RUN_FILE, json.dumps(options, indent=2).encode() + b"\n")
+
+
+_NOT_OPTIONS = ("run", "command", "given", "out", "overwrite", "resume", "change", "unchecked")
+
+
+def _take_options_of_run(args, out):
+    """Fill args with the options of the run in `out`; refuse given ones that differ, unless they may or --change is there."""
+    from . import checkpoint
+
+    options = checkpoint.read_json(out / RUN_FILE)
+    for name, value in options.items():
+        if name not in args.given:
+            setattr(args, name, value)
+        elif args.given[name] != value and name not in _MAY_CHANGE and not args.change:
+            flag = "--" + name.replace("_", "-")
+            raise ValueError(f"the run in {out} has {flag} {value}, not {args.given[name]}; add --change to change it")
+
+
+def _check_data(out, corpus):
+    from . import checkpoint
+
+    if checkpoint.read_json(out / RUN_FILE).get("data_fingerprint") != corpus.fingerprint():
+        raise ValueError(f"the training text is not the one the run in {out} was started with")
+
+
+class _Job:
+    """One training run: corpus, model, objective and batches made from the options."""
+
+    def __init__(self, args, corpus=None):
+        from . import backend, text, training
+        from .gpt import GPT, GPTConfig
+
+        names = ("steps", "lr", "warmup", "final_lr", "weight_decay", "max_grad_norm", "accumulate", "eval_every", "patience")
+        self.options = {name: getattr(args, name) for name in names}
+        training.check_options(**self.options)
+        if args.eval_tokens < 2:
+            raise ValueError(f"--eval-tokens must be at least 2, got {args.eval_tokens}")
+        backend.select_device(args.device)
+        backend.reuse_freed_memory()
+        self.args, self.corpus = args, corpus or _load_corpus(args)
+        self.data_name = ", ".join(args.data) if args.data else "the documentation of this Python"
+        config = GPTConfig(
+            self.corpus.tokenizer.vocab_size, args.block_size, args.n_layer, args.n_head, args.n_embd, args.dropout
+        )
+        self.model = GPT(config, args.seed, args.device)
+        self.device_name = backend.device_name(self.model.xp)
+        self.objective = _objective(args, self.model)
+        lines = self.corpus.lines
+        self.batches = text.random_batches(self.corpus.train, args.batch_size, args.block_size, args.seed, lines)
+        held_out = self.corpus.validation[: args.eval_tokens]
+        self.validation = text.consecutive_batches(held_out, 32, args.block_size, lines)
+
+    def check_start(self):
+        """The line that compares the untrained model's loss with that of a uniform one."""
+        from . import training
+
+        inputs, targets = map(self.model.xp.asarray, self.batches[0])
+        initial = float(self.objective(self.model.forward(inputs)[0], targets)[0])
+        try:
+            uniform = training.loss_of_uniform(self.objective, self.model.config.vocab_size)
+        except (TypeError, ValueError):  # an objective that needs the real batch, as EMO's embeddings on a GPU
+            return f"start    {self.args.objective} loss {initial:.3f}"
+        line = f"start    {self.args.objective} loss {initial:.3f}"
+        return f"{line}; a model that finds every token equally likely has {uniform:.3f}"
+
+    def fit(self, folder, resume, progress):
+        from . import training
+
+        return training.fit(
+            self.model,
+            self.batches,
+            self.objective,
+            **self.options,
+            validation=self.validation,
+            seed=self.args.seed,
+            folder=folder,
+            boundary=self.corpus.tokenizer.boundary,
+            resume=resume,
+            progress=progress,
+        )
+
+    def result(self, measurement):
+        import numpy as np
+
+        from . import metrics
+
+        nats, kind = measurement["validation_mle"], self.corpus.tokenizer.kind
+        line = f"result   validation {nats:.3f} nats per {kind}, perplexity {np.exp(nats):.2f}"
+        if len(self.corpus.train) > 5_000_000:
+            return line
+        ngram = metrics.ngram_cross_entropy(
+            self.corpus.train, self.corpus.validation[: self.args.eval_tokens], 4, self.corpus.tokenizer.vocab_size
+        )
+        return f"{line} (a 4-gram model: {ngram:.3f}, {np.exp(ngram):.2f})"
+
+    def sample(self, folder, seed):
+        from . import backend
+        from .gpt import GPT
+
+        tokenizer, model = self.corpus.tokenizer, GPT.load(folder, self.args.device)
+        prompt = model.xp.full((1, 1), tokenizer.boundary)
+        tokens = model.generate(prompt, 300, stop=tokenizer.boundary, seed=seed)
+        return tokenizer.decode(backend.to_numpy(tokens)[0])
+
+
+def _load_corpus(args):
+    from . import text
+
+    return text.load_corpus(args.data, tokenizer=args.tokenizer, lines=args.lines, held_out=args.held_out, seed=args.seed)
 
 
 def _objective(args, model):
+    """The objective that --objective names, with η or γ bound; one from a file is gradient-checked first."""
     from . import objectives
 
     options = {
@@ -96,58 +348,255 @@ def _objective(args, model):
         # EMO holds the embeddings of its costs fixed within a step; trained from scratch, they are the model's of that step.
         "emo": {"cost_embedding": model.params["wte.weight"]},
     }
-    if args.objective not in options:
-        raise ValueError(f"--objective must be one of {', '.join(options)}, got {args.objective!r}")
-    return functools.partial(getattr(objectives, args.objective), **options[args.objective])
+    if args.objective in options:
+        return functools.partial(getattr(objectives, args.objective), **options[args.objective])
+    path, _, name = args.objective.rpartition(":")
+    if not path.endswith(".py"):
+        raise ValueError(f"--objective must be one of {', '.join(options)} or FILE.py:NAME, got {args.objective!r}")
+    return _objective_of_file(Path(path), name, args.unchecked)
 
 
-def _train(args):
-    from . import backend, metrics, text, training
-    from .gpt import GPT, GPTConfig
+def _objective_of_file(path, name, unchecked):
+    import runpy
 
-    out = Path(args.out)
-    if (out / "config.json").exists() and not args.overwrite:
-        raise FileExistsError(f"{out} already holds a model; choose another --out or add --overwrite")
-    options = {name: getattr(args, name) for name in ("steps", "lr", "warmup", "weight_decay", "max_grad_norm", "eval_every")}
-    training.check_options(**options)
-    xp = backend.select_device(args.device)
-    backend.reuse_freed_memory()
-    corpus = text.load_corpus(args.data, seed=args.seed)
-    tokenizer = corpus.tokenizer
-    config = GPTConfig(tokenizer.vocab_size, args.block_size, args.n_layer, args.n_head, args.n_embd, args.dropout)
-    model = GPT(config, args.seed, args.device)
-    objective = _objective(args, model)
-    batches = text.RandomBlocks(corpus.train, args.batch_size, args.block_size, args.seed)
-    validation = text.consecutive_blocks(corpus.validation, 32, args.block_size)
-    inputs, targets = map(xp.asarray, batches[0])
-    initial, expected = float(objective(model.forward(inputs)[0], targets)[0]), None
-    if args.objective != "emo":
-        expected = training.loss_of_uniform(objective, tokenizer.vocab_size)
-    out.mkdir(parents=True, exist_ok=True)
+    from . import checks
 
-    print(f"data     {args.data or 'the documentation of this Python'}: ", end="")
-    print(f"{len(corpus.train):,} training and {len(corpus.validation):,} validation tokens, {tokenizer.vocab_size} different")
-    print(f"model    {config.n_layer} layers, {config.n_head} heads, {config.n_embd} channels: ", end="")
-    print(f"{model.num_params:,} parameters on {backend.device_name(xp)}")
-    print(f"start    {args.objective} loss {initial:.3f}", end="")
-    print("" if expected is None else f"; a model that finds every token equally likely has {expected:.3f}")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        objective = runpy.run_path(str(path)).get(name)
+    except Exception as error:
+        raise ValueError(f"{path} fails to run: {type(error).__name__}: {error}") from error
+    if not callable(objective):
+        raise ValueError(f"{path} defines no function {name!r}")
+    if not unchecked:
+        report = checks.check_objective(objective)
+        if not report.ok:
+            raise ValueError(
+                f"the dlogits of {name} are not the derivative of its loss; if it stops a gradient on purpose, "
+                f"add --unchecked\n{report}"
+            )
+    return objective
 
-    measurements = training.fit(model, batches, objective, **options, validation=validation, seed=args.seed)
-    model.save(out, overwrite=args.overwrite, boundary=tokenizer.boundary)
-    tokenizer.save(out)
-    lines = "".join(json.dumps(m) + "\n" for m in measurements)
-    (out / "metrics.jsonl").write_text(lines, encoding="utf-8")
 
-    import numpy as np
+# ---- sample, eval -----------------------------------------------------------------------------------------------------
 
-    final = measurements[-1]
-    ngram = metrics.ngram_cross_entropy(corpus.train, corpus.validation, 4, tokenizer.vocab_size)
-    print(f"result   validation {final['validation_mle']:.3f} nats per character, perplexity ", end="")
-    print(f"{np.exp(final['validation_mle']):.2f} (a 4-gram model: {ngram:.3f}, {np.exp(ngram):.2f})")
-    prompt = xp.full((1, 1), tokenizer.boundary)
-    sample = backend.to_numpy(model.generate(prompt, 300, stop=tokenizer.boundary, seed=args.seed))
-    print(f"sample   {tokenizer.decode(sample[0])}")
-    print(f"files    {out}/: config.json, model.safetensors, {text.TOKENIZER_FILE}, metrics.jsonl")
+
+def _open(folder, device):
+    """(model, tokenizer) of a run folder."""
+    from . import text
+    from .gpt import GPT
+
+    model, tokenizer = GPT.load(folder, device), text.load_tokenizer(folder)
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise ValueError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}")
+    return model, tokenizer
+
+
+def _sample(args):
+    from . import backend
+
+    if args.count < 1:
+        raise ValueError(f"--count must be at least 1, got {args.count}")
+    model, tokenizer = _open(args.folder, args.device)
+    ids = [tokenizer.boundary, *tokenizer.encode(args.prompt).tolist()]
+    rng, records = backend.rng(args.seed, model.xp), []
+    for k in range(args.count):
+        print(f"{chr(10) if k else ''}{args.prompt}", end="", flush=True)
+        written = []
+        prompt = model.xp.asarray([ids])
+        for token in model.stream(prompt, args.tokens, args.temperature, args.top_k, args.top_p, tokenizer.boundary, rng):
+            if int(token[0]) == tokenizer.boundary:
+                break
+            written.append(int(token[0]))
+            # A character of UTF-8 may take several byte tokens: print up to the last whole one.
+            whole, before = tokenizer.decode(written), tokenizer.decode(written[:-1])
+            if not whole.endswith("\N{REPLACEMENT CHARACTER}"):
+                print(whole[len(before.rstrip("\N{REPLACEMENT CHARACTER}")) :], end="", flush=True)
+        print(flush=True)
+        records.append({"prompt": args.prompt, "text": tokenizer.decode(written), "tokens": written})
+    if args.out:
+        _write_lines(args.out, records)
+    return 0
+
+
+def _eval(args):
+    from . import checkpoint, compare, text, training
+
+    model, tokenizer = _open(args.folder, args.device)
+    options = {"data": None, "tokenizer": tokenizer.kind, "lines": False, "held_out": 0.1, "seed": 0}
+    if (Path(args.folder) / RUN_FILE).exists():
+        options |= {k: v for k, v in checkpoint.read_json(Path(args.folder) / RUN_FILE).items() if k in options}
+    elif args.data is None:
+        raise ValueError(f"{args.folder} has no {RUN_FILE} that says what its validation text is; give --data")
+    run_corpus = text.load_corpus(options.pop("data"), **options) if (Path(args.folder) / RUN_FILE).exists() else None
+    ids = run_corpus.validation if args.data is None else text.encode_files(args.data, tokenizer, options["lines"])
+    batches = text.consecutive_batches(ids, 32, model.config.block_size, options["lines"])
+    found = training.evaluate(model, batches)
+    eta, nats = args.eta, found["validation_mle"]
+    if not 0 <= eta <= 1:
+        raise ValueError(f"--eta must be between 0 and 1, got {eta}")
+    found = {"tokens": len(ids) - 1, "mle": nats, "mixce": eta * nats - (1 - eta) * found["mean_q"], "mean_q": found["mean_q"]}
+    print(f"text     {found['tokens']:,} targets")
+    print(f"loss     {nats:.4f} nats per {tokenizer.kind} (MLE), ", end="")
+    print(f"{found['mixce']:.4f} (MixCE, η = {eta}); mean q {found['mean_q']:.4f}")
+
+    corpus = run_corpus or text.Corpus(ids, ids, tokenizer, options["lines"])
+    vocabulary = compare.vocabulary_of(corpus)
+    model_row = compare.measure(model, batches, corpus, vocabulary, args.samples, args.tokens, args.temperature, args.seed)
+    text_row = compare.measure_texts(compare.held_out_texts(ids, args.samples, args.tokens), tokenizer, vocabulary)
+    print(compare.table({"model": [model_row], "this text": [text_row]}))
+    if args.out:
+        record = found | {"model": model_row, "text": text_row}
+        checkpoint.write_atomically(args.out, json.dumps(record, indent=2).encode() + b"\n")
+    return 0
+
+
+def _write_lines(path, records):
+    from . import checkpoint
+
+    data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    checkpoint.write_atomically(path, data.encode())
+
+
+# ---- compare ----------------------------------------------------------------------------------------------------------
+
+
+def _compare(args):
+    import math
+
+    from . import checkpoint, compare, plots
+    from .gpt import GPT
+
+    plots._pyplot()  # a missing matplotlib is better found before the training
+    out, runs = Path(args.out), _parse_objectives(args)
+    seeds = _parse_seeds(args.seeds)
+    if (out / "table.json").exists() and not args.overwrite:
+        raise FileExistsError(f"{out} already holds a comparison; choose another --out or add --overwrite")
+    corpus = _load_corpus(args)
+    vocabulary = compare.vocabulary_of(corpus)
+    jobs = {}
+    for label, changes in runs.items():  # all are made before the first is trained, so that bad options fail at once
+        for seed in seeds:
+            options = argparse.Namespace(**(vars(args) | changes | {"seed": seed, "unchecked": False}))
+            jobs[label, seed] = _Job(options, corpus)
+    rows, curves, best = {}, {}, {}
+    for (label, seed), job in jobs.items():
+        if not args.quiet:
+            print(f"\n{label}, seed {seed}")
+        folder = out / f"{label.replace(' ', '_').replace('=', '')}_seed{seed}"
+        _start_folder(folder, job.args, corpus)
+        measurements = job.fit(folder, False, not args.quiet)
+        model = best[label, seed] = GPT.load(folder, args.device)
+        rows.setdefault(label, []).append(
+            {"seed": seed} | compare.measure(model, job.validation, corpus, vocabulary, args.samples, args.tokens, 1.0, seed)
+        )
+        curve = {"step": [m["step"] for m in measurements], "perplexity": [math.exp(m["validation_mle"]) for m in measurements]}
+        curves.setdefault(label, []).append(curve)
+
+    def tempered(seed, temperature):
+        model, batches = best["mle", seed], jobs["mle", seed].validation
+        found = compare.measure(model, batches, corpus, vocabulary, args.samples, args.tokens, temperature, seed)
+        return {"seed": seed, "temperature": temperature} | found
+
+    controls, temperatures = {}, {}
+    if "mle" in runs:
+        for label in runs:
+            matched = [
+                compare.matching_temperature(best["mle", row["seed"]], jobs["mle", row["seed"]].validation, row["entropy"])
+                for row in rows[label]
+            ]
+            if label != "mle":
+                controls[f"mle, entropy of {label}"] = [tempered(seed, t) for seed, t in zip(seeds, matched)]
+        temperatures = {t: [tempered(seed, t) for seed in seeds] for t in (1.0, 0.9, 0.8, 0.7, 0.6)}
+    texts = compare.held_out_texts(corpus.validation, args.samples, args.tokens)
+    held_out = compare.measure_texts(texts, corpus.tokenizer, vocabulary)
+    result = {
+        "objectives": runs,
+        "rows": rows,
+        "controls": controls,
+        "temperatures": temperatures,
+        "held_out": held_out,
+        "curves": curves,
+        "options": {k: v for k, v in vars(args).items() if k not in _NOT_OPTIONS},
+    }
+    checkpoint.write_atomically(out / "table.json", json.dumps(result, indent=1).encode())
+    groups = (
+        rows
+        | controls
+        | {f"mle, temperature {t}": r for t, r in temperatures.items() if t != 1.0}
+        | {"held-out text": [held_out]}
+    )
+    _write_csv(out / "table.csv", groups)
+    plots.comparison(result, out / "comparison.png")
+    print(f"\n{compare.table(groups)}")
+    print(f"mean ± standard deviation over {len(seeds)} seeds; entropy in nats per token at held-out contexts")
+    print(f"files    {out}/: table.csv, table.json, comparison.png, and a run folder for each objective and seed")
+    return 0
+
+
+def _parse_objectives(args):
+    """ "mle,mixce:0.5" -> {label: options}."""
+    runs = {}
+    for item in args.objectives.split(","):
+        name, _, ratio = item.strip().partition(":")
+        key = {"mixce": "eta", "mixce_surrogate": "eta", "tailr": "gamma"}.get(name)
+        if ratio and key is None:
+            raise ValueError(f"--objectives: {name} takes no ratio, got {item!r}")
+        try:
+            value = float(ratio) if ratio else None
+        except ValueError:
+            raise ValueError(f"--objectives: {ratio!r} in {item!r} is not a number") from None
+        if key is not None and value is None:
+            value = getattr(args, key)
+        symbol = {"eta": "η", "gamma": "γ"}.get(key)
+        label = f"{name} {symbol}={value:g}" if key else name
+        if label in runs:
+            raise ValueError(f"--objectives names {label} twice")
+        runs[label] = {"objective": name} | ({key: value} if key else {})
+    return runs
+
+
+def _parse_seeds(text):
+    try:
+        seeds = [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds must be integers separated by commas, got {text!r}") from None
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ValueError(f"--seeds must be different integers, at least 0, got {text!r}")
+    return seeds
+
+
+def _write_csv(path, groups):
+    import csv
+    import io
+
+    from . import checkpoint, compare
+
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, ["model", "seed", "temperature", *compare.MEASURES], lineterminator="\n")
+    writer.writeheader()
+    for label, rows in groups.items():
+        writer.writerows({"model": label} | row for row in rows)
+    checkpoint.write_atomically(path, buffer.getvalue().encode())
+
+
+# ---- prepare, gradcheck -----------------------------------------------------------------------------------------------
+
+
+def _prepare(args):
+    from . import text
+
+    corpus = text.load_corpus(
+        args.data,
+        tokenizer=args.tokenizer,
+        lines=args.lines,
+        held_out=args.held_out,
+        seed=args.seed,
+        folder=args.out,
+    )
+    print(f"{len(corpus.train):,} training and {len(corpus.validation):,} validation tokens, ", end="")
+    print(f"{corpus.tokenizer.vocab_size} different, in {args.out}/; train on them with --data {args.out}")
     return 0
 
 
@@ -161,7 +610,7 @@ def _gradcheck(args):
         print(f"{title}\n{report}\n", flush=True)
         rows += [{"check": title, **vars(row)} for row in report.rows]
     if args.out:
-        Path(args.out).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        _write_lines(args.out, rows)
     wrong = sum(not row["ok"] for row in rows)
     worst = max(row["relative_error"] for row in rows)
     verdict = f"{wrong} of {len(rows)} tensors WRONG" if wrong else f"all {len(rows)} tensors OK"

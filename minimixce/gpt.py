@@ -58,38 +58,46 @@ class GPTConfig:
                 raise TypeError(f"{name} must be an integer, got {value!r}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+            object.__setattr__(self, name, int(value))  # NumPy's integers do not go into JSON
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd must be a multiple of n_head, got n_embd={self.n_embd} and n_head={self.n_head}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if not isinstance(self.dropout, (int, float, np.number)) or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
+        object.__setattr__(self, "dropout", float(self.dropout))
         if self.dtype not in ("float32", "float64"):
             raise ValueError(f'dtype must be "float32" or "float64", got {self.dtype!r}')
+
+
+def param_shapes(config):
+    """{name: shape} of a model's parameters, Hugging Face's names and layouts in GPT-2's order."""
+    C = config.n_embd
+    layer_norm = {"weight": (C,), "bias": (C,)}
+    block = {
+        "ln_1": layer_norm,
+        "attn.c_attn": {"weight": (C, 3 * C), "bias": (3 * C,)},
+        "attn.c_proj": {"weight": (C, C), "bias": (C,)},
+        "ln_2": layer_norm,
+        "mlp.c_fc": {"weight": (C, 4 * C), "bias": (4 * C,)},
+        "mlp.c_proj": {"weight": (4 * C, C), "bias": (C,)},
+    }
+    layers = {f"h.{i}.{layer}": shapes for i in range(config.n_layer) for layer, shapes in block.items()}
+    params = {f"{layer}.{kind}": shape for layer, shapes in layers.items() for kind, shape in shapes.items()}
+    embeddings = {"wte.weight": (config.vocab_size, C), "wpe.weight": (config.block_size, C)}
+    return embeddings | params | {"ln_f.weight": (C,), "ln_f.bias": (C,)}
 
 
 def initial_params(config, seed=0):
     """GPT-2's initialisation, as NumPy arrays: weights normal with standard deviation 0.02, those that write into the
     residual stream (c_proj) divided by √(2·n_layer); biases 0; layer-norm weights 1."""
-    C, rng = config.n_embd, backend.rng(seed, np)
+    rng, residual_std = backend.rng(seed, np), 0.02 / math.sqrt(2 * config.n_layer)
 
-    def normal(*shape, std=0.02):
+    def initial(name, shape):
+        if len(shape) == 1:
+            return np.full(shape, 0.0 if name.endswith("bias") else 1.0, config.dtype)
+        std = residual_std if name.endswith("c_proj.weight") else 0.02
         return (std * rng.standard_normal(shape)).astype(config.dtype)
 
-    def layer_norm(name):
-        return {f"{name}.weight": np.ones(C, config.dtype), f"{name}.bias": np.zeros(C, config.dtype)}
-
-    def linear(name, n_in, n_out, std=0.02):
-        return {f"{name}.weight": normal(n_in, n_out, std=std), f"{name}.bias": np.zeros(n_out, config.dtype)}
-
-    residual_std = 0.02 / math.sqrt(2 * config.n_layer)
-    params = {"wte.weight": normal(config.vocab_size, C), "wpe.weight": normal(config.block_size, C)}
-    for i in range(config.n_layer):
-        params |= layer_norm(f"h.{i}.ln_1")
-        params |= linear(f"h.{i}.attn.c_attn", C, 3 * C)
-        params |= linear(f"h.{i}.attn.c_proj", C, C, residual_std)
-        params |= layer_norm(f"h.{i}.ln_2")
-        params |= linear(f"h.{i}.mlp.c_fc", C, 4 * C)
-        params |= linear(f"h.{i}.mlp.c_proj", 4 * C, C, residual_std)
-    return params | layer_norm("ln_f")
+    return {name: initial(name, shape) for name, shape in param_shapes(config).items()}
 
 
 class BlockCache(NamedTuple):
@@ -207,7 +215,7 @@ class GPT:
         together, ready to be the next call's past. One row of past may serve G = B/rows consecutive rows of x, as the
         children of a prefix do. Raises ValueError for ids outside the vocabulary and more than block_size positions.
         """
-        c, params = self.config, self.params
+        c, params, past = self.config, self.params, past or None
         dropout = c.dropout if training else 0.0
         start = past[0].k.shape[2] if past else 0
         self._check_input(x, past, start)
@@ -252,6 +260,8 @@ class GPT:
 
     def _check_input(self, x, past, start):
         V, xp = self.config.vocab_size, array_module(x)
+        if xp is not self.xp:
+            raise TypeError(f"input and model must be on the same device, got {xp.__name__} and {self.xp.__name__}")
         if x.dtype.kind in "iu":
             if x.ndim != 2:
                 raise ValueError(f"token ids must have shape (B,T), got {x.shape}")
@@ -262,6 +272,8 @@ class GPT:
             raise ValueError(
                 f"input must be integer ids (B,T) or {self.config.dtype} one-hots (B,T,{V}), got {x.dtype} {x.shape}"
             )
+        if len(x) == 0:
+            raise ValueError("input must have at least one row, got none")
         if not 1 <= x.shape[1] <= self.config.block_size - start:
             raise ValueError(
                 f"an input of {x.shape[1]} positions after {start} does not fit block_size {self.config.block_size}"
@@ -270,21 +282,25 @@ class GPT:
             raise ValueError(f"{x.shape[0]} rows of input cannot share {past[0].k.shape[0]} rows of past evenly")
 
     def generate(self, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop=None, seed=0):
-        """Sample continuations: prompt ids (B,T0) -> (B,T0+max_new_tokens).
+        """Sample continuations: prompt ids (B,T0) -> (B,T0+max_new_tokens) int64.
 
         temperature 0 takes the likeliest token; top_k keeps the k likeliest, top_p the smallest set of likeliest tokens
         that holds probability p. A row that met the token `stop` is filled with it. Keys and values are kept from token
         to token; when the window is full, the last block_size//2 tokens are kept and recomputed.
         `seed` is an integer or a backend.rng generator.
         """
-        tokens = self.stream(prompt, max_new_tokens, temperature, top_k, top_p, stop, seed)
-        xp = array_module(prompt)
-        return xp.concatenate([prompt, *(t[:, None] for t in tokens)], axis=1)
+        tokens = list(self.stream(prompt, max_new_tokens, temperature, top_k, top_p, stop, seed))
+        return array_module(prompt).concatenate([prompt.astype("int64"), *(t[:, None] for t in tokens)], axis=1)
 
     def stream(self, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop=None, seed=0):
         """The tokens of `generate` one by one: yields max_new_tokens arrays (B,)."""
         _check_sampling(max_new_tokens, temperature, top_k, top_p)
         xp, block_size = array_module(prompt), self.config.block_size
+        if prompt.ndim != 2 or prompt.dtype.kind not in "iu":
+            raise ValueError(f"prompt must be token ids (B,T), got {prompt.dtype} {prompt.shape}")
+        if stop is not None and not 0 <= stop < self.config.vocab_size:
+            raise ValueError(f"stop must be a token id in 0 … {self.config.vocab_size - 1}, got {stop}")
+        prompt = prompt.astype("int64")  # narrow ids would wrap around
         rng = backend.rng(seed, xp)
         window, past = prompt[:, -block_size:], None
         stopped = xp.zeros(len(prompt), dtype=bool)
@@ -293,9 +309,9 @@ class GPT:
                 yield xp.full(len(prompt), stop, prompt.dtype)
                 continue
             logits, past, _ = self.extend_forward(window, past)
-            tokens = _sample(logits[:, -1], temperature, top_k, top_p, rng).astype(prompt.dtype)
+            tokens = _sample(logits[:, -1], temperature, top_k, top_p, rng).astype("int64")
             if stop is not None:
-                tokens = xp.where(stopped, stop, tokens).astype(prompt.dtype)
+                tokens = xp.where(stopped, stop, tokens)
                 stopped |= tokens == stop
             yield tokens
             prompt = xp.concatenate([prompt[:, -block_size:], tokens[:, None]], axis=1)
@@ -322,7 +338,7 @@ class GPT:
         xp = backend.select_device(device)
         model = cls.__new__(cls)
         model.config = GPTConfig(**fields)
-        expected = {name: value.shape for name, value in initial_params(model.config).items()}
+        expected = param_shapes(model.config)
         checkpoint.check_shapes(folder, expected, params)
         model.params = {name: xp.asarray(params[name]) for name in expected}
         return model

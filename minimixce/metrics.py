@@ -1,5 +1,7 @@
 """Measures of fit that need no model class."""
 
+import re
+
 import numpy as np
 
 
@@ -38,3 +40,46 @@ def _look_up(keys, values, wanted):
     """values of the sorted keys, 0 where a wanted key is absent."""
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[at] == wanted, values[at], 0)
+
+
+def diversity(ids, longest=4):
+    """Distinct n-grams over all n-grams of a text (n,), n = 1 … 4 pooled; n-grams with n > 2 of one repeated token are left
+    out. 1 is no repetition at all; NaN for an empty text. (math: "Measures of fit")"""
+    ids, distinct, total = np.asarray(ids), 0, 0
+    for n in range(1, min(longest, len(ids)) + 1):
+        grams = np.lib.stride_tricks.sliding_window_view(ids, n)
+        if n > 2:
+            grams = grams[(grams != grams[:, :1]).any(axis=1)]
+        distinct += len(np.unique(grams, axis=0)) if len(grams) else 0
+        total += len(grams)
+    return distinct / total if total else float("nan")
+
+
+def repetition(ids, times=3):
+    """(share of a text (n,) inside phrases repeated three or more times in a row, length of the longest such phrase or 0).
+
+    A phrase of length L stands `times` in a row where x_i = x_{i+L} for (times−1)·L consecutive i.
+    """
+    ids = np.asarray(ids)
+    inside, longest = np.zeros(len(ids), bool), 0
+    for length in range(1, len(ids) // times + 1):
+        same = np.concatenate([[0], (ids[:-length] == ids[length:]).astype(np.int8), [0]])
+        starts, ends = np.flatnonzero(np.diff(same) == 1), np.flatnonzero(np.diff(same) == -1)
+        for start, end in zip(starts, ends):
+            if end - start >= (times - 1) * length:
+                # A phrase that is itself a repeated shorter one does not count as longer.
+                longest = max(longest, length) if not inside[start : end + length].all() else longest
+                inside[start : end + length] = True
+    return (float(inside.mean()) if len(ids) else float("nan")), longest
+
+
+def words(text):
+    """The words of a text: runs of letters, with apostrophes inside."""
+    return re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*", text)
+
+
+def word_validity(texts, vocabulary):
+    """Share of the words of `texts` that are in the set `vocabulary`; a text's first and last word may be cut off and are
+    left out. NaN without words."""
+    inner = [word for text in texts for word in words(text)[1:-1]]
+    return sum(word in vocabulary for word in inner) / len(inner) if inner else float("nan")

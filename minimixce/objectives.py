@@ -88,11 +88,14 @@ def emo(logits, targets, cost_embedding, *, normalizer=None, reduction="mean"):
     xp = _check(logits, targets, reduction)
     if cost_embedding.ndim != 2 or len(cost_embedding) != logits.shape[-1]:
         raise ValueError(f"cost_embedding must have shape ({logits.shape[-1]}, C), got {cost_embedding.shape}")
+    if cost_embedding.dtype != logits.dtype:
+        raise TypeError(f"cost_embedding must be {logits.dtype} like logits, got {cost_embedding.dtype}")
     norm = xp.sqrt(xp.square(cost_embedding).sum(axis=-1, keepdims=True))
     unit = cost_embedding / xp.maximum(norm, np.finfo(norm.dtype).tiny)
     y, keep, index = _flat_targets(targets, xp)
     log_q, probs = _log_q_and_softmax(logits, y, index, xp)
     cost = 1 - unit[y] @ unit.T  # (N,V)
+    cost = xp.where(cost > 8 * np.finfo(cost.dtype).eps, cost, 0)  # equal embeddings: rounding is no distance
     cost[index, y] = 0
     d = (probs * cost).sum(axis=-1)
     ratio = xp.where(d > 0, -log_q / xp.where(d > 0, d, 1), 0)
@@ -145,7 +148,7 @@ def _scale(keep, normalizer, dtype, xp):
     """1/N for each target and 0 where ignored, (N,); N counts on the device, at least 1, so an empty batch has loss 0."""
     if normalizer is None:
         normalizer = xp.maximum(keep.sum(), 1).astype(dtype)
-    elif not normalizer > 0:
+    elif isinstance(normalizer, (int, float, np.number)) and not normalizer > 0:
         raise ValueError(f"normalizer must be a positive number, got {normalizer}")
     return keep.astype(dtype) / normalizer
 
@@ -158,6 +161,10 @@ def _check(logits, targets, reduction):
     xp = array_module(logits)
     if logits.dtype.kind != "f" or targets.dtype.kind not in "iu":
         raise TypeError(f"logits must be floats and targets integers, got {logits.dtype} and {targets.dtype}")
+    if array_module(targets) is not xp:
+        raise TypeError(
+            f"logits and targets must be on the same device, got {xp.__name__} and {array_module(targets).__name__}"
+        )
     if targets.shape != logits.shape[:-1]:
         raise ValueError(
             f"targets must have the shape of logits without its last axis, {logits.shape[:-1]}, got {targets.shape}"

@@ -29,6 +29,9 @@ class AdamW:
         """One update from grads {name: array}, with learning rate `lr` or the constructor's."""
         if grads.keys() != self.params.keys():
             raise ValueError(f"grads and params differ in {sorted(grads.keys() ^ self.params.keys())}")
+        for name, p in self.params.items():
+            if grads[name].shape != p.shape:
+                raise ValueError(f"the gradient of {name} must have its shape {p.shape}, got {grads[name].shape}")
         lr = self.lr if lr is None else lr
         beta1, beta2 = self.betas
         self.steps += 1
@@ -49,6 +52,8 @@ class AdamW:
 
 def clip_grads(grads, max_norm):
     """Scale grads in place so that their joint Euclidean norm is at most max_norm; returns the norm before, 0-d on device."""
+    if not max_norm > 0:
+        raise ValueError(f"max_norm must be a positive number, got {max_norm}")
     xp = array_module(next(iter(grads.values())))
     norm = xp.sqrt(sum(xp.vdot(g, g) for g in grads.values()))
     scale = max_norm / xp.maximum(norm, max_norm)

@@ -1,18 +1,29 @@
-"""The training loop: batches in, an updated model and a list of measurements out."""
+"""The training loop: batches in; an updated model, measurements and a run folder out.
 
+A run folder is a Hugging Face GPT-2 folder with the best model so far, `last/` with the last one, metrics.jsonl with one
+measurement a line, and resume.safetensors, the whole state of the run in one file that is replaced atomically.
+"""
+
+import contextlib
 import inspect
+import itertools
+import json
+import signal
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from . import backend, objectives
+from . import backend, checkpoint, objectives
 from .backend import to_numpy
 from .optim import AdamW, clip_grads, warmup_cosine
 
-
-_SHORT = {"validation_mle": "validation", "tokens_per_second": "tokens/s"}
-_FORMAT = {"step": "5d", "tokens_per_second": ",.0f"}
+METRICS_FILE, STATE_FILE, LAST = "metrics.jsonl", "resume.safetensors", "last"
+_SHORT = {"validation_mle": "val_mle", "validation_loss": "val_loss", "tokens_per_second": "tokens/s"}
+_FORMAT = {"step": "6d", "tokens_per_second": ",.0f", "lr": ".1e"}
+_LOOK_EVERY = 100  # steps between looks at the losses, each of which makes a GPU finish its queue
 
 
 def fit(
@@ -27,61 +38,101 @@ def fit(
     betas=(0.9, 0.95),
     weight_decay=0.1,
     max_grad_norm=1.0,
+    accumulate=1,
     validation=None,
     eval_every=250,
+    patience=None,
     seed=0,
+    folder=None,
+    boundary=None,
+    resume=False,
     progress=True,
 ):
     """Train `model` on `batches` with AdamW, in place -> a list of measurements, one dict every eval_every steps.
 
-    batches: an iterable of (inputs, targets), ids (B,T) on the host; `steps` of them, or all. Without `steps` the learning
-    rate stays at lr after `warmup` steps; with it, half a cosine leads down to final_lr·lr.
+    batches: (inputs, targets), ids (B,T) on the host, from a list, any iterable or text.random_batches; `accumulate` of them
+    make one step. `steps` steps are made, or as many as there are batches for. Without `steps` the learning rate stays at lr
+    after `warmup` steps; with it, half a cosine leads down to final_lr·lr.
     objective: (logits, targets) -> (loss, dlogits), as in minimixce.objectives, or a whole step(model, batch) -> loss, grads;
-    a function whose first parameter is named `model` is taken for the latter.
-    validation: a list of batches; measurements then hold those of `evaluate`. seed: of dropout.
-    Each measurement has step, loss (mean since the last one), grad_norm (before clipping, at the last step), lr and
-    tokens_per_second. Raises FloatingPointError, naming the step, when the loss is no longer finite.
+    a function whose first parameter is named `model` is taken for the latter. An objective with a `normalizer` parameter is
+    given the number of targets of the whole step, so that accumulated batches equal one big batch.
+    validation: batches to iterate over; measurements then hold those of `evaluate`, the best model is the one with the
+    least validation_loss, and training stops after `patience` measurements without a better one.
+    seed: of dropout. folder: where to keep the run (module docstring), with `boundary` as the token that ends a text;
+    resume=True goes on from there, on the CPU bit for bit as if never stopped. Ctrl-C then ends the current step, saves,
+    and raises KeyboardInterrupt.
+
+    Each measurement has step, loss (mean since the last one), grad_norm (before clipping, at this step), lr and
+    tokens_per_second. Raises FloatingPointError, naming the step, when the loss is no longer finite; ValueError for options
+    out of range.
     """
-    check_options(steps, lr, warmup, final_lr, betas, weight_decay, max_grad_norm, eval_every)
-    step_function = objective if _is_step(objective) else _step_of(objective, seed)
-    optimizer = AdamW(model.params, lr, betas, weight_decay=weight_decay)
-    measurements, losses, tokens, started, spent = [], [], 0, time.perf_counter(), 0.0
-    bar = tqdm(total=steps, disable=None if progress else True, unit="step", dynamic_ncols=True)  # None: only on a terminal
-    for step, (inputs, targets) in enumerate(batches):
-        if step == steps:
-            break
-        batch = model.xp.asarray(inputs), model.xp.asarray(targets)
-        loss, grads = step_function(model, batch)
-        grad_norm = clip_grads(grads, max_grad_norm)
-        optimizer.step(grads, lr if steps is None and step >= warmup else warmup_cosine(step, lr, warmup, steps or 0, final_lr))
-        losses.append(loss)  # stays on the device: reading it every step would make a GPU wait
-        tokens += targets.size
-        bar.update()
-        last = steps is not None and step + 1 == steps
-        if (step + 1) % eval_every == 0 or last:
-            first = step + 1 - len(losses)
-            losses = to_numpy(model.xp.stack(losses))
-            spent += time.perf_counter() - started
-            if not np.isfinite(losses).all():
-                raise FloatingPointError(
-                    f"the loss is not finite since step {first + int(np.argmin(np.isfinite(losses))) + 1}; "
-                    f"try a smaller lr (now {lr}), more warmup (now {warmup}) or a smaller max_grad_norm (now {max_grad_norm})"
-                )
-            found = {"step": step + 1, "loss": float(losses.mean()), "grad_norm": float(grad_norm)}
-            found["tokens_per_second"] = tokens / spent
-            if validation is not None:
-                found |= evaluate(model, validation)
-            measurements.append(found)
-            if progress:
-                tqdm.write("  ".join(f"{_SHORT.get(k, k)} {v:{_FORMAT.get(k, '.3f')}}" for k, v in found.items()))
-            losses, started = [], time.perf_counter()
-    bar.close()
-    return measurements
+    check_options(steps, lr, warmup, final_lr, betas, weight_decay, max_grad_norm, accumulate, eval_every, patience)
+    step_function = (_step_of_steps if _is_step(objective) else _step_of_objective)(objective, seed)
+    run = _Run(model, AdamW(model.params, lr, betas, weight_decay=weight_decay), folder, boundary)
+    if resume:
+        run.load()
+    else:
+        run.save()  # so that a run can be loaded and resumed whenever it is killed
+    advice = f"a smaller lr (now {lr}), more warmup (now {warmup}) or a smaller max_grad_norm (now {max_grad_norm})"
+    groups = _groups(batches, run.step * accumulate, accumulate)
+    bar = tqdm(total=steps, initial=run.step, disable=None if progress else True, unit="step", dynamic_ncols=True)
+    tokens, started, rate, grad_norm = 0, time.perf_counter(), None, None
+
+    def measure():
+        nonlocal tokens, started
+        run.look_at_losses(advice)
+        found = {"step": run.step, "loss": float(np.mean(run.losses)), "grad_norm": float(grad_norm), "lr": rate}
+        found["tokens_per_second"] = tokens / (time.perf_counter() - started)
+        if validation is not None:
+            found |= evaluate(model, validation, None if _is_step(objective) else objective)
+        run.add(found)
+        run.save()
+        if progress:
+            tqdm.write("  ".join(f"{_SHORT.get(k, k)} {v:{_FORMAT.get(k, '.3f')}}" for k, v in found.items()))
+        tokens, started = 0, time.perf_counter()
+
+    with bar, _interrupt_flag(folder is not None) as interrupted:
+        while run.step != steps and not (patience is not None and run.worse >= patience):
+            group = next(groups, None)
+            if group is None:
+                break
+            rate = learning_rate(run.step, lr, warmup, steps, final_lr)
+            loss, grads = step_function(model, group, run.step)
+            grad_norm = clip_grads(grads, max_grad_norm)
+            run.optimizer.step(grads, rate)
+            run.step += 1
+            run.losses.append(loss)  # stays on the device until the next look
+            tokens += sum(targets.size for _, targets in group)
+            bar.update()
+            if run.step % eval_every == 0:
+                measure()
+            elif run.step % _LOOK_EVERY == 0:
+                run.look_at_losses(advice)
+            if interrupted and run.step != steps:
+                run.look_at_losses(advice)
+                run.save()
+                raise KeyboardInterrupt
+        if run.losses:
+            measure()
+    return run.measurements
 
 
-def check_options(steps, lr, warmup=0, final_lr=0.1, betas=(0.9, 0.95), weight_decay=0.1, max_grad_norm=1.0, eval_every=250):
+def check_options(
+    steps=None,
+    lr=1e-3,
+    warmup=0,
+    final_lr=0.1,
+    betas=(0.9, 0.95),
+    weight_decay=0.1,
+    max_grad_norm=1.0,
+    accumulate=1,
+    eval_every=250,
+    patience=None,
+):
     """Raise ValueError, naming the option, unless fit can work with these."""
-    for name, value, least in (("steps", steps, 1), ("eval_every", eval_every, 1), ("warmup", warmup, 0)):
+    counts = {"steps": steps, "eval_every": eval_every, "accumulate": accumulate, "patience": patience, "warmup": warmup}
+    for name, value in counts.items():
+        least = 0 if name == "warmup" else 1
         if value is not None and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     if not 0 <= final_lr <= 1:
@@ -91,21 +142,22 @@ def check_options(steps, lr, warmup=0, final_lr=0.1, betas=(0.9, 0.95), weight_d
     AdamW({}, lr, betas, weight_decay=weight_decay)
 
 
-def evaluate(model, batches):
-    """Mean over all targets of `batches` -> {"validation_mle": nats per token, "mean_q": probability of the target}.
+def evaluate(model, batches, objective=None):
+    """Means over all targets of `batches`: validation_mle (nats per token), mean_q (probability of the target), and
+    validation_loss, the objective's own, or MLE's without one.
 
-    From the two, MixCE's loss is η·validation_mle − (1−η)·mean_q for every η.
+    MixCE's loss for any η is η·validation_mle − (1−η)·mean_q.
     """
-    nll, q, count = 0.0, 0.0, 0
+    nll, q, own, count = 0.0, 0.0, 0.0, 0
     for inputs, targets in batches:
         logits, _ = model.forward(model.xp.asarray(inputs))
-        minus_log_q, _ = objectives.mle(logits, model.xp.asarray(targets), reduction="none")
-        kept = int((targets >= 0).sum())
+        targets_there, kept = model.xp.asarray(targets), int((targets >= 0).sum())
+        minus_log_q, _ = objectives.mle(logits, targets_there, reduction="none")
         nll += float(minus_log_q.sum())
-        # Ignored targets have −log q = 0, so they add exactly 1 each.
-        q += float(model.xp.exp(-minus_log_q).sum()) - (targets.size - kept)
+        q += float(model.xp.exp(-minus_log_q).sum()) - (targets.size - kept)  # ignored targets add exactly exp(−0) = 1 each
+        own += 0.0 if objective is None else float(objective(logits, targets_there)[0]) * kept
         count += kept
-    return {"validation_mle": nll / count, "mean_q": q / count}
+    return {"validation_mle": nll / count, "mean_q": q / count, "validation_loss": (nll if objective is None else own) / count}
 
 
 def loss_of_uniform(objective, vocab_size):
@@ -117,20 +169,151 @@ def loss_of_uniform(objective, vocab_size):
     return float(loss)
 
 
+def learning_rate(step, lr, warmup, steps, final_lr):
+    """The rate of step 0, 1, …: a linear rise, then half a cosine down, or constant where the end is not known."""
+    if steps is None:
+        return lr * min(1.0, (step + 1) / max(1, warmup))
+    return warmup_cosine(step, lr, warmup, steps, final_lr)
+
+
+class _Run:
+    """What changes while a run goes on, and its folder."""
+
+    def __init__(self, model, optimizer, folder, boundary):
+        self.model, self.optimizer, self.boundary = model, optimizer, boundary
+        self.folder = None if folder is None else Path(folder)
+        self.step, self.losses, self.measurements = 0, [], []
+        self.best, self.worse = float("inf"), 0  # least validation loss, and measurements since then
+
+    def look_at_losses(self, advice):
+        """Bring the losses since the last measurement to the host; FloatingPointError if one is not finite."""
+        seen = [loss for loss in self.losses if isinstance(loss, float)]
+        fresh = self.losses[len(seen) :]
+        if fresh:
+            seen += to_numpy(self.model.xp.stack(fresh)).astype(float).tolist()
+        self.losses = seen
+        finite = np.isfinite(seen)
+        if not finite.all():
+            first = self.step - len(seen) + int(np.argmin(finite)) + 1
+            raise FloatingPointError(f"the loss is not finite since step {first}; try {advice}")
+
+    def add(self, found):
+        self.measurements.append(found)
+        self.losses = []
+        if "validation_loss" in found:
+            self.worse = 0 if found["validation_loss"] < self.best else self.worse + 1
+            self.best = min(self.best, found["validation_loss"])
+
+    def save(self):
+        """Export the models and metrics, then replace the state: whatever a kill leaves, the state is never ahead of them."""
+        if self.folder is None:
+            return
+        measured_just_now = self.measurements and self.measurements[-1]["step"] == self.step
+        if self.best == float("inf") or (measured_just_now and self.worse == 0):  # without validation the last is the best
+            self.model.save(self.folder, overwrite=True, boundary=self.boundary)
+        self.model.save(self.folder / LAST, overwrite=True, boundary=self.boundary)
+        lines = "".join(json.dumps(m) + "\n" for m in self.measurements)
+        checkpoint.write_atomically(self.folder / METRICS_FILE, lines.encode())
+        arrays = {f"{kind}.{name}": value for kind, group in self._groups().items() for name, value in group.items()}
+        info = {
+            "step": self.step,
+            "losses": self.losses,
+            "measurements": self.measurements,
+            "worse": self.worse,
+            "best": self.best,
+        }
+        checkpoint.save_state(self.folder / STATE_FILE, arrays, info)
+
+    def load(self):
+        arrays, info = checkpoint.load_state(self.folder / STATE_FILE)
+        expected = {f"{kind}.{name}": a.shape for kind, group in self._groups().items() for name, a in group.items()}
+        checkpoint.check_shapes(self.folder / STATE_FILE, expected, arrays)
+        for kind, group in self._groups().items():
+            for name, value in group.items():
+                value[...] = self.model.xp.asarray(arrays[f"{kind}.{name}"])
+        self.step = self.optimizer.steps = info["step"]
+        self.losses, self.measurements, self.worse, self.best = (info[k] for k in ("losses", "measurements", "worse", "best"))
+
+    def _groups(self):
+        return {"params": self.model.params, "mean": self.optimizer.mean, "square": self.optimizer.square}
+
+
 def _is_step(objective):
     return next(iter(inspect.signature(objective).parameters), None) == "model"
 
 
-def _step_of(objective, seed):
-    """A step(model, batch) -> loss, grads from a token objective; dropout draws from one generator for the run."""
-    rng = None
+def _step_of_objective(objective, seed):
+    """step(model, group, number) -> loss, grads over a group of batches, from a token objective.
 
-    def step(model, batch):
-        nonlocal rng
-        rng = backend.rng(seed, model.xp) if rng is None else rng
-        inputs, targets = batch
-        logits, cache = model.forward(inputs, training=True, rng=rng)
-        loss, dlogits = objective(logits, targets)
-        return loss, model.backward(dlogits, cache)
+    The random numbers of dropout depend on seed and step alone, so that a resumed run draws what an undisturbed one would.
+    """
+    takes_normalizer = "normalizer" in inspect.signature(objective).parameters
+
+    def step(model, group, number):
+        xp, loss, grads = model.xp, 0.0, None
+        rng = (
+            backend.rng(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]), xp) if model.config.dropout else None
+        )
+        count = max(1, sum(int((targets >= 0).sum()) for _, targets in group))
+        for inputs, targets in group:
+            logits, cache = model.forward(xp.asarray(inputs), training=True, rng=rng)
+            if takes_normalizer:
+                part, dlogits = objective(logits, xp.asarray(targets), normalizer=count)
+            else:
+                part, dlogits = (value / len(group) for value in objective(logits, xp.asarray(targets)))
+            grads = model.backward(dlogits, cache, grads)
+            loss = loss + part
+        return loss, grads
 
     return step
+
+
+def _step_of_steps(one, seed):
+    """The same from a user's step(model, batch) -> loss, grads: the mean over the group."""
+
+    def step(model, group, number):
+        loss, grads = 0.0, None
+        for inputs, targets in group:
+            part, more = one(model, (model.xp.asarray(inputs), model.xp.asarray(targets)))
+            loss = loss + part / len(group)
+            more = {name: g / len(group) for name, g in more.items()}
+            grads = more if grads is None else {name: grads[name] + g for name, g in more.items()}
+        return loss, grads
+
+    return step
+
+
+def _groups(batches, first, size):
+    """Lists of `size` batches from number `first` on; a rest too small for a group is left out."""
+    numbered = hasattr(batches, "__getitem__")
+    source = _numbered(batches, first) if numbered else itertools.islice(iter(batches), first, None)
+    while len(group := list(itertools.islice(source, size))) == size:
+        yield group
+
+
+def _numbered(batches, first):
+    for k in itertools.count(first):
+        try:
+            yield batches[k]
+        except IndexError:
+            return
+
+
+@contextlib.contextmanager
+def _interrupt_flag(wanted):
+    """A list that is filled by the first Ctrl-C, which then waits for the step to end; a second one acts at once."""
+    flag = []
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def handle(number, frame):
+        if flag:
+            raise KeyboardInterrupt
+        flag.append(number)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -10,7 +10,7 @@ import pytest
 import minimixce as mm
 from minimixce import cli, layers, text
 
-SMALL = "--n-layer 1 --n-embd 16 --n-head 2 --block-size 16 --batch-size 4 --steps 20 --eval-every 10 --warmup 2 --device cpu".split()
+SMALL = "--n-layer 1 --n-embd 16 --n-head 2 --block-size 16 --batch-size 4 --steps 20 --eval-every 10 --warmup 2".split()
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_train_never_overwrites_unasked(capsys, tmp_path, story):
     before = (out / "model.safetensors").read_bytes()
     status, _, error = run(capsys, "train", "--data", story, "--out", out, "--seed", 1, *SMALL)
     assert status == 2
-    assert "already holds a model" in error
+    assert "already holds a run" in error
     assert (out / "model.safetensors").read_bytes() == before
     assert run(capsys, "train", "--data", story, "--out", out, "--seed", 1, "--overwrite", *SMALL)[0] == 0
     assert (out / "model.safetensors").read_bytes() != before
@@ -104,3 +104,95 @@ def test_module_and_help():
         assert done.returncode == 0
         assert "default:" in done.stdout
     assert python("nonsense").returncode == 2
+
+
+def test_resume_takes_the_options_of_the_run_and_refuses_others(capsys, tmp_path, story):
+    out = tmp_path / "run"
+    assert run(capsys, "train", "--data", story, "--out", out, *SMALL)[0] == 0
+    status, _, error = run(capsys, "train", "--out", out, "--resume", "--steps", 30)
+    assert status == 2
+    assert "--steps 20, not 30; add --change" in error
+    assert run(capsys, "train", "--out", out, "--resume", "--eval-every", 5)[0] == 0
+    assert run(capsys, "train", "--out", out, "--resume", "--steps", 30, "--change")[0] == 0
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records] == [10, 20, 25, 30]
+    with open(story, "a") as file:
+        file.write("more")
+    status, _, error = run(capsys, "train", "--out", out, "--resume")
+    assert status == 2
+    assert "training text is not the one" in error
+
+
+def test_an_objective_of_your_own_is_gradient_checked_first(capsys, tmp_path, story):
+    module = tmp_path / "mine.py"
+    module.write_text(
+        "import minimixce as mm\n"
+        "def right(logits, targets, normalizer=None):\n"
+        "    return mm.objectives.mixce(logits, targets, eta=0.7, normalizer=normalizer)\n"
+        "def wrong(logits, targets):\n"
+        "    return mm.objectives.mixce_surrogate(logits, targets, eta=0.7)\n"
+    )
+    train = ["train", "--data", story, *SMALL, "--out"]
+    assert run(capsys, *train, tmp_path / "a", "--objective", f"{module}:right")[0] == 0
+    status, _, error = run(capsys, *train, tmp_path / "b", "--objective", f"{module}:wrong")
+    assert status == 2
+    assert "not the derivative" in error
+    assert "WRONG: at [" in error
+    assert not (tmp_path / "b").exists()
+    assert run(capsys, *train, tmp_path / "b", "--objective", f"{module}:wrong", "--unchecked")[0] == 0
+    assert run(capsys, *train, tmp_path / "c", "--objective", "mixce", "--eta", "0.7")[0] == 0
+    models = [mm.GPT.load(tmp_path / name, device="cpu").params["wte.weight"] for name in "ac"]
+    assert np.array_equal(*models)
+
+
+@pytest.mark.parametrize("tokenizer", ["character", "byte"])
+def test_sample_and_eval_of_a_run(capsys, tmp_path, story, tokenizer):
+    out = tmp_path / "run"
+    assert run(capsys, "train", "--data", story, "--tokenizer", tokenizer, "--out", out, *SMALL)[0] == 0
+    sample = ["sample", out, "--prompt", "the ", "--tokens", 30, "--device", "cpu", "--out", tmp_path / "samples.jsonl"]
+    status, printed, _ = run(capsys, *sample, "--count", 2)
+    assert status == 0
+    records = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert printed == "\n".join(f"the {r['text']}\n" for r in records) or tokenizer == "byte"
+    assert len(records) == 2
+    greedy = run(capsys, *sample, "--temperature", 0)[1]
+    assert greedy == run(capsys, *sample, "--top-k", 1, "--seed", 5)[1]
+    assert (run(capsys, *sample, "--prompt", "Ω")[0] == 2) == (tokenizer == "character")
+
+    status, printed, _ = run(
+        capsys, "eval", out, "--device", "cpu", "--samples", 3, "--tokens", 40, "--out", tmp_path / "eval.json"
+    )
+    assert status == 0
+    found = json.loads((tmp_path / "eval.json").read_text())
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+    assert found["mle"] == pytest.approx(last["validation_mle"], rel=1e-5)
+    assert found["model"]["perplexity"] == pytest.approx(np.exp(found["mle"]), rel=1e-5)
+    assert found["text"]["word_validity"] == 1.0
+    assert run(capsys, "eval", out, "--device", "cpu", "--data", story, "--samples", 0)[0] == 0
+
+
+def test_prepare_then_train_on_mapped_files(capsys, tmp_path, story):
+    assert run(capsys, "prepare", "--data", story, "--lines", "--out", tmp_path / "prepared")[0] == 0
+    for name, data in (("mapped", [tmp_path / "prepared"]), ("read", [story, "--lines"])):
+        assert run(capsys, "train", "--data", *data, "--out", tmp_path / name, *SMALL)[0] == 0
+    models = [mm.GPT.load(tmp_path / name, device="cpu").params["wte.weight"] for name in ("mapped", "read")]
+    assert np.array_equal(*models)
+
+
+def test_compare_writes_table_and_figure(capsys, tmp_path, story):
+    pytest.importorskip("matplotlib")
+    small = [*SMALL, "--seeds", "0,1", "--samples", 4, "--tokens", 40, "--quiet"]
+    status, printed, _ = run(
+        capsys, "compare", "--data", story, "--out", tmp_path / "c", "--objectives", "mle,mixce:0.2", *small
+    )
+    assert status == 0
+    result = json.loads((tmp_path / "c" / "table.json").read_text())
+    assert set(result["rows"]) == {"mle", "mixce η=0.2"}
+    matched = result["controls"]["mle, entropy of mixce η=0.2"]
+    for row, control in zip(result["rows"]["mixce η=0.2"], matched):
+        assert control["temperature"] == 1.0 or control["entropy"] == pytest.approx(row["entropy"], abs=2e-3)
+    assert (tmp_path / "c" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "c" / "table.csv").read_text().startswith("model,seed,temperature,perplexity")
+    assert "held-out text" in printed
+    assert mm.GPT.load(tmp_path / "c" / "mle_seed1", device="cpu").config.n_embd == 16
+    assert run(capsys, "compare", "--data", story, "--out", tmp_path / "c", *small)[0] == 2

@@ -9,13 +9,12 @@ from minimixce import metrics, text
 
 
 def test_default_corpus_is_split_by_topic_without_leaks():
-    documents = text.python_docs()
-    train, validation = text.split_documents(documents)
-    assert sorted(train + validation) == sorted(documents)
-    share = sum(map(len, validation)) / sum(map(len, documents))
-    assert 0.09 < share < 0.11
-    seen = {d[i : i + 50] for d in train for i in range(len(d) - 49)}
-    leak = np.mean([d[i : i + 50] in seen for d in validation for i in range(len(d) - 49)])
+    corpus = text.load_corpus()
+    train, validation = ("".join(corpus.tokenizer.decode(ids)) for ids in (corpus.train, corpus.validation))
+    assert len(train) + len(validation) == sum(map(len, text.python_docs()))
+    assert 0.09 < len(validation) / (len(train) + len(validation)) < 0.11
+    seen = {train[i : i + 50] for i in range(len(train) - 49)}
+    leak = np.mean([validation[i : i + 50] in seen for i in range(len(validation) - 49)])
     assert leak < 0.05, f"{leak:.1%} of the validation text's 50-character windows occur in training"
 
 
@@ -25,10 +24,85 @@ def test_a_repeated_paragraph_is_dropped_and_a_short_one_kept():
     assert text.drop_repeated_paragraphs(documents) == [documents[0], f"other\n\n{short}"]
 
 
-def test_split_keeps_one_document_for_training_and_cuts_a_single_one():
-    assert text.split_documents(["abcdefghij"], 0.2) == (["abcdefgh"], ["ij"])
-    train, validation = text.split_documents(["a" * 10, "b" * 10])
-    assert len(train) == len(validation) == 1
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(st.lists(st.integers(1, 100), min_size=2, max_size=12), st.integers(0, 5))
+def test_split_holds_out_whole_documents_and_keeps_some_for_training(sizes, seed):
+    chosen = text.split_documents(sizes, 0.3, seed)
+    assert 1 <= len(chosen) < len(sizes)
+    assert len(chosen) == 1 or sum(sizes[i] for i in chosen) <= 0.3 * sum(sizes)
+
+
+def load(tmp_path, content, **options):
+    path = tmp_path / "text.txt"
+    path.write_text(content)
+    return text.load_corpus(path, **options)
+
+
+def test_a_single_file_is_cut_at_its_end(tmp_path):
+    corpus = load(tmp_path, "abcdefghij", held_out=0.2)
+    assert corpus.train.tolist() == [0, *range(1, 9), 0]
+    assert corpus.validation.tolist() == [0, 9, 10, 0]
+
+
+def test_several_files_and_folders_are_documents(tmp_path):
+    (tmp_path / "folder" / "deep").mkdir(parents=True)
+    for name, content in (("folder/b", "bbb"), ("folder/deep/c", "ccc"), ("folder/.hidden", "zzz"), ("a", "aaa")):
+        (tmp_path / name).write_text(content)
+    corpus = text.load_corpus([tmp_path / "a", tmp_path / "folder"], held_out=0.3)
+    assert corpus.tokenizer.characters == "abc"
+    documents = [tuple(d) for split in corpus[:2] for d in np.split(split, np.flatnonzero(split == 0))]
+    assert sorted(d for d in documents if len(d) > 1) == [(0, 1, 1, 1), (0, 2, 2, 2), (0, 3, 3, 3)]
+
+
+def test_lines_are_sequences_of_their_own(tmp_path):
+    lines = [f"line {i}" for i in range(60)]
+    corpus = load(tmp_path, "\n\n".join(lines), lines=True, held_out=0.2)
+    assert "\n" not in corpus.tokenizer.characters
+    inside = [corpus.tokenizer.decode(p) for s in corpus[:2] for p in np.split(s, np.flatnonzero(s == 0)) if len(p) > 1]
+    assert sorted(inside) == sorted(lines)
+    for inputs, targets in [text.random_batches(corpus.train, 5, 10, lines=True)[3]]:
+        for row, wanted in zip(inputs, targets):
+            n = (wanted >= 0).sum()
+            assert row[0] == 0
+            assert wanted[n - 1] == 0
+            assert corpus.tokenizer.decode(wanted[:n]) in lines
+            assert (row[1:n] == wanted[: n - 1]).all()
+            assert not row[n:].any()
+
+
+def test_a_line_longer_than_a_block_goes_on_in_the_next(tmp_path):
+    corpus = load(tmp_path, "abcdefg\nab\n" * 20, lines=True)
+    batches = text.consecutive_batches(corpus.train, 4, 3, lines=True)
+    targets = np.concatenate([t[t >= 0] for _, t in batches])
+    assert targets.tolist() == corpus.train[1:].tolist()
+
+
+@pytest.mark.parametrize("tokenizer", ["character", "byte"])
+@pytest.mark.parametrize("lines", [False, True])
+def test_prepared_files_hold_the_same_streams(tmp_path, monkeypatch, tokenizer, lines):
+    monkeypatch.setattr(text, "_CHUNK", 7)
+    content = "".join(f"Ünïcode {i} 字\n" for i in range(200))
+    kept = load(tmp_path, content, tokenizer=tokenizer, lines=lines)
+    written = load(tmp_path, content, tokenizer=tokenizer, lines=lines, folder=tmp_path / "prepared")
+    opened = text.load_corpus(tmp_path / "prepared")
+    for a, b, c in zip(kept[:2], written[:2], opened[:2]):
+        assert isinstance(c, np.memmap)
+        assert a.tolist() == b.tolist() == c.tolist()
+    assert kept.lines == opened.lines == lines
+    assert kept.fingerprint() == opened.fingerprint()
+    assert opened.tokenizer.fields() == kept.tokenizer.fields()
+    with pytest.raises(FileExistsError):
+        load(tmp_path, content, folder=tmp_path / "prepared")
+    (tmp_path / "prepared" / "train.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="cut short"):
+        text.load_corpus(tmp_path / "prepared")
+
+
+def test_byte_tokenizer_takes_any_text():
+    tokenizer = text.ByteTokenizer()
+    assert tokenizer.encode("aÿ").tolist() == [98, 196, 192]
+    assert tokenizer.decode([0, 98, 196, 192, 0]) == "aÿ"
+    assert tokenizer.decode([196]) == "\N{REPLACEMENT CHARACTER}"
 
 
 @settings(derandomize=True, deadline=None, max_examples=50)
@@ -40,49 +114,43 @@ def test_character_tokenizer_round_trips_and_names_unknown_characters(known, oth
     assert len(known) == 0 or (ids.min() >= 1 and ids.max() < tokenizer.vocab_size)
     unknown = [c for c in other if c not in known]
     if unknown:
-        with pytest.raises(ValueError, match="is not in this tokenizer") as error:
+        with pytest.raises(ValueError, match="does not occur in the text") as error:
             tokenizer.encode(other)
         assert repr(unknown[0]) in str(error.value)
 
 
 def test_tokenizer_is_saved_beside_the_model(tmp_path):
     tokenizer = text.CharTokenizer('né"\n')
-    tokenizer.save(tmp_path)
+    text.save_tokenizer(tokenizer, tmp_path)
     assert text.load_tokenizer(tmp_path).characters == tokenizer.characters
     with pytest.raises(FileNotFoundError):
         text.load_tokenizer(tmp_path / "none")
     (tmp_path / text.TOKENIZER_FILE).write_text('{"type": "other"}')
-    with pytest.raises(ValueError, match="character tokenizer"):
+    with pytest.raises(ValueError, match="character or byte tokenizer"):
         text.load_tokenizer(tmp_path)
-
-
-def test_documents_are_joined_by_boundaries():
-    tokenizer = text.CharTokenizer("ab")
-    assert text.encode_documents(tokenizer, ["ab", "b"]).tolist() == [0, 1, 2, 0, 2, 0]
-    assert tokenizer.decode([0, 1, 2, 0, 2, 0]) == "abb"
 
 
 def test_random_blocks_are_shifted_blocks_of_the_stream_and_depend_on_seed_and_number_alone():
     tokens = np.arange(100)
-    batches = text.RandomBlocks(tokens, 4, 7, seed=3)
+    batches = text.random_batches(tokens, 4, 7, seed=3)
     inputs, targets = batches[5]
     assert inputs.shape == targets.shape == (4, 7)
     assert (targets == inputs + 1).all()
     assert (inputs == inputs[:, :1] + np.arange(7)).all()
-    again = list(zip(range(6), text.RandomBlocks(tokens, 4, 7, seed=3)))[5][1]
+    again = list(zip(range(6), text.random_batches(tokens, 4, 7, seed=3)))[5][1]
     assert (again[0] == inputs).all()
-    assert (text.RandomBlocks(tokens, 4, 7, seed=4)[5][0] != inputs).any()
-    first = np.concatenate([text.RandomBlocks(tokens, 4, 98)[k][0][:, 0] for k in range(20)])
+    assert (text.random_batches(tokens, 4, 7, seed=4)[5][0] != inputs).any()
+    first = np.concatenate([text.random_batches(tokens, 4, 98)[k][0][:, 0] for k in range(20)])
     assert set(first) == {0, 1}  # every block that fits, none that does not
     with pytest.raises(ValueError, match="too few"):
-        text.RandomBlocks(tokens[:7], 4, 7)
+        text.random_batches(tokens[:7], 4, 7)
 
 
 @settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.integers(2, 40), st.integers(1, 4), st.integers(1, 9))
 def test_consecutive_blocks_make_every_token_but_the_first_a_target_once(n, batch_size, block_size):
     tokens = np.arange(100, 100 + n)
-    batches = text.consecutive_blocks(tokens, batch_size, block_size)
+    batches = text.consecutive_batches(tokens, batch_size, block_size)
     targets = np.concatenate([t.reshape(-1) for _, t in batches])
     assert targets[targets >= 0].tolist() == tokens[1:].tolist()
     for inputs, targets in batches:
@@ -93,14 +161,18 @@ def test_consecutive_blocks_make_every_token_but_the_first_a_target_once(n, batc
 
 
 def test_reading_bad_files_is_one_sentence(tmp_path):
-    with pytest.raises(FileNotFoundError, match="does not exist"):
-        text.read_documents(tmp_path / "none")
-    (tmp_path / "empty").write_text(" \n")
-    with pytest.raises(ValueError, match="holds no text"):
-        text.read_documents(tmp_path / "empty")
-    (tmp_path / "latin").write_bytes(b"caf\xe9 ")
-    with pytest.raises(ValueError, match=r"not UTF-8 text \(byte 3\)"):
-        text.read_documents(tmp_path / "latin")
+    with pytest.raises(FileNotFoundError, match="none does not exist"):
+        text.load_corpus(tmp_path / "none")
+    for content, words in ((b" \n", "holds no text"), (b"caf\xe9 ", "not UTF-8 text"), (b"a\0b", "NUL")):
+        (tmp_path / "bad").write_bytes(content)
+        with pytest.raises(ValueError, match=words):
+            text.load_corpus(tmp_path / "bad")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds no files"):
+        text.load_corpus(tmp_path / "empty")
+    for options in ({"tokenizer": "word"}, {"held_out": 0}, {"held_out": float("nan")}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            text.load_corpus(**options)
 
 
 def test_witten_bell_equals_a_naive_implementation():

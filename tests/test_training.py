@@ -1,12 +1,13 @@
 """The loop: it learns, repeats itself bit for bit, takes any objective, and says where it broke."""
 
 import functools
+import signal
 
 import numpy as np
 import pytest
 
 import minimixce as mm
-from minimixce import text, training
+from minimixce import checkpoint, text, training
 
 V, TOKENS = 5, np.tile(np.array([1, 2, 3, 4, 0, 3]), 60)
 
@@ -16,12 +17,12 @@ def new_model(seed=0, dropout=0.0, dtype="float32"):
 
 
 def train(model, objective=mm.objectives.mixce, steps=60, **options):
-    batches = text.RandomBlocks(TOKENS, 4, 8)
+    batches = text.random_batches(TOKENS, 4, 8)
     return mm.fit(model, batches, objective, steps=steps, lr=1e-2, progress=False, **options)
 
 
 def test_learns_a_repeating_text_and_reports_as_asked():
-    validation = text.consecutive_blocks(TOKENS, 16, 8)
+    validation = text.consecutive_batches(TOKENS, 16, 8)
     found = train(new_model(), steps=250, eval_every=100, warmup=10, validation=validation)
     assert [m["step"] for m in found] == [100, 200, 250]
     assert found[-1]["validation_mle"] < 0.2
@@ -52,7 +53,7 @@ def test_a_step_function_takes_the_place_of_an_objective():
 
 
 def test_stops_where_the_batches_end_and_without_decay():
-    batches = [text.RandomBlocks(TOKENS, 4, 8)[k] for k in range(3)]
+    batches = [text.random_batches(TOKENS, 4, 8)[k] for k in range(3)]
     found = mm.fit(new_model(), batches, eval_every=1, progress=False)
     assert [m["step"] for m in found] == [1, 2, 3]
     assert mm.fit(new_model(), batches, eval_every=1, steps=2, progress=False)[-1]["step"] == 2
@@ -71,7 +72,7 @@ def test_evaluate_is_the_mean_over_all_targets():
     model = new_model(dtype="float64")
     model.params = {name: 20 * value for name, value in model.params.items()}
     tokens = TOKENS[:30]
-    found = training.evaluate(model, text.consecutive_blocks(tokens, 2, 8))
+    found = training.evaluate(model, text.consecutive_batches(tokens, 2, 8))
     logits = [model.forward(tokens[None, i : min(i + 8, 29)])[0][0] for i in range(0, 29, 8)]
     logits = np.concatenate(logits)
     nll = mm.objectives.mle(logits, tokens[1:])[0]
@@ -85,5 +86,107 @@ def test_loss_of_a_uniform_model_is_what_an_untrained_one_has(eta):
     objective = functools.partial(mm.objectives.mixce, eta=eta)
     uniform = training.loss_of_uniform(objective, V)
     assert uniform == pytest.approx(-eta * np.log(1 / V) - (1 - eta) / V, rel=1e-12)
-    inputs, targets = text.RandomBlocks(TOKENS, 4, 8)[0]
+    inputs, targets = text.random_batches(TOKENS, 4, 8)[0]
     assert float(objective(new_model().forward(inputs)[0], targets)[0]) == pytest.approx(uniform, abs=0.1)
+
+
+VALIDATION = text.consecutive_batches(TOKENS[:100], 16, 8)
+
+
+def params_of(folder):
+    return {name: p.tobytes() for name, p in mm.GPT.load(folder, device="cpu").params.items()}
+
+
+def without_speed(measurements):
+    return [{k: v for k, v in m.items() if k != "tokens_per_second"} for m in measurements]
+
+
+def test_accumulated_batches_equal_one_big_batch():
+    def cut(batch, rows):
+        return batch[0][rows], batch[1][rows]
+
+    big = [text.consecutive_batches(TOKENS[: 8 * 12 - 3], 12, 8)[0]] * 3  # the last row is padded: unequal targets a part
+    parts = [cut(batch, rows) for batch in big for rows in (slice(0, 4), slice(4, 8), slice(8, 12))]
+    a, b = new_model(dtype="float64"), new_model(dtype="float64")
+    first = mm.fit(a, big, mm.objectives.mixce, lr=1e-2, eval_every=1, progress=False)
+    second = mm.fit(b, parts, mm.objectives.mixce, lr=1e-2, eval_every=1, accumulate=3, progress=False)
+    assert [m["loss"] for m in first] == pytest.approx([m["loss"] for m in second], rel=1e-12)
+    for name in a.params:
+        # AdamW's step is near lr whatever the gradient, so gradients that are zero but for rounding move weights at random.
+        if "c_attn.bias" not in name:
+            assert np.allclose(a.params[name], b.params[name], rtol=1e-8, atol=1e-10), name
+
+
+@pytest.mark.parametrize("stop", [1, 30, 45, 59])
+def test_a_run_stopped_anywhere_resumes_bit_for_bit(tmp_path, stop):
+    def run(folder, steps_until_interrupt=None, resume=False):
+        calls = iter(range(1, 1000))
+
+        def objective(logits, targets, normalizer=None):
+            if next(calls) == steps_until_interrupt:
+                signal.raise_signal(signal.SIGINT)
+            return mm.objectives.mixce(logits, targets, normalizer=normalizer)
+
+        options = {"steps": 60, "eval_every": 15, "validation": VALIDATION, "seed": 3}
+        model = new_model(dropout=0.3)
+        return train(model, objective, folder=folder, resume=resume, **options)
+
+    whole = run(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", steps_until_interrupt=stop)
+    resumed = run(tmp_path / "cut", resume=True)
+    assert without_speed(whole) == without_speed(resumed)
+    for part in ("", "last"):
+        assert params_of(tmp_path / "whole" / part) == params_of(tmp_path / "cut" / part)
+    arrays, info = checkpoint.load_state(tmp_path / "cut" / training.STATE_FILE)
+    expected, expected_info = checkpoint.load_state(tmp_path / "whole" / training.STATE_FILE)
+    assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
+    assert info["step"] == expected_info["step"] == 60
+
+
+def test_best_and_last_models_and_patience(tmp_path):
+    model = new_model()
+    options = {"eval_every": 10, "validation": VALIDATION, "folder": tmp_path, "patience": 2}
+    # A learning rate this large breaks the model sooner or later; what is kept is the best one.
+    found = mm.fit(model, text.random_batches(TOKENS, 4, 8), steps=400, lr=0.3, progress=False, **options)
+    losses = [m["validation_loss"] for m in found]
+    assert len(losses) < 40
+    best = min(range(len(losses)), key=losses.__getitem__)
+    assert best == len(losses) - 3
+    kept = mm.GPT.load(tmp_path, device="cpu")
+    objective = mm.objectives.mixce
+    assert training.evaluate(kept, VALIDATION, objective)["validation_loss"] == losses[best]
+    assert (
+        training.evaluate(mm.GPT.load(tmp_path / "last", device="cpu"), VALIDATION, objective)["validation_loss"] == losses[-1]
+    )
+
+
+def test_batches_that_end_are_measured_and_saved(tmp_path):
+    batches = [text.random_batches(TOKENS, 4, 8)[k] for k in range(7)]
+    model = new_model()
+    found = mm.fit(model, iter(batches), eval_every=5, folder=tmp_path, progress=False)
+    assert [m["step"] for m in found] == [5, 7]
+    assert params_of(tmp_path) == {name: p.tobytes() for name, p in model.params.items()}
+
+
+def test_validation_loss_is_the_objectives_own():
+    model = new_model()
+    found = training.evaluate(model, VALIDATION, functools.partial(mm.objectives.mixce, eta=0.3))
+    assert found["validation_loss"] == pytest.approx(0.3 * found["validation_mle"] - 0.7 * found["mean_q"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"steps": 0},
+        {"eval_every": 0},
+        {"warmup": -1},
+        {"final_lr": 1.5},
+        {"max_grad_norm": 0},
+        {"accumulate": 0},
+        {"patience": 0},
+    ],
+)
+def test_options_out_of_range_are_named(option):
+    with pytest.raises(ValueError, match=next(iter(option))):
+        mm.fit(new_model(), [], progress=False, **({"steps": 5} | option))

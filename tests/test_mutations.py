@@ -1,0 +1,209 @@
+"""The gradient checks can fail: each line of a backward that is broken here, one at a time, is noticed.
+
+A function's source is taken, one snippet replaced, and the broken function put in the place of the right one, wherever it
+is used; then the check of that layer, of the whole model or of that objective must say that it is not ok.
+"""
+
+import inspect
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from helpers import check_pieces, random_gpt
+
+import minimixce as mm
+from minimixce import backend, checks, gpt, layers, objectives
+from minimixce.gpt import GPT
+from minimixce.layers import KV
+
+
+def normal(*shape):
+    return np.random.default_rng(shape).standard_normal(shape)
+
+
+# ---- the checks: shapes are square where they may be, so that a wrong transpose is no error of shape ---------------------
+
+
+def check(forward, backward, *inputs):
+    return mm.gradcheck(forward, backward, inputs)
+
+
+def check_attention(past_rows=None, dropout=0.0):
+    def forward(qkv, *past):
+        past = KV(*past) if past else None
+        y, cache = layers.attention_forward(qkv, 2, past, dropout, backend.rng(0, np))
+        return (y, cache.k, cache.v), cache
+
+    def backward(dy, cache):
+        dqkv, dpast = layers.attention_backward(dy[0], cache, KV(*dy[1:]))
+        return dqkv, *((dpast or (None, None)) if past_rows else ())
+
+    past = [normal(past_rows, 2, 3, 3), 2 * normal(past_rows, 2, 3, 3)] if past_rows else []
+    return check(forward, backward, normal(4, 3, 18), *past)
+
+
+def check_objective(title):
+    targets = np.array([[0, 3, -1], [2, 2, 1]])
+    objective = dict(checks.objective_checks(normal(2, 3, 4), targets, normal(4, 5)))[title]
+    return check(objective, lambda dy, dlogits: (dy * dlogits,), normal(2, 3, 4))
+
+
+def check_gpt(dropout=0.0):
+    names = ["wte.weight", "wpe.weight", "h.0.ln_1.bias", "h.0.attn.c_attn.bias", "h.1.mlp.c_fc.bias"]
+    return check_pieces(random_gpt(n_embd=4, dropout=dropout), rows=2, shared_by=2, names=names, coordinates=1)
+
+
+IDS = np.array([[0, 1, 1], [3, 1, 0]])
+MLE, MIXCE, SURROGATE = "mle", "mixce, η = 0.3 (η = 1 is MLE)", "mixce_surrogate, frozen weight"
+TAILR, EMO = "tailr, γ = 0.3 (γ = 0 is MLE)", "emo, frozen ratio"
+CHECKS = {
+    "linear": lambda: check(layers.linear_forward, layers.linear_backward, normal(2, 3, 4), normal(4, 4), normal(4)),
+    "ids": lambda: check(layers.embedding_forward, layers.embedding_backward, IDS, normal(4, 4)),
+    "one-hots": lambda: check(layers.embedding_forward, layers.embedding_backward, normal(2, 3, 4), normal(4, 4)),
+    "position": lambda: check(
+        lambda x, weight: layers.position_forward(x, weight, 1), layers.position_backward, normal(2, 3, 4), normal(5, 4)
+    ),
+    "unembedding": lambda: check(layers.unembedding_forward, layers.unembedding_backward, normal(2, 3, 4), normal(4, 4)),
+    "layer norm": lambda: check(
+        layers.layer_norm_forward, layers.layer_norm_backward, normal(2, 3, 4), normal(4), 2 * normal(4)
+    ),
+    "gelu": lambda: check(layers.gelu_forward, layers.gelu_backward, normal(2, 3)),
+    "softmax": lambda: check(lambda x: layers.softmax_forward(x, -2), layers.softmax_backward, normal(2, 3, 3)),
+    "dropout": lambda: check(
+        lambda x: layers.dropout_forward(x, 0.3, backend.rng(0, np)), layers.dropout_backward, normal(5, 5)
+    ),
+    "attention": check_attention,
+    "attention after a past": lambda: check_attention(past_rows=4),
+    "attention after a shared past": lambda: check_attention(past_rows=2),
+    "attention with dropout": lambda: check_attention(dropout=0.4),
+    "GPT in pieces": check_gpt,
+    "GPT with dropout": lambda: check_gpt(0.3),
+    **{title: lambda title=title: check_objective(title) for title in (MLE, MIXCE, SURROGATE, TAILR, EMO)},
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_what_is_right_passes(name):
+    report = CHECKS[name]()
+    assert report.ok, f"\n{report}"
+
+
+# ---- the mutations ------------------------------------------------------------------------------------------------------
+
+PASS = "pass"
+MUTATIONS = [  # the check that must fail, the function, the snippet that occurs once in it, its replacement
+    ("linear", layers.linear_backward, "_rows(dy) @ weight.T", "_rows(dy) @ weight"),
+    ("linear", layers.linear_backward, "_rows(x).T @ _rows(dy)", "_rows(dy).T @ _rows(x)"),
+    ("linear", layers.linear_backward, "_rows(x).T @ _rows(dy)", "_rows(x).T @ _rows(x)"),
+    ("linear", layers.linear_backward, "_rows(dy).sum(axis=0)", "_rows(dy).mean(axis=0)"),
+    ("ids", layers.embedding_backward, "xp.add.at(dweight, x.reshape(-1), _rows(dy))", "dweight[x.reshape(-1)] = _rows(dy)"),
+    ("one-hots", layers.embedding_backward, "_rows(dy) @ weight.T", "_rows(dy) @ weight"),
+    ("one-hots", layers.embedding_backward, "_rows(x).T @ _rows(dy)", "_rows(dy).T @ _rows(x)"),
+    ("position", layers.position_backward, "dy.sum(axis=0)", "dy[0]"),
+    ("position", layers.position_backward, "dweight[start : start + dy.shape[1]]", "dweight[: dy.shape[1]]"),
+    ("unembedding", layers.unembedding_backward, "_rows(dlogits).T @ _rows(x)", "_rows(x).T @ _rows(dlogits)"),
+    ("unembedding", layers.unembedding_backward, "_rows(dlogits) @ weight", "_rows(dlogits) @ weight.T"),
+    ("layer norm", layers.layer_norm_backward, "dnormed - dnormed.mean(axis=-1, keepdims=True)", "dnormed.copy()"),
+    ("layer norm", layers.layer_norm_backward, "dx -= normed * along_normed", PASS),
+    ("layer norm", layers.layer_norm_backward, "dx *= rstd", PASS),
+    ("layer norm", layers.layer_norm_backward, "dy * weight", "dy * 1"),
+    ("layer norm", layers.layer_norm_backward, "dy * normed", "dy"),
+    ("gelu", layers.gelu_backward, "dx *= 1 - tanh * tanh", PASS),
+    ("gelu", layers.gelu_backward, "dx += tanh", PASS),
+    ("gelu", layers.gelu_backward, "3 * _GELU_CUBIC", "_GELU_CUBIC"),
+    ("gelu", layers.gelu_backward, "dx *= 0.5", "dx *= 0.500005"),  # a relative error of 1e-5 is enough
+    ("softmax", layers.softmax_backward, "weighted.sum(axis=axis", "weighted.sum(axis=-1"),
+    ("softmax", layers.softmax_backward, "probs * weighted.sum(axis=axis, keepdims=True)", "0"),
+    ("softmax", layers.softmax_backward, "probs * dprobs", "dprobs"),
+    ("dropout", layers.dropout_backward, "dy * cache.scale", "dy * (cache.scale > 0)"),
+    ("dropout", layers.dropout_backward, "dy * cache.scale", "dy"),
+    ("attention", layers.attention_backward, "dq /= math.sqrt(D)", PASS),
+    ("attention", layers.attention_backward, "dk, dv = dk + dkv.k, dv + dkv.v", PASS),
+    ("attention", layers.attention_backward, "dk, dv = dk + dkv.k, dv + dkv.v", "dk = dk + dkv.k"),
+    ("attention", layers.attention_backward, "dk, dv = dk + dkv.k, dv + dkv.v", "dv = dv + dkv.v"),
+    ("attention", layers.attention_backward, "[dq, dk, dv]", "[dk, dq, dv]"),
+    ("attention", layers.attention_backward, "dk = dscores[:, :, -T:] @ q", "dk = _transpose(dscores[:, :, -T:]) @ q"),
+    ("attention", layers.attention_backward, "dv = probs[:, :, -T:] @ dy", "dv = _transpose(probs[:, :, -T:]) @ dy"),
+    ("attention with dropout", layers.attention_backward, "dropout_backward(dprobs, dropped)", "dprobs"),
+    ("attention after a past", layers.attention_backward, "dq += _unfold(past_dscores @ past.k, B)", PASS),
+    ("attention after a past", layers.attention_backward, "dpast = KV(", "KV("),
+    ("attention after a past", layers.attention_backward, "@ _fold(q, rows), dpast_v)", "@ _fold(q, rows), 0 * dpast_v)"),
+    ("attention after a past", layers.attention_backward, "_transpose(past_dscores) @ _fold(q, rows)", "0 * past.k"),
+    # Which rows share a past: interleaved instead of consecutive.
+    ("attention after a shared past", layers._unfold, "swapaxes(1, 2).reshape(batch", "transpose(2, 0, 1, 3, 4).reshape(batch"),
+    ("GPT in pieces", layers.attention_backward, "dk, dv = dk + dkv.k, dv + dkv.v", PASS),
+    ("GPT in pieces", gpt.block_backward, "dx = dx + dy", "dx = dy"),
+    ("GPT in pieces", gpt.block_backward, "return dx + dy, dpast", "return dy, dpast"),
+    ("GPT in pieces", gpt.block_backward, "return dx + dy, dpast", "return dx, dpast"),
+    ("GPT in pieces", gpt.block_backward, "cache.attention, dkv)", "cache.attention)"),
+    (
+        "GPT in pieces",
+        GPT.extend_backward,
+        'embedding_backward(dx, cache.embedding)\n    _add(grads, "wte.weight", dweight)',
+        'embedding_backward(dx, cache.embedding)\n    grads["wte.weight"] = dweight',
+    ),
+    (
+        "GPT in pieces",
+        GPT.extend_backward,
+        'unembedding_backward(dlogits, cache.unembedding)\n    _add(grads, "wte.weight", dweight)',
+        "unembedding_backward(dlogits, cache.unembedding)",
+    ),
+    ("GPT in pieces", GPT.extend_backward, "_sum_kv(dpast_of_attention, dpast_of_present)", "dpast_of_attention"),
+    ("GPT in pieces", GPT.extend_backward, "_sum_kv(dpast_of_attention, ", "_sum_kv(dpast_of_present or dpast_of_attention, "),
+    ("GPT in pieces", GPT.extend_backward, "dpast.insert(0, ", "dpast.append("),
+    ("GPT in pieces", gpt._add, "if name in grads:\n        grads[name] += value", "if False:\n        pass"),
+    ("GPT in pieces", gpt._add, "    grads[name] += value\n    else", "    pass\n    else"),
+    ("GPT in pieces", gpt._split_dkv, ".sum(axis=1)", ".mean(axis=1)"),
+    ("GPT in pieces", gpt._split_dkv, "own = KV(*(d[:, :, -T:] for d in dpresent))", "own = None"),
+    ("GPT with dropout", GPT.extend_backward, "dx = dropout_backward(dx, cache.dropout)", PASS),
+    ("GPT with dropout", gpt.block_backward, "dropout_backward(dx, cache.mlp_dropout)", "dx"),
+    (MLE, objectives._token_objective, "w = w * scale", "w = w * keep"),  # 1/N
+    (MLE, objectives._token_objective, "w = w * scale", "w = w * scale.max()"),  # the mask
+    (MLE, objectives._token_objective, "probs[index, y] -= w", PASS),
+    (MIXCE, objectives._token_objective, "w = w * scale", "w = scale"),
+    (TAILR, objectives._token_objective, "w = w * scale", "w = scale"),
+    (MIXCE, objectives.mixce, ", eta + (1 - eta) * q", ", (1 - eta) * q"),
+    (MIXCE, objectives.mixce, ", eta + (1 - eta) * q", ", eta + q"),
+    (MIXCE, objectives.mixce, ", eta + (1 - eta) * q", ", eta + (1 - eta) * q * (1 + log_q)"),  # no stop of the gradient
+    (SURROGATE, objectives.mixce_surrogate, "w = eta + (1 - eta) * xp.exp(log_q)", "w = (1 - eta) * xp.exp(log_q)"),
+    (TAILR, objectives.tailr, "-log_mix / (1 - gamma)", "-log_mix"),
+    (TAILR, objectives.tailr, "log_q - log_mix", "log_q - xp.logaddexp(log_gamma, log_q)"),  # q / (γ + q)
+    (EMO, objectives.emo, "* (cost - d[:, None])", "* cost"),
+    (EMO, objectives.emo, "0.5 * _scale", "_scale"),
+    (EMO, objectives.emo, "dlogits[index, y] -= 1", PASS),
+]
+
+
+def mutate(monkeypatch, function, snippet, replacement):
+    source = textwrap.dedent(inspect.getsource(function))
+    assert source.count(snippet) == 1, f"{snippet!r} occurs {source.count(snippet)} times in {function.__name__}"
+    namespace = dict(vars(sys.modules[function.__module__]))
+    exec(source.replace(snippet, replacement), namespace)
+    holders = [h for h in (layers, gpt, GPT, objectives) if getattr(h, function.__name__, None) is function]
+    assert holders
+    for holder in holders:
+        monkeypatch.setattr(holder, function.__name__, namespace[function.__name__])
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "snippet", "replacement"),
+    MUTATIONS,
+    ids=[f"{m[1].__name__}: {m[3].split(chr(10))[-1].strip()}" for m in MUTATIONS],
+)
+def test_what_is_broken_fails(monkeypatch, name, function, snippet, replacement):
+    mutate(monkeypatch, function, snippet, replacement)
+    report = CHECKS[name]()
+    assert not report.ok
+    assert report.max_relative_error > 1e-6
+    assert "WRONG" in str(report)
+
+
+def test_check_everything_names_the_broken_layer_and_its_tensor(monkeypatch):
+    mutate(monkeypatch, layers.position_backward, "dy.sum(axis=0)", "dy[0]")
+    reports = dict(checks.check_everything())
+    broken = {title: [row.name for row in report.rows if not row.ok] for title, report in reports.items() if not report.ok}
+    assert broken == {"position": ["weight"], "the whole model, MixCE loss": ["wpe.weight"]}
+    for report in (reports[title] for title in broken):
+        wrong = [line.split()[0] for line in str(report).splitlines() if "WRONG" in line]
+        assert wrong == [report.worst.name]
