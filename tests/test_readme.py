@@ -1,12 +1,14 @@
 """What README shows is what happens: its Python blocks run, and print what stands below them."""
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import minimixce as mm
+from minimixce import checks
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
@@ -39,13 +41,22 @@ def test_the_gradient_check_that_fails_on_purpose(capsys):
 def test_the_text_that_is_loaded_and_sampled(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text("The cat sat on the mat. The dog sat on the log.\n" * 50)
-    (command,) = (body for kind, body in BLOCKS if kind == "sh" and "story.txt" in body)
+    (commands,) = (body.splitlines() for kind, body in BLOCKS if kind == "sh" and "story.txt" in body)
     from minimixce.cli import main
 
-    assert main([*command.split()[1:], "--steps", "30", "--n-embd", "16", "--block-size", "16"]) == 0
+    small = {"train": ["--steps", "30", "--n-embd", "16", "--block-size", "16"], "eval": ["--samples", "2", "--tokens", "50"]}
+    for command in commands:
+        _, name, *rest = shlex.split(command)
+        assert main([name, *rest, *small.get(name, [])]) == 0
     capsys.readouterr()
     exec(python_block('"story-run"')[0], {})
     assert capsys.readouterr().out.startswith("The ")
+
+
+def test_the_loss_of_your_own(tmp_path):
+    defined = {}
+    exec(python_block("half_and_half")[0], defined)
+    assert checks.check_objective(defined["half_and_half"]).ok
 
 
 def test_ci_runs_the_same_set_up_commands_and_the_version_is_in_the_changelog():
