@@ -7,6 +7,7 @@ made or loaded; from then on functions follow their arrays, and mixing arrays of
 import ctypes
 import re
 import sys
+import types
 
 import numpy as np
 
@@ -57,7 +58,14 @@ def _why_no_cuda():
         cupy = _cupy()
     except ImportError as error:
         return f'CuPy does not import ({error}); install it with pip install "minimixce[cuda12]" (or cuda13)'
-    return None if cupy.cuda.is_available() else "CuPy is installed, but finds no CUDA driver or GPU"
+    if not cupy.cuda.is_available():
+        return "CuPy is installed, but finds no CUDA driver or GPU"
+    try:  # a GPU is not enough: kernels need NVRTC and products need cuBLAS
+        ones = cupy.ones((2, 2), dtype="float32")
+        float((ones @ ones).sum())
+    except Exception as error:
+        return f"CuPy finds a GPU but cannot compute on it ({error}); the extras cuda12 and cuda13 bring the CUDA libraries"
+    return None
 
 
 def device_name(xp):
@@ -73,12 +81,27 @@ def to_numpy(x):
     return x if isinstance(x, (np.ndarray, np.generic)) else x.get()
 
 
+def add_rows(target, index, rows):
+    """target[index[n]] += rows[n] for every n, in place, repeated indices adding up; returns target. index (N,), rows (N,C)."""
+    if not isinstance(target, np.ndarray):
+        array_module(target).add.at(target, index, rows)
+        return target
+    order = np.argsort(index, kind="stable")  # NumPy's add.at takes several times as long as sorting and adding up runs
+    index = index[order]
+    first = np.flatnonzero(np.diff(index, prepend=-1))
+    if len(index):
+        target[index[first]] += np.add.reduceat(rows[order], first, axis=0)
+    return target
+
+
 def rng(seed, xp):
     """A random generator on xp's device from an integer seed; a generator passes through unchanged."""
-    if hasattr(seed, "random"):
+    if hasattr(seed, "random") and not isinstance(seed, types.ModuleType):
         return seed
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"seed must be a non-negative integer or a random generator, got {seed!r}")
+    if hasattr(xp.random, "Philox4x3210"):  # CuPy's default generator takes long to set up, and a run makes one a step
+        return xp.random.Generator(xp.random.Philox4x3210(int(seed)))
     return xp.random.default_rng(int(seed))
 
 

@@ -6,6 +6,7 @@ temporary name, synced and renamed, so that a crash leaves the old file or the n
 
 import json
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,8 @@ def load_gpt2(folder, dtype=None):
     if head is not None and not np.array_equal(head, tensors.get("wte.weight")):
         raise ValueError(f"{folder}: lm_head.weight differs from wte.weight; an untied output projection is not supported")
     params = {name: value for name, value in tensors.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
+    if sizes["n_layer"] > len(params):  # so that nobody lists the weights of a billion layers
+        raise ValueError(f"{folder}: config.json says n_layer={sizes['n_layer']}, but there are only {len(params)} weights")
     for name, value in params.items():
         if value.dtype.kind != "f":
             raise ValueError(f"{folder}: {name} is {value.dtype}, but weights must be floating point")
@@ -147,18 +150,27 @@ def _to_array(path, name, entry):
 
 def save_state(path, arrays, info):
     """Replace `path` atomically by one safetensors file with {name: array} and a JSON-able dict."""
-    arrays = {name: np.ascontiguousarray(to_numpy(value)) for name, value in arrays.items()}
-    write_atomically(path, to_safetensors(arrays, metadata={"info": json.dumps(info)}))
+    arrays, info = {name: np.ascontiguousarray(to_numpy(value)) for name, value in arrays.items()}, json.dumps(info)
+    write_atomically(path, to_safetensors(arrays, metadata={"info": info, "checksum": _checksum(arrays, info)}))
 
 
 def load_state(path):
-    """What save_state wrote -> ({name: NumPy array}, info). Raises FileNotFoundError or ValueError."""
+    """What save_state wrote -> ({name: NumPy array}, info). Raises FileNotFoundError or ValueError, also for changed bytes."""
     arrays = read_safetensors(path)
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
-    if "info" not in metadata:
+    if not {"info", "checksum"} <= metadata.keys():
         raise ValueError(f"{path} is not the state of a run")
+    if metadata["checksum"] != _checksum(arrays, metadata["info"]):
+        raise ValueError(f"{path} is damaged: its checksum does not fit its content")
     return arrays, json.loads(metadata["info"])
+
+
+def _checksum(arrays, info):
+    crc = zlib.crc32(info.encode())
+    for name, value in sorted(arrays.items()):
+        crc = zlib.crc32(value, zlib.crc32(f"{name} {value.dtype} {value.shape}".encode(), crc))
+    return f"{crc:08x}"
 
 
 def check_shapes(folder, expected, params):
@@ -195,6 +207,14 @@ def write_atomically(path, data):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+        if os.name == "posix":  # the new name itself lasts only once the folder is written
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a full disk names no file, and nobody asked for the temporary one
         raise

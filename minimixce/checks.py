@@ -4,7 +4,7 @@
 and the whole model, which is what `minimixce gradcheck` prints.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,11 +27,11 @@ class Row:
     ok: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
-    """A gradcheck's outcome; print it for a table, one line a tensor."""
+    """A gradcheck's outcome: true if every gradient is right; print it for a table, one line a tensor."""
 
-    rows: list = field(repr=False)
+    rows: list
     tolerance: float = 1e-6
 
     @property
@@ -47,12 +47,20 @@ class Report:
         """The row of the tensor with the largest relative error."""
         return max(self.rows, key=lambda row: row.relative_error)
 
+    def __bool__(self):
+        return self.ok
+
+    def __repr__(self):
+        return str(self)
+
     def __str__(self):
         lines = [f"{'tensor':<26} {'shape':<14} {'checked by':<17} {'rel. error':>10}"]
         for r in self.rows:
             line = f"{r.name:<26} {'×'.join(map(str, r.shape)) or 'scalar':<14} {r.method:<17} {r.relative_error:>10.1e}"
             if r.ok:
                 lines.append(f"{line}  OK")
+            elif not r.worst and r.shape:
+                lines.append(f"{line}  WRONG")
             else:
                 lines.append(
                     f"{line}  WRONG: at {list(r.worst)} backward says {r.analytic:.4g}, the numbers say {r.numeric:.4g}"
@@ -88,8 +96,11 @@ def gradcheck(forward, backward, inputs, *, names=None, tolerance=1e-6, floor=1e
     originals = inputs
     inputs = [x.copy() for x in originals]
 
-    returned, cache = forward(*inputs)
-    y = [a.copy() for a in _as_tuple(returned)]
+    returned = forward(*inputs)
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise ValueError("forward must return (y, cache)")
+    returned, cache = returned
+    y = [np.asarray(a) if np.isscalar(a) else a.copy() for a in _as_tuple(returned)]
     dy = [array_module(a).asarray(rng.standard_normal(a.shape)) for a in y]
     for name, x, original in zip(names, inputs, originals):
         if not _equal(x, original):

@@ -4,6 +4,8 @@ import argparse
 import contextlib
 import functools
 import json
+import math
+import os
 import sys
 from pathlib import Path
 
@@ -14,21 +16,42 @@ _MAY_CHANGE = ("device", "threads", "eval_every", "quiet")  # on --resume, witho
 
 
 def main(argv=None):
-    """Run one command -> exit status: 0 done, 1 a check failed, 2 bad input (one sentence on stderr), 130 interrupted."""
+    """Run one command -> exit status: 0 done, 1 a check failed, 2 bad input (one sentence on stderr), 130 interrupted,
+    141 nobody reads the output any more."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without η prints a question mark
     args = _parser().parse_args(argv)
     try:
         with _threads(args.threads):
-            return args.run(args)
-    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError) as error:
+            status = args.run(args)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of a pipe has seen enough; 141 is what a shell calls that
+        _drop_output()
+        return 141
+    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
         print(f"minimixce {args.command}: {_sentence(error)}", file=sys.stderr)
+        _drop_output()
         return 2
     except KeyboardInterrupt:
         print(f"minimixce {args.command}: interrupted", file=sys.stderr)
         return 130
 
 
+def _drop_output():
+    """Give up what standard output does not take (a closed pipe, a full disk), or Python complains about it at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 # ---- options ----------------------------------------------------------------------------------------------------------
+
+
+_KINDS = {}  # of all options, by name: the type of its value and whether it may be None, to check what a file says
 
 
 class _Command:
@@ -51,6 +74,7 @@ class _Command:
         elif default is not None:
             options = {"type": type(default)} | options
             help += f" (default: {default})"
+        _KINDS[name] = list if "nargs" in options else bool if default is False else options.get("type", str), default is None
         self.parser.add_argument(flag, default=None, help=help.replace("%", "%%"), **options)
 
     def _complete(self, args):
@@ -58,6 +82,15 @@ class _Command:
         for name, default in self.defaults.items():
             if name not in args.given:
                 setattr(args, name, default)
+        if args.seed < 0:
+            raise ValueError(f"--seed must be at least 0, got {args.seed}")
+        if getattr(args, "data", None):
+            args.data = args.given["data"] = [os.path.abspath(path) if path else path for path in args.data]  # for run.json
+        path, colon, name = (getattr(args, "objective", None) or "").rpartition(":")
+        if path.endswith(".py"):
+            args.objective = args.given["objective"] = os.path.abspath(path) + colon + name
+        if args.out == "" or "" in (getattr(args, "data", None) or []):
+            raise ValueError(f"--{'out' if args.out == '' else 'data'} must name a place, got an empty text")
         return args
 
 
@@ -74,7 +107,7 @@ def _parser():
     c.add("--out", "run", "folder for the model, its tokenizer, metrics and the state to resume from", metavar="FOLDER")
     c.add("--overwrite", False, "replace the run in FOLDER")
     c.add("--resume", False, f"go on with the run in FOLDER, with its options; {', '.join(_MAY_CHANGE)} may differ")
-    c.add("--change", False, "with --resume: other options given here replace the run's")
+    c.add("--change", False, "with --resume: options of the objective and the optimizer given here replace the run's")
     c.add("--unchecked", False, "do not gradient-check an objective from a file (for surrogates with stopped gradients)")
     c.add("--quiet", False, "print no progress")
     c.add("--objective", "mixce", "mle, mixce, mixce_surrogate, tailr, emo, or FILE.py:NAME for a function of your own")
@@ -89,23 +122,33 @@ def _parser():
     c.add("--top-k", None, "keep the k likeliest tokens", type=int)
     c.add("--top-p", None, "keep the likeliest tokens that hold this probability", type=float)
     c.add("--out", None, "also write the samples to FILE as JSON lines", metavar="FILE")
+    c.add("--overwrite", False, "replace FILE")
 
     c = _Command(commands, "eval", _eval, "measure a trained model on text")
     c.parser.add_argument("folder", help="a run folder")
-    c.add("--data", None, "files or folders to measure on, all of them; without it, the run's own validation text", nargs="+")
+    c.add(
+        "--data",
+        None,
+        "files or folders to measure on, and to count words as valid by; without it, the run's own validation text",
+        nargs="+",
+    )
     c.add("--eta", 0.5, "η of the MixCE loss that is printed")
     c.add("--samples", 40, "texts to sample for diversity, repetition and word validity; 0 for none")
     c.add("--tokens", 500, "most tokens in each")
     c.add("--temperature", 1.0, "of those samples")
+    c.add("--eval-tokens", 50_000, "most tokens of the text to measure on")
     c.add("--out", None, "also write the measures to FILE as JSON", metavar="FILE")
+    c.add("--overwrite", False, "replace FILE")
 
     c = _Command(commands, "compare", _compare, "train with several objectives on the same data, seeds and budget, and measure")
     _add_text(c)
     c.add("--out", "comparison", "folder for the runs, table.csv, table.json and comparison.png", metavar="FOLDER")
     c.add("--overwrite", False, "replace the comparison in FOLDER")
+    c.add("--resume", False, "go on with the comparison in FOLDER: runs that are finished are not trained again")
+    c.add("--unchecked", False, "do not gradient-check objectives from a file")
     c.add("--quiet", False, "print no progress of the runs")
-    c.add("--objectives", "mle,mixce:0.5,mixce:0.1", "objectives, each with its η or γ after a colon (mle,mixce:0.5,tailr:0.1)")
-    c.add("--seeds", "0,1,2", "seeds; the data are the same for all (--seed splits them)")
+    c.add("--objectives", "mle,mixce:0.5,mixce:0.1", "objectives, each with its η or γ after a colon, or FILE.py:NAME")
+    c.add("--seeds", "0,1,2", "seeds of the runs; all see the same split of the text")
     c.add("--samples", 40, "texts to sample from each model")
     c.add("--tokens", 500, "most tokens in each")
     _add_training(c)
@@ -116,6 +159,7 @@ def _parser():
 
     c = _Command(commands, "gradcheck", _gradcheck, "check every gradient against numerical derivatives, tensor by tensor")
     c.add("--out", None, "also write the table to FILE as JSON lines", metavar="FILE")
+    c.add("--overwrite", False, "replace FILE")
     return parser
 
 
@@ -153,8 +197,8 @@ def _threads(count):
     """A context that limits the linear algebra library to `count` threads; None leaves it as it is."""
     if count is None:
         return contextlib.nullcontext()
-    if count < 1:
-        raise ValueError(f"--threads must be at least 1, got {count}")
+    if not 1 <= count <= 1024:
+        raise ValueError(f"--threads must be at least 1 and at most 1024, got {count}")
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:
@@ -173,16 +217,26 @@ def _sentence(error):
 
 
 def _train(args):
-    from . import training
-
     out = Path(args.out)
     if args.change and not args.resume:
         raise ValueError("--change goes with --resume")
+    if args.resume and args.overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
     if args.resume:
         _take_options_of_run(args, out)
-    elif not args.overwrite and any((out / name).exists() for name in (RUN_FILE, "config.json")):
-        raise FileExistsError(f"{out} already holds a run; choose another --out, or add --resume or --overwrite")
-    say = (lambda *words: None) if args.quiet else print
+        if "threads" not in args.given:  # results depend on the number of threads
+            with _threads(args.threads):
+                return _run_training(args, out)
+    elif not args.overwrite and (found := _found_in(out)):
+        raise FileExistsError(f"{out} already holds a run ({found}); choose another --out, or add --resume or --overwrite")
+    return _run_training(args, out)
+
+
+def _run_training(args, out):
+    from . import training
+    from .gpt import GPT
+
+    say = (lambda *words, **options: None) if args.quiet else print
     job = _Job(args)
     say(
         f"data     {job.data_name}: {len(job.corpus.train):,} training and {len(job.corpus.validation):,} validation tokens, ",
@@ -193,31 +247,39 @@ def _train(args):
     say(f"{job.model.num_params:,} parameters on {job.device_name}")
     if args.resume:
         _check_data(out, job.corpus)
-        _write_options(out, args, job.corpus)
     else:
         say(job.check_start())
-        _start_folder(out, args, job.corpus)
+        _start_folder(out, job.corpus)
     try:
-        measurements = job.fit(out, args.resume, not args.quiet)
+        job.fit(out, args.resume, not args.quiet)
     except KeyboardInterrupt:
+        if not (out / RUN_FILE).exists():
+            raise
         print(f"stopped; go on with: minimixce train --out {out} --resume", file=sys.stderr)
         return 130
-    best = min(measurements, key=lambda m: m["validation_loss"])
-    say(job.result(best))
-    say(f"sample   {job.sample(out, args.seed)}")
+    best = GPT.load(out, args.device)
+    say(job.result(training.evaluate(best, job.validation)))
+    say(f"sample   {job.sample(best, args.seed)}")
     say(f"files    {out}/: config.json and model.safetensors (the best model), {training.LAST}/, {training.METRICS_FILE}")
     return 0
 
 
-def _start_folder(out, args, corpus):
-    """Make the run's folder and write what stays the same; files of a run that is replaced go first."""
+def _found_in(out):
+    """The name of something in `out` that a run would overwrite, or None."""
+    from . import text, training
+
+    names = (RUN_FILE, "config.json", "model.safetensors", training.STATE_FILE, training.METRICS_FILE, training.LAST)
+    return next((name for name in (*names, text.TOKENIZER_FILE) if (out / name).exists()), None)
+
+
+def _start_folder(out, corpus):
+    """Make the run's folder and save its tokenizer; files that tell of a run that is replaced go first."""
     from . import text, training
 
     out.mkdir(parents=True, exist_ok=True)
-    for name in (training.STATE_FILE, "config.json", RUN_FILE):
+    for name in (RUN_FILE, training.STATE_FILE, "config.json"):
         (out / name).unlink(missing_ok=True)
     text.save_tokenizer(corpus.tokenizer, out)
-    _write_options(out, args, corpus)
 
 
 def _write_options(out, args, corpus):
@@ -227,26 +289,39 @@ def _write_options(out, args, corpus):
     checkpoint.write_atomically(out / RUN_FILE, json.dumps(options, indent=2).encode() + b"\n")
 
 
-_NOT_OPTIONS = ("run", "command", "given", "out", "overwrite", "resume", "change", "unchecked")
+_NOT_OPTIONS = ("run", "command", "given", "out", "overwrite", "resume", "change")
+_NEVER_CHANGE = ("data", "lines", "tokenizer", "held_out", "seed", "block_size", "n_layer", "n_head", "n_embd")
 
 
 def _take_options_of_run(args, out):
     """Fill args with the options of the run in `out`; refuse given ones that differ, unless they may or --change is there."""
-    from . import checkpoint
-
-    options = checkpoint.read_json(out / RUN_FILE)
-    for name, value in options.items():
+    for name, value in _read_options(out).items():
         if name not in args.given:
             setattr(args, name, value)
-        elif args.given[name] != value and name not in _MAY_CHANGE and not args.change:
-            flag = "--" + name.replace("_", "-")
-            raise ValueError(f"the run in {out} has {flag} {value}, not {args.given[name]}; add --change to change it")
+        elif args.given[name] != value and name not in _MAY_CHANGE and (name in _NEVER_CHANGE or not args.change):
+            way_out = "a run cannot change it" if name in _NEVER_CHANGE else "add --change to change it"
+            raise ValueError(f"the run in {out} has --{name.replace('_', '-')} {value}, not {args.given[name]}; {way_out}")
+
+
+def _read_options(folder):
+    """What run.json in `folder` says, after a look at names and types."""
+    from . import checkpoint
+
+    path = folder / RUN_FILE
+    options = checkpoint.read_json(path)
+    for name, value in options.items():
+        kind, optional = (int, False) if name == "data_fingerprint" else _KINDS.get(name, (None, False))
+        if kind is list and isinstance(value, list):
+            fits = len(value) > 0 and all(isinstance(item, str) for item in value)
+        else:
+            fits = type(value) is kind or (kind is float and type(value) is int) or (value is None and optional)
+        if not fits:
+            raise ValueError(f"{path} is damaged: {name} cannot be {value!r}")
+    return options
 
 
 def _check_data(out, corpus):
-    from . import checkpoint
-
-    if checkpoint.read_json(out / RUN_FILE).get("data_fingerprint") != corpus.fingerprint():
+    if _read_options(out).get("data_fingerprint") != corpus.fingerprint():
         raise ValueError(f"the training text is not the one the run in {out} was started with")
 
 
@@ -260,15 +335,17 @@ class _Job:
         names = ("steps", "lr", "warmup", "final_lr", "weight_decay", "max_grad_norm", "accumulate", "eval_every", "patience")
         self.options = {name: getattr(args, name) for name in names}
         training.check_options(**self.options)
+        _check_ratios(args, "eta", "gamma")
         if args.eval_tokens < 2:
             raise ValueError(f"--eval-tokens must be at least 2, got {args.eval_tokens}")
-        backend.select_device(args.device)
+        xp = backend.select_device(args.device)
         backend.reuse_freed_memory()
         self.args, self.corpus = args, corpus or _load_corpus(args)
         self.data_name = ", ".join(args.data) if args.data else "the documentation of this Python"
         config = GPTConfig(
             self.corpus.tokenizer.vocab_size, args.block_size, args.n_layer, args.n_head, args.n_embd, args.dropout
         )
+        _check_memory(config, args.batch_size, args.accumulate, on_cpu=xp.__name__ == "numpy")
         self.model = GPT(config, args.seed, args.device)
         self.device_name = backend.device_name(self.model.xp)
         self.objective = _objective(args, self.model)
@@ -288,7 +365,10 @@ class _Job:
         except (TypeError, ValueError):  # an objective that needs the real batch, as EMO's embeddings on a GPU
             return f"start    {self.args.objective} loss {initial:.3f}"
         line = f"start    {self.args.objective} loss {initial:.3f}"
-        return f"{line}; a model that finds every token equally likely has {uniform:.3f}"
+        line += f"; a model that finds every token equally likely has {uniform:.3f}"
+        if abs(initial - uniform) > 0.1 * abs(uniform) + 0.05:
+            line += "\n         WARNING: they should be close; check the objective before trusting this run"
+        return line
 
     def fit(self, folder, resume, progress):
         from . import training
@@ -303,37 +383,63 @@ class _Job:
             folder=folder,
             boundary=self.corpus.tokenizer.boundary,
             resume=resume,
+            on_start=lambda: _write_options(folder, self.args, self.corpus),
             progress=progress,
         )
 
     def result(self, measurement):
-        import numpy as np
-
-        from . import metrics
+        from . import compare, metrics
 
         nats, kind = measurement["validation_mle"], self.corpus.tokenizer.kind
-        line = f"result   validation {nats:.3f} nats per {kind}, perplexity {np.exp(nats):.2f}"
+        line = f"result   validation {nats:.3f} nats per {kind}, perplexity {compare.perplexity(nats):.2f}"
         if len(self.corpus.train) > 5_000_000:
             return line
         ngram = metrics.ngram_cross_entropy(
             self.corpus.train, self.corpus.validation[: self.args.eval_tokens], 4, self.corpus.tokenizer.vocab_size
         )
-        return f"{line} (a 4-gram model: {ngram:.3f}, {np.exp(ngram):.2f})"
+        return f"{line} (a 4-gram model: {ngram:.3f}, {compare.perplexity(ngram):.2f})"
 
-    def sample(self, folder, seed):
+    def sample(self, model, seed):
         from . import backend
-        from .gpt import GPT
 
-        tokenizer, model = self.corpus.tokenizer, GPT.load(folder, self.args.device)
+        tokenizer = self.corpus.tokenizer
         prompt = model.xp.full((1, 1), tokenizer.boundary)
         tokens = model.generate(prompt, 300, stop=tokenizer.boundary, seed=seed)
         return tokenizer.decode(backend.to_numpy(tokens)[0])
 
 
-def _load_corpus(args):
+def _check_memory(config, batch_size, accumulate, on_cpu):
+    """Raise MemoryError where training is sure to need more memory than the machine has, before it is used up."""
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
+        return
+    C, T, L = config.n_embd, config.block_size, config.n_layer
+    params = L * (12 * C * C + 13 * C) + (config.vocab_size + T + 2) * C
+    positions = batch_size * T
+    activations = positions * (config.vocab_size + L * (16 * C + config.n_head * T)) + 2 * positions * accumulate
+    needed = 4 * (4 * params + activations if on_cpu else params)  # bytes; the 4: weights, gradients, AdamW's two means
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise MemoryError(
+            f"training this model needs more than {needed >> 30:,} GiB of memory, this machine has {there >> 30:,}; "
+            "choose a smaller --n-embd, --n-layer, --block-size, --batch-size or --accumulate"
+        )
+
+
+def _check_ratios(args, *names):
+    for name in names:
+        if not 0 <= getattr(args, name) <= 1:
+            raise ValueError(f"--{name} must be between 0 and 1, got {getattr(args, name)}")
+
+
+def _load_corpus(args, folder=None):
     from . import text
 
-    return text.load_corpus(args.data, tokenizer=args.tokenizer, lines=args.lines, held_out=args.held_out, seed=args.seed)
+    prepared = args.data and len(args.data) == 1 and text.is_prepared(args.data[0])
+    if prepared and (ignored := {"tokenizer", "lines", "held_out"} & getattr(args, "given", {}).keys()):
+        flag = "--" + min(ignored).replace("_", "-")
+        raise ValueError(f"{flag} was settled when {args.data[0]} was prepared and cannot be given again")
+    # The split does not depend on --seed: runs with different seeds are measured on the same held-out text.
+    return text.load_corpus(args.data, tokenizer=args.tokenizer, lines=args.lines, held_out=args.held_out, folder=folder)
 
 
 def _objective(args, model):
@@ -365,10 +471,11 @@ def _objective_of_file(path, name, unchecked):
         raise FileNotFoundError(f"{path} does not exist")
     try:
         objective = runpy.run_path(str(path)).get(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{path} fails to run: {type(error).__name__}: {error}") from error
     if not callable(objective):
         raise ValueError(f"{path} defines no function {name!r}")
+    objective = _watched(objective, f"{name} in {path}")
     if not unchecked:
         report = checks.check_objective(objective)
         if not report.ok:
@@ -377,6 +484,23 @@ def _objective_of_file(path, name, unchecked):
                 f"add --unchecked\n{report}"
             )
     return objective
+
+
+def _watched(objective, name):
+    """`objective`, with a ValueError that names it where it fails or returns something else than an objective does."""
+
+    @functools.wraps(objective)
+    def watched(logits, targets, **options):
+        try:
+            result = objective(logits, targets, **options)
+        except Exception as error:
+            raise ValueError(f"{name} fails: {type(error).__name__}: {error}") from error
+        shapes = [getattr(part, "shape", None) for part in result] if isinstance(result, tuple) else None
+        if shapes != [(), logits.shape]:
+            raise ValueError(f"{name} must return (loss, dlogits), arrays of shape () and of logits' shape")
+        return result
+
+    return watched
 
 
 # ---- sample, eval -----------------------------------------------------------------------------------------------------
@@ -396,60 +520,89 @@ def _open(folder, device):
 def _sample(args):
     from . import backend
 
+    _check_out_file(args)
     if args.count < 1:
         raise ValueError(f"--count must be at least 1, got {args.count}")
     model, tokenizer = _open(args.folder, args.device)
     ids = [tokenizer.boundary, *tokenizer.encode(args.prompt).tolist()]
-    rng, records = backend.rng(args.seed, model.xp), []
+    rng, records, prompt = backend.rng(args.seed, model.xp), [], model.xp.asarray([ids])
+    sampling = (args.tokens, args.temperature, args.top_k, args.top_p, tokenizer.boundary, rng)
+    streams = [model.stream(prompt, *sampling) for _ in range(args.count)]
     for k in range(args.count):
         print(f"{chr(10) if k else ''}{args.prompt}", end="", flush=True)
-        written = []
-        prompt = model.xp.asarray([ids])
-        for token in model.stream(prompt, args.tokens, args.temperature, args.top_k, args.top_p, tokenizer.boundary, rng):
+        written, pending = [], []
+        for token in streams[k]:
             if int(token[0]) == tokenizer.boundary:
                 break
             written.append(int(token[0]))
-            # A character of UTF-8 may take several byte tokens: print up to the last whole one.
-            whole, before = tokenizer.decode(written), tokenizer.decode(written[:-1])
-            if not whole.endswith("\N{REPLACEMENT CHARACTER}"):
-                print(whole[len(before.rstrip("\N{REPLACEMENT CHARACTER}")) :], end="", flush=True)
-        print(flush=True)
+            pending.append(int(token[0]))
+            # A character of UTF-8 may take up to four byte tokens: print whole ones.
+            if not tokenizer.decode(pending).endswith("\N{REPLACEMENT CHARACTER}") or len(pending) >= 4:
+                print(tokenizer.decode(pending), end="", flush=True)
+                pending = []
+        print(tokenizer.decode(pending), flush=True)
         records.append({"prompt": args.prompt, "text": tokenizer.decode(written), "tokens": written})
     if args.out:
         _write_lines(args.out, records)
     return 0
 
 
+def _check_out_file(args):
+    if args.out and Path(args.out).exists() and not args.overwrite:
+        raise FileExistsError(f"{args.out} exists already; choose another --out or add --overwrite")
+
+
 def _eval(args):
     from . import checkpoint, compare, text, training
 
-    model, tokenizer = _open(args.folder, args.device)
-    options = {"data": None, "tokenizer": tokenizer.kind, "lines": False, "held_out": 0.1, "seed": 0}
-    if (Path(args.folder) / RUN_FILE).exists():
-        options |= {k: v for k, v in checkpoint.read_json(Path(args.folder) / RUN_FILE).items() if k in options}
+    _check_out_file(args)
+    compare.check_options(args.samples, args.tokens, args.temperature)
+    _check_ratios(args, "eta")
+    folder, run_corpus = Path(args.folder), None
+    model, tokenizer = _open(folder, args.device)
+    options = {"data": None, "tokenizer": "character", "lines": False, "held_out": 0.1}
+    if (folder / RUN_FILE).exists():
+        options |= _read_options(folder)
+    if args.data is None and (folder / RUN_FILE).exists():
+        run_corpus = _load_corpus(argparse.Namespace(**options))
+        _check_data(folder, run_corpus)
     elif args.data is None:
-        raise ValueError(f"{args.folder} has no {RUN_FILE} that says what its validation text is; give --data")
-    run_corpus = text.load_corpus(options.pop("data"), **options) if (Path(args.folder) / RUN_FILE).exists() else None
-    ids = run_corpus.validation if args.data is None else text.encode_files(args.data, tokenizer, options["lines"])
-    batches = text.consecutive_batches(ids, 32, model.config.block_size, options["lines"])
+        raise ValueError(f"{folder} has no {RUN_FILE} that says what its validation text is; give --data")
+    lines = options["lines"] if run_corpus is None else run_corpus.lines
+    if args.eval_tokens < 2:
+        raise ValueError(f"--eval-tokens must be at least 2, got {args.eval_tokens}")
+    ids = run_corpus.validation if args.data is None else text.encode_files(args.data, tokenizer, lines)
+    ids = ids[: args.eval_tokens]
+    batches = text.consecutive_batches(ids, 32, model.config.block_size, lines)
     found = training.evaluate(model, batches)
     eta, nats = args.eta, found["validation_mle"]
-    if not 0 <= eta <= 1:
-        raise ValueError(f"--eta must be between 0 and 1, got {eta}")
     found = {"tokens": len(ids) - 1, "mle": nats, "mixce": eta * nats - (1 - eta) * found["mean_q"], "mean_q": found["mean_q"]}
     print(f"text     {found['tokens']:,} targets")
     print(f"loss     {nats:.4f} nats per {tokenizer.kind} (MLE), ", end="")
     print(f"{found['mixce']:.4f} (MixCE, η = {eta}); mean q {found['mean_q']:.4f}")
 
-    corpus = run_corpus or text.Corpus(ids, ids, tokenizer, options["lines"])
+    corpus = run_corpus or text.Corpus(ids, ids, tokenizer, lines)
     vocabulary = compare.vocabulary_of(corpus)
     model_row = compare.measure(model, batches, corpus, vocabulary, args.samples, args.tokens, args.temperature, args.seed)
     text_row = compare.measure_texts(compare.held_out_texts(ids, args.samples, args.tokens), tokenizer, vocabulary)
-    print(compare.table({"model": [model_row], "this text": [text_row]}))
+    print(compare.table({"model": [model_row]} | ({"this text": [text_row]} if text_row else {})))
     if args.out:
         record = found | {"model": model_row, "text": text_row}
-        checkpoint.write_atomically(args.out, json.dumps(record, indent=2).encode() + b"\n")
+        checkpoint.write_atomically(args.out, _json(record).encode() + b"\n")
     return 0
+
+
+def _json(value):
+    """JSON, with null for the numbers it cannot hold (a measure of no text is NaN)."""
+
+    def clean(v):
+        if isinstance(v, dict):
+            return {str(k): clean(x) for k, x in v.items()}
+        if isinstance(v, list):
+            return [clean(x) for x in v]
+        return None if isinstance(v, float) and not math.isfinite(v) else v
+
+    return json.dumps(clean(value), indent=1)
 
 
 def _write_lines(path, records):
@@ -463,35 +616,51 @@ def _write_lines(path, records):
 
 
 def _compare(args):
-    import math
-
     from . import checkpoint, compare, plots
     from .gpt import GPT
 
-    plots._pyplot()  # a missing matplotlib is better found before the training
+    if args.resume and args.overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    plots.new_figure()  # a missing matplotlib is better found before the training
     out, runs = Path(args.out), _parse_objectives(args)
     seeds = _parse_seeds(args.seeds)
-    if (out / "table.json").exists() and not args.overwrite:
-        raise FileExistsError(f"{out} already holds a comparison; choose another --out or add --overwrite")
+    compare.check_options(args.samples, args.tokens)
+    if args.samples < 1:
+        raise ValueError(f"--samples must be at least 1, got {args.samples}")
+    folders = {(label, seed): out / f"{_plain(label)}_seed{seed}" for label in runs for seed in seeds}
+    files = [name for name in ("table.json", "table.csv", "comparison.png") if (out / name).exists()]
+    found = [*files, *(folder.name for folder in folders.values() if _found_in(folder))]
+    if found and not (args.overwrite or args.resume):
+        way_out = "choose another --out, or add --resume or --overwrite"
+        raise FileExistsError(f"{out} already holds a comparison ({found[0]}); {way_out}")
     corpus = _load_corpus(args)
+    if len(corpus.validation) < args.tokens:
+        raise ValueError(f"--tokens must be at most the {len(corpus.validation)} tokens held out, got {args.tokens}")
     vocabulary = compare.vocabulary_of(corpus)
     jobs = {}
     for label, changes in runs.items():  # all are made before the first is trained, so that bad options fail at once
         for seed in seeds:
-            options = argparse.Namespace(**(vars(args) | changes | {"seed": seed, "unchecked": False}))
+            options = argparse.Namespace(**(vars(args) | changes | {"seed": seed}))
             jobs[label, seed] = _Job(options, corpus)
     rows, curves, best = {}, {}, {}
     for (label, seed), job in jobs.items():
         if not args.quiet:
             print(f"\n{label}, seed {seed}")
-        folder = out / f"{label.replace(' ', '_').replace('=', '')}_seed{seed}"
-        _start_folder(folder, job.args, corpus)
-        measurements = job.fit(folder, False, not args.quiet)
+        folder = folders[label, seed]
+        resume = args.resume and (folder / RUN_FILE).exists()
+        if resume:
+            _check_same_options(folder, job)
+        else:
+            _start_folder(folder, corpus)
+        measurements = job.fit(folder, resume, not args.quiet)
         model = best[label, seed] = GPT.load(folder, args.device)
         rows.setdefault(label, []).append(
             {"seed": seed} | compare.measure(model, job.validation, corpus, vocabulary, args.samples, args.tokens, 1.0, seed)
         )
-        curve = {"step": [m["step"] for m in measurements], "perplexity": [math.exp(m["validation_mle"]) for m in measurements]}
+        curve = {
+            "step": [m["step"] for m in measurements],
+            "perplexity": [compare.perplexity(m["validation_mle"]) for m in measurements],
+        }
         curves.setdefault(label, []).append(curve)
 
     def tempered(seed, temperature):
@@ -520,7 +689,7 @@ def _compare(args):
         "curves": curves,
         "options": {k: v for k, v in vars(args).items() if k not in _NOT_OPTIONS},
     }
-    checkpoint.write_atomically(out / "table.json", json.dumps(result, indent=1).encode())
+    checkpoint.write_atomically(out / "table.json", _json(result).encode())
     groups = (
         rows
         | controls
@@ -528,17 +697,38 @@ def _compare(args):
         | {"held-out text": [held_out]}
     )
     _write_csv(out / "table.csv", groups)
-    plots.comparison(result, out / "comparison.png")
     print(f"\n{compare.table(groups)}")
-    print(f"mean ± standard deviation over {len(seeds)} seeds; entropy in nats per token at held-out contexts")
+    plots.comparison(result, out / "comparison.png")
+    spread = f"mean ± standard deviation over {len(seeds)} seeds; " if len(seeds) > 1 else ""
+    print(f"{spread}entropy in nats per token at held-out contexts")
     print(f"files    {out}/: table.csv, table.json, comparison.png, and a run folder for each objective and seed")
     return 0
+
+
+def _plain(label):
+    """A label as a folder's name: "mixce η=0.5" -> "mixce_eta0.5"."""
+    return label.replace("η", "eta").replace("γ", "gamma").replace(" ", "_").replace("=", "")
+
+
+def _check_same_options(folder, job):
+    """A run of a comparison goes on only under the options it was started with."""
+    _check_data(folder, job.corpus)
+    for name, value in _read_options(folder).items():
+        ours = getattr(job.args, name, value)
+        if name not in (*_MAY_CHANGE, "data_fingerprint") and name in vars(job.args) and ours != value:
+            raise ValueError(f"the run in {folder} has --{name.replace('_', '-')} {value}, not {ours}")
 
 
 def _parse_objectives(args):
     """ "mle,mixce:0.5" -> {label: options}."""
     runs = {}
     for item in args.objectives.split(","):
+        if ".py:" in item:
+            path, _, name = item.strip().rpartition(":")
+            if name in runs:
+                raise ValueError(f"--objectives names {name} twice")
+            runs[name] = {"objective": f"{os.path.abspath(path)}:{name}"}
+            continue
         name, _, ratio = item.strip().partition(":")
         key = {"mixce": "eta", "mixce_surrogate": "eta", "tailr": "gamma"}.get(name)
         if ratio and key is None:
@@ -585,16 +775,7 @@ def _write_csv(path, groups):
 
 
 def _prepare(args):
-    from . import text
-
-    corpus = text.load_corpus(
-        args.data,
-        tokenizer=args.tokenizer,
-        lines=args.lines,
-        held_out=args.held_out,
-        seed=args.seed,
-        folder=args.out,
-    )
+    corpus = _load_corpus(args, args.out)
     print(f"{len(corpus.train):,} training and {len(corpus.validation):,} validation tokens, ", end="")
     print(f"{corpus.tokenizer.vocab_size} different, in {args.out}/; train on them with --data {args.out}")
     return 0
@@ -603,8 +784,9 @@ def _prepare(args):
 def _gradcheck(args):
     from . import backend, checks
 
-    xp = backend.select_device(args.device)
-    print(f"Numerical derivatives against the backward functions, float64, on {backend.device_name(xp)}\n")
+    _check_out_file(args)
+    xp, where = backend.select_device(args.device), Path(checks.__file__).parent
+    print(f"Numerical derivatives against the backward functions of {where}, float64, on {backend.device_name(xp)}\n")
     rows = []
     for title, report in checks.check_everything(args.device, args.seed):
         print(f"{title}\n{report}\n", flush=True)

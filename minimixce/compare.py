@@ -26,7 +26,13 @@ def fit_to_text(model, batches, temperature=1.0):
         nll += float(objectives.mle(logits, there, reduction="none")[0].sum())
         entropy += float((_entropies(logits) * (there >= 0)).sum())
         count += int((targets >= 0).sum())
-    return math.exp(nll / count), entropy / count
+    return perplexity(nll / count), entropy / count
+
+
+def perplexity(nats):
+    """exp(nats), and infinity where that is more than a float holds."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(nats))
 
 
 def _entropies(logits):
@@ -48,10 +54,21 @@ def matching_temperature(model, batches, entropy):
     return (low + high) / 2
 
 
-def sample_texts(model, boundary, count, tokens, temperature=1.0, seed=0):
-    """`count` samples from the start of a document -> ids (count, tokens) on the host; they run on over boundaries."""
-    prompt = model.xp.full((count, 1), boundary)
-    return backend.to_numpy(model.generate(prompt, tokens, temperature, seed=seed))[:, 1:]
+def sample_texts(model, boundary, count, tokens, temperature=1.0, seed=0, lines=False):
+    """`count` samples from the start of a document -> ids (count, tokens) on the host; they run on over boundaries.
+
+    With lines, the model has learnt single lines only: whole lines are sampled and put one after another.
+    """
+    prompt, rng = model.xp.full((count, 1), boundary), backend.rng(seed, model.xp)
+    if not lines:
+        return backend.to_numpy(model.generate(prompt, tokens, temperature, seed=rng))[:, 1:]
+    stream = []
+    while len(stream) < count * tokens:
+        longest = model.config.block_size
+        for line in backend.to_numpy(model.generate(prompt, longest, temperature, stop=boundary, seed=rng)).tolist():
+            end = line.index(boundary, 1) if boundary in line[1:] else len(line)
+            stream += line[:end]
+    return np.array(stream[: count * tokens]).reshape(count, tokens)
 
 
 def held_out_texts(ids, count, tokens):
@@ -86,21 +103,27 @@ def vocabulary_of(corpus):
     return set(metrics.words(_decode(corpus.tokenizer, np.asarray(corpus.train[:10_000_000]))))
 
 
+def check_options(samples, tokens, temperature=1.0):
+    """Raise ValueError, naming the option, unless `measure` can work with these."""
+    for name, value, least in (("samples", samples, 0), ("tokens", tokens, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be a positive number, got {temperature}")
+
+
 def measure(model, batches, corpus, vocabulary, samples, tokens, temperature=1.0, seed=0):
     """All MEASURES of one model at one temperature -> dict."""
     perplexity, entropy = fit_to_text(model, batches, temperature)
-    texts = sample_texts(model, corpus.tokenizer.boundary, samples, tokens, temperature, seed) if samples else []
+    sampling = (corpus.tokenizer.boundary, samples, tokens, temperature, seed, corpus.lines)
+    texts = sample_texts(model, *sampling) if samples else []
     return {"perplexity": perplexity, "entropy": entropy} | measure_texts(texts, corpus.tokenizer, vocabulary)
 
 
 def spread(rows):
     """Mean and standard deviation of every measure over rows (dicts) -> {name: (mean, deviation)}."""
     names = [name for name in MEASURES if all(name in row for row in rows)]
-    return {
-        name: (float(np.mean(v)), float(np.std(v, ddof=1)) if len(v) > 1 else 0.0)
-        for name in names
-        if (v := [r[name] for r in rows])
-    }
+    return {name: metrics.mean_and_deviation([row[name] for row in rows]) for name in names}
 
 
 def table(groups):

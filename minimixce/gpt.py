@@ -20,6 +20,7 @@ from .layers import (
     dropout_forward,
     embedding_backward,
     embedding_forward,
+    extend_kv,
     gelu_backward,
     gelu_forward,
     layer_norm_backward,
@@ -218,6 +219,8 @@ class GPT:
         c, params, past = self.config, self.params, past or None
         dropout = c.dropout if training else 0.0
         start = past[0].k.shape[2] if past else 0
+        if past and len(past) != c.n_layer:
+            raise ValueError(f"past must hold keys and values of {c.n_layer} layers, got {len(past)}")
         self._check_input(x, past, start)
         x, embedding = embedding_forward(x, params["wte.weight"])
         x, position = position_forward(x, params["wpe.weight"], start)
@@ -226,7 +229,7 @@ class GPT:
         for i in range(c.n_layer):
             x, block = block_forward(x, params, f"h.{i}", c.n_head, past and past[i], dropout, rng)
             blocks.append(block)
-            present.append(_extend_kv(past and past[i], block.attention))
+            present.append(extend_kv(past and past[i], block.attention.k, block.attention.v))
         x, ln_f = layer_norm_forward(x, params["ln_f.weight"], params["ln_f.bias"])
         logits, unembedding = unembedding_forward(x, params["wte.weight"])
         return logits, present, GPTCache(embedding, position, dropped, blocks, ln_f, unembedding)
@@ -265,7 +268,7 @@ class GPT:
         if x.dtype.kind in "iu":
             if x.ndim != 2:
                 raise ValueError(f"token ids must have shape (B,T), got {x.shape}")
-            # On a GPU this check would make every step wait for the device; corpora are checked where they are made.
+            # On a GPU this check would make every step wait for the device; fit checks batches before they go there.
             if xp is np and x.size and not (0 <= x.min() and x.max() < V):
                 raise ValueError(f"token ids must be in 0 … {V - 1}, got {x.min()} … {x.max()}")
         elif x.ndim != 3 or x.shape[2] != V or x.dtype != self.config.dtype:
@@ -293,14 +296,17 @@ class GPT:
         return array_module(prompt).concatenate([prompt.astype("int64"), *(t[:, None] for t in tokens)], axis=1)
 
     def stream(self, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop=None, seed=0):
-        """The tokens of `generate` one by one: yields max_new_tokens arrays (B,)."""
+        """The tokens of `generate` one by one: an iterator over max_new_tokens arrays (B,)."""
         _check_sampling(max_new_tokens, temperature, top_k, top_p)
-        xp, block_size = array_module(prompt), self.config.block_size
         if prompt.ndim != 2 or prompt.dtype.kind not in "iu":
             raise ValueError(f"prompt must be token ids (B,T), got {prompt.dtype} {prompt.shape}")
         if stop is not None and not 0 <= stop < self.config.vocab_size:
             raise ValueError(f"stop must be a token id in 0 … {self.config.vocab_size - 1}, got {stop}")
-        prompt = prompt.astype("int64")  # narrow ids would wrap around
+        # int64, because narrow ids would wrap around
+        return self._stream(prompt.astype("int64"), max_new_tokens, (temperature, top_k, top_p), stop, seed)
+
+    def _stream(self, prompt, max_new_tokens, sampling, stop, seed):
+        xp, block_size = array_module(prompt), self.config.block_size
         rng = backend.rng(seed, xp)
         window, past = prompt[:, -block_size:], None
         stopped = xp.zeros(len(prompt), dtype=bool)
@@ -309,7 +315,7 @@ class GPT:
                 yield xp.full(len(prompt), stop, prompt.dtype)
                 continue
             logits, past, _ = self.extend_forward(window, past)
-            tokens = _sample(logits[:, -1], temperature, top_k, top_p, rng).astype("int64")
+            tokens = _sample(logits[:, -1], *sampling, rng).astype("int64")
             if stop is not None:
                 tokens = xp.where(stopped, stop, tokens)
                 stopped |= tokens == stop
@@ -352,17 +358,8 @@ def _add(grads, name, value):
         grads[name] = value
 
 
-def _extend_kv(past, attention):
-    """present: the past rows, each repeated for the rows it serves, followed by this call's own keys and values."""
-    if past is None:
-        return KV(attention.k, attention.v)
-    xp, G = array_module(attention.k), len(attention.k) // len(past.k)
-    pieces = zip(past, (attention.k, attention.v))
-    return KV(*(xp.concatenate([xp.repeat(old, G, axis=0), new], axis=2) for old, new in pieces))
-
-
 def _split_dkv(dpresent, attention):
-    """The reverse of _extend_kv: dpresent -> its part for past, summed over the rows that shared it, and for the own KV."""
+    """The reverse of extend_kv: dpresent -> its part for past, summed over the rows that shared it, and for the own KV."""
     if dpresent is None:
         return None, None
     T = attention.k.shape[2]
@@ -370,7 +367,8 @@ def _split_dkv(dpresent, attention):
     if attention.past is None:
         return None, own
     rows = len(attention.past.k)
-    return KV(*(d[:, :, :-T].reshape(rows, -1, *d[:, :, :-T].shape[1:]).sum(axis=1) for d in dpresent)), own
+    old = (d[:, :, :-T].reshape(rows, -1, *d[:, :, :-T].shape[1:]).sum(axis=1) for d in dpresent)
+    return KV(*old), own
 
 
 def _sum_kv(a, b):

@@ -12,7 +12,7 @@ Every function follows its arrays (NumPy or CuPy) and computes in their dtype.
 import math
 from typing import Any, NamedTuple
 
-from .backend import array_module
+from .backend import add_rows, array_module
 
 
 def _rows(x):
@@ -71,9 +71,7 @@ def embedding_backward(dy, cache):
     x, weight = cache
     xp = array_module(dy)
     if x.dtype.kind in "iu":
-        dweight = xp.zeros_like(weight)
-        xp.add.at(dweight, x.reshape(-1), _rows(dy))
-        return None, dweight
+        return None, add_rows(xp.zeros_like(weight), x.reshape(-1), _rows(dy))
     dweight = _rows(x).T @ _rows(dy)
     dx = (_rows(dy) @ weight.T).reshape(x.shape)
     return dx, dweight
@@ -126,6 +124,12 @@ def unembedding_backward(dlogits, cache):
 # ---- layer norm -------------------------------------------------------------------------------------------------------
 
 
+def _mean(x):
+    """(…,C) -> (…,1). As a product with a vector of 1/C, which BLAS sums faster than a reduction over a short axis does."""
+    weights = array_module(x).full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
+    return (_rows(x) @ weights).reshape(*x.shape[:-1], 1)
+
+
 class LayerNormCache(NamedTuple):
     normed: Any
     rstd: Any
@@ -135,8 +139,8 @@ class LayerNormCache(NamedTuple):
 def layer_norm_forward(x, weight, bias, epsilon=1e-5):
     """Every row of x to mean 0 and variance 1, then scaled and shifted. x (…,C), weight (C,), bias (C,) -> y (…,C)."""
     xp = array_module(x)
-    normed = x - x.mean(axis=-1, keepdims=True)
-    variance = xp.square(normed).mean(axis=-1, keepdims=True)
+    normed = x - _mean(x)
+    variance = _mean(xp.square(normed))
     rstd = 1 / xp.sqrt(variance + epsilon)  # one over the standard deviation, (…,1)
     normed *= rstd
     y = normed * weight
@@ -157,8 +161,8 @@ def layer_norm_backward(dy, cache):
     dbias = _rows(dy).sum(axis=0)
     dweight = _rows(dy * normed).sum(axis=0)
     dnormed = dy * weight
-    along_normed = (dnormed * normed).mean(axis=-1, keepdims=True)
-    dx = dnormed - dnormed.mean(axis=-1, keepdims=True)
+    along_normed = _mean(dnormed * normed)
+    dx = dnormed - _mean(dnormed)
     dx -= normed * along_normed
     dx *= rstd
     return dx, dweight, dbias
@@ -230,8 +234,9 @@ def softmax_backward(dprobs, cache):
     ∂p_i/∂x_j = p_i (1[i=j] − p_j), hence dx_j = Σ_i dp_i p_i (1[i=j] − p_j) = p_j (dp_j − Σ_i p_i dp_i).
     """
     probs, axis = cache
-    weighted = probs * dprobs
-    return weighted - probs * weighted.sum(axis=axis, keepdims=True)
+    dx = dprobs - (probs * dprobs).sum(axis=axis, keepdims=True)
+    dx *= probs
+    return dx
 
 
 # ---- dropout ----------------------------------------------------------------------------------------------------------
@@ -270,6 +275,38 @@ class KV(NamedTuple):
     v: Any
 
 
+class GrowingKV(KV):
+    """A KV that is the beginning of longer arrays, its `room`, so that a next token need not copy all those before it."""
+
+    room = None
+
+
+class Room:
+    """Keys and values with space behind the first `used` positions. Only the KV that ends there grows in place; whoever else
+    extends the same past gets a copy, so a past can be extended twice."""
+
+    def __init__(self, past, batch, capacity):
+        xp, (rows, H, P, D) = array_module(past.k), past.k.shape
+        self.k, self.v = (xp.empty((batch, H, capacity, D), past.k.dtype) for _ in range(2))
+        self.k[:, :, :P], self.v[:, :, :P] = (xp.repeat(x, batch // rows, axis=0) for x in past)
+        self.used = P
+
+
+def extend_kv(past, k, v):
+    """past (KV of rows or None) followed by k, v (B,H,T,D) -> KV (B,H,P+T,D); each past row stands before B/rows of k."""
+    if past is None:
+        return KV(k, v)
+    (rows, _, P, _), (B, _, T, _) = past.k.shape, k.shape
+    room = getattr(past, "room", None)
+    if room is None or rows != B or room.used != P or P + T > room.k.shape[2]:
+        room = Room(past, B, P + T if rows != B else 2 * (P + T))
+    room.k[:, :, P : P + T], room.v[:, :, P : P + T] = k, v
+    room.used = P + T
+    present = GrowingKV(room.k[:, :, : P + T], room.v[:, :, : P + T])
+    present.room = room
+    return present
+
+
 class AttentionCache(NamedTuple):
     q: Any  # (B,H,T,D), already divided by √D
     k: Any
@@ -288,9 +325,11 @@ def _split_heads(x, n_head, parts):
 
 def _merge_heads(parts):
     """The reverse: a list of (B,H,T,D) -> (B,T,parts·C)."""
-    B, _, T, _ = parts[0].shape
-    stacked = array_module(parts[0]).stack(parts)
-    return stacked.transpose(1, 3, 0, 2, 4).reshape(B, T, -1)
+    B, H, T, D = parts[0].shape
+    merged = array_module(parts[0]).empty((B, T, len(parts), H, D), parts[0].dtype)
+    for i, part in enumerate(parts):
+        merged[:, :, i] = part.swapaxes(1, 2)
+    return merged.reshape(B, T, -1)
 
 
 def _transpose(x):

@@ -83,3 +83,8 @@ def word_validity(texts, vocabulary):
     left out. NaN without words."""
     inner = [word for text in texts for word in words(text)[1:-1]]
     return sum(word in vocabulary for word in inner) / len(inner) if inner else float("nan")
+
+
+def mean_and_deviation(values):
+    """Mean and standard deviation (n − 1) of some numbers; the deviation of a single one is 0."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

@@ -31,7 +31,7 @@ def mle(logits, targets, *, normalizer=None, reduction="mean"):
 
 def mixce(logits, targets, *, eta=0.5, normalizer=None, reduction="mean"):
     """MixCE: −η log q − (1−η) q, 0 ≤ η ≤ 1 (η = 1 is MLE). Zhang et al. 2023, eq. 7; shapes and options: see the module."""
-    _check_ratio("eta", eta)
+    check_ratio("eta", eta)
 
     def f_and_w(log_q, xp):
         q = xp.exp(log_q)
@@ -46,7 +46,7 @@ def mixce_surrogate(logits, targets, *, eta=0.5, normalizer=None, reduction="mea
     sg stops the gradient: the weight is taken at the current logits and then held fixed. So the gradient is mixce's, but
     the value is another, and dlogits is NOT the derivative of that value: a numerical check of it fails, and should.
     """
-    _check_ratio("eta", eta)
+    check_ratio("eta", eta)
 
     def f_and_w(log_q, xp):
         w = eta + (1 - eta) * xp.exp(log_q)
@@ -60,7 +60,7 @@ def tailr(logits, targets, *, gamma=0.1, normalizer=None, reduction="mean"):
 
     Ji et al. 2023, eq. 8, without its lower clamp on w. Shapes and options: see the module.
     """
-    _check_ratio("gamma", gamma)
+    check_ratio("gamma", gamma)
 
     def f_and_w(log_q, xp):
         log_gamma = math.log(gamma) if gamma > 0 else -math.inf
@@ -169,7 +169,7 @@ def _check(logits, targets, reduction):
         raise ValueError(
             f"targets must have the shape of logits without its last axis, {logits.shape[:-1]}, got {targets.shape}"
         )
-    # On a GPU this check would make every step wait for the device; corpora are checked where they are made.
+    # On a GPU this check would make every step wait for the device; fit checks batches before they go there.
     if xp is np and targets.size and not (-1 <= targets.min() and targets.max() < logits.shape[-1]):
         raise ValueError(f"targets must be in 0 … {logits.shape[-1] - 1}, or −1, got {targets.min()} … {targets.max()}")
     if reduction not in ("mean", "none"):
@@ -177,6 +177,7 @@ def _check(logits, targets, reduction):
     return xp
 
 
-def _check_ratio(name, value):
-    if not 0 <= value <= 1:  # also false for NaN
+def check_ratio(name, value):
+    """Raise ValueError unless η or γ is in [0, 1]; NaN is not."""
+    if not 0 <= value <= 1:
         raise ValueError(f"{name} must be between 0 and 1, got {value}")

@@ -56,6 +56,8 @@ def clip_grads(grads, max_norm):
         raise ValueError(f"max_norm must be a positive number, got {max_norm}")
     xp = array_module(next(iter(grads.values())))
     norm = xp.sqrt(sum(xp.vdot(g, g) for g in grads.values()))
+    if max_norm == math.inf:
+        return norm
     scale = max_norm / xp.maximum(norm, max_norm)
     for g in grads.values():
         g *= scale

@@ -1,27 +1,31 @@
 """Figures from plain results (matplotlib, the extra 'plots'). One visual grammar: the data distribution P is blue, models Q
-are orange, lighter where they trained with less maximum likelihood, held-out text is a blue star."""
+are orange, lighter from one objective to the next, hollow where only the temperature changed, held-out text is a blue star."""
+
+from .metrics import mean_and_deviation
 
 P_COLOR, Q_COLOR = "#1f77b4", "#e6710a"
-_SHADES = ("#8c3b00", "#e6710a", "#ffab5e", "#ffd5ad")
+_DARK, _LIGHT = (0.45, 0.18, 0.0), (1.0, 0.75, 0.5)  # the ends of Q's shades
 
 
-def _pyplot():
+def new_figure(**options):
+    """A matplotlib Figure, without pyplot, so that the caller's backend stays as it is. ValueError without matplotlib."""
     try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
+        from matplotlib.figure import Figure
     except ImportError:
         raise ValueError('figures need matplotlib: pip install "minimixce[plots]"') from None
-    return plt
+    return Figure(**options)
+
+
+def _shades(count):
+    return [tuple(d + (e - d) * i / max(1, count - 1) for d, e in zip(_DARK, _LIGHT)) for i in range(count)]
 
 
 def comparison(result, path):
     """The picture of `minimixce compare` -> a PNG file. `result` is the content of its table.json."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(2, 3, figsize=(15, 8.5), layout="constrained")
+    figure = new_figure(figsize=(15, 8.5), layout="constrained")
+    axes = figure.subplots(2, 3)
     labels = list(result["objectives"])
-    color = {label: _SHADES[min(i, len(_SHADES) - 1)] for i, label in enumerate(labels)}
+    color = dict(zip(labels, _shades(len(labels))))
     held_out = result["held_out"]
 
     ax = axes[0, 0]
@@ -29,17 +33,20 @@ def comparison(result, path):
         for k, curve in enumerate(result["curves"][label]):
             ax.plot(curve["step"], curve["perplexity"], color=color[label], label=label if k == 0 else None)
     ax.set(title="Learning curves, one line a seed", xlabel="step", ylabel="validation perplexity", yscale="log")
-    ax.legend()
+    ax.legend(fontsize=8)
 
     ax = axes[0, 1]
-    _plane(ax, [result["rows"][label] for label in labels], Q_COLOR, "o-", "η (marker labels)", labels)
+    _plane(ax, [result["rows"][label] for label in labels], "o-", "trained with another objective", labels, (8, -14))
     temperatures = result["temperatures"]
-    _plane(ax, list(temperatures.values()), "#555555", "s--", "MLE, temperature", [f"τ {t}" for t in temperatures])
+    if temperatures:
+        names = [f"τ = {t}" for t in temperatures]
+        _plane(ax, list(temperatures.values()), "s--", "MLE at lower temperature τ", names, (-44, 4))
     best = min(r["perplexity"] for rows in result["rows"].values() for r in rows)
     star = {"marker": "*", "color": P_COLOR, "markersize": 17, "linestyle": "none"}
     ax.plot(best, held_out["word_validity"], **star, label="held-out text\n(its perplexity is at most this)")
+    ax.margins(x=0.16)
     ax.set(title="Word validity against perplexity", xlabel="validation perplexity", ylabel="words that occur in training")
-    ax.legend()
+    ax.legend(fontsize=8)
 
     panels = [
         ("entropy", "Entropy of Q at held-out contexts", "nats per token"),
@@ -47,29 +54,26 @@ def comparison(result, path):
         ("repetition", "Repetition in samples", "share of text"),
         ("word_validity", "Word validity of samples", "share of words"),
     ]
-    shown = [*labels, *result["controls"]]
+    shown = result["rows"] | result["controls"]
     for ax, (name, title, unit) in zip([axes[0, 2], *axes[1]], panels):
-        for x, label in enumerate(shown):
-            rows = result["rows"].get(label) or result["controls"][label]
+        for x, (label, rows) in enumerate(shown.items()):
             values = [row[name] for row in rows]
-            ax.plot([x] * len(values), values, "o", color=color.get(label, "#555555"), alpha=0.6)
-            ax.plot([x - 0.25, x + 0.25], [sum(values) / len(values)] * 2, color=color.get(label, "#555555"), linewidth=2.5)
+            shade, fill = color.get(label, Q_COLOR), "full" if label in color else "none"
+            ax.plot([x] * len(values), values, "o", color=shade, fillstyle=fill, alpha=0.8)
+            ax.plot([x - 0.25, x + 0.25], [sum(values) / len(values)] * 2, color=shade, linewidth=2.5)
         if name in held_out:
             ax.plot(len(shown), held_out[name], **star)
-        ticks = shown + (["held-out text"] if name in held_out else [])
+        ticks = [*shown, *(["held-out text"] if name in held_out else [])]
         ax.set_xticks(range(len(ticks)), [tick.replace(", ", ",\n") for tick in ticks], rotation=35, ha="right")
         ax.set(title=title, ylabel=unit)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
-def _plane(ax, groups, color, style, label, names):
+def _plane(ax, groups, style, label, names, offset):
     """A curve through the mean (perplexity, validity) of each group, with bars of one standard deviation."""
-    import numpy as np
-
-    points = np.array([[[row["perplexity"], row["word_validity"]] for row in rows] for rows in groups])  # (group, seed, 2)
-    mean = points.mean(axis=1)
-    bars = points.std(axis=1, ddof=1) if points.shape[1] > 1 else np.zeros_like(mean)
-    ax.errorbar(*mean.T, xerr=bars[:, 0], yerr=bars[:, 1], fmt=style, color=color, label=label, capsize=3)
-    for (x, y), name in zip(mean, names):
-        ax.annotate(name, (x, y), xytext=(6, 6), textcoords="offset points", fontsize=8, color=color)
+    x, y = ([mean_and_deviation([row[name] for row in rows]) for rows in groups] for name in ("perplexity", "word_validity"))
+    means, bars = ([v[0] for v in x], [v[0] for v in y]), ([v[1] for v in x], [v[1] for v in y])
+    fill = "none" if "--" in style else "full"
+    ax.errorbar(*means, xerr=bars[0], yerr=bars[1], fmt=style, color=Q_COLOR, fillstyle=fill, label=label, capsize=3)
+    for at, name in zip(zip(*means), names):
+        ax.annotate(name, at, xytext=offset, textcoords="offset points", fontsize=8, color=Q_COLOR)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import checkpoint
+from . import backend, checkpoint
 
 BOUNDARY = 0  # the id that starts and ends every document; tokenizers count their own tokens from 1
 TOKENIZER_FILE = "minimixce_tokenizer.json"
@@ -86,6 +86,7 @@ def load_tokenizer(folder):
 
 
 def _tokenizer_of(fields, path):
+    fields = fields if isinstance(fields, dict) else {}
     if fields.get("type") == ByteTokenizer.kind:
         return ByteTokenizer()
     if fields.get("type") == CharTokenizer.kind and isinstance(fields.get("characters"), str):
@@ -136,8 +137,10 @@ def _find_files(paths):
             if not inside:
                 raise ValueError(f"{path} holds no files")
             files += inside
-        elif path.exists():
+        elif path.is_file():
             files.append(path)
+        elif path.exists():  # a pipe, for example, which could be read only once
+            raise ValueError(f"{path} is neither a file nor a folder")
         else:
             raise FileNotFoundError(f"{path} does not exist")
     return files
@@ -180,7 +183,8 @@ class Corpus(NamedTuple):
     def fingerprint(self):
         """A number that tells one training stream from another, to notice that data changed under a run."""
         sample = self.train[:: max(1, len(self.train) // 1_000_000)]
-        return zlib.crc32(sample.astype(np.int32).tobytes()) ^ len(self.train)
+        letters = zlib.crc32(json.dumps(self.tokenizer.fields()).encode())
+        return zlib.crc32(sample.astype(np.int32).tobytes(), letters) ^ len(self.train)
 
 
 def load_corpus(paths=None, *, tokenizer="character", lines=False, held_out=0.1, seed=0, folder=None):
@@ -196,8 +200,12 @@ def load_corpus(paths=None, *, tokenizer="character", lines=False, held_out=0.1,
     if not 0 < held_out < 1:
         raise ValueError(f"held_out must be between 0 and 1, got {held_out}")
     paths = [paths] if isinstance(paths, (str, Path)) else paths
-    if paths is not None and len(paths) == 1 and (Path(paths[0]) / _CORPUS_FILE).exists():
+    if paths is not None and len(paths) == 1 and is_prepared(paths[0]):
+        if folder is not None:
+            raise ValueError(f"{paths[0]} is a prepared corpus already")
         return _open_prepared(Path(paths[0]))
+    if folder is not None:
+        _check_nothing_is_prepared(Path(folder))
     if paths is None:
         sources = [lambda d=d: iter([d]) for d in python_docs()]
     else:
@@ -213,6 +221,7 @@ def load_corpus(paths=None, *, tokenizer="character", lines=False, held_out=0.1,
     if sum(sizes) == 0 or not "".join(characters).strip():
         raise ValueError(f"{', '.join(map(str, paths))} holds no text")
     made = CharTokenizer(characters - {"\n"} if lines else characters) if tokenizer == "character" else ByteTokenizer()
+    sources, sizes = zip(*((source, size) for source, size in zip(sources, sizes) if size))  # without empty files
     splits = _line_splits(sources, held_out, seed) if lines else _document_splits(sources, sizes, held_out, seed)
     write = _write_to(Path(folder), made) if folder is not None else _keep_in_memory(made)
     return Corpus(*write(splits, lines), made, lines)
@@ -232,14 +241,14 @@ def encode_files(paths, tokenizer, lines=False):
 def split_documents(sizes, held_out, seed=0):
     """Which documents to hold out whole: drawn at random while they fit into held_out of all characters -> set of numbers.
 
-    At least one is held out and at least one is not.
+    At least one is held out, the smallest where none fits, and at least one is not.
     """
     budget, chosen = held_out * sum(sizes), set()
-    for i in np.random.default_rng(seed).permutation(len(sizes))[: len(sizes) - 1]:
-        if sizes[i] <= budget or not chosen:
+    for i in backend.rng(seed, np).permutation(len(sizes)):
+        if sizes[i] <= budget and len(chosen) < len(sizes) - 1:
             chosen.add(int(i))
             budget -= sizes[i]
-    return chosen
+    return chosen or {int(np.argmin(sizes))}
 
 
 def _document_splits(sources, sizes, held_out, seed):
@@ -248,9 +257,8 @@ def _document_splits(sources, sizes, held_out, seed):
         chosen = split_documents(sizes, held_out, seed)
         for i, source in enumerate(sources):
             split = "validation" if i in chosen else "train"
-            if sizes[i]:
-                yield from ((split, chunk) for chunk in source())
-                yield split, None
+            yield from ((split, chunk) for chunk in source())
+            yield split, None
         return
     left = sizes[0] - round(held_out * sizes[0])  # characters still to go to training
     for chunk in sources[0]():
@@ -263,10 +271,12 @@ def _document_splits(sources, sizes, held_out, seed):
 
 def _line_splits(sources, held_out, seed):
     """The same for lines: each is a document, held out with probability held_out."""
-    rng = np.random.default_rng(seed)
+    rng, number = backend.rng(seed, np), 0
     for source in sources:
         for line in _lines(source()):
-            split = "validation" if rng.random() < held_out else "train"
+            # The first two go one to each split, so that neither is empty.
+            split = ("train", "validation")[number] if number < 2 else "validation" if rng.random() < held_out else "train"
+            number += 1
             yield split, line
             yield split, None
 
@@ -290,7 +300,18 @@ def _keep_in_memory(tokenizer):
 
 # ---- prepared folders -------------------------------------------------------------------------------------------------
 
-_CORPUS_FILE = "minimixce_corpus.json"
+_CORPUS_FILE, _STREAMS = "minimixce_corpus.json", ("train.bin", "validation.bin")
+
+
+def _check_nothing_is_prepared(folder):
+    for name in (_CORPUS_FILE, *_STREAMS):
+        if (folder / name).exists():
+            raise FileExistsError(f"{folder} already holds {name}; delete what is there or choose another folder")
+
+
+def is_prepared(path):
+    """Whether `path` is a folder of token files that load_corpus wrote."""
+    return (Path(path) / _CORPUS_FILE).exists()
 
 
 def _write_to(folder, tokenizer):
@@ -298,12 +319,15 @@ def _write_to(folder, tokenizer):
     dtype = np.dtype("<u2") if tokenizer.vocab_size <= 1 << 16 else np.dtype("<u4")
 
     def write(splits, lines):
-        if (folder / _CORPUS_FILE).exists():
-            raise FileExistsError(f"{folder} already holds a prepared corpus")
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "train.bin", "wb") as train, open(folder / "validation.bin", "wb") as validation:
-            files = {"train": train, "validation": validation}
-            _encode_splits(tokenizer, splits, lambda split, ids: files[split].write(ids.astype(dtype).tobytes()))
+        try:
+            with open(folder / _STREAMS[0], "wb") as train, open(folder / _STREAMS[1], "wb") as validation:
+                files = {"train": train, "validation": validation}
+                _encode_splits(tokenizer, splits, lambda split, ids: files[split].write(ids.astype(dtype).tobytes()))
+        except BaseException:
+            for name in _STREAMS:
+                (folder / name).unlink(missing_ok=True)
+            raise
         description = {"tokenizer": tokenizer.fields(), "lines": lines, "dtype": dtype.str}
         data = json.dumps(description, ensure_ascii=False).encode()
         checkpoint.write_atomically(folder / _CORPUS_FILE, data)
@@ -315,10 +339,10 @@ def _write_to(folder, tokenizer):
 def _open_prepared(folder):
     description = checkpoint.read_json(folder / _CORPUS_FILE)
     tokenizer = _tokenizer_of(description.get("tokenizer", {}), folder / _CORPUS_FILE)
-    streams = []
-    for split in ("train", "validation"):
-        path = folder / f"{split}.bin"
-        dtype = np.dtype(description.get("dtype", "<u2"))
+    if description.get("dtype") not in ("<u2", "<u4"):
+        raise ValueError(f"{folder / _CORPUS_FILE}: dtype must be <u2 or <u4, got {description.get('dtype')!r}")
+    dtype, streams = np.dtype(description["dtype"]), []
+    for path in (folder / name for name in _STREAMS):
         if not path.exists() or path.stat().st_size == 0 or path.stat().st_size % dtype.itemsize:
             raise ValueError(f"{path} is missing or cut short; prepare the corpus again")
         streams.append(np.memmap(path, dtype, mode="r"))
@@ -395,6 +419,8 @@ def _sequences(tokens, block_size, lines):
         starts = np.arange(0, last, block_size)
         return starts, np.minimum(block_size, last - starts)
     boundaries = np.flatnonzero(tokens == BOUNDARY)
+    if len(boundaries) < 2:
+        raise ValueError(f"no whole line is in the {len(tokens)} tokens to train or validate on")
     first, length = boundaries[:-1], np.diff(boundaries)
     pieces = -(-length // block_size)
     number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # of the piece in its line

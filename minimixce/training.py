@@ -21,8 +21,14 @@ from .backend import to_numpy
 from .optim import AdamW, clip_grads, warmup_cosine
 
 METRICS_FILE, STATE_FILE, LAST = "metrics.jsonl", "resume.safetensors", "last"
-_SHORT = {"validation_mle": "val_mle", "validation_loss": "val_loss", "tokens_per_second": "tokens/s"}
+_SHORT = {
+    "validation_mle": "val_mle",
+    "validation_mixce": "val_mixce",
+    "validation_loss": "val_loss",
+    "tokens_per_second": "tokens/s",
+}
 _FORMAT = {"step": "6d", "tokens_per_second": ",.0f", "lr": ".1e"}
+MOST = 2**63 - 1  # of anything that is counted
 _LOOK_EVERY = 100  # steps between looks at the losses, each of which makes a GPU finish its queue
 
 
@@ -46,6 +52,8 @@ def fit(
     folder=None,
     boundary=None,
     resume=False,
+    overwrite=False,
+    on_start=None,
     progress=True,
 ):
     """Train `model` on `batches` with AdamW, in place -> a list of measurements, one dict every eval_every steps.
@@ -59,8 +67,9 @@ def fit(
     validation: batches to iterate over; measurements then hold those of `evaluate`, the best model is the one with the
     least validation_loss, and training stops after `patience` measurements without a better one.
     seed: of dropout. folder: where to keep the run (module docstring), with `boundary` as the token that ends a text;
-    resume=True goes on from there, on the CPU bit for bit as if never stopped. Ctrl-C then ends the current step, saves,
-    and raises KeyboardInterrupt.
+    overwrite=True replaces a run there; resume=True goes on with it, under the same options and threads on the CPU bit for bit
+    as if never stopped. Ctrl-C then ends the current step, saves, and raises KeyboardInterrupt. on_start() is called before
+    the first step, once the folder holds the run.
 
     Each measurement has step, loss (mean since the last one), grad_norm (before clipping, at this step), lr and
     tokens_per_second. Raises FloatingPointError, naming the step, when the loss is no longer finite; ValueError for options
@@ -68,34 +77,54 @@ def fit(
     """
     check_options(steps, lr, warmup, final_lr, betas, weight_decay, max_grad_norm, accumulate, eval_every, patience)
     step_function = (_step_of_steps if _is_step(objective) else _step_of_objective)(objective, seed)
-    run = _Run(model, AdamW(model.params, lr, betas, weight_decay=weight_decay), folder, boundary)
+    if resume and folder is None:
+        raise ValueError("resume=True needs the folder of the run")
+    if (
+        folder is not None
+        and not (resume or overwrite)
+        and any((Path(folder) / f).exists() for f in (STATE_FILE, "config.json"))
+    ):
+        raise FileExistsError(f"{folder} already holds a run; choose another folder, or resume=True or overwrite=True")
+    if validation is not None and iter(validation) is validation:
+        raise TypeError("validation must be batches that can be iterated over again and again, got an iterator")
+    run = _Run(model, AdamW(model.params, lr, betas, weight_decay=weight_decay), objective, folder, boundary)
     if resume:
         run.load()
+        if steps is not None and steps < run.step + bool(run.losses):
+            raise ValueError(f"the run in {folder} has made {run.step} steps; steps must be more, got {steps}")
     else:
         run.save()  # so that a run can be loaded and resumed whenever it is killed
+    if on_start is not None:
+        on_start()
     advice = f"a smaller lr (now {lr}), more warmup (now {warmup}) or a smaller max_grad_norm (now {max_grad_norm})"
     groups = _groups(batches, run.step * accumulate, accumulate)
     bar = tqdm(total=steps, initial=run.step, disable=None if progress else True, unit="step", dynamic_ncols=True)
-    tokens, started, rate, grad_norm = 0, time.perf_counter(), None, None
+    tokens, started = 0, time.perf_counter()
 
     def measure():
         nonlocal tokens, started
         run.look_at_losses(advice)
-        found = {"step": run.step, "loss": float(np.mean(run.losses)), "grad_norm": float(grad_norm), "lr": rate}
+        found = {"step": run.step, "loss": float(np.mean(run.losses)), "grad_norm": float(run.grad_norm), "lr": run.lr}
         found["tokens_per_second"] = tokens / (time.perf_counter() - started)
         if validation is not None:
             found |= evaluate(model, validation, None if _is_step(objective) else objective)
+            if not np.isfinite(found["validation_loss"]):
+                raise FloatingPointError(f"the validation loss is not finite at step {run.step}; try {advice}")
         run.add(found)
         run.save()
         if progress:
+            bar.set_postfix({_SHORT.get(k, k): f"{v:.3g}" for k, v in found.items() if k in ("loss", *_SHORT)})
             tqdm.write("  ".join(f"{_SHORT.get(k, k)} {v:{_FORMAT.get(k, '.3f')}}" for k, v in found.items()))
         tokens, started = 0, time.perf_counter()
 
-    with bar, _interrupt_flag(folder is not None) as interrupted:
-        while run.step != steps and not (patience is not None and run.worse >= patience):
+    # What overflows shows in the loss, with advice, and needs no warnings; losses are pending where a run was interrupted.
+    with bar, _interrupt_flag(folder is not None) as interrupted, np.errstate(all="ignore"):
+        while run.step != steps and (run.losses or patience is None or run.worse < patience):
             group = next(groups, None)
             if group is None:
                 break
+            for inputs, targets in group:
+                _check_batch(inputs, targets, model.config.vocab_size)
             rate = learning_rate(run.step, lr, warmup, steps, final_lr)
             loss, grads = step_function(model, group, run.step)
             grad_norm = clip_grads(grads, max_grad_norm)
@@ -104,6 +133,7 @@ def fit(
             run.losses.append(loss)  # stays on the device until the next look
             tokens += sum(targets.size for _, targets in group)
             bar.update()
+            run.grad_norm, run.lr = grad_norm, rate
             if run.step % eval_every == 0:
                 measure()
             elif run.step % _LOOK_EVERY == 0:
@@ -133,23 +163,24 @@ def check_options(
     counts = {"steps": steps, "eval_every": eval_every, "accumulate": accumulate, "patience": patience, "warmup": warmup}
     for name, value in counts.items():
         least = 0 if name == "warmup" else 1
-        if value is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+        if value is not None and not least <= value <= MOST:
+            raise ValueError(f"{name} must be at least {least}{' and at most 2^63 - 1' if value > MOST else ''}, got {value}")
     if not 0 <= final_lr <= 1:
         raise ValueError(f"final_lr must be between 0 and 1, got {final_lr}")
-    if not max_grad_norm > 0:
-        raise ValueError(f"max_grad_norm must be a positive number, got {max_grad_norm}")
+    if not 0 < max_grad_norm <= float(np.finfo(np.float32).max):
+        raise ValueError(f"max_grad_norm must be a positive number that float32 can hold, got {max_grad_norm}")
     AdamW({}, lr, betas, weight_decay=weight_decay)
 
 
 def evaluate(model, batches, objective=None):
-    """Means over all targets of `batches`: validation_mle (nats per token), mean_q (probability of the target), and
-    validation_loss, the objective's own, or MLE's without one.
-
-    MixCE's loss for any η is η·validation_mle − (1−η)·mean_q.
+    """Means over all targets of `batches`: validation_mle (nats per token), mean_q (probability of the target),
+    validation_mixce (MixCE's loss η·validation_mle − (1−η)·mean_q, η the objective's or ½), and validation_loss, the
+    objective's own, or MLE's without one.
     """
+    eta = getattr(objective, "keywords", {}).get("eta", 0.5)
     nll, q, own, count = 0.0, 0.0, 0.0, 0
     for inputs, targets in batches:
+        _check_batch(inputs, targets, model.config.vocab_size)
         logits, _ = model.forward(model.xp.asarray(inputs))
         targets_there, kept = model.xp.asarray(targets), int((targets >= 0).sum())
         minus_log_q, _ = objectives.mle(logits, targets_there, reduction="none")
@@ -157,7 +188,17 @@ def evaluate(model, batches, objective=None):
         q += float(model.xp.exp(-minus_log_q).sum()) - (targets.size - kept)  # ignored targets add exactly exp(−0) = 1 each
         own += 0.0 if objective is None else float(objective(logits, targets_there)[0]) * kept
         count += kept
-    return {"validation_mle": nll / count, "mean_q": q / count, "validation_loss": (nll if objective is None else own) / count}
+    means = {"validation_mle": nll / count, "mean_q": q / count}
+    means["validation_mixce"] = eta * means["validation_mle"] - (1 - eta) * means["mean_q"]
+    return means | {"validation_loss": (nll if objective is None else own) / count}
+
+
+def _check_batch(inputs, targets, vocab_size):
+    """Raise ValueError for ids a model cannot take; here, on the host, the look costs a GPU nothing."""
+    if not 0 <= inputs.min(initial=0) <= inputs.max(initial=0) < vocab_size:
+        raise ValueError(f"a batch's inputs must be in 0 … {vocab_size - 1}, got {inputs.min()} … {inputs.max()}")
+    if not -1 <= targets.min(initial=0) <= targets.max(initial=0) < vocab_size:
+        raise ValueError(f"a batch's targets must be in 0 … {vocab_size - 1}, or −1, got {targets.min()} … {targets.max()}")
 
 
 def loss_of_uniform(objective, vocab_size):
@@ -179,10 +220,12 @@ def learning_rate(step, lr, warmup, steps, final_lr):
 class _Run:
     """What changes while a run goes on, and its folder."""
 
-    def __init__(self, model, optimizer, folder, boundary):
-        self.model, self.optimizer, self.boundary = model, optimizer, boundary
+    _REMEMBERED = ("step", "losses", "measurements", "grad_norm", "lr", "best", "worse", "objective")
+
+    def __init__(self, model, optimizer, objective, folder, boundary):
+        self.model, self.optimizer, self.objective, self.boundary = model, optimizer, _describe(objective), boundary
         self.folder = None if folder is None else Path(folder)
-        self.step, self.losses, self.measurements = 0, [], []
+        self.step, self.losses, self.measurements, self.grad_norm, self.lr = 0, [], [], None, None
         self.best, self.worse = float("inf"), 0  # least validation loss, and measurements since then
 
     def look_at_losses(self, advice):
@@ -196,6 +239,8 @@ class _Run:
         if not finite.all():
             first = self.step - len(seen) + int(np.argmin(finite)) + 1
             raise FloatingPointError(f"the loss is not finite since step {first}; try {advice}")
+        if self.grad_norm is not None and not np.isfinite(float(self.grad_norm)):
+            raise FloatingPointError(f"the gradient is not finite at step {self.step}; try {advice}")
 
     def add(self, found):
         self.measurements.append(found)
@@ -215,13 +260,8 @@ class _Run:
         lines = "".join(json.dumps(m) + "\n" for m in self.measurements)
         checkpoint.write_atomically(self.folder / METRICS_FILE, lines.encode())
         arrays = {f"{kind}.{name}": value for kind, group in self._groups().items() for name, value in group.items()}
-        info = {
-            "step": self.step,
-            "losses": self.losses,
-            "measurements": self.measurements,
-            "worse": self.worse,
-            "best": self.best,
-        }
+        info = {name: getattr(self, name) for name in self._REMEMBERED}
+        info["grad_norm"] = None if self.grad_norm is None else float(self.grad_norm)
         checkpoint.save_state(self.folder / STATE_FILE, arrays, info)
 
     def load(self):
@@ -231,11 +271,22 @@ class _Run:
         for kind, group in self._groups().items():
             for name, value in group.items():
                 value[...] = self.model.xp.asarray(arrays[f"{kind}.{name}"])
-        self.step = self.optimizer.steps = info["step"]
-        self.losses, self.measurements, self.worse, self.best = (info[k] for k in ("losses", "measurements", "worse", "best"))
+        objective = self.objective
+        for name in self._REMEMBERED:
+            setattr(self, name, info[name])
+        self.optimizer.steps = self.step
+        if objective != self.objective:  # losses of another scale: what was best by them says nothing now
+            self.objective, self.best, self.worse = objective, float("inf"), 0
 
     def _groups(self):
         return {"params": self.model.params, "mean": self.optimizer.mean, "square": self.optimizer.square}
+
+
+def _describe(objective):
+    """A name with its ratios, to notice when a resumed run is given another objective."""
+    function, options = getattr(objective, "func", objective), getattr(objective, "keywords", {})
+    ratios = {name: value for name, value in options.items() if isinstance(value, (int, float, str))}
+    return f"{getattr(function, '__name__', function)} {json.dumps(ratios, sort_keys=True)}"
 
 
 def _is_step(objective):
@@ -268,10 +319,10 @@ def _step_of_objective(objective, seed):
     return step
 
 
-def _step_of_steps(one, seed):
+def _step_of_steps(one, _seed):
     """The same from a user's step(model, batch) -> loss, grads: the mean over the group."""
 
-    def step(model, group, number):
+    def step(model, group, _number):
         loss, grads = 0.0, None
         for inputs, targets in group:
             part, more = one(model, (model.xp.asarray(inputs), model.xp.asarray(targets)))

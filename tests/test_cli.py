@@ -149,11 +149,13 @@ def test_an_objective_of_your_own_is_gradient_checked_first(capsys, tmp_path, st
 def test_sample_and_eval_of_a_run(capsys, tmp_path, story, tokenizer):
     out = tmp_path / "run"
     assert run(capsys, "train", "--data", story, "--tokenizer", tokenizer, "--out", out, *SMALL)[0] == 0
-    sample = ["sample", out, "--prompt", "the ", "--tokens", 30, "--device", "cpu", "--out", tmp_path / "samples.jsonl"]
-    status, printed, _ = run(capsys, *sample, "--count", 2)
+    sample = ["sample", out, "--prompt", "the ", "--tokens", 30, "--device", "cpu"]
+    to_file = ["--out", tmp_path / "samples.jsonl"]
+    status, printed, _ = run(capsys, *sample, "--count", 2, *to_file)
+    assert run(capsys, *sample, *to_file)[0] == 2  # never overwritten unasked
     assert status == 0
     records = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
-    assert printed == "\n".join(f"the {r['text']}\n" for r in records) or tokenizer == "byte"
+    assert printed == "\n".join(f"the {r['text']}\n" for r in records) or "\N{REPLACEMENT CHARACTER}" in printed
     assert len(records) == 2
     greedy = run(capsys, *sample, "--temperature", 0)[1]
     assert greedy == run(capsys, *sample, "--top-k", 1, "--seed", 5)[1]
@@ -196,3 +198,58 @@ def test_compare_writes_table_and_figure(capsys, tmp_path, story):
     assert "held-out text" in printed
     assert mm.GPT.load(tmp_path / "c" / "mle_seed1", device="cpu").config.n_embd == 16
     assert run(capsys, "compare", "--data", story, "--out", tmp_path / "c", *small)[0] == 2
+
+
+def test_quiet_prints_nothing_and_eval_of_a_comparisons_run_uses_the_held_out_text(capsys, tmp_path, story):
+    pytest.importorskip("matplotlib")
+    status, printed, _ = run(capsys, "train", "--data", story, "--out", tmp_path / "run", "--quiet", *SMALL)
+    assert (status, printed) == (0, "")
+    options = [*SMALL, "--seeds", "3", "--samples", 3, "--tokens", 40, "--quiet"]
+    compare = ["compare", "--data", story, "--out", tmp_path / "c", "--objectives", "tailr:0.2", *options]
+    assert run(capsys, *compare)[0] == 0
+    assert run(capsys, "eval", tmp_path / "c" / "tailr_gamma0.2_seed3", "--samples", 0, "--out", tmp_path / "e.json")[0] == 0
+    row = json.loads((tmp_path / "c" / "table.json").read_text())["rows"]["tailr γ=0.2"][0]
+    assert json.loads((tmp_path / "e.json").read_text())["mle"] == pytest.approx(np.log(row["perplexity"]), rel=1e-5)
+    before = (tmp_path / "c" / "tailr_gamma0.2_seed3" / "model.safetensors").stat().st_mtime_ns
+    assert run(capsys, *compare)[0] == 2
+    assert run(capsys, *compare, "--resume")[0] == 0
+    assert (tmp_path / "c" / "tailr_gamma0.2_seed3" / "model.safetensors").stat().st_mtime_ns == before
+    status, _, error = run(capsys, *compare, "--resume", "--lr", 0.5)
+    assert (status, "--lr" in error) == (2, True)
+
+
+def test_eval_and_resume_from_another_folder(capsys, tmp_path, story, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, "train", "--data", "story.txt", "--lines", "--out", "run", *SMALL)[0] == 0
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    status, printed, _ = run(capsys, "eval", "../run", "--samples", 0)
+    assert status == 0
+    assert f"{last['validation_mle']:.3f}" in printed
+    assert run(capsys, "train", "--out", "../run", "--resume", "--steps", 25, "--change")[0] == 0
+    for option in (["--n-embd", 8], ["--steps", 5]):
+        status, _, error = run(capsys, "train", "--out", "../run", "--resume", "--change", *option)
+        assert status == 2
+        assert option[0].strip("-") in error
+    assert run(capsys, "train", "--out", "../run", "--resume")[0] == 0
+    (tmp_path / "story.txt").write_text("a different text altogether, of the same length or so\n" * 40)
+    assert run(capsys, "eval", "../run", "--samples", 0)[0] == 2
+
+
+def test_a_new_objective_starts_a_new_count_of_the_best(tmp_path):
+    from minimixce import training
+
+    tokens = np.tile(np.arange(5), 40)
+    options = {"validation": text.consecutive_batches(tokens, 8, 8), "eval_every": 5, "progress": False, "folder": tmp_path}
+
+    def fit(objective, steps, resume):
+        model = mm.GPT(mm.GPTConfig(5, 8, 1, 2, 8), device="cpu")
+        training.fit(model, text.random_batches(tokens, 4, 8), objective, steps=steps, resume=resume, lr=1e-2, **options)
+        return model
+
+    fit(lambda logits, targets: mm.objectives.mixce(logits, targets, eta=0), 10, False)  # losses below zero
+    model = fit(mm.objectives.mle, 30, True)
+    assert np.array_equal(mm.GPT.load(tmp_path, device="cpu").params["wte.weight"], model.params["wte.weight"])
+    with pytest.raises(FileExistsError):
+        fit(mm.objectives.mle, 5, False)

@@ -526,3 +526,17 @@ def test_a_list_is_not_an_array():
 def test_generate_names_what_is_wrong(options, words):
     with pytest.raises(ValueError, match=words):
         random_gpt().generate(**({"prompt": np.array([[1, 2]]), "max_new_tokens": 3} | options))
+
+
+def test_a_past_can_be_extended_twice_and_grows_without_copies():
+    model = random_gpt(block_size=12)
+    tokens = np.random.default_rng(0).integers(0, 5, (2, 9))
+    _, past, _ = model.extend_forward(tokens[:, :3])
+    _, past, _ = model.extend_forward(tokens[:, 3:5], past)  # from here on there is room to grow
+    _, longer, _ = model.extend_forward(tokens[:, 5:6], past)
+    assert np.shares_memory(longer[0].k, past[0].k)
+    branch = (tokens[:, 5:9] + 1) % 5
+    a, _, _ = model.extend_forward(branch, past)
+    b, _, _ = model.extend_forward(tokens[:, 6:9], longer)
+    np.testing.assert_allclose(a, model.forward(np.concatenate([tokens[:, :5], branch], axis=1))[0][:, 5:], atol=1e-12)
+    np.testing.assert_allclose(b, model.forward(tokens)[0][:, 6:], atol=1e-12)

@@ -64,7 +64,7 @@ def test_ci_runs_the_same_set_up_commands_and_the_version_is_in_the_changelog():
     ci = (ROOT / ".ci/run").read_text()
     assert 'pip install -e ".[test]" && pytest' in commands
     assert 'pip install -q -e ".[test]" && pytest' in ci
-    assert "pip install . && minimixce train" in commands
+    assert "pip install -e . && minimixce train" in commands
     assert "minimixce train" in ci
     assert f"## {mm.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
