@@ -76,12 +76,12 @@ def load_gpt2(folder, dtype=None):
             raise ValueError(f"{path}: {name}={config[name]!r} is not supported, only {allowed[0]!r}")
     positions = "n_ctx" if config.get("n_positions") is None and "n_ctx" in config else "n_positions"
     sizes = {}
-    for field, name in (("vocab_size",) * 2, ("block_size", positions), ("n_layer",) * 2, ("n_head",) * 2, ("n_embd",) * 2):
+    for name in ("vocab_size", positions, "n_layer", "n_head", "n_embd"):
         if name not in config:
             raise ValueError(f"{path} lacks {name}")
         if not isinstance(config[name], int) or isinstance(config[name], bool):
             raise ValueError(f"{path}: {name} must be an integer, got {config[name]!r}")
-        sizes[field] = config[name]
+        sizes["block_size" if name == positions else name] = config[name]
     if config.get("n_inner") not in (None, 4 * config["n_embd"]):
         raise ValueError(f"{path}: n_inner={config['n_inner']!r} is not supported, only 4·n_embd")
     rates = [config.get(name, 0.1) for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop")]

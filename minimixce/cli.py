@@ -529,7 +529,9 @@ def _sample(args):
     sampling = (args.tokens, args.temperature, args.top_k, args.top_p, tokenizer.boundary, rng)
     streams = [model.stream(prompt, *sampling) for _ in range(args.count)]
     for k in range(args.count):
-        print(f"{chr(10) if k else ''}{args.prompt}", end="", flush=True)
+        if k:
+            print()
+        print(args.prompt, end="", flush=True)
         written, pending = [], []
         for token in streams[k]:
             if int(token[0]) == tokenizer.boundary:

@@ -182,7 +182,10 @@ class Corpus(NamedTuple):
 
     def fingerprint(self):
         """A number that tells one training stream from another, to notice that data changed under a run."""
-        sample = self.train[:: max(1, len(self.train) // 1_000_000)]
+        sample = self.train
+        if len(sample) > 1_000_000:  # stretches, so that a mapped file is not read whole
+            starts = np.linspace(0, len(sample) - 1000, 1000).astype(np.int64)
+            sample = sample[starts[:, None] + np.arange(1000)]
         letters = zlib.crc32(json.dumps(self.tokenizer.fields()).encode())
         return zlib.crc32(sample.astype(np.int32).tobytes(), letters) ^ len(self.train)
 

@@ -1,5 +1,7 @@
 """Corpora: what is held out is not trained on, encodings round-trip, every token is a target once."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -194,3 +196,16 @@ def test_witten_bell_equals_a_naive_implementation():
         padded = (0,) * (n - 1) + tuple(validation)
         logs = [np.log(prob(padded[i], padded[i - n + 1 : i])) for i in range(n, len(padded))]
         assert metrics.ngram_cross_entropy(train, validation, n, V) == pytest.approx(-np.mean(logs), abs=1e-12)
+
+
+def test_preparing_and_reading_a_large_text_takes_bounded_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "_CHUNK", 1 << 14)
+    (tmp_path / "text.txt").write_text("a large text, as far as this test goes\n" * 80_000)  # 3 MB, 6 MB as token files
+    tracemalloc.start()
+    corpus = text.load_corpus(tmp_path / "text.txt", folder=tmp_path / "prepared")
+    for k in range(20):
+        text.random_batches(corpus.train, 8, 64)[k]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(corpus.train) + len(corpus.validation) > 3_000_000
+    assert peak < 1_000_000
