@@ -4,6 +4,7 @@ A folder holds config.json and model.safetensors (or its shards). Nothing is pic
 temporary name, synced and renamed, so that a crash leaves the old file or the new one, never half of one.
 """
 
+import contextlib
 import json
 import os
 import zlib
@@ -207,14 +208,14 @@ def write_atomically(path, data):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        if os.name == "posix":  # the new name itself lasts only once the folder is written
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             error.filename = str(path)  # a full disk names no file, and nobody asked for the temporary one
         raise
+    with contextlib.suppress(OSError):  # the new name lasts once the folder is written, where a system can say so
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -285,11 +285,13 @@ def _start_folder(out, corpus):
 def _write_options(out, args, corpus):
     from . import checkpoint
 
-    options = {k: v for k, v in vars(args).items() if k not in _NOT_OPTIONS} | {"data_fingerprint": corpus.fingerprint()}
+    options = {k: v for k, v in vars(args).items() if k not in _NOT_OPTIONS}
+    options |= {"data_fingerprint": corpus.fingerprint(), "lines": corpus.lines, "tokenizer": corpus.tokenizer.kind}
     checkpoint.write_atomically(out / RUN_FILE, json.dumps(options, indent=2).encode() + b"\n")
 
 
 _NOT_OPTIONS = ("run", "command", "given", "out", "overwrite", "resume", "change")
+_OF_COMPARISON = ("objectives", "seeds", "samples", "tokens")  # not of its runs
 _NEVER_CHANGE = ("data", "lines", "tokenizer", "held_out", "seed", "block_size", "n_layer", "n_head", "n_embd")
 
 
@@ -495,7 +497,11 @@ def _watched(objective, name):
             result = objective(logits, targets, **options)
         except Exception as error:
             raise ValueError(f"{name} fails: {type(error).__name__}: {error}") from error
-        shapes = [getattr(part, "shape", None) for part in result] if isinstance(result, tuple) else None
+        shapes = (
+            [() if isinstance(part, (int, float)) else getattr(part, "shape", None) for part in result]
+            if isinstance(result, tuple)
+            else None
+        )
         if shapes != [(), logits.shape]:
             raise ValueError(f"{name} must return (loss, dlogits), arrays of shape () and of logits' shape")
         return result
@@ -578,8 +584,9 @@ def _eval(args):
     batches = text.consecutive_batches(ids, 32, model.config.block_size, lines)
     found = training.evaluate(model, batches)
     eta, nats = args.eta, found["validation_mle"]
-    found = {"tokens": len(ids) - 1, "mle": nats, "mixce": eta * nats - (1 - eta) * found["mean_q"], "mean_q": found["mean_q"]}
-    print(f"text     {found['tokens']:,} targets")
+    targets = sum(int((wanted >= 0).sum()) for _, wanted in batches)
+    found = {"targets": targets, "mle": nats, "mixce": eta * nats - (1 - eta) * found["mean_q"], "mean_q": found["mean_q"]}
+    print(f"text     {targets:,} targets")
     print(f"loss     {nats:.4f} nats per {tokenizer.kind} (MLE), ", end="")
     print(f"{found['mixce']:.4f} (MixCE, η = {eta}); mean q {found['mean_q']:.4f}")
 
@@ -717,7 +724,7 @@ def _check_same_options(folder, job):
     _check_data(folder, job.corpus)
     for name, value in _read_options(folder).items():
         ours = getattr(job.args, name, value)
-        if name not in (*_MAY_CHANGE, "data_fingerprint") and name in vars(job.args) and ours != value:
+        if name not in (*_MAY_CHANGE, *_OF_COMPARISON, "lines", "tokenizer") and ours != value:
             raise ValueError(f"the run in {folder} has --{name.replace('_', '-')} {value}, not {ours}")
 
 

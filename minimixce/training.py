@@ -194,7 +194,9 @@ def evaluate(model, batches, objective=None):
 
 
 def _check_batch(inputs, targets, vocab_size):
-    """Raise ValueError for ids a model cannot take; here, on the host, the look costs a GPU nothing."""
+    """Raise ValueError for ids a model cannot take; on the host the look costs a GPU nothing, on the device it would wait."""
+    if not isinstance(inputs, np.ndarray):
+        return
     if not 0 <= inputs.min(initial=0) <= inputs.max(initial=0) < vocab_size:
         raise ValueError(f"a batch's inputs must be in 0 … {vocab_size - 1}, got {inputs.min()} … {inputs.max()}")
     if not -1 <= targets.min(initial=0) <= targets.max(initial=0) < vocab_size:
@@ -286,7 +288,8 @@ def _describe(objective):
     """A name with its ratios, to notice when a resumed run is given another objective."""
     function, options = getattr(objective, "func", objective), getattr(objective, "keywords", {})
     ratios = {name: value for name, value in options.items() if isinstance(value, (int, float, str))}
-    return f"{getattr(function, '__name__', function)} {json.dumps(ratios, sort_keys=True)}"
+    name = getattr(function, "__name__", type(function).__qualname__)  # never a repr: its address changes with the process
+    return f"{name} {json.dumps(ratios, sort_keys=True)}"
 
 
 def _is_step(objective):

@@ -253,3 +253,38 @@ def test_a_new_objective_starts_a_new_count_of_the_best(tmp_path):
     assert np.array_equal(mm.GPT.load(tmp_path, device="cpu").params["wte.weight"], model.params["wte.weight"])
     with pytest.raises(FileExistsError):
         fit(mm.objectives.mle, 5, False)
+
+
+def test_a_comparison_grows_by_seeds_objectives_and_samples(capsys, tmp_path, story):
+    pytest.importorskip("matplotlib")
+    compare = ["compare", "--data", story, "--out", tmp_path / "c", *SMALL, "--tokens", 40, "--quiet"]
+    assert run(capsys, *compare, "--objectives", "mle", "--seeds", "0", "--samples", 2)[0] == 0
+    model = tmp_path / "c" / "mle_seed0" / "model.safetensors"
+    before = model.stat().st_mtime_ns
+    assert run(capsys, *compare, "--resume", "--objectives", "mle,mixce:0.1", "--seeds", "0,1", "--samples", 3)[0] == 0
+    assert model.stat().st_mtime_ns == before
+    assert set(json.loads((tmp_path / "c" / "table.json").read_text())["rows"]) == {"mle", "mixce η=0.1"}
+
+
+def test_eval_on_other_text_measures_by_lines_as_the_run_was_trained(capsys, tmp_path, story):
+    assert run(capsys, "prepare", "--data", story, "--lines", "--out", tmp_path / "prepared")[0] == 0
+    for name, data in (("mapped", [tmp_path / "prepared"]), ("read", [story, "--lines"])):
+        assert run(capsys, "train", "--data", *data, "--out", tmp_path / name, *SMALL)[0] == 0
+    found = []
+    for name in ("mapped", "read"):
+        out = tmp_path / f"{name}.json"
+        assert run(capsys, "eval", tmp_path / name, "--data", story, "--samples", 0, "--eval-tokens", 90, "--out", out)[0] == 0
+        found.append(json.loads(out.read_text()))
+    assert found[0] == found[1]
+    assert found[0]["targets"] == 50  # one whole line of 49 characters and its boundary
+
+
+def test_an_objective_may_return_a_float(capsys, tmp_path, story):
+    module = tmp_path / "mine.py"
+    module.write_text(
+        "import minimixce as mm\n"
+        "def objective(logits, targets):\n"
+        "    loss, dlogits = mm.objectives.mle(logits, targets)\n"
+        "    return float(loss), dlogits\n"
+    )
+    assert run(capsys, "train", "--data", story, "--out", tmp_path / "a", "--objective", f"{module}:objective", *SMALL)[0] == 0

@@ -190,3 +190,13 @@ def test_validation_loss_is_the_objectives_own():
 def test_options_out_of_range_are_named(option):
     with pytest.raises(ValueError, match=next(iter(option))):
         mm.fit(new_model(), [], progress=False, **({"steps": 5} | option))
+
+
+def test_an_objective_that_is_an_object_keeps_its_name_from_process_to_process():
+    class Loss:
+        def __call__(self, logits, targets):
+            return mm.objectives.mle(logits, targets)
+
+    assert training._describe(Loss()) == training._describe(Loss())
+    half, third = (functools.partial(mm.objectives.mixce, eta=eta) for eta in (1 / 2, 1 / 3))
+    assert training._describe(half) != training._describe(third)
