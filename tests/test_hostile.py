@@ -152,7 +152,6 @@ OBJECTIVES = {
     "scalar": "def objective(logits, targets): return logits.sum()\n",
     "list": "def objective(logits, targets): return [logits.sum(), logits]\n",
     "three": "def objective(logits, targets): return logits.sum(), logits, logits\n",
-    "float": "def objective(logits, targets): return float(logits.sum()), logits\n",
     "shape": "def objective(logits, targets): return logits.sum(), logits.sum(axis=-1)\n",
     "key": "def objective(logits, targets): return {}['missing']\n",
     "zero": "def objective(logits, targets): return 1 / 0\n",
@@ -265,7 +264,7 @@ CASES = [
     (f"{TRAIN} --objective nul.py:objective", "nul.py fails to run"),
     *[
         (f"{TRAIN} --objective {name}.py:objective{unchecked}", f"/{name}.py must return (loss, dlogits)")
-        for name in ("none", "scalar", "list", "three", "float", "shape")
+        for name in ("none", "scalar", "list", "three", "shape")
         for unchecked in ("", " --unchecked")
     ],
     *[
