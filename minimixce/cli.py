@@ -57,8 +57,8 @@ _KINDS = {}  # of all options, by name: the type of its value and whether it may
 class _Command:
     """A subcommand whose options know their defaults, and which of them the user gave (args.given)."""
 
-    def __init__(self, commands, name, run, help, epilog=None):
-        self.parser = commands.add_parser(name, help=help, description=help, epilog=epilog)
+    def __init__(self, commands, name, run, help):
+        self.parser = commands.add_parser(name, help=help, description=help)
         self.defaults = {}
         self.parser.set_defaults(run=lambda args: run(self._complete(args)))
         self.add("--device", "auto", "auto, cpu, cuda or cuda:N")
