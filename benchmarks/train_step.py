@@ -1,12 +1,15 @@
 """One training step (forward, MixCE, backward, clipping, AdamW) beside PyTorch: python benchmarks/train_step.py
 
 Each side runs in a process of its own and waits while the other works; rounds alternate, and medians of single steps are
-compared. Also: the same matrix products alone in both BLAS libraries, their share of the step, and the growth of peak memory.
+compared. Also: the same matrix products alone in both BLAS libraries, their share of the step, the step's share of the speed
+of one large product, and the growth of peak memory. With more than one thread minimixce runs twice: with that many threads in
+the linear algebra library (numpy), and with each batch split over that many threads of one each (shards).
 """
 
 import argparse
 import csv
 import json
+import math
 import os
 import platform
 import statistics
@@ -20,6 +23,7 @@ SHAPES = {  # name: layers, heads, channels, T, batch, V
     "4/4/256": (4, 4, 256, 128, 16, 512),
     "6/6/384": (6, 6, 384, 256, 8, 65),
 }
+PEAK = 1536  # rows and columns of the product whose speed stands for the peak
 
 
 def products(n_layer, n_head, C, T, B, V):
@@ -46,39 +50,33 @@ def peak_rss():
         return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
 
 
-def numpy_side(shape, threads):
+def numpy_side(shape, threads, shards):
+    import functools
+
     import numpy as np
     from threadpoolctl import threadpool_limits
 
     import minimixce as mm
-    from minimixce import backend
+    from minimixce import backend, training
 
-    threadpool_limits(threads)
+    threadpool_limits(threads // shards)
     backend.reuse_freed_memory()
     n_layer, n_head, C, T, B, V = shape
     before = rss()
     tokens = np.random.default_rng(0).integers(0, V, (B, T + 1))
     model = mm.GPT(mm.GPTConfig(V, T, n_layer, n_head, C), device="cpu")
     optimizer = mm.AdamW(model.params, 1e-3)
+    step = training.step_of_objective(functools.partial(mm.objectives.mixce, eta=0.5), shards=shards)
 
     def run():
-        logits, cache = model.forward(tokens[:, :-1])
-        _, dlogits = mm.objectives.mixce(logits, tokens[:, 1:], eta=0.5)
-        grads = model.backward(dlogits, cache)
+        _, grads = step(model, [(tokens[:, :-1], tokens[:, 1:])], 0)
         mm.optim.clip_grads(grads, 1.0)
         optimizer.step(grads)
 
-    def gemm():
-        for (a, b), count in operands:
-            for _ in range(count):
-                a @ b
+    def random(*shape):
+        return np.random.default_rng(0).random(shape, np.float32)
 
-    rng = np.random.default_rng(0)
-    operands = []
-    for count, batch, m, k, n in products(*shape):
-        lead = () if batch == 1 else (batch,)
-        operands.append(((rng.random((*lead, m, k), np.float32), rng.random((*lead, k, n), np.float32)), count))
-    return run, gemm, before
+    return run, random, before
 
 
 def torch_side(shape, threads, compiled=False):
@@ -105,33 +103,37 @@ def torch_side(shape, threads, compiled=False):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adamw.step()
 
-    operands = []
-    for count, batch, m, k, n in products(*shape):
-        lead = () if batch == 1 else (batch,)
-        operands.append(((torch.rand(*lead, m, k), torch.rand(*lead, k, n)), count))
+    return run, torch.rand, before
 
-    def gemm():
-        for (a, b), count in operands:
-            for _ in range(count):
-                a @ b
 
-    return run, gemm, before
+def multiply(operands):
+    for count, a, b in operands:
+        for _ in range(count):
+            a @ b
 
 
 def worker(side, shape, threads):
-    """Answer each line {"what": "run" | "gemm" | "memory", "count": n} with a list of seconds, or MiB."""
-    run, gemm, before = numpy_side(shape, threads) if side == "numpy" else torch_side(shape, threads, side == "compiled")
+    """Answer each line {"what": "run" | "products" | "peak" | "memory", "count": n} with a list of seconds, or MiB."""
+    if side in ("torch", "compiled"):
+        run, random, before = torch_side(shape, threads, side == "compiled")
+    else:
+        run, random, before = numpy_side(shape, threads, threads if side == "shards" else 1)
+    work = {"run": run}
     for line in sys.stdin:
         order = json.loads(line)
-        if order["what"] == "memory":
-            answer = peak_rss() - before
-        else:
-            answer, function = [], run if order["what"] == "run" else gemm
-            for _ in range(order["count"]):
-                start = time.perf_counter()
-                function()
-                answer.append(time.perf_counter() - start)
-        print(json.dumps(answer), flush=True)
+        what, answer = order["what"], []
+        if what == "products" and what not in work:  # made late: memory is that of the steps alone
+            lead = [(c, () if batch == 1 else (batch,), m, k, n) for c, batch, m, k, n in products(*shape)]
+            operands = [(c, random(*b, m, k), random(*b, k, n)) for c, b, m, k, n in lead]
+            work[what] = lambda operands=operands: multiply(operands)
+        if what == "peak" and what not in work:
+            square = [(1, random(PEAK, PEAK), random(PEAK, PEAK))]
+            work[what] = lambda square=square: multiply(square)
+        for _ in range(order["count"]):
+            start = time.perf_counter()
+            work[what]()
+            answer.append(time.perf_counter() - start)
+        print(json.dumps(answer or peak_rss() - before), flush=True)
 
 
 class Side:
@@ -140,7 +142,7 @@ class Side:
         argv = [sys.executable, __file__, "--worker", name, "--shape", json.dumps(shape), "--threads", str(threads)]
         self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
-    def ask(self, what, count=1):
+    def ask(self, what, count=0):
         print(json.dumps({"what": what, "count": count}), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
@@ -151,37 +153,38 @@ class Side:
 
 def measure(name, threads, rounds, compiled):
     shape = SHAPES[name]
-    sides = {side: Side(side, shape, threads) for side in ("numpy", "torch") + (("compiled",) if compiled else ())}
+    names = ["numpy", "torch"] + ["shards"] * (threads > 1) + ["compiled"] * compiled
+    sides = {side: Side(side, shape, threads) for side in names}
     for side in sides.values():
         side.ask("run", 3)
-    memory = {key: side.ask("memory") for key, side in sides.items()}  # before the products alone allocate theirs
+    memory = {key: side.ask("memory") for key, side in sides.items()}
     per_round = max(2, int(0.6 / (sum(sides["torch"].ask("run", 3)) / 3)))
-    seconds = {key: [] for key in sides}
-    gemm = {"numpy": [], "torch": []}
+    seconds = {key: [] for key in [*sides, "numpy products", "torch products", "numpy peak"]}
     for _ in range(rounds):
         for key, side in sides.items():
             seconds[key] += side.ask("run", per_round)
-        for key in gemm:
-            gemm[key] += sides[key].ask("gemm", max(2, per_round // 4))
+        for key in ("numpy", "torch"):
+            seconds[f"{key} products"] += sides[key].ask("products", max(2, per_round // 4))
+        seconds["numpy peak"] += sides["numpy"].ask("peak", 2)
     for side in sides.values():
         side.close()
     median = {key: statistics.median(values) for key, values in seconds.items()}
-    blas = {key: statistics.median(values) for key, values in gemm.items()}
-    found = {
+    best = min(median["numpy"], median.get("shards", math.inf))
+    return {
         "shape": name,
         "threads": threads,
         "numpy_ms": 1e3 * median["numpy"],
         "torch_ms": 1e3 * median["torch"],
         "ratio": median["numpy"] / median["torch"],
-        "blas_ratio": blas["numpy"] / blas["torch"],
-        "products_share": blas["numpy"] / median["numpy"],
-        "gflops": flops(shape) / median["numpy"] / 1e9,
+        "ratio_with_shards": median["shards"] / median["torch"] if threads > 1 else "",
+        "ratio_to_compiled": best / median["compiled"] if compiled else "",
+        "blas_ratio": median["numpy products"] / median["torch products"],
+        "products_share": median["numpy products"] / median["numpy"],
+        "sgemm_peak_share": flops(shape) / best / (2 * PEAK**3 / median["numpy peak"]),
         "memory_mib": memory["numpy"],
+        "memory_with_shards_mib": memory.get("shards", ""),
         "torch_memory_mib": memory["torch"],
     }
-    if compiled:
-        found["ratio_to_compiled"] = median["numpy"] / median["compiled"]
-    return found
 
 
 def main():

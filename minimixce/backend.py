@@ -94,6 +94,16 @@ def add_rows(target, index, rows):
     return target
 
 
+def blocks(x):
+    """Slices that cover the vector `x`: on the CPU short ones, on a GPU one.
+
+    A chain of element-wise operations that is done block by block finds its operands in the cache, not in memory; on a GPU
+    every operation of every block would be one more kernel to launch.
+    """
+    size = 1 << 17 if isinstance(x, np.ndarray) else max(1, len(x))
+    return [slice(start, start + size) for start in range(0, len(x), size)]
+
+
 def rng(seed, xp):
     """A random generator on xp's device from an integer seed; a generator passes through unchanged."""
     if hasattr(seed, "random") and not isinstance(seed, types.ModuleType):

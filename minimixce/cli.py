@@ -178,6 +178,7 @@ def _add_training(c):
     c.add("--steps", 2200, "optimizer steps")
     c.add("--batch-size", 12, "sequences in a batch")
     c.add("--accumulate", 1, "batches in a step")
+    c.add("--shards", 1, "threads that share each batch; larger models gain (needs the extra 'threads')")
     c.add("--block-size", 64, "positions the model sees")
     c.add("--n-layer", 2, "transformer blocks")
     c.add("--n-head", 4, "attention heads")
@@ -202,7 +203,7 @@ def _threads(count):
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:
-        raise ValueError('--threads needs threadpoolctl: pip install "minimixce[threads]"') from None
+        raise ValueError('--threads and --shards need threadpoolctl: pip install "minimixce[threads]"') from None
     return threadpool_limits(count)
 
 
@@ -334,7 +335,8 @@ class _Job:
         from . import backend, text, training
         from .gpt import GPT, GPTConfig
 
-        names = ("steps", "lr", "warmup", "final_lr", "weight_decay", "max_grad_norm", "accumulate", "eval_every", "patience")
+        names = ("steps", "lr", "warmup", "final_lr", "weight_decay", "max_grad_norm", "accumulate", "shards")
+        names += ("eval_every", "patience")
         self.options = {name: getattr(args, name) for name in names}
         training.check_options(**self.options)
         _check_ratios(args, "eta", "gamma")
@@ -375,19 +377,21 @@ class _Job:
     def fit(self, folder, resume, progress):
         from . import training
 
-        return training.fit(
-            self.model,
-            self.batches,
-            self.objective,
-            **self.options,
-            validation=self.validation,
-            seed=self.args.seed,
-            folder=folder,
-            boundary=self.corpus.tokenizer.boundary,
-            resume=resume,
-            on_start=lambda: _write_options(folder, self.args, self.corpus),
-            progress=progress,
-        )
+        cores, shards = self.args.threads or os.cpu_count(), self.args.shards
+        with _threads(max(1, cores // shards) if shards > 1 else None):
+            return training.fit(
+                self.model,
+                self.batches,
+                self.objective,
+                **self.options,
+                validation=self.validation,
+                seed=self.args.seed,
+                folder=folder,
+                boundary=self.corpus.tokenizer.boundary,
+                resume=resume,
+                on_start=lambda: _write_options(folder, self.args, self.corpus),
+                progress=progress,
+            )
 
     def result(self, measurement):
         from . import compare, metrics

@@ -176,37 +176,36 @@ _GELU_CUBIC = 0.044715
 
 class GeluCache(NamedTuple):
     x: Any
-    tanh: Any
+    gate: Any
 
 
 def gelu_forward(x):
-    """GELU in GPT-2's tanh form: y = ½ x (1 + tanh(s (x + k x³))), s = √(2/π), k = 0.044715. Any shape."""
+    """GELU in GPT-2's tanh form: y = x g, g = ½ (1 + tanh u), u = s (x + k x³), s = √(2/π), k = 0.044715. Any shape."""
     xp = array_module(x)
-    inner = x * x
-    inner *= _GELU_CUBIC * _GELU_SCALE
-    inner += _GELU_SCALE
-    inner *= x
-    tanh = xp.tanh(inner, out=inner)
-    y = tanh + 1
-    y *= x
-    y *= 0.5
-    return y, GeluCache(x, tanh)
+    gate = x * x
+    gate *= _GELU_CUBIC * _GELU_SCALE
+    gate += _GELU_SCALE
+    gate *= x  # u
+    xp.tanh(gate, out=gate)
+    gate *= 0.5
+    gate += 0.5
+    y = x * gate
+    return y, GeluCache(x, gate)
 
 
 def gelu_backward(dy, cache):
     """dy -> dx, same shape.
 
-    Product rule, with tanh′(u) = 1 − tanh²(u) and u′ = s (1 + 3k x²):  dy/dx = ½ (1 + tanh u) + ½ x (1 − tanh² u) u′.
+    tanh′ = 1 − tanh² gives g′(u) = 2 g (1 − g), and u′ = s (1 + 3k x²). Product rule: dy/dx = g + x · 2 g (1 − g) u′.
     """
-    x, tanh = cache
+    x, gate = cache
     dx = x * x
-    dx *= 3 * _GELU_CUBIC * _GELU_SCALE
-    dx += _GELU_SCALE  # u′
-    dx *= 1 - tanh * tanh
+    dx *= 6 * _GELU_CUBIC * _GELU_SCALE
+    dx += 2 * _GELU_SCALE  # 2u′
     dx *= x
-    dx += tanh
+    dx *= 1 - gate
     dx += 1
-    dx *= 0.5
+    dx *= gate
     dx *= dy
     return dx
 
@@ -308,7 +307,7 @@ def extend_kv(past, k, v):
 
 
 class AttentionCache(NamedTuple):
-    q: Any  # (B,H,T,D), already divided by √D
+    q: Any  # (B,H,T,D)
     k: Any
     v: Any
     past: Any  # KV of B/G rows, or None
@@ -359,12 +358,12 @@ def attention_forward(qkv, n_head, past=None, dropout=0.0, rng=None):
     xp = array_module(qkv)
     B, T, _ = qkv.shape
     q, k, v = _split_heads(qkv, n_head, 3)
-    q = q / math.sqrt(q.shape[-1])
-    scores = k @ _transpose(q)  # (B,H,T,T)
+    scaled_q = q / math.sqrt(q.shape[-1])
+    scores = k @ _transpose(scaled_q)  # (B,H,T,T)
     scores += xp.where(xp.tri(T, dtype=bool).T, 0, -math.inf).astype(scores.dtype)  # key j > query i: never seen
     if past is not None:
         rows = past.k.shape[0]
-        past_scores = _unfold(_fold(q, rows) @ _transpose(past.k), B)  # (B,H,T,P)
+        past_scores = _unfold(_fold(scaled_q, rows) @ _transpose(past.k), B)  # (B,H,T,P)
         scores = xp.concatenate([_transpose(past_scores), scores], axis=-2)
     weights, softmax = softmax_forward(scores, axis=-2)
     probs, dropped = dropout_forward(weights, dropout, rng)
@@ -377,8 +376,8 @@ def attention_forward(qkv, n_head, past=None, dropout=0.0, rng=None):
 def attention_backward(dy, cache, dkv=None):
     """dy (B,T,C) -> dqkv (B,T,3C), dpast (KV like past, or None).
 
-    Four products, each with the two derivatives of a product: y = pᵀ v gives dv = p dy and dp = v dyᵀ; scores = k qᵀ give
-    dk = dscores q and dq = dscoresᵀ k. Masked scores need no care: their p is 0, so softmax_backward makes dscores 0.
+    Four products, each with the two derivatives of a product: y = pᵀ v gives dv = p dy and dp = v dyᵀ; scores = k qᵀ / √D
+    give dk = dscores q / √D and dq = dscoresᵀ k / √D. Masked scores need no care: p is 0 there, so dscores is too.
     A past row that served G rows gathers the sum of their derivatives: the folded products do that sum.
     `dkv` (KV (B,H,T,D)) is added: what later positions ask of this call's own keys and values.
     """
@@ -401,8 +400,9 @@ def attention_backward(dy, cache, dkv=None):
     if past is not None:
         past_dscores = _fold(_transpose(dscores[:, :, :-T]), rows)  # (rows,H,G·T,P)
         dq += _unfold(past_dscores @ past.k, B)
-        dpast = KV(_transpose(past_dscores) @ _fold(q, rows), dpast_v)
+        dpast = KV(_transpose(past_dscores) @ _fold(q, rows) / math.sqrt(D), dpast_v)
     dq /= math.sqrt(D)
+    dk /= math.sqrt(D)
     if dkv is not None:
         dk, dv = dk + dkv.k, dv + dkv.v
     return _merge_heads([dq, dk, dv]), dpast

@@ -2,13 +2,15 @@
 
 import math
 
-from .backend import array_module
+from .backend import array_module, blocks
 
 
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019). Updates the arrays of `params` in place.
 
-    Weight decay acts on matrices only (two or more axes), not on biases and layer norms.
+    Weight decay acts on matrices only (two or more axes), not on biases and layer norms. The running means of the gradient
+    and of its square, `.mean` and `.square` by name, are views of one long vector each: a few long operations take the place
+    of many short ones.
     """
 
     def __init__(self, params, lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
@@ -22,8 +24,8 @@ class AdamW:
             raise ValueError(f"weight_decay must be a number, at least 0, got {weight_decay}")
         self.params, self.lr, self.betas, self.eps, self.weight_decay = params, lr, betas, eps, weight_decay
         self.steps = 0
-        self.mean = {name: array_module(p).zeros_like(p) for name, p in params.items()}
-        self.square = {name: array_module(p).zeros_like(p) for name, p in params.items()}
+        self._mean, self._square = (_flat([p * 0 for p in params.values()]) for _ in range(2))
+        self.mean, self.square = self._by_name(self._mean), self._by_name(self._square)
 
     def step(self, grads, lr=None):
         """One update from grads {name: array}, with learning rate `lr` or the constructor's."""
@@ -38,16 +40,32 @@ class AdamW:
         # m/(1−β1ᵗ) and v/(1−β2ᵗ) undo the start at zero; as scalars they fold into the step size and the root.
         step_size = lr / (1 - beta1**self.steps)
         root_scale = 1 / math.sqrt(1 - beta2**self.steps)
-        for name, p in self.params.items():
-            xp, g, m, v = array_module(p), grads[name], self.mean[name], self.square[name]
+        update = _flat([grads[name] for name in self.params])
+        for block in blocks(update):
+            g, m, v = update[block], self._mean[block], self._square[block]
             m += (1 - beta1) * (g - m)
             v += (1 - beta2) * (g * g - v)
-            if p.ndim >= 2:
-                p *= 1 - lr * self.weight_decay
-            denominator = xp.sqrt(v)
+            denominator = array_module(v).sqrt(v)
             denominator *= root_scale
             denominator += self.eps
-            p -= step_size * m / denominator
+            g[...] = step_size * m / denominator
+        for name, change in self._by_name(update).items():
+            p = self.params[name]
+            if p.ndim >= 2:
+                p *= 1 - lr * self.weight_decay
+            p -= change
+
+    def _by_name(self, flat):
+        """A long vector -> {name: view of params' shape}."""
+        views, start = {}, 0
+        for name, p in self.params.items():
+            views[name] = flat[start : start + p.size].reshape(p.shape)
+            start += p.size
+        return views
+
+
+def _flat(arrays):
+    return array_module(arrays[0]).concatenate([x.reshape(-1) for x in arrays])
 
 
 def clip_grads(grads, max_norm):

@@ -5,12 +5,14 @@ measurement a line, and resume.safetensors, the whole state of the run in one fi
 """
 
 import contextlib
+import contextvars
 import inspect
 import itertools
 import json
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,7 @@ def fit(
     weight_decay=0.1,
     max_grad_norm=1.0,
     accumulate=1,
+    shards=1,
     validation=None,
     eval_every=250,
     patience=None,
@@ -64,6 +67,9 @@ def fit(
     objective: (logits, targets) -> (loss, dlogits), as in minimixce.objectives, or a whole step(model, batch) -> loss, grads;
     a function whose first parameter is named `model` is taken for the latter. An objective with a `normalizer` parameter is
     given the number of targets of the whole step, so that accumulated batches equal one big batch.
+    shards: on the CPU, split the rows of each batch over this many threads; worth it for models of 100 channels and more, with
+    the linear algebra library limited to its share of the cores (threadpoolctl, or OMP_NUM_THREADS). Needs an objective with a
+    `normalizer`; results depend on shards in rounding, and with dropout in the draw.
     validation: batches to iterate over; measurements then hold those of `evaluate`, the best model is the one with the
     least validation_loss, and training stops after `patience` measurements without a better one.
     seed: of dropout. folder: where to keep the run (module docstring), with `boundary` as the token that ends a text;
@@ -75,8 +81,10 @@ def fit(
     tokens_per_second. Raises FloatingPointError, naming the step, when the loss is no longer finite; ValueError for options
     out of range.
     """
-    check_options(steps, lr, warmup, final_lr, betas, weight_decay, max_grad_norm, accumulate, eval_every, patience)
-    step_function = (_step_of_steps if _is_step(objective) else _step_of_objective)(objective, seed)
+    check_options(steps, lr, warmup, final_lr, betas, weight_decay, max_grad_norm, accumulate, shards, eval_every, patience)
+    if shards > 1 and (_is_step(objective) or not _takes_normalizer(objective) or model.xp is not np):
+        raise ValueError(f"shards must be 1 on a GPU, for a step and for an objective without a normalizer, got {shards}")
+    step_function = _step_of_steps(objective) if _is_step(objective) else step_of_objective(objective, seed, shards)
     if resume and folder is None:
         raise ValueError("resume=True needs the folder of the run")
     if (
@@ -129,6 +137,7 @@ def fit(
             loss, grads = step_function(model, group, run.step)
             grad_norm = clip_grads(grads, max_grad_norm)
             run.optimizer.step(grads, rate)
+            del grads  # or they would stay in memory beside the next step's activations
             run.step += 1
             run.losses.append(loss)  # stays on the device until the next look
             tokens += sum(targets.size for _, targets in group)
@@ -156,11 +165,14 @@ def check_options(
     weight_decay=0.1,
     max_grad_norm=1.0,
     accumulate=1,
+    shards=1,
     eval_every=250,
     patience=None,
 ):
     """Raise ValueError, naming the option, unless fit can work with these."""
     counts = {"steps": steps, "eval_every": eval_every, "accumulate": accumulate, "patience": patience, "warmup": warmup}
+    if not 1 <= shards <= 1024:
+        raise ValueError(f"shards must be at least 1 and at most 1024, got {shards}")
     for name, value in counts.items():
         least = 0 if name == "warmup" else 1
         if value is not None and not least <= value <= MOST:
@@ -169,7 +181,7 @@ def check_options(
         raise ValueError(f"final_lr must be between 0 and 1, got {final_lr}")
     if not 0 < max_grad_norm <= float(np.finfo(np.float32).max):
         raise ValueError(f"max_grad_norm must be a positive number that float32 can hold, got {max_grad_norm}")
-    AdamW({}, lr, betas, weight_decay=weight_decay)
+    AdamW({"any": np.zeros(1)}, lr, betas, weight_decay=weight_decay)
 
 
 def evaluate(model, batches, objective=None):
@@ -296,33 +308,53 @@ def _is_step(objective):
     return next(iter(inspect.signature(objective).parameters), None) == "model"
 
 
-def _step_of_objective(objective, seed):
+def _takes_normalizer(objective):
+    return "normalizer" in inspect.signature(objective).parameters
+
+
+def step_of_objective(objective, seed=0, shards=1):
     """step(model, group, number) -> loss, grads over a group of batches, from a token objective.
 
-    The random numbers of dropout depend on seed and step alone, so that a resumed run draws what an undisturbed one would.
+    The random numbers of dropout depend on seed, step and shard alone, so that a resumed run draws what an undisturbed one
+    would. NumPy lets go of Python's lock while it computes, so the threads that take a shard each do run side by side.
     """
-    takes_normalizer = "normalizer" in inspect.signature(objective).parameters
+    takes_normalizer = _takes_normalizer(objective)
 
-    def step(model, group, number):
-        xp, loss, grads = model.xp, 0.0, None
-        rng = (
-            backend.rng(int(np.random.SeedSequence([seed, number]).generate_state(1)[0]), xp) if model.config.dropout else None
-        )
-        count = max(1, sum(int((targets >= 0).sum()) for _, targets in group))
+    def step_of_shard(model, group, count, number, shard):
+        xp, loss, grads, rng = model.xp, 0.0, None, None
+        if model.config.dropout:
+            rng = backend.rng(int(np.random.SeedSequence([seed, number, shard]).generate_state(1)[0]), xp)
         for inputs, targets in group:
-            logits, cache = model.forward(xp.asarray(inputs), training=True, rng=rng)
+            rows = slice(shard * len(inputs) // shards, (shard + 1) * len(inputs) // shards)
+            if rows.start == rows.stop:
+                continue
+            logits, cache = model.forward(xp.asarray(inputs[rows]), training=True, rng=rng)
             if takes_normalizer:
-                part, dlogits = objective(logits, xp.asarray(targets), normalizer=count)
+                part, dlogits = objective(logits, xp.asarray(targets[rows]), normalizer=count)
             else:
                 part, dlogits = (value / len(group) for value in objective(logits, xp.asarray(targets)))
             grads = model.backward(dlogits, cache, grads)
             loss = loss + part
         return loss, grads
 
+    def step(model, group, number):
+        count = max(1, sum(int((targets >= 0).sum()) for _, targets in group))
+        if shards == 1:
+            return step_of_shard(model, group, count, number, 0)
+        with ThreadPoolExecutor(shards) as pool:
+            contexts = [contextvars.copy_context() for _ in range(shards)]  # so that NumPy's error settings hold there too
+            parts = [pool.submit(c.run, step_of_shard, model, group, count, number, i) for i, c in enumerate(contexts)]
+        (loss, grads), *others = [p.result() for p in parts if p.result()[1] is not None]  # None: more shards than rows
+        for more_loss, more in others:  # always in this order, so that a run repeats bit for bit
+            loss = loss + more_loss
+            for name, g in more.items():
+                grads[name] += g
+        return loss, grads
+
     return step
 
 
-def _step_of_steps(one, _seed):
+def _step_of_steps(one):
     """The same from a user's step(model, batch) -> loss, grads: the mean over the group."""
 
     def step(model, group, _number):

@@ -70,7 +70,7 @@ def test_training_steps_equal_numpys_and_never_wait(name, dtype, soft):
     def train(xp):
         model, rng = gpt(xp, dtype, dropout=0.2), backend.rng(5, xp)
         tokens, targets = batch(xp, soft=soft, dtype=dtype)
-        optimizer = AdamW(model.params, lr=0.01)
+        optimizer = AdamW(model.params, lr=0.01, eps=1e-3)  # 1e-8 would blow up the rounding noise of zero gradients
         for _ in range(2):
             grads = None
             for part in (slice(0, 2), slice(2, 3)):  # gradients of two parts, accumulated

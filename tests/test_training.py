@@ -2,6 +2,8 @@
 
 import functools
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -117,6 +119,40 @@ def test_accumulated_batches_equal_one_big_batch():
             assert np.allclose(a.params[name], b.params[name], rtol=1e-8, atol=1e-10), name
 
 
+@pytest.mark.parametrize("shards", [2, 3, 40])  # 40: more than rows
+def test_shards_over_threads_equal_the_whole_batch_and_repeat_bit_for_bit(shards):
+    batches = list(text.consecutive_batches(TOKENS[: 5 * 8 - 3], 5, 8)) * 3  # the last row is padded
+
+    def run(shards):
+        model = new_model(dtype="float64")
+        return model, mm.fit(model, batches, mm.objectives.mixce, lr=1e-2, eval_every=1, shards=shards, progress=False)
+
+    (whole, first), (split, second), (again, third) = run(1), run(shards), run(shards)
+    assert [m["loss"] for m in first] == pytest.approx([m["loss"] for m in second], rel=1e-12)
+    assert without_speed(second) == without_speed(third)
+    for name in whole.params:
+        assert np.array_equal(split.params[name], again.params[name])
+        if "c_attn.bias" not in name:  # see above
+            assert np.allclose(whole.params[name], split.params[name], rtol=1e-8, atol=1e-10), name
+
+
+def test_shards_drop_different_elements_and_refuse_what_they_cannot_split():
+    seen = []
+
+    class Watched(mm.GPT):
+        def forward(self, tokens, training=False, rng=None):
+            seen.append(rng.random(2).tolist() if rng else None)
+            return super().forward(tokens, training, rng)
+
+    batch = text.consecutive_batches(TOKENS[:49], 12, 8)[0]
+    mm.fit(Watched(mm.GPTConfig(V, 12, 1, 1, 4, dropout=0.1), device="cpu"), [batch], shards=2, progress=False)
+    assert len(seen) == 2
+    assert seen[0] != seen[1]
+    for objective in (lambda logits, targets: mm.objectives.mle(logits, targets), lambda model, batch: None):
+        with pytest.raises(ValueError, match="shards must be 1"):
+            mm.fit(new_model(), [batch], objective, shards=2, progress=False)
+
+
 @pytest.mark.parametrize("stop", [1, 30, 45, 59])
 def test_a_run_stopped_anywhere_resumes_bit_for_bit(tmp_path, stop):
     def run(folder, steps_until_interrupt=None, resume=False):
@@ -184,6 +220,7 @@ def test_validation_loss_is_the_objectives_own():
         {"final_lr": 1.5},
         {"max_grad_norm": 0},
         {"accumulate": 0},
+        {"shards": 0},
         {"patience": 0},
     ],
 )
@@ -200,3 +237,30 @@ def test_an_objective_that_is_an_object_keeps_its_name_from_process_to_process()
     assert training._describe(Loss()) == training._describe(Loss())
     half, third = (functools.partial(mm.objectives.mixce, eta=eta) for eta in (1 / 2, 1 / 3))
     assert training._describe(half) != training._describe(third)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_over_a_thousand_steps():
+    """Resident memory after 1,100 steps against that after 100, in a process of its own."""
+    script = """if True:
+        import numpy as np, minimixce as mm
+        from minimixce import text
+
+        def resident():
+            with open("/proc/self/status") as status:
+                return next(int(line.split()[1]) for line in status if line.startswith("VmRSS"))
+
+        tokens = np.random.default_rng(0).integers(0, 65, 10_000)
+        model = mm.GPT(mm.GPTConfig(65, 32, 2, 2, 64), device="cpu")
+        batches = text.random_batches(tokens, 8, 32, 0)
+        seen = []
+        def watched(logits, targets, normalizer=None, calls=[0]):
+            calls[0] += 1
+            if calls[0] in (100, 1100):
+                seen.append(resident())
+            return mm.objectives.mixce(logits, targets, normalizer=normalizer)
+        mm.fit(model, batches, watched, steps=1100, eval_every=50, progress=False)
+        print(seen[1] - seen[0])
+    """
+    grown = int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+    assert grown < 2048, f"{grown} KiB"  # one step's activations are more
