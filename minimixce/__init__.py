@@ -1,10 +1,24 @@
 """minimixce: autoregressive language models trained by mixing forward and reverse cross-entropies, from scratch."""
 
 from . import backend, layers, objectives, optim
+from .bigram import Bigram, BigramConfig, TableBigram
 from .checks import gradcheck
 from .gpt import GPT, GPTConfig
 from .optim import AdamW
 from .training import fit
 
 __version__ = "0.1.0"
-__all__ = ["GPT", "AdamW", "GPTConfig", "backend", "fit", "gradcheck", "layers", "objectives", "optim"]
+__all__ = [
+    "GPT",
+    "AdamW",
+    "Bigram",
+    "BigramConfig",
+    "GPTConfig",
+    "TableBigram",
+    "backend",
+    "fit",
+    "gradcheck",
+    "layers",
+    "objectives",
+    "optim",
+]

@@ -1,4 +1,4 @@
-"""Files ⇄ named arrays: the Hugging Face GPT-2 folder. Knows no model class; arrays are NumPy's on return.
+"""Files ⇄ named arrays: the Hugging Face GPT-2 folder and the like. Knows no model class; arrays are NumPy's on return.
 
 A folder holds config.json and model.safetensors (or its shards). Nothing is pickled, and every file is written under a
 temporary name, synced and renamed, so that a crash leaves the old file or the new one, never half of one.
@@ -31,17 +31,45 @@ _SUPPORTED = {
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
-def save_gpt2(folder, config, params, *, overwrite=False, boundary=None):
-    """Write config (fields as in GPTConfig) and params {name: array} as a folder that transformers opens.
+def save_model(folder, fields, params, *, overwrite=False):
+    """Write fields (a JSON-able dict) as config.json and params {name: array} as model.safetensors.
 
-    `boundary` becomes bos_token_id and eos_token_id. Raises FileExistsError where a model is, unless overwrite=True.
+    Raises FileExistsError where a model is, unless overwrite=True.
     """
     folder = Path(folder)
     if not overwrite and any((folder / name).exists() for name in ("config.json", *_WEIGHTS)):
         raise FileExistsError(f"{folder} already holds a model; choose another folder or allow overwriting")
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {f"transformer.{name}": np.ascontiguousarray(to_numpy(value)) for name, value in params.items()}
+    arrays = {name: np.ascontiguousarray(to_numpy(value)) for name, value in params.items()}
     write_atomically(folder / "model.safetensors", to_safetensors(arrays, metadata={"format": "pt"}))
+    write_atomically(folder / "config.json", json.dumps(fields, indent=2).encode() + b"\n")
+
+
+def load_model(folder, model_type, fields, dtype=None):
+    """Read what save_model wrote -> (the config's values of `fields`, and dtype), {name: array}.
+
+    model_type is what config.json must say; fields {name: int or float} are those it must hold. dtype=None keeps float64 and
+    reads others as float32. Raises FileNotFoundError for a missing file, ValueError for a corrupt one or another model's.
+    """
+    path, config = _read_config(folder)
+    if config.get("model_type") != model_type:
+        raise ValueError(f"{path}: model_type={config.get('model_type')!r} is not supported, only {model_type!r}")
+    values = {name: _number(path, config, name, kind) for name, kind in fields.items()}
+    dtype, params = _in_dtype(folder, _read_weights(folder), dtype)
+    return values | {"dtype": dtype}, params
+
+
+def boundary_fields(boundary):
+    """The boundary's id (None where there is none) by the names that Hugging Face's config.json has for it."""
+    token = None if boundary is None else int(boundary)
+    return {"bos_token_id": token, "eos_token_id": token}
+
+
+def save_gpt2(folder, config, params, *, overwrite=False, boundary=None):
+    """Write config (fields as in GPTConfig) and params {name: array} as a folder that transformers opens.
+
+    `boundary` becomes bos_token_id and eos_token_id. Raises FileExistsError where a model is, unless overwrite=True.
+    """
     fields = {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -56,11 +84,10 @@ def save_gpt2(folder, config, params, *, overwrite=False, boundary=None):
         "attn_pdrop": config.dropout,
         "resid_pdrop": config.dropout,
         "tie_word_embeddings": True,
-        "bos_token_id": None if boundary is None else int(boundary),
-        "eos_token_id": None if boundary is None else int(boundary),
+        **boundary_fields(boundary),
         "dtype": config.dtype,
     }
-    write_atomically(folder / "config.json", json.dumps(fields, indent=2).encode() + b"\n")
+    save_model(folder, fields, {f"transformer.{name}": value for name, value in params.items()}, overwrite=overwrite)
 
 
 def load_gpt2(folder, dtype=None):
@@ -68,47 +95,69 @@ def load_gpt2(folder, dtype=None):
 
     Raises FileNotFoundError for a missing file, ValueError for a corrupt one or a config that gpt.py does not compute.
     """
-    folder, path = Path(folder), Path(folder) / "config.json"
-    if folder.is_file():
-        raise ValueError(f"{folder} is a file; give the folder that holds it")
-    config = read_json(path)
+    path, config = _read_config(folder)
     for name, allowed in _SUPPORTED.items():
         if config.get(name, allowed[0]) not in allowed:
             raise ValueError(f"{path}: {name}={config[name]!r} is not supported, only {allowed[0]!r}")
     positions = "n_ctx" if config.get("n_positions") is None and "n_ctx" in config else "n_positions"
     sizes = {}
     for name in ("vocab_size", positions, "n_layer", "n_head", "n_embd"):
-        if name not in config:
-            raise ValueError(f"{path} lacks {name}")
-        if not isinstance(config[name], int) or isinstance(config[name], bool):
-            raise ValueError(f"{path}: {name} must be an integer, got {config[name]!r}")
-        sizes["block_size" if name == positions else name] = config[name]
+        sizes["block_size" if name == positions else name] = _number(path, config, name, int)
     if config.get("n_inner") not in (None, 4 * config["n_embd"]):
         raise ValueError(f"{path}: n_inner={config['n_inner']!r} is not supported, only 4·n_embd")
     rates = [config.get(name, 0.1) for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop")]
     if not all(isinstance(rate, (int, float)) for rate in rates) or len(set(rates)) > 1:
         raise ValueError(f"{path}: embd_pdrop, attn_pdrop and resid_pdrop must be one number, got {rates}")
 
-    tensors = {}
-    for path in _weight_files(folder):
-        for name, value in read_safetensors(path).items():
-            name = name.removeprefix("transformer.")
-            if name in tensors:
-                raise ValueError(f"{folder} holds the weight {name} twice")
-            tensors[name] = value
+    tensors = _read_weights(folder, prefix="transformer.")
     head = tensors.pop("lm_head.weight", None)
     if head is not None and not np.array_equal(head, tensors.get("wte.weight")):
         raise ValueError(f"{folder}: lm_head.weight differs from wte.weight; an untied output projection is not supported")
     params = {name: value for name, value in tensors.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
     if sizes["n_layer"] > len(params):  # so that nobody lists the weights of a billion layers
         raise ValueError(f"{folder}: config.json says n_layer={sizes['n_layer']}, but there are only {len(params)} weights")
+    dtype, params = _in_dtype(folder, params, dtype)
+    return sizes | {"dropout": float(rates[0]), "dtype": dtype}, params
+
+
+def _read_config(folder):
+    """The path and the content of a folder's config.json."""
+    folder = Path(folder)
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; give the folder that holds it")
+    return folder / "config.json", read_json(folder / "config.json")
+
+
+def _number(path, config, name, kind):
+    """The field `name` of a config, an int, or a float (which may be written as an int)."""
+    if name not in config:
+        raise ValueError(f"{path} lacks {name}")
+    value = config[name]
+    if isinstance(value, bool) or not isinstance(value, (int, kind)):
+        raise ValueError(f"{path}: {name} must be {'an integer' if kind is int else 'a number'}, got {value!r}")
+    return value
+
+
+def _read_weights(folder, prefix=""):
+    """{name without prefix: array} of all weight files of a folder."""
+    tensors = {}
+    for path in _weight_files(Path(folder)):
+        for name, value in read_safetensors(path).items():
+            name = name.removeprefix(prefix)
+            if name in tensors:
+                raise ValueError(f"{folder} holds the weight {name} twice")
+            tensors[name] = value
+    return tensors
+
+
+def _in_dtype(folder, params, dtype):
+    """dtype, or where it is None the one that loses nothing, and params in it."""
     for name, value in params.items():
         if value.dtype.kind != "f":
             raise ValueError(f"{folder}: {name} is {value.dtype}, but weights must be floating point")
     if dtype is None:
         dtype = "float64" if any(value.dtype == np.float64 for value in params.values()) else "float32"
-    fields = sizes | {"dropout": float(rates[0]), "dtype": dtype}
-    return fields, {name: value.astype(dtype) for name, value in params.items()}
+    return dtype, {name: value.astype(dtype) for name, value in params.items()}
 
 
 def _weight_files(folder):

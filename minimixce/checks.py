@@ -1,7 +1,7 @@
 """Gradient checking: numerical derivatives against a backward function.
 
 `gradcheck` takes any pair of functions in the form of layers.py; `check_everything` runs it on every layer, every objective
-and the whole model, which is what `minimixce gradcheck` prints.
+and whole models, which is what `minimixce gradcheck` prints.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import numpy as np
 
 from . import backend, layers, objectives
 from .backend import array_module, to_numpy
+from .bigram import Bigram, BigramConfig, TableBigram
 from .gpt import GPT, GPTConfig
 
 
@@ -187,7 +188,7 @@ def _equal(a, b):
 
 
 def check_everything(device="cpu", seed=0):
-    """Gradient-check every layer, every objective and the whole model in float64 on `device`: yields (title, Report)."""
+    """Gradient-check every layer, every objective and whole models in float64 on `device`: yields (title, Report)."""
     xp = backend.select_device(device)
     rng = np.random.default_rng(seed)
 
@@ -212,6 +213,7 @@ def check_everything(device="cpu", seed=0):
     yield check("unembedding", layers.unembedding_forward, layers.unembedding_backward, x=x, weight=normal(V, C))
     yield check("layer norm", layers.layer_norm_forward, layers.layer_norm_backward, x=x, weight=normal(C), bias=normal(C))
     yield check("GELU", layers.gelu_forward, layers.gelu_backward, x=x)
+    yield check("ReLU", layers.relu_forward, layers.relu_backward, x=x + 0.1 * xp.sign(x))  # away from its corner
     yield check("softmax", layers.softmax_forward, layers.softmax_backward, x=x)
     yield check(
         "dropout", lambda x: layers.dropout_forward(x, **dropout, rng=backend.rng(seed, xp)), layers.dropout_backward, x=x
@@ -241,6 +243,8 @@ def check_everything(device="cpu", seed=0):
         yield check(title, objective, lambda dy, dlogits: (dy * dlogits,), logits=logits)
 
     yield "the whole model, MixCE loss", check_model(xp, rng, seed)
+    yield "the bigram, MixCE loss", check_model(xp, rng, seed, small_bigram(rng))
+    yield "the table bigram, MixCE loss", check_model(xp, rng, seed, random_params(TableBigram(5, device="cpu"), rng))
 
 
 def objective_checks(logits, targets, cost_embedding):
@@ -292,11 +296,31 @@ def check_objective(objective, seed=0):
     )
 
 
-def check_model(xp, rng, seed=0):
-    """Gradient-check a small GPT with dropout under MixCE: one row of the report for each parameter."""
+def random_params(model, rng):
+    """The model with parameters that are all random and far from zero, so that no term of a gradient hides."""
+    model.params = {name: rng.standard_normal(p.shape) * 0.5 for name, p in model.params.items()}
+    return model
+
+
+def small_gpt(rng):
     config = GPTConfig(vocab_size=5, block_size=4, n_layer=2, n_head=2, n_embd=8, dropout=0.1, dtype="float64")
-    model = GPT(config, device="cpu")
-    model.params = {name: xp.asarray(rng.standard_normal(p.shape) * 0.5) for name, p in model.params.items()}
+    return random_params(GPT(config, device="cpu"), rng)
+
+
+def small_bigram(rng):
+    """A Bigram none of whose hidden units is so near the corner of ReLU that a numerical derivative would reach across."""
+    model = Bigram(BigramConfig(vocab_size=5, n_embd=4, n_hidden=6, dropout=0.1, dtype="float64"), device="cpu")
+    while True:
+        p = random_params(model, rng).params
+        if np.abs(p["embedding.weight"] @ p["hidden.weight"] + p["hidden.bias"]).min() > 0.01:
+            return model
+
+
+def check_model(xp, rng, seed=0, model=None):
+    """Gradient-check a float64 model of 5 tokens (by default a small GPT), with its dropout, under MixCE: one row of the report
+    for each parameter."""
+    model = small_gpt(rng) if model is None else model
+    model.params = {name: xp.asarray(p) for name, p in model.params.items()}
     tokens = xp.asarray(rng.integers(0, 5, (2, 4)))
     targets = xp.asarray(rng.integers(-1, 5, (2, 4)))
     names = list(model.params)

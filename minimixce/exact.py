@@ -77,7 +77,7 @@ def loss_and_grads(
         _list(model, world, max_len, sums, objective, eta, grads, progress)
     else:
         _tree(model, world, max_len, _by_weights(sums, objective, eta), grads, progress)
-    return sums.total(objective, model.xp), _complete(grads, model)
+    return sums.total(objective, model.xp), complete(grads, model)
 
 
 def policy_gradient(model, world, max_len, *, objective="reverse_ce", max_sequences=MAX_SEQUENCES, progress=True):
@@ -91,7 +91,7 @@ def policy_gradient(model, world, max_len, *, objective="reverse_ce", max_sequen
     _check(model, world, max_len, objective, 0.5, "tree", max_sequences)
     grads = {}
     cost = _tree(model, world, max_len, _by_cost_to_go(objective), grads, progress)
-    return cost.sum(), _complete(grads, model)
+    return cost.sum(), complete(grads, model)
 
 
 def cross_entropies(model, world, max_len, *, method="tree", max_sequences=MAX_SEQUENCES, progress=True):
@@ -126,7 +126,7 @@ def log_prob(model, rows):
     if inputs.shape[1] == 0:
         return xp.zeros(len(rows))
     logits, _ = model.forward(xp.where(inputs < 0, 0, inputs))
-    return _chosen(_log_softmax(logits), targets).sum(axis=1)
+    return chosen(log_softmax(logits), targets).sum(axis=1)
 
 
 def sequences(vocab_size, max_len, start=0, stop=None):
@@ -232,7 +232,7 @@ def _tree(model, world, max_len, rule, grads, progress):
     complete when its subtrees are done: memory holds one group of rows a level, however large the tree.
     """
     xp, V = model.xp, world.vocab_size
-    tables = _Tables(world, xp)
+    tables = Tables(world, xp)
     root = _Prefix(*(xp.zeros(1) for _ in range(4)), xp.zeros(1, dtype=int))
     if max_len == 1:  # no prefix has a choice
         return xp.zeros(1)
@@ -242,7 +242,7 @@ def _tree(model, world, max_len, rule, grads, progress):
 
     def visit(tokens, past, prefix, depth):
         logits, present, cache = model.extend_forward(tokens[:, None], past)
-        step = _log_softmax(logits[:, 0])
+        step = log_softmax(logits[:, 0])
         child = tables.extend(prefix, step)
         last = depth == max_len - 2
         below, dpresent = xp.zeros(step.shape), None
@@ -311,7 +311,7 @@ def _by_measures(sums, eta):
     return rule
 
 
-class _Tables:
+class Tables:
     """A world's tables on the device, to walk from prefixes to all their children."""
 
     def __init__(self, world, xp):
@@ -363,8 +363,8 @@ def _list_rows(model, world, rows, positions, sums, objective, eta, grads):
     log_q = xp.zeros(log_p.shape)
     if positions:
         logits, cache = model.forward(rows[:, :positions])
-        step = _log_softmax(logits)
-        log_q = _chosen(step, targets)
+        step = log_softmax(logits)
+        log_q = chosen(step, targets)
     x = _Prefix(log_q.sum(axis=1), log_p.sum(axis=1), floored.sum(axis=1), (log_p == -math.inf).sum(axis=1), None)
     if objective is None:
         for name, values in _measures(eta, x, xp).items():
@@ -408,7 +408,7 @@ def bigram_loss_and_grads(q_logits, world, *, objective="two_kls", eta=0.5, max_
     if max_len is not None:
         _check_horizon(max_len)
     xp = array_module(q_logits)
-    log_q = _log_softmax(q_logits)
+    log_q = log_softmax(q_logits)
     loss, dlogits = 0.0, xp.zeros((V, V))
     for share, name in _parts(objective, eta):
         if name in ("reverse_ce", "reverse_kl", "overlap"):
@@ -457,7 +457,7 @@ def _reverse_part(name, log_q, world, max_len, xp):
     the weight μ(h) = Π Q m, and ∂L/∂logits(h)_v = Σ μ(h) Q(v|h) [c(v|h) + m(v|h) U(hv) − U(h)] over prefixes that share them.
     """
     pairs = None if max_len is None else _pairs(world)
-    tables, q = _Tables(world, xp), xp.exp(log_q)
+    tables, q = Tables(world, xp), xp.exp(log_q)
     if max_len is None:
         log_p, log_p_floored = tables.log_p, tables.log_p_floored
     else:
@@ -548,14 +548,14 @@ def _population(world, max_len):
 # ---- helpers ----------------------------------------------------------------------------------------------------------
 
 
-def _log_softmax(logits):
+def log_softmax(logits):
     """(…,V) -> log-probabilities in float64."""
     z = logits.astype("float64")
     z = z - z.max(axis=-1, keepdims=True)
     return z - array_module(z).log(array_module(z).exp(z).sum(axis=-1, keepdims=True))
 
 
-def _chosen(step, targets):
+def chosen(step, targets):
     """log q of the targets: step (n,T,V), targets (n,T), −1 ignored -> (n,T)."""
     xp = array_module(step)
     n, t = xp.arange(len(targets))[:, None], xp.arange(targets.shape[1])
@@ -563,10 +563,12 @@ def _chosen(step, targets):
 
 
 def _bar(total, progress, unit):
-    return tqdm(total=total, unit=unit, unit_scale=True, delay=1, disable=None if progress and total >= _SHOW_BAR_FROM else True)
+    return tqdm(
+        total=total, unit=unit, unit_scale=True, delay=1, disable=None if progress and total >= _SHOW_BAR_FROM else True
+    )
 
 
-def _complete(grads, model):
+def complete(grads, model):
     """grads with exactly the keys of params; zeros where nothing depends on a parameter, as with a horizon of 1."""
     return {name: grads[name] if name in grads else model.xp.zeros_like(p) for name, p in model.params.items()}
 
@@ -581,7 +583,9 @@ def _check(model, world, max_len, objective, eta, method, max_sequences):
         raise ValueError(f'method must be "tree" or "list", got {method!r}')
     _check_horizon(max_len)
     if model.config.vocab_size != world.vocab_size:
-        raise ValueError(f"model and world must share a vocabulary, got {model.config.vocab_size} and {world.vocab_size} tokens")
+        raise ValueError(
+            f"model and world must share a vocabulary, got {model.config.vocab_size} and {world.vocab_size} tokens"
+        )
     if model.config.block_size < max_len - 1:
         raise ValueError(f"max_len {max_len} needs a block_size of at least {max_len - 1}, got {model.config.block_size}")
     if (count := num_sequences(world.vocab_size, max_len)) > max_sequences:

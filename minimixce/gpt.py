@@ -1,9 +1,10 @@
-"""GPT: GPT-2's transformer with the backward pass written out.
+"""GPT: GPT-2's transformer with the backward pass written out, and what it shares with every other model.
 
 A model is a config and a dict of named arrays. The names, layouts and shapes are Hugging Face GPT-2's, so `save` writes a
 folder that `transformers` opens, and GPT-2's own weights open here.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -35,6 +36,25 @@ from .layers import (
 )
 
 
+def check_config(config):
+    """Raise ValueError or TypeError, naming the field, unless every integer of a config is at least 1, its dropout a rate and
+    its dtype one that models have."""
+    for field in dataclasses.fields(config):
+        name, value = field.name, getattr(config, field.name)
+        if field.type is int:
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+                raise TypeError(f"{name} must be an integer, got {value!r}")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+            object.__setattr__(config, name, int(value))  # NumPy's integers do not go into JSON
+        elif name == "dropout":
+            if not isinstance(value, (int, float, np.number)) or not 0 <= value < 1:
+                raise ValueError(f"dropout must be at least 0 and below 1, got {value!r}")
+            object.__setattr__(config, name, float(value))
+        elif name == "dtype" and value not in ("float32", "float64"):
+            raise ValueError(f'dtype must be "float32" or "float64", got {value!r}')
+
+
 @dataclass(frozen=True)
 class GPTConfig:
     """The shape of a GPT.
@@ -53,20 +73,9 @@ class GPTConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-                raise TypeError(f"{name} must be an integer, got {value!r}")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-            object.__setattr__(self, name, int(value))  # NumPy's integers do not go into JSON
+        check_config(self)
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd must be a multiple of n_head, got n_embd={self.n_embd} and n_head={self.n_head}")
-        if not isinstance(self.dropout, (int, float, np.number)) or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
-        object.__setattr__(self, "dropout", float(self.dropout))
-        if self.dtype not in ("float32", "float64"):
-            raise ValueError(f'dtype must be "float32" or "float64", got {self.dtype!r}')
 
 
 def param_shapes(config):
@@ -99,6 +108,116 @@ def initial_params(config, seed=0):
         return (std * rng.standard_normal(shape)).astype(config.dtype)
 
     return {name: initial(name, shape) for name, shape in param_shapes(config).items()}
+
+
+CACHE_HAS_SERVED = "this cache has served a backward already; run forward again for a fresh one"
+
+
+class LanguageModel:
+    """What every model shares, so that training, generation and the exact sums work with any of them.
+
+    A model has `.params` {name: array} and `.config` (vocab_size, block_size, n_layer, dropout, dtype), and two methods of its
+    own, extend_forward and extend_backward, which continue sequences after a past and differentiate that. Whatever else is
+    asked of a model is made of these two.
+    """
+
+    @property
+    def num_params(self):
+        return sum(p.size for p in self.params.values())
+
+    @property
+    def xp(self):
+        """The array module of the device this model lives on."""
+        return array_module(next(iter(self.params.values())))
+
+    def forward(self, tokens, training=False, rng=None):
+        """tokens: ids (B,T) or soft one-hots (B,T,V), T ≤ config.block_size -> logits (B,T,V), cache.
+
+        logits[:, t] predict token t+1. Dropout acts only with training=True and then needs `rng`.
+        """
+        logits, _, cache = self.extend_forward(tokens, None, training, rng)
+        return logits, cache
+
+    def backward(self, dlogits, cache, grads=None):
+        """dlogits (B,T,V) -> grads {name: array} with exactly the keys of params; adds into `grads` if given."""
+        _, _, grads = self.extend_backward(dlogits, None, cache, grads)
+        return grads
+
+    def generate(self, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop=None, seed=0):
+        """Sample continuations: prompt ids (B,T0) -> (B,T0+max_new_tokens) int64.
+
+        temperature 0 takes the likeliest token; top_k keeps the k likeliest, top_p the smallest set of likeliest tokens
+        that holds probability p. A row that met the token `stop` is filled with it. The past is kept from token to token;
+        when it fills the window, the last block_size//2 tokens are kept and recomputed.
+        `seed` is an integer or a backend.rng generator.
+        """
+        tokens = list(self.stream(prompt, max_new_tokens, temperature, top_k, top_p, stop, seed))
+        return array_module(prompt).concatenate([prompt.astype("int64"), *(t[:, None] for t in tokens)], axis=1)
+
+    def stream(self, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop=None, seed=0):
+        """The tokens of `generate` one by one: an iterator over max_new_tokens arrays (B,)."""
+        _check_sampling(max_new_tokens, temperature, top_k, top_p)
+        if prompt.ndim != 2 or prompt.dtype.kind not in "iu":
+            raise ValueError(f"prompt must be token ids (B,T), got {prompt.dtype} {prompt.shape}")
+        if stop is not None and not 0 <= stop < self.config.vocab_size:
+            raise ValueError(f"stop must be a token id in 0 … {self.config.vocab_size - 1}, got {stop}")
+        # int64, because narrow ids would wrap around
+        return self._stream(prompt.astype("int64"), max_new_tokens, (temperature, top_k, top_p), stop, seed)
+
+    def _stream(self, prompt, max_new_tokens, sampling, stop, seed):
+        xp, block_size = array_module(prompt), self.config.block_size
+        rng = backend.rng(seed, xp)
+        window, past = prompt[:, -block_size:], None
+        seen = [window]  # the tokens of the past, to refill the window from
+        stopped = xp.zeros(len(prompt), dtype=bool)
+        for _ in range(max_new_tokens):
+            if stop is not None and stopped.all():
+                yield xp.full(len(prompt), stop, prompt.dtype)
+                continue
+            logits, past, _ = self.extend_forward(window, past)
+            tokens = _sample(logits[:, -1], *sampling, rng).astype("int64")
+            if stop is not None:
+                tokens = xp.where(stopped, stop, tokens)
+                stopped |= tokens == stop
+            yield tokens
+            window = tokens[:, None]
+            seen.append(window)
+            if _positions(past) == block_size:
+                window, past = xp.concatenate(seen, axis=1)[:, -max(1, block_size // 2) :], None
+                seen = [window]
+
+    def _check_input(self, x, start=0):
+        """Raise TypeError or ValueError unless x can come after `start` positions."""
+        V, xp = self.config.vocab_size, array_module(x)
+        if xp is not self.xp:
+            raise TypeError(f"input and model must be on the same device, got {xp.__name__} and {self.xp.__name__}")
+        if x.dtype.kind in "iu":
+            if x.ndim != 2:
+                raise ValueError(f"token ids must have shape (B,T), got {x.shape}")
+            # On a GPU this check would make every step wait for the device; fit checks batches before they go there.
+            if xp is np and x.size and not (0 <= x.min() and x.max() < V):
+                raise ValueError(f"token ids must be in 0 … {V - 1}, got {x.min()} … {x.max()}")
+        elif x.ndim != 3 or x.shape[2] != V or x.dtype != self.config.dtype:
+            raise ValueError(
+                f"input must be integer ids (B,T) or {self.config.dtype} one-hots (B,T,{V}), got {x.dtype} {x.shape}"
+            )
+        if len(x) == 0:
+            raise ValueError("input must have at least one row, got none")
+        if x.shape[1] == 0:
+            raise ValueError("input must have at least one position, got 0 positions")
+        if x.shape[1] > self.config.block_size - start:
+            raise ValueError(
+                f"an input of {x.shape[1]} positions after {start} does not fit block_size {self.config.block_size}"
+            )
+
+    @classmethod
+    def _opened(cls, folder, config, shapes, params, device):
+        """The model with these NumPy params on `device`; ValueError, naming the folder, unless they have these shapes."""
+        xp = backend.select_device(device)
+        checkpoint.check_shapes(folder, shapes, params)
+        model = cls.__new__(cls)
+        model.config, model.params = config, {name: xp.asarray(params[name]) for name in shapes}
+        return model
 
 
 class BlockCache(NamedTuple):
@@ -144,8 +263,8 @@ def block_backward(dx, cache, name, grads, dkv=None):
     """
 
     def add(layer, dweight, dbias):
-        _add(grads, f"{name}.{layer}.weight", dweight)
-        _add(grads, f"{name}.{layer}.bias", dbias)
+        add_grad(grads, f"{name}.{layer}.weight", dweight)
+        add_grad(grads, f"{name}.{layer}.bias", dbias)
 
     dy = dropout_backward(dx, cache.mlp_dropout)
     dy, *dw = linear_backward(dy, cache.mlp_proj)
@@ -176,7 +295,7 @@ class GPTCache(NamedTuple):
     unembedding: Any
 
 
-class GPT:
+class GPT(LanguageModel):
     """GPT-2 with exact gradients by hand: `.params` {name: array}, `.config`, `.num_params`.
 
     GPT(config, seed=0, device="auto"); the same seed gives the same parameters on every device.
@@ -187,28 +306,6 @@ class GPT:
         self.config = config
         self.params = {name: xp.asarray(value) for name, value in initial_params(config, seed).items()}
 
-    @property
-    def num_params(self):
-        return sum(p.size for p in self.params.values())
-
-    @property
-    def xp(self):
-        """The array module of the device this model lives on."""
-        return array_module(self.params["wte.weight"])
-
-    def forward(self, tokens, training=False, rng=None):
-        """tokens: ids (B,T) or soft one-hots (B,T,V), T ≤ block_size -> logits (B,T,V), cache.
-
-        logits[:, t] predict token t+1. Dropout acts only with training=True and then needs `rng`.
-        """
-        logits, _, cache = self.extend_forward(tokens, None, training, rng)
-        return logits, cache
-
-    def backward(self, dlogits, cache, grads=None):
-        """dlogits (B,T,V) -> grads {name: array} with exactly the keys of params; adds into `grads` if given."""
-        _, _, grads = self.extend_backward(dlogits, None, cache, grads)
-        return grads
-
     def extend_forward(self, x, past=None, training=False, rng=None):
         """Continue sequences: x, ids (B,T) or soft one-hots (B,T,V), after `past` -> logits (B,T,V), present, cache.
 
@@ -218,10 +315,12 @@ class GPT:
         """
         c, params, past = self.config, self.params, past or None
         dropout = c.dropout if training else 0.0
-        start = past[0].k.shape[2] if past else 0
+        start = _positions(past)
         if past and len(past) != c.n_layer:
             raise ValueError(f"past must hold keys and values of {c.n_layer} layers, got {len(past)}")
-        self._check_input(x, past, start)
+        self._check_input(x, start)
+        if past and len(x) % len(past[0].k):
+            raise ValueError(f"{len(x)} rows of input cannot share {len(past[0].k)} rows of past evenly")
         x, embedding = embedding_forward(x, params["wte.weight"])
         x, position = position_forward(x, params["wpe.weight"], start)
         x, dropped = dropout_forward(x, dropout, rng)
@@ -241,13 +340,13 @@ class GPT:
         each one's dpast and the same grads on. A cache serves one backward; a second raises ValueError.
         """
         if len(cache.blocks) != self.config.n_layer:
-            raise ValueError("this cache has served a backward already; run forward again for a fresh one")
+            raise ValueError(CACHE_HAS_SERVED)
         grads = {} if grads is None else grads
         dx, dweight = unembedding_backward(dlogits, cache.unembedding)
-        _add(grads, "wte.weight", dweight)
+        add_grad(grads, "wte.weight", dweight)
         dx, dweight, dbias = layer_norm_backward(dx, cache.ln_f)
-        _add(grads, "ln_f.weight", dweight)
-        _add(grads, "ln_f.bias", dbias)
+        add_grad(grads, "ln_f.weight", dweight)
+        add_grad(grads, "ln_f.bias", dbias)
         dpast = []
         for i in reversed(range(self.config.n_layer)):
             block = cache.blocks.pop()
@@ -256,75 +355,10 @@ class GPT:
             dpast.insert(0, _sum_kv(dpast_of_attention, dpast_of_present))
         dx = dropout_backward(dx, cache.dropout)
         dx, dweight = position_backward(dx, cache.position)
-        _add(grads, "wpe.weight", dweight)
+        add_grad(grads, "wpe.weight", dweight)
         dx, dweight = embedding_backward(dx, cache.embedding)
-        _add(grads, "wte.weight", dweight)
+        add_grad(grads, "wte.weight", dweight)
         return dx, dpast if dpast[0] else None, {name: grads[name] for name in self.params}
-
-    def _check_input(self, x, past, start):
-        V, xp = self.config.vocab_size, array_module(x)
-        if xp is not self.xp:
-            raise TypeError(f"input and model must be on the same device, got {xp.__name__} and {self.xp.__name__}")
-        if x.dtype.kind in "iu":
-            if x.ndim != 2:
-                raise ValueError(f"token ids must have shape (B,T), got {x.shape}")
-            # On a GPU this check would make every step wait for the device; fit checks batches before they go there.
-            if xp is np and x.size and not (0 <= x.min() and x.max() < V):
-                raise ValueError(f"token ids must be in 0 … {V - 1}, got {x.min()} … {x.max()}")
-        elif x.ndim != 3 or x.shape[2] != V or x.dtype != self.config.dtype:
-            raise ValueError(
-                f"input must be integer ids (B,T) or {self.config.dtype} one-hots (B,T,{V}), got {x.dtype} {x.shape}"
-            )
-        if len(x) == 0:
-            raise ValueError("input must have at least one row, got none")
-        if not 1 <= x.shape[1] <= self.config.block_size - start:
-            raise ValueError(
-                f"an input of {x.shape[1]} positions after {start} does not fit block_size {self.config.block_size}"
-            )
-        if past and x.shape[0] % past[0].k.shape[0]:
-            raise ValueError(f"{x.shape[0]} rows of input cannot share {past[0].k.shape[0]} rows of past evenly")
-
-    def generate(self, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop=None, seed=0):
-        """Sample continuations: prompt ids (B,T0) -> (B,T0+max_new_tokens) int64.
-
-        temperature 0 takes the likeliest token; top_k keeps the k likeliest, top_p the smallest set of likeliest tokens
-        that holds probability p. A row that met the token `stop` is filled with it. Keys and values are kept from token
-        to token; when the window is full, the last block_size//2 tokens are kept and recomputed.
-        `seed` is an integer or a backend.rng generator.
-        """
-        tokens = list(self.stream(prompt, max_new_tokens, temperature, top_k, top_p, stop, seed))
-        return array_module(prompt).concatenate([prompt.astype("int64"), *(t[:, None] for t in tokens)], axis=1)
-
-    def stream(self, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop=None, seed=0):
-        """The tokens of `generate` one by one: an iterator over max_new_tokens arrays (B,)."""
-        _check_sampling(max_new_tokens, temperature, top_k, top_p)
-        if prompt.ndim != 2 or prompt.dtype.kind not in "iu":
-            raise ValueError(f"prompt must be token ids (B,T), got {prompt.dtype} {prompt.shape}")
-        if stop is not None and not 0 <= stop < self.config.vocab_size:
-            raise ValueError(f"stop must be a token id in 0 … {self.config.vocab_size - 1}, got {stop}")
-        # int64, because narrow ids would wrap around
-        return self._stream(prompt.astype("int64"), max_new_tokens, (temperature, top_k, top_p), stop, seed)
-
-    def _stream(self, prompt, max_new_tokens, sampling, stop, seed):
-        xp, block_size = array_module(prompt), self.config.block_size
-        rng = backend.rng(seed, xp)
-        window, past = prompt[:, -block_size:], None
-        stopped = xp.zeros(len(prompt), dtype=bool)
-        for _ in range(max_new_tokens):
-            if stop is not None and stopped.all():
-                yield xp.full(len(prompt), stop, prompt.dtype)
-                continue
-            logits, past, _ = self.extend_forward(window, past)
-            tokens = _sample(logits[:, -1], *sampling, rng).astype("int64")
-            if stop is not None:
-                tokens = xp.where(stopped, stop, tokens)
-                stopped |= tokens == stop
-            yield tokens
-            prompt = xp.concatenate([prompt[:, -block_size:], tokens[:, None]], axis=1)
-            if past[0].k.shape[2] < block_size:
-                window = tokens[:, None]
-            else:
-                window, past = prompt[:, -max(1, block_size // 2) :], None
 
     def save(self, folder, overwrite=False, boundary=None):
         """Write the model as a Hugging Face GPT-2 folder (config.json, model.safetensors).
@@ -341,21 +375,21 @@ class GPT:
         Raises FileNotFoundError or ValueError, naming what is wrong, for a missing, corrupt or unsupported folder.
         """
         fields, params = checkpoint.load_gpt2(folder, dtype)
-        xp = backend.select_device(device)
-        model = cls.__new__(cls)
-        model.config = GPTConfig(**fields)
-        expected = param_shapes(model.config)
-        checkpoint.check_shapes(folder, expected, params)
-        model.params = {name: xp.asarray(params[name]) for name in expected}
-        return model
+        config = GPTConfig(**fields)
+        return cls._opened(folder, config, param_shapes(config), params, device)
 
 
-def _add(grads, name, value):
+def add_grad(grads, name, value):
     """grads[name] += value, or the first value itself."""
     if name in grads:
         grads[name] += value
     else:
         grads[name] = value
+
+
+def _positions(past):
+    """The number of positions that a past holds; a model without layers keeps none."""
+    return past[0].k.shape[2] if past else 0
 
 
 def _split_dkv(dpresent, attention):

@@ -210,6 +210,24 @@ def gelu_backward(dy, cache):
     return dx
 
 
+# ---- ReLU -------------------------------------------------------------------------------------------------------------
+
+
+class ReluCache(NamedTuple):
+    y: Any
+
+
+def relu_forward(x):
+    """ReLU: y = max(x, 0). Any shape."""
+    y = array_module(x).maximum(x, 0)
+    return y, ReluCache(y)
+
+
+def relu_backward(dy, cache):
+    """dy -> dx, same shape: the slope is 1 where x > 0, which is where y > 0, and 0 elsewhere (at 0 too, by convention)."""
+    return dy * (cache.y > 0)
+
+
 # ---- softmax ----------------------------------------------------------------------------------------------------------
 
 

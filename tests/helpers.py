@@ -64,7 +64,7 @@ def check_pieces(model, rows=1, shared_by=2, past_length=1, names=None, **option
     def backward(dy, caches):
         dx_2, dpresent, grads = model.extend_backward(dy[1], pairs(dy[2:]), caches[1])
         dx_1, dpast, grads = model.extend_backward(dy[0], dpresent, caches[0], grads)
-        return (*(array for kv in dpast for array in kv), dx_1, dx_2, *(grads[name] for name in names))
+        return (*(array for kv in dpast or [] for array in kv), dx_1, dx_2, *(grads[name] for name in names))
 
     try:
         return mm.gradcheck(forward, backward, list(inputs.values()), names=list(inputs), **options)
@@ -123,3 +123,32 @@ def naive_attention(qkv, n_head, past_k=None, past_v=None, scale=None):
             probs = probs * scale[:, :, :seen, t]
         outputs.append(anp.reshape(anp.einsum("bhj,bhjd->bhd", probs, v[:, :, :seen]), (B, -1)))
     return anp.stack(outputs, axis=1), own_k, own_v
+
+
+def naive_gpt(params, tokens, config, rng):
+    """With dropout where GPT-2 has it: on the embeddings, the attention probabilities, and what each half of a block adds."""
+    B, T = tokens.shape
+
+    def scale(*shape):
+        return (rng.random(shape) >= config.dropout) / (1 - config.dropout) if config.dropout else np.ones(shape)
+
+    def drop(x):
+        return x * scale(*x.shape)
+
+    x = anp.tensordot(np.eye(config.vocab_size)[tokens], params["wte.weight"], 1) + params["wpe.weight"][:T]
+    x = drop(x)
+    for i in range(config.n_layer):
+
+        def weights(layer, i=i):
+            return params[f"h.{i}.{layer}.weight"], params[f"h.{i}.{layer}.bias"]
+
+        def linear(x, layer, weights=weights):
+            weight, bias = weights(layer)
+            return anp.tensordot(x, weight, 1) + bias
+
+        qkv = linear(naive_layer_norm(x, *weights("ln_1")), "attn.c_attn")
+        y, _, _ = naive_attention(qkv, config.n_head, scale=scale(B, config.n_head, T, T))
+        x = x + drop(linear(y, "attn.c_proj"))
+        x = x + drop(linear(naive_gelu(linear(naive_layer_norm(x, *weights("ln_2")), "mlp.c_fc")), "mlp.c_proj"))
+    x = naive_layer_norm(x, params["ln_f.weight"], params["ln_f.bias"])
+    return anp.tensordot(x, params["wte.weight"].T, 1)

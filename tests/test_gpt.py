@@ -6,7 +6,6 @@ The oracle for values and gradients is a naive GPT under HIPS autograd; for gene
 import json
 import math
 
-import autograd.numpy as anp
 import numpy as np
 import pytest
 from helpers import (
@@ -15,9 +14,7 @@ from helpers import (
     autograd_oracle,
     check_pieces,
     few_examples,
-    naive_attention,
-    naive_gelu,
-    naive_layer_norm,
+    naive_gpt,
     random_gpt,
 )
 from hypothesis import example, given
@@ -83,35 +80,6 @@ def test_the_seed_decides_the_parameters():
 
 
 # ---- forward and backward ---------------------------------------------------------------------------------------------
-
-
-def naive_gpt(params, tokens, config, rng):
-    """With dropout where GPT-2 has it: on the embeddings, the attention probabilities, and what each half of a block adds."""
-    B, T = tokens.shape
-
-    def scale(*shape):
-        return (rng.random(shape) >= config.dropout) / (1 - config.dropout) if config.dropout else np.ones(shape)
-
-    def drop(x):
-        return x * scale(*x.shape)
-
-    x = anp.tensordot(np.eye(config.vocab_size)[tokens], params["wte.weight"], 1) + params["wpe.weight"][:T]
-    x = drop(x)
-    for i in range(config.n_layer):
-
-        def weights(layer, i=i):
-            return params[f"h.{i}.{layer}.weight"], params[f"h.{i}.{layer}.bias"]
-
-        def linear(x, layer, weights=weights):
-            weight, bias = weights(layer)
-            return anp.tensordot(x, weight, 1) + bias
-
-        qkv = linear(naive_layer_norm(x, *weights("ln_1")), "attn.c_attn")
-        y, _, _ = naive_attention(qkv, config.n_head, scale=scale(B, config.n_head, T, T))
-        x = x + drop(linear(y, "attn.c_proj"))
-        x = x + drop(linear(naive_gelu(linear(naive_layer_norm(x, *weights("ln_2")), "mlp.c_fc")), "mlp.c_proj"))
-    x = naive_layer_norm(x, params["ln_f.weight"], params["ln_f.bias"])
-    return anp.tensordot(x, params["wte.weight"].T, 1)
 
 
 @given(*[st.integers(1, 3)] * 5, st.integers(1, 5), st.integers(0, 2), st.sampled_from([0.0, 0.3]))

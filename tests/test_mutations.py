@@ -13,7 +13,8 @@ import pytest
 from helpers import check_pieces, random_gpt
 
 import minimixce as mm
-from minimixce import backend, checks, gpt, layers, objectives
+from minimixce import backend, bigram, checks, gpt, layers, objectives
+from minimixce.bigram import Bigram, TableBigram
 from minimixce.gpt import GPT
 from minimixce.layers import KV
 
@@ -54,6 +55,11 @@ def check_gpt(dropout=0.0):
     return check_pieces(random_gpt(n_embd=4, dropout=dropout), rows=2, shared_by=2, names=names, coordinates=1)
 
 
+def check_bigram():
+    config = mm.BigramConfig(4, n_embd=4, n_hidden=4, dropout=0.3, dtype="float64")
+    return check_pieces(checks.random_params(Bigram(config, device="cpu"), np.random.default_rng(1)), rows=2)
+
+
 IDS = np.array([[0, 1, 1], [3, 1, 0]])
 MLE, MIXCE, SURROGATE = "mle", "mixce, η = 0.3 (η = 1 is MLE)", "mixce_surrogate, frozen weight"
 TAILR, EMO = "tailr, γ = 0.3 (γ = 0 is MLE)", "emo, frozen ratio"
@@ -69,6 +75,7 @@ CHECKS = {
         layers.layer_norm_forward, layers.layer_norm_backward, normal(2, 3, 4), normal(4), 2 * normal(4)
     ),
     "gelu": lambda: check(layers.gelu_forward, layers.gelu_backward, normal(2, 3)),
+    "relu": lambda: check(layers.relu_forward, layers.relu_backward, normal(4, 4)),
     "softmax": lambda: check(lambda x: layers.softmax_forward(x, -2), layers.softmax_backward, normal(2, 3, 3)),
     "dropout": lambda: check(
         lambda x: layers.dropout_forward(x, 0.3, backend.rng(0, np)), layers.dropout_backward, normal(5, 5)
@@ -79,6 +86,8 @@ CHECKS = {
     "attention with dropout": lambda: check_attention(dropout=0.4),
     "GPT in pieces": check_gpt,
     "GPT with dropout": lambda: check_gpt(0.3),
+    "bigram in pieces": check_bigram,
+    "table in pieces": lambda: check_pieces(checks.random_params(TableBigram(4, device="cpu"), np.random.default_rng(1))),
     **{title: lambda title=title: check_objective(title) for title in (MLE, MIXCE, SURROGATE, TAILR, EMO)},
 }
 
@@ -115,6 +124,9 @@ MUTATIONS = [  # the check that must fail, the function, the snippet that occurs
     ("gelu", layers.gelu_backward, "6 * _GELU_CUBIC", "_GELU_CUBIC"),
     ("gelu", layers.gelu_backward, "dx += 2 * _GELU_SCALE", "dx += _GELU_SCALE"),
     ("gelu", layers.gelu_backward, "dx *= gate", "dx *= 1.00001 * gate"),  # a relative error of 1e-5 is enough
+    ("relu", layers.relu_backward, "(cache.y > 0)", "(cache.y >= 0)"),
+    ("relu", layers.relu_backward, "(cache.y > 0)", "cache.y"),
+    ("relu", layers.relu_backward, "dy * (cache.y > 0)", "0 * dy"),
     ("softmax", layers.softmax_backward, "(probs * dprobs).sum(axis=axis", "(probs * dprobs).sum(axis=-1"),
     ("softmax", layers.softmax_backward, "dprobs - (probs * dprobs).sum(axis=axis, keepdims=True)", "dprobs.copy()"),
     ("softmax", layers.softmax_backward, "probs * dprobs", "dprobs"),
@@ -143,24 +155,46 @@ MUTATIONS = [  # the check that must fail, the function, the snippet that occurs
     (
         "GPT in pieces",
         GPT.extend_backward,
-        'embedding_backward(dx, cache.embedding)\n    _add(grads, "wte.weight", dweight)',
+        'embedding_backward(dx, cache.embedding)\n    add_grad(grads, "wte.weight", dweight)',
         'embedding_backward(dx, cache.embedding)\n    grads["wte.weight"] = dweight',
     ),
     (
         "GPT in pieces",
         GPT.extend_backward,
-        'unembedding_backward(dlogits, cache.unembedding)\n    _add(grads, "wte.weight", dweight)',
+        'unembedding_backward(dlogits, cache.unembedding)\n    add_grad(grads, "wte.weight", dweight)',
         "unembedding_backward(dlogits, cache.unembedding)",
     ),
     ("GPT in pieces", GPT.extend_backward, "_sum_kv(dpast_of_attention, dpast_of_present)", "dpast_of_attention"),
     ("GPT in pieces", GPT.extend_backward, "_sum_kv(dpast_of_attention, ", "_sum_kv(dpast_of_present or dpast_of_attention, "),
     ("GPT in pieces", GPT.extend_backward, "dpast.insert(0, ", "dpast.append("),
-    ("GPT in pieces", gpt._add, "if name in grads:\n        grads[name] += value", "if False:\n        pass"),
-    ("GPT in pieces", gpt._add, "    grads[name] += value\n    else", "    pass\n    else"),
+    ("GPT in pieces", gpt.add_grad, "if name in grads:\n        grads[name] += value", "if False:\n        pass"),
+    ("GPT in pieces", gpt.add_grad, "    grads[name] += value\n    else", "    pass\n    else"),
     ("GPT in pieces", gpt._split_dkv, ".sum(axis=1)", ".mean(axis=1)"),
     ("GPT in pieces", gpt._split_dkv, "own = KV(*(d[:, :, -T:] for d in dpresent))", "own = None"),
     ("GPT with dropout", GPT.extend_backward, "dx = dropout_backward(dx, cache.dropout)", PASS),
     ("GPT with dropout", gpt.block_backward, "dropout_backward(dx, cache.mlp_dropout)", "dx"),
+    ("bigram in pieces", Bigram.extend_backward, "dx = dropout_backward(dx, dropped)", PASS),
+    ("bigram in pieces", Bigram.extend_backward, "dx = relu_backward(dx, relu)", PASS),
+    ("bigram in pieces", Bigram.extend_backward, "linear_backward(dlogits, output)", "linear_backward(dlogits, hidden)"),
+    ("bigram in pieces", Bigram.extend_backward, "linear_backward(dx, hidden)", "linear_backward(dx, output)"),
+    ("bigram in pieces", Bigram.extend_backward, "dx, dweight = embedding_backward", "_, dweight = embedding_backward"),
+    ("bigram in pieces", Bigram.extend_backward, 'add_grad(grads, "hidden.bias", dbias)', 'grads["hidden.bias"] = dbias'),
+    (
+        "bigram in pieces",
+        Bigram.extend_backward,
+        'add_grad(grads, "embedding.weight", dweight)',
+        'grads["embedding.weight"] = dweight',
+    ),
+    ("bigram in pieces", gpt.add_grad, "    grads[name] += value\n    else", "    pass\n    else"),
+    (
+        "table in pieces",
+        TableBigram.extend_backward,
+        "dx, dweight = embedding_backward(dlogits, embedding)",
+        "dx, dweight = dlogits, embedding_backward(dlogits, embedding)[1]",
+    ),
+    ("table in pieces", TableBigram.extend_backward, 'add_grad(grads, "logits", dweight)', 'grads["logits"] = dweight'),
+    ("table in pieces", layers.embedding_backward, "_rows(x).T @ _rows(dy)", "_rows(dy).T @ _rows(x)"),
+    ("table in pieces", layers.embedding_backward, "_rows(dy) @ weight.T", "_rows(dy) @ weight"),
     (MLE, objectives._token_objective, "w = w * scale", "w = w * keep"),  # 1/N
     (MLE, objectives._token_objective, "w = w * scale", "w = w * scale.max()"),  # the mask
     (MLE, objectives._token_objective, "probs[index, y] -= w", PASS),
@@ -183,7 +217,11 @@ def mutate(monkeypatch, function, snippet, replacement):
     assert source.count(snippet) == 1, f"{snippet!r} occurs {source.count(snippet)} times in {function.__name__}"
     namespace = dict(vars(sys.modules[function.__module__]))
     exec(source.replace(snippet, replacement), namespace)
-    holders = [h for h in (layers, gpt, GPT, objectives) if getattr(h, function.__name__, None) is function]
+    holders = [
+        h
+        for h in (layers, gpt, GPT, bigram, Bigram, TableBigram, objectives)
+        if getattr(h, function.__name__, None) is function
+    ]
     assert holders
     for holder in holders:
         monkeypatch.setattr(holder, function.__name__, namespace[function.__name__])

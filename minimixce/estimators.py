@@ -1,0 +1,261 @@
+"""Estimates of reverse cross-entropy and reverse KL, and of their gradients, from samples; and the study of their errors.
+
+Every estimator takes samples, never draws, and returns loss (0-d float64, nats per sequence) and grads {name: array}. With
+C(x) = −log P(x) for objective "reverse_ce" and C(x) = log Q(x) − log P(x) for "reverse_kl", P floored per token, each token of
+sample i moves log q_t up by some weight a_t:   gradient = mean_i Σ_t a_t ∇ log q_t   (math: "Estimators from samples").
+
+| estimator    | a_t                                       | unbiased?                                            |
+| reinforce    | C(x)                                      | yes                                                  |
+| reward_to_go | Σ_{s≥t} c_s, costs from this token on     | yes: what came before does not depend on it          |
+| rloo         | C(x) − mean of the other samples' C       | yes: the others do not depend on it; needs n ≥ 2     |
+| k1           | 1 for reverse_kl, 0 for reverse_ce        | no: its expectation is zero                          |
+| k2           | log Q(x) − log P(x)                       | yes, for reverse_kl; per token no                    |
+| k3           | 1 − P(x)/Q(x)                             | no: it is the gradient of the other KL; per token no |
+| importance   | (Q(x)/P(x)) C(x), samples of P            | no, where P has zeros that Q has not                 |
+| gumbel       | not of this form: through the samples     | no: the soft derivative of a hard choice             |
+"""
+
+import numpy as np
+
+from . import backend, exact
+
+OBJECTIVES = ("reverse_ce", "reverse_kl")
+
+
+def sample(model, n, max_len, seed=0):
+    """n sequences of Q, the boundary forced at max_len -> rows (n, max_len+1) as worlds sample them, on the model's device."""
+    xp = model.xp
+    tokens = model.generate(xp.zeros((n, 1), dtype=int), max_len - 1, stop=0, seed=seed)
+    rows = xp.concatenate([tokens, xp.zeros((n, 1), dtype=tokens.dtype)], axis=1)
+    boundaries_so_far = xp.cumsum(rows == 0, axis=1)
+    return xp.where(boundaries_so_far > 2, -1, rows)  # the first starts the row, the second ends it
+
+
+def reinforce(model, world, rows, *, objective="reverse_ce"):
+    """Samples of Q, each token weighted by the cost of its whole sequence (Williams 1992). Unbiased, since
+    ∇E_Q[C] = E_Q[C ∇log Q] + E_Q[∇C] and E_Q[∇C] = E_Q[∇log Q] = 0; but every token pays for all the others' luck."""
+    s = _Samples(model, world, rows, objective)
+    total = s.cost.sum(axis=1)
+    return total.mean(), s.backward(total[:, None])
+
+
+def reward_to_go(model, world, rows, *, objective="reverse_ce"):
+    """Samples of Q, each token weighted by the costs from it on. Unbiased: given the tokens before it, E[∇log q_t] = 0, so
+    what they cost contributes nothing but variance."""
+    s = _Samples(model, world, rows, objective)
+    return s.cost.sum(axis=1).mean(), s.backward(s.cost[:, ::-1].cumsum(axis=1)[:, ::-1])
+
+
+def rloo(model, world, rows, *, objective="reverse_ce"):
+    """Samples of Q, each weighted by how much worse it is than the mean of the others: REINFORCE with a leave-one-out
+    baseline (Kool et al. 2019). Unbiased: the others are independent of it. Needs at least two samples."""
+    if len(rows) < 2:
+        raise ValueError(f"rloo needs at least 2 samples, one of which is left out, got {len(rows)}")
+    s = _Samples(model, world, rows, objective)
+    total = s.cost.sum(axis=1)
+    others = (total.sum() - total) / (len(rows) - 1)
+    return total.mean(), s.backward((total - others)[:, None])
+
+
+def k1(model, world, rows, *, objective="reverse_kl"):
+    """The sample mean of C, differentiated as if the samples were given. Biased: its gradient has expectation 0 (for
+    reverse_ce it is 0), because how the samples come about is left out. Its value is unbiased."""
+    s = _Samples(model, world, rows, objective)
+    weight = 1.0 if objective == "reverse_kl" else 0.0
+    return s.cost.sum(axis=1).mean(), s.backward(weight + 0 * s.cost)
+
+
+def k2(model, world, rows, *, per="sequence"):
+    """½ (log Q − log P)² as a loss on samples of Q, for KL(Q‖P). Per sequence the gradient is REINFORCE's, unbiased; its value
+    is not KL. Per token, summed, it is biased: it misses what a token does to later costs."""
+    _check_per(per)
+    s = _Samples(model, world, rows, "reverse_kl")
+    difference = s.cost if per == "token" else s.cost.sum(axis=1, keepdims=True)
+    return (difference**2).sum(axis=1).mean() / 2, s.backward(difference)
+
+
+def k3(model, world, rows, *, per="sequence"):
+    """P/Q − 1 − log(P/Q) as a loss on samples of Q, for KL(Q‖P). The value is unbiased where P has no zeros; the gradient is
+    biased: per sequence its expectation is the gradient of the other divergence, KL(P‖Q). Per token it is neither."""
+    _check_per(per)
+    s = _Samples(model, world, rows, "reverse_kl")
+    log_ratio, difference = s.log_p - s.log_q, s.cost
+    if per == "sequence":
+        log_ratio, difference = log_ratio.sum(axis=1, keepdims=True), difference.sum(axis=1, keepdims=True)
+    ratio = model.xp.exp(log_ratio)  # 0 where P = 0
+    return (ratio - 1 + difference).sum(axis=1).mean(), s.backward(1 - ratio)
+
+
+def importance(model, world, rows, *, objective="reverse_ce"):
+    """Samples of P weighted by Q/P. Biased where P has zeros: it never sees what P never produces, which is what reverse
+    cross-entropy punishes. Unbiased, with a variance that grows with length, where P has none."""
+    s = _Samples(model, world, rows, objective)
+    weighted = model.xp.exp((s.log_q - s.log_p).sum(axis=1)) * s.cost.sum(axis=1)
+    return weighted.mean(), s.backward(weighted[:, None])
+
+
+def gumbel_noise(n, max_len, vocab_size, seed=0, xp=np):
+    """Standard Gumbel noise for `gumbel` -> (n, max_len−1, V) float64: argmax(logits + noise) samples softmax(logits)."""
+    return -xp.log(-xp.log(1 - backend.rng(seed, xp).random((n, max_len - 1, vocab_size))))
+
+
+def gumbel(model, world, noise, *, objective="reverse_ce", tau=1.0):
+    """Gumbel-softmax, straight-through (Jang et al. 2017): noise (n, max_len−1, V) of gumbel_noise decides the samples.
+
+    Forward a token is the hard choice argmax(logits + noise). Backward it is softmax((logits + noise)/τ), and derivatives flow
+    through the cost of each token and through its embedding as the next input; not through the state of the world nor the end
+    of a sequence, as in the paper's code. Biased, more at a large τ; a small τ pays with variance.
+    """
+    _check_objective(objective)
+    if not tau > 0:
+        raise ValueError(f"tau must be a positive number, got {tau}")
+    xp, (n, positions, V) = model.xp, noise.shape
+    tables, dtype = exact.Tables(world, xp), next(iter(model.params.values())).dtype
+    one_hot = xp.eye(V)
+    x, past, state, alive = xp.zeros(n, dtype=int), None, xp.zeros(n, dtype=int), xp.ones((n, 1))
+    total, steps = xp.zeros(n), []
+    for t in range(positions):
+        logits, past, cache = model.extend_forward(one_hot[x][:, None].astype(dtype), past)
+        step = exact.log_softmax(logits[:, 0])
+        x = (step + noise[:, t]).argmax(axis=1)
+        slope = -tables.log_p_floored[state]  # of the cost in each entry of the one-hot choice
+        if objective == "reverse_kl":
+            slope = slope + step
+        total = total + (alive * slope * one_hot[x]).sum(axis=1)
+        steps.append((cache, step, x, slope, alive))
+        alive, state = alive * (x > 0)[:, None], tables.next_state[state, x]
+    grads, dpast, dchoice = {}, None, 0.0
+    for t in reversed(range(positions)):
+        cache, step, x, slope, alive = steps.pop()
+        soft = xp.exp(exact.log_softmax((step + noise[:, t]) / tau))
+        dchoice = dchoice + alive * slope / n
+        dlogits = soft * (dchoice - (soft * dchoice).sum(axis=1, keepdims=True)) / tau
+        if objective == "reverse_kl":
+            dlogits += alive * (one_hot[x] - xp.exp(step)) / n
+        dx, dpast, grads = model.extend_backward(dlogits[:, None].astype(dtype), dpast, cache, grads)
+        dchoice = dx[:, 0]
+    return total.mean(), exact.complete(grads, model)
+
+
+class _Samples:
+    """What the estimators share: rows under Q and P, and the way from token weights to gradients."""
+
+    def __init__(self, model, world, rows, objective):
+        _check_objective(objective)
+        xp, self.model = model.xp, model
+        inputs, targets = world.batch(rows)
+        self.there, self.targets = targets >= 0, xp.where(targets >= 0, targets, 0)  # which targets there are
+        self.log_p, floored = world.token_log_probs(rows), world.token_log_probs(rows, floored=True)
+        if inputs.shape[1]:
+            logits, self.cache = model.forward(inputs)
+            self.dtype, self.step = logits.dtype, exact.log_softmax(logits)
+            self.log_q = exact.chosen(self.step, targets)
+        else:  # with a horizon of 1 nothing is chosen
+            self.log_q = self.log_p
+        self.cost = -floored if objective == "reverse_ce" else self.log_q - floored
+
+    def backward(self, weights):
+        """weights (n,T) or (n,1) -> the gradient of mean_i Σ_t weight · log q_t with the weights held fixed."""
+        xp, (n, T) = self.model.xp, self.targets.shape
+        if T == 0:
+            return exact.complete({}, self.model)
+        weights = xp.where(self.there, weights, 0) / n
+        dlogits = -weights[:, :, None] * xp.exp(self.step)
+        dlogits[xp.arange(n)[:, None], xp.arange(T), self.targets] += weights
+        return self.model.backward(dlogits.astype(self.dtype), self.cache)
+
+
+def _check_objective(objective):
+    if objective not in OBJECTIVES:
+        raise ValueError(f'objective must be "reverse_ce" or "reverse_kl", got {objective!r}')
+
+
+def _check_per(per):
+    if per not in ("sequence", "token"):
+        raise ValueError(f'per must be "sequence" or "token", got {per!r}')
+
+
+# ---- the study --------------------------------------------------------------------------------------------------------
+
+_OF_BOTH = {
+    "reinforce": reinforce,
+    "reward_to_go": reward_to_go,
+    "rloo": rloo,
+    "importance": importance,
+    "k1": k1,
+}
+_OF_KL = {
+    "k2": lambda m, w, rows, objective: k2(m, w, rows),
+    "k2 per token": lambda m, w, rows, objective: k2(m, w, rows, per="token"),
+    "k3": lambda m, w, rows, objective: k3(m, w, rows),
+    "k3 per token": lambda m, w, rows, objective: k3(m, w, rows, per="token"),
+}
+
+
+def study(model, world, max_len, *, objective="reverse_ce", sizes=(4, 16, 64), repeats=200, taus=(1.0, 0.1), seed=0):
+    """Bias, standard deviation and mean squared error of every estimator against the exact gradient g of `objective`.
+
+    For each number n of `sizes`, `repeats` (R) fresh draws give estimates ĝ with mean ḡ -> a list of dicts, one an estimator
+    and n, with, over ‖g‖²: mse = mean ‖ĝ − g‖², variance = tr Cov(ĝ), bias2 = ‖ḡ − g‖² − tr Cov(ĝ)/R (the correction makes it
+    unbiased, so it can come out below zero), each with its standard error (mse_se, …); the standard deviation and bias as roots
+    (std, bias, relative to ‖g‖); and z, the largest |z| of ḡ − g along 16 fixed random directions. gumbel comes once per τ of
+    `taus`. Raises ValueError where the exact gradient cannot be had or is zero.
+    """
+    _check_objective(objective)
+    if repeats < 2 or min(sizes) < 2:
+        raise ValueError(f"repeats and sizes must be at least 2, got {repeats} and {tuple(sizes)}")
+    _, grads = exact.loss_and_grads(model, world, max_len, objective=objective)
+    g = _flat(grads)
+    if not (g * g).sum() > 0:
+        raise ValueError("the exact gradient is zero here, so errors relative to it are not defined")
+    found = []
+    for n in sizes:
+        estimates = {}
+        for r in range(repeats):
+            for name, estimate in _estimates(model, world, max_len, objective, n, taus, (seed, n, r)):
+                estimates.setdefault(name, []).append(_flat(estimate))
+        found += [{"estimator": name, "n": n, **_errors(np.array(e), g, seed)} for name, e in estimates.items()]
+    return found
+
+
+def _estimates(model, world, max_len, objective, n, taus, seed):
+    """Every estimator's (name, grads) on one draw; those that take samples of Q see the same ones."""
+    of_q, of_p, of_noise = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
+    rows = sample(model, n, max_len, of_q)
+    for name, estimator in (_OF_BOTH | (_OF_KL if objective == "reverse_kl" else {})).items():
+        drawn = model.xp.asarray(world.sample(n, max_len, of_p)) if name == "importance" else rows
+        yield name, estimator(model, world, drawn, objective=objective)[1]
+    noise = gumbel_noise(n, max_len, world.vocab_size, of_noise, model.xp)
+    for tau in taus:
+        yield f"gumbel τ={tau:g}", gumbel(model, world, noise, objective=objective, tau=tau)[1]
+
+
+def _errors(estimates, g, seed):
+    """estimates (R,D), g (D,) -> bias, variance and mean squared error over ‖g‖², with standard errors."""
+    R, scale = len(estimates), (g * g).sum()
+    mean = estimates.mean(axis=0)
+    centred, bias = estimates - mean, mean - g
+    squares, errors = (centred**2).sum(axis=1) * R / (R - 1), ((estimates - g) ** 2).sum(axis=1)
+    variance = squares.mean()
+    # Var(‖ḡ − g‖²) of a nearly normal ḡ is 4 bᵀ Cov b / R + 2 tr(Cov²) / R².
+    along = ((centred @ bias) ** 2).sum() / (R - 1)
+    trace_of_square = ((centred @ centred.T) ** 2).sum() / (R - 1) ** 2
+    directions = np.random.default_rng(seed).standard_normal((len(g), 16))
+    shadows = (estimates - g) @ directions
+    spread = shadows.std(axis=0, ddof=1)
+    z = np.abs(shadows.mean(axis=0)) / np.where(spread > 0, spread / np.sqrt(R), 1)
+    found = {
+        "mse": errors.mean() / scale,
+        "mse_se": errors.std(ddof=1) / np.sqrt(R) / scale,
+        "variance": variance / scale,
+        "variance_se": squares.std(ddof=1) / np.sqrt(R) / scale,
+        "bias2": ((bias**2).sum() - variance / R) / scale,
+        "bias2_se": np.sqrt(4 * along / R + 2 * trace_of_square / R**2) / scale,
+        "z": z.max(),
+    }
+    found |= {"std": np.sqrt(found["variance"]), "bias": np.sqrt(max(found["bias2"], 0.0))}
+    return {name: float(value) for name, value in found.items()}
+
+
+def _flat(grads):
+    return np.concatenate([backend.to_numpy(g).astype("float64").reshape(-1) for g in grads.values()])
