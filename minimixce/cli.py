@@ -110,7 +110,12 @@ def _parser():
     c.add("--change", False, "with --resume: options of the objective and the optimizer given here replace the run's")
     c.add("--unchecked", False, "do not gradient-check an objective from a file (for surrogates with stopped gradients)")
     c.add("--quiet", False, "print no progress")
-    c.add("--objective", "mixce", "mle, mixce, mixce_surrogate, tailr, emo, or FILE.py:NAME for a function of your own")
+    c.add(
+        "--objective",
+        "mixce",
+        "mle, mixce, mixce_surrogate, tailr, emo, or FILE.py:NAME for a function of your own; with --world also forward_ce, "
+        "reverse_ce, mixce_star, forward_kl, reverse_kl, two_kls, js, overlap",
+    )
     _add_training(c)
 
     c = _Command(commands, "sample", _sample, "let a trained model write")
@@ -173,6 +178,12 @@ def _add_text(c):
 
 
 def _add_training(c):
+    c.add("--world", None, "train on samples of a world: agreement, stories, random:V:ZEROS:SEED or a .json file")
+    c.add("--sequences", 50_000, "samples of the world to train on; a tenth more is held out")
+    c.add(
+        "--max-len", None, "horizon of the world, where the end is forced; without it, the longest of 10,000 samples", type=int
+    )
+    c.add("--rloo-samples", 64, "samples of the model a step, where an objective's reverse part is not exact")
     c.add("--eta", 0.5, "MixCE's ratio η in [0,1] (η = 1 is MLE)")
     c.add("--gamma", 0.1, "TaiLr's γ in [0,1] (γ = 0 is MLE)")
     c.add("--steps", 2200, "optimizer steps")
@@ -259,7 +270,7 @@ def _run_training(args, out):
         print(f"stopped; go on with: minimixce train --out {out} --resume", file=sys.stderr)
         return 130
     best = GPT.load(out, args.device)
-    say(job.result(training.evaluate(best, job.validation)))
+    say(job.result(best, training.evaluate(best, job.validation)))
     say(f"sample   {job.sample(best, args.seed)}")
     say(f"files    {out}/: config.json and model.safetensors (the best model), {training.LAST}/, {training.METRICS_FILE}")
     return 0
@@ -293,7 +304,20 @@ def _write_options(out, args, corpus):
 
 _NOT_OPTIONS = ("run", "command", "given", "out", "overwrite", "resume", "change")
 _OF_COMPARISON = ("objectives", "seeds", "samples", "tokens")  # not of its runs
-_NEVER_CHANGE = ("data", "lines", "tokenizer", "held_out", "seed", "block_size", "n_layer", "n_head", "n_embd")
+_NEVER_CHANGE = (
+    "world",
+    "sequences",
+    "max_len",
+    "data",
+    "lines",
+    "tokenizer",
+    "held_out",
+    "seed",
+    "block_size",
+    "n_layer",
+    "n_head",
+    "n_embd",
+)
 
 
 def _take_options_of_run(args, out):
@@ -345,6 +369,7 @@ class _Job:
         xp = backend.select_device(args.device)
         backend.reuse_freed_memory()
         self.args, self.corpus = args, corpus or _load_corpus(args)
+        self.world = getattr(self.corpus, "world", None)
         self.data_name = ", ".join(args.data) if args.data else "the documentation of this Python"
         config = GPTConfig(
             self.corpus.tokenizer.vocab_size, args.block_size, args.n_layer, args.n_head, args.n_embd, args.dropout
@@ -352,17 +377,37 @@ class _Job:
         _check_memory(config, args.batch_size, args.accumulate, on_cpu=xp.__name__ == "numpy")
         self.model = GPT(config, args.seed, args.device)
         self.device_name = backend.device_name(self.model.xp)
-        self.objective = _objective(args, self.model)
+        self.objective = _objective(args, self.model, self.corpus)
+        if self.world:
+            self._take_rows()
+            return
         lines = self.corpus.lines
         self.batches = text.random_batches(self.corpus.train, args.batch_size, args.block_size, args.seed, lines)
         held_out = self.corpus.validation[: args.eval_tokens]
         self.validation = text.consecutive_batches(held_out, 32, args.block_size, lines)
+
+    def _take_rows(self):
+        from . import world_training
+
+        corpus, tokens = self.corpus, self.args.eval_tokens
+        self.data_name = f"{corpus.world.name}, horizon {corpus.max_len}"
+        self.batches = world_training.RowBatches(corpus.world, corpus.rows, self.args.batch_size, self.args.seed)
+        held_out = corpus.held_out[: max(1, tokens // corpus.max_len)]
+        self.validation = world_training.RowBatches(corpus.world, held_out, 256)
+
+    def measure_world(self, model):
+        from . import world_training
+
+        return world_training.measure(model, self.world, self.corpus.max_len, seed=self.args.seed)
 
     def check_start(self):
         """The line that compares the untrained model's loss with that of a uniform one."""
         from . import training
 
         inputs, targets = map(self.model.xp.asarray, self.batches[0])
+        if training.is_step(self.objective):
+            initial = float(self.objective(self.model, (inputs, targets))[0])
+            return f"start    {self.args.objective} loss {initial:.3f} nats per sequence"
         initial = float(self.objective(self.model.forward(inputs)[0], targets)[0])
         try:
             uniform = training.loss_of_uniform(self.objective, self.model.config.vocab_size)
@@ -384,7 +429,8 @@ class _Job:
                 self.batches,
                 self.objective,
                 **self.options,
-                validation=self.validation,
+                # The best model by likelihood is not the best by another objective: such a run keeps its last.
+                validation=None if training.is_step(self.objective) else self.validation,
                 seed=self.args.seed,
                 folder=folder,
                 boundary=self.corpus.tokenizer.boundary,
@@ -393,10 +439,17 @@ class _Job:
                 progress=progress,
             )
 
-    def result(self, measurement):
+    def result(self, model, measurement):
         from . import compare, metrics
 
         nats, kind = measurement["validation_mle"], self.corpus.tokenizer.kind
+        if self.world:
+            from . import world_training
+
+            row = self.measure_world(model)
+            how = "exact" if row["exact"] else "mean ± standard error of 10,000 samples"
+            lines = [f"result   validation {nats:.3f} nats per {kind}; in nats per sequence ({how}):"]
+            return "\n".join([*lines, *(f"         {line}" for line in world_training.describe(row, self.world))])
         line = f"result   validation {nats:.3f} nats per {kind}, perplexity {compare.perplexity(nats):.2f}"
         if len(self.corpus.train) > 5_000_000:
             return line
@@ -440,6 +493,12 @@ def _check_ratios(args, *names):
 def _load_corpus(args, folder=None):
     from . import text
 
+    if getattr(args, "world", None):
+        from . import world_training
+
+        if ignored := {"data", "tokenizer", "lines", "held_out"} & getattr(args, "given", {}).keys():
+            raise ValueError(f"--world brings its own text and tokenizer and goes without --{min(ignored).replace('_', '-')}")
+        return world_training.load_corpus(args.world, args.sequences, args.max_len, args.block_size + 1)
     prepared = args.data and len(args.data) == 1 and text.is_prepared(args.data[0])
     if prepared and (ignored := {"tokenizer", "lines", "held_out"} & getattr(args, "given", {}).keys()):
         flag = "--" + min(ignored).replace("_", "-")
@@ -448,9 +507,9 @@ def _load_corpus(args, folder=None):
     return text.load_corpus(args.data, tokenizer=args.tokenizer, lines=args.lines, held_out=args.held_out, folder=folder)
 
 
-def _objective(args, model):
+def _objective(args, model, corpus):
     """The objective that --objective names, with η or γ bound; one from a file is gradient-checked first."""
-    from . import objectives
+    from . import objectives, world_training
 
     options = {
         "mle": {},
@@ -462,9 +521,15 @@ def _objective(args, model):
     }
     if args.objective in options:
         return functools.partial(getattr(objectives, args.objective), **options[args.objective])
+    if args.objective in world_training.SEQUENCE_OBJECTIVES:
+        if not args.world:
+            raise ValueError(f"objective {args.objective} needs P itself: give --world")
+        known = {"eta": args.eta, "samples": args.rloo_samples, "seed": args.seed}
+        return world_training.sequence_step(args.objective, corpus.world, corpus.max_len, **known)
     path, _, name = args.objective.rpartition(":")
     if not path.endswith(".py"):
-        raise ValueError(f"--objective must be one of {', '.join(options)} or FILE.py:NAME, got {args.objective!r}")
+        names = ", ".join([*options, *(world_training.SEQUENCE_OBJECTIVES if args.world else ())])
+        raise ValueError(f"--objective must be one of {names} or FILE.py:NAME, got {args.objective!r}")
     return _objective_of_file(Path(path), name, args.unchecked)
 
 
@@ -546,6 +611,8 @@ def _sample(args):
         for token in streams[k]:
             if int(token[0]) == tokenizer.boundary:
                 break
+            if tokenizer.joiner and (written or args.prompt):
+                print(end=tokenizer.joiner)
             written.append(int(token[0]))
             pending.append(int(token[0]))
             # A character of UTF-8 may take up to four byte tokens: print whole ones.
@@ -575,6 +642,8 @@ def _eval(args):
     options = {"data": None, "tokenizer": "character", "lines": False, "held_out": 0.1}
     if (folder / RUN_FILE).exists():
         options |= _read_options(folder)
+    if options.get("world"):
+        return _eval_on_world(args, folder, model, argparse.Namespace(**options))
     if args.data is None and (folder / RUN_FILE).exists():
         run_corpus = _load_corpus(argparse.Namespace(**options))
         _check_data(folder, run_corpus)
@@ -605,6 +674,20 @@ def _eval(args):
     return 0
 
 
+def _eval_on_world(args, folder, model, options):
+    from . import checkpoint, world_training
+
+    if args.data is not None:
+        raise ValueError(f"the run in {folder} was trained on a world and is measured on it: leave out --data")
+    corpus = _load_corpus(options)
+    _check_data(folder, corpus)
+    row = world_training.measure(model, corpus.world, corpus.max_len, seed=args.seed)
+    print("\n".join(world_training.describe(row, corpus.world)))
+    if args.out:
+        checkpoint.write_atomically(args.out, _json(row).encode() + b"\n")
+    return 0
+
+
 def _json(value):
     """JSON, with null for the numbers it cannot hold (a measure of no text is NaN)."""
 
@@ -630,7 +713,6 @@ def _write_lines(path, records):
 
 def _compare(args):
     from . import checkpoint, compare, plots
-    from .gpt import GPT
 
     if args.resume and args.overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
@@ -647,26 +729,15 @@ def _compare(args):
         way_out = "choose another --out, or add --resume or --overwrite"
         raise FileExistsError(f"{out} already holds a comparison ({found[0]}); {way_out}")
     corpus = _load_corpus(args)
+    if args.world:
+        return _compare_on_world(args, runs, seeds, folders, corpus)
     if len(corpus.validation) < args.tokens:
         raise ValueError(f"--tokens must be at most the {len(corpus.validation)} tokens held out, got {args.tokens}")
-    vocabulary = compare.vocabulary_of(corpus)
-    jobs = {}
-    for label, changes in runs.items():  # all are made before the first is trained, so that bad options fail at once
-        for seed in seeds:
-            options = argparse.Namespace(**(vars(args) | changes | {"seed": seed}))
-            jobs[label, seed] = _Job(options, corpus)
+    vocabulary, jobs = compare.vocabulary_of(corpus), _jobs(args, runs, seeds, corpus)
     rows, curves, best = {}, {}, {}
     for (label, seed), job in jobs.items():
-        if not args.quiet:
-            print(f"\n{label}, seed {seed}")
-        folder = folders[label, seed]
-        resume = args.resume and (folder / RUN_FILE).exists()
-        if resume:
-            _check_same_options(folder, job)
-        else:
-            _start_folder(folder, corpus)
-        measurements = job.fit(folder, resume, not args.quiet)
-        model = best[label, seed] = GPT.load(folder, args.device)
+        model, measurements = _run_of_comparison(args, label, job, folders[label, seed])
+        best[label, seed] = model
         rows.setdefault(label, []).append(
             {"seed": seed} | compare.measure(model, job.validation, corpus, vocabulary, args.samples, args.tokens, 1.0, seed)
         )
@@ -709,11 +780,61 @@ def _compare(args):
         | {f"mle, temperature {t}": r for t, r in temperatures.items() if t != 1.0}
         | {"held-out text": [held_out]}
     )
-    _write_csv(out / "table.csv", groups)
+    _write_csv(out / "table.csv", groups, ["model", "seed", "temperature", *compare.MEASURES])
     print(f"\n{compare.table(groups)}")
     plots.comparison(result, out / "comparison.png")
     spread = f"mean ± standard deviation over {len(seeds)} seeds; " if len(seeds) > 1 else ""
     print(f"{spread}entropy in nats per token at held-out contexts")
+    print(f"files    {out}/: table.csv, table.json, comparison.png, and a run folder for each objective and seed")
+    return 0
+
+
+def _jobs(args, runs, seeds, corpus):
+    """All runs of a comparison; they are made before the first is trained, so that bad options fail at once."""
+    jobs = {}
+    for label, changes in runs.items():
+        for seed in seeds:
+            jobs[label, seed] = _Job(argparse.Namespace(**(vars(args) | changes | {"seed": seed})), corpus)
+    return jobs
+
+
+def _run_of_comparison(args, label, job, folder):
+    """Train one run, or go on with it -> (model, measurements)."""
+    from .gpt import GPT
+
+    if not args.quiet:
+        print(f"\n{label}, seed {job.args.seed}")
+    resume = args.resume and (folder / RUN_FILE).exists()
+    if resume:
+        _check_same_options(folder, job)
+    else:
+        _start_folder(folder, job.corpus)
+    measurements = job.fit(folder, resume, not args.quiet)
+    return GPT.load(folder, args.device), measurements
+
+
+def _compare_on_world(args, runs, seeds, folders, corpus):
+    """compare with a world in the text's place: every measure against P itself."""
+    from . import checkpoint, compare, plots, world_training
+
+    out, rows = Path(args.out), {}
+    for (label, seed), job in _jobs(args, runs, seeds, corpus).items():
+        model, _ = _run_of_comparison(args, label, job, folders[label, seed])
+        rows.setdefault(label, []).append({"seed": seed} | job.measure_world(model))
+    options = {k: v for k, v in vars(args).items() if k not in _NOT_OPTIONS}
+    result = {"world": corpus.world.name, "max_len": corpus.max_len, "objectives": runs, "rows": rows, "options": options}
+    result["entropy_p"] = corpus.world.entropy(corpus.max_len)
+    checkpoint.write_atomically(out / "table.json", _json(result).encode())
+    columns = next(iter(rows.values()))[0].keys()
+    _write_csv(out / "table.csv", rows, ["model", *columns])
+    print(f"\n{compare.table(rows, world_training.MEASURES)}")
+    plots.world_comparison(result, out / "comparison.png")
+    spread = f"mean ± standard deviation over {len(seeds)} seeds; " if len(seeds) > 1 else ""
+    exact = all(row["exact"] for group in rows.values() for row in group)
+    print(
+        f"{spread}nats per sequence, {'exact' if exact else 'from 10,000 samples each, standard errors in table.csv'}; ", end=""
+    )
+    print(f"{corpus.world.name}, horizon {corpus.max_len}, H(P) = {result['entropy_p']:.4f}")
     print(f"files    {out}/: table.csv, table.json, comparison.png, and a run folder for each objective and seed")
     return 0
 
@@ -743,7 +864,8 @@ def _parse_objectives(args):
             runs[name] = {"objective": f"{os.path.abspath(path)}:{name}"}
             continue
         name, _, ratio = item.strip().partition(":")
-        key = {"mixce": "eta", "mixce_surrogate": "eta", "tailr": "gamma"}.get(name)
+        etas = ("mixce", "mixce_surrogate", "mixce_star", "two_kls", "js")
+        key = "gamma" if name == "tailr" else "eta" if name in etas else None
         if ratio and key is None:
             raise ValueError(f"--objectives: {name} takes no ratio, got {item!r}")
         try:
@@ -770,14 +892,14 @@ def _parse_seeds(text):
     return seeds
 
 
-def _write_csv(path, groups):
+def _write_csv(path, groups, columns):
     import csv
     import io
 
-    from . import checkpoint, compare
+    from . import checkpoint
 
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, ["model", "seed", "temperature", *compare.MEASURES], lineterminator="\n")
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
     for label, rows in groups.items():
         writer.writerows({"model": label} | row for row in rows)

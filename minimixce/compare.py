@@ -120,18 +120,18 @@ def measure(model, batches, corpus, vocabulary, samples, tokens, temperature=1.0
     return {"perplexity": perplexity, "entropy": entropy} | measure_texts(texts, corpus.tokenizer, vocabulary)
 
 
-def spread(rows):
+def spread(rows, measures=MEASURES):
     """Mean and standard deviation of every measure over rows (dicts) -> {name: (mean, deviation)}."""
-    names = [name for name in MEASURES if all(name in row for row in rows)]
+    names = [name for name in measures if all(name in row for row in rows)]
     return {name: metrics.mean_and_deviation([row[name] for row in rows]) for name in names}
 
 
-def table(groups):
+def table(groups, measures=MEASURES):
     """Lines of a table from {label: list of measurement dicts}: mean ± standard deviation over the list."""
-    lines = [f"{'':<28}" + "".join(f"{heading:>18}" for heading, _ in MEASURES.values())]
+    lines = [f"{'':<28}" + "".join(f"{heading:>18}" for heading, _ in measures.values())]
     for label, rows in groups.items():
-        found, cells = spread(rows), []
-        for name, (_, form) in MEASURES.items():
+        found, cells = spread(rows, measures), []
+        for name, (_, form) in measures.items():
             mean, deviation = found.get(name, (None, None))
             cells.append("" if mean is None else f"{mean:{form}}" + (f" ± {deviation:{form}}" if len(rows) > 1 else ""))
         lines.append(f"{label:<28}" + "".join(f"{cell:>18}" for cell in cells))

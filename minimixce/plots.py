@@ -1,9 +1,12 @@
 """Figures from plain results (matplotlib, the extra 'plots'). One visual grammar: the data distribution P is blue, models Q
 are orange, lighter from one objective to the next, hollow where only the temperature changed, held-out text is a blue star."""
 
+import itertools
+
 from .metrics import mean_and_deviation
 
 P_COLOR, Q_COLOR = "#1f77b4", "#e6710a"
+_MARKERS = "osv^<>DPXhp"
 _DARK, _LIGHT = (0.45, 0.18, 0.0), (1.0, 0.75, 0.5)  # the ends of Q's shades
 
 
@@ -66,6 +69,52 @@ def comparison(result, path):
         ticks = [*shown, *(["held-out text"] if name in held_out else [])]
         ax.set_xticks(range(len(ticks)), [tick.replace(", ", ",\n") for tick in ticks], rotation=35, ha="right")
         ax.set(title=title, ylabel=unit)
+    figure.savefig(path, dpi=110)
+
+
+def world_comparison(result, path):
+    """The picture of `minimixce compare --world` -> a PNG file. `result` is the content of its table.json."""
+    figure = new_figure(figsize=(13, 4.6), layout="constrained")
+    axes = figure.subplots(1, 3)
+    labels, rows = list(result["rows"]), result["rows"]
+    color, marker = dict(zip(labels, _shades(len(labels)))), dict(zip(labels, itertools.cycle(_MARKERS)))
+    for label in labels:
+        x, y = ([row[name] for row in rows[label]] for name in ("forward_kl", "validity"))
+        axes[0].plot(x, y, marker[label], color=color[label], label=label)
+    axes[0].plot(0, 1, marker="*", color=P_COLOR, markersize=17, linestyle="none", label="P itself")
+    axes[0].set(title="Validity against fit", xlabel="KL(P‖Q), nats per sequence", ylabel="probability of possible sequences")
+    axes[0].set_xscale("symlog", linthresh=0.1)
+    axes[0].legend(fontsize=8)
+    for ax, name, title in ((axes[1], "reverse_kl", "KL(Q‖P), floored"), (axes[2], "entropy_q", "Entropy of Q")):
+        for x, label in enumerate(labels):
+            values = [row[name] for row in rows[label]]
+            errors = [row.get(f"{name}_se", 0.0) for row in rows[label]]
+            ax.errorbar([x] * len(values), values, yerr=errors, fmt=marker[label], color=color[label], capsize=3)
+        ax.set_xticks(range(len(labels)), labels, rotation=35, ha="right")
+        ax.set(title=title, ylabel="nats per sequence")
+    axes[2].axhline(result["entropy_p"], color=P_COLOR, label="entropy of P")
+    axes[2].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def study(rows, path):
+    """Errors of the estimators of estimators.study against the number of samples -> a PNG file."""
+    figure = new_figure(figsize=(13, 4.8), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    names = list(dict.fromkeys(row["estimator"] for row in rows))
+    for marker, name, shade in zip(itertools.cycle(_MARKERS), names, _shades(len(names))):
+        own = [row for row in rows if row["estimator"] == name]
+        n = [row["n"] for row in own]
+        for ax, value in zip(axes, ("mse", "variance", "bias2")):
+            y, bars = ([row[key] for row in own] for key in (value, f"{value}_se"))
+            shown = [v if v > 2 * e else float("nan") for v, e in zip(y, bars)] if value == "bias2" else y
+            ax.errorbar(n, shown, yerr=bars, fmt=f"{marker}-", color=shade, capsize=2, label=name)
+    titles = ("Mean squared error", "Variance", "Squared bias, where two standard errors from 0")
+    for ax, title in zip(axes, titles):
+        ax.set(xscale="log", yscale="log", xlabel="samples n", title=title)
+        ax.axhline(1, color="0.7", linewidth=0.8, zorder=0)
+    axes[0].set_ylabel("over the exact gradient's squared norm")
+    axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 

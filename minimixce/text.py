@@ -25,7 +25,7 @@ _CHUNK = 1 << 20  # characters read and encoded at a time
 class CharTokenizer:
     """One id per character: boundary 0, then the given characters 1, 2, … in sorted order."""
 
-    kind, boundary = "character", BOUNDARY
+    kind, boundary, joiner = "character", BOUNDARY, ""
 
     def __init__(self, characters):
         self.characters = "".join(sorted(set(characters)))
@@ -58,7 +58,7 @@ class CharTokenizer:
 class ByteTokenizer:
     """One id per byte of UTF-8: boundary 0, byte b is id b + 1, so any text can be encoded (V = 257)."""
 
-    kind, boundary, vocab_size = "byte", BOUNDARY, 257
+    kind, boundary, joiner, vocab_size = "byte", BOUNDARY, "", 257
 
     def encode(self, text):
         """str -> ids (n,) int32."""
@@ -71,6 +71,34 @@ class ByteTokenizer:
 
     def fields(self):
         return {"type": self.kind, "boundary": BOUNDARY}
+
+
+class WordTokenizer:
+    """One id per word of a world: boundary 0, then the given words 1, 2, … in their order."""
+
+    kind, boundary, joiner = "word", BOUNDARY, " "
+
+    def __init__(self, words):
+        self.words = list(words)
+        self._id_of_word = {word: i for i, word in enumerate(self.words, start=1)}
+
+    @property
+    def vocab_size(self):
+        return 1 + len(self.words)
+
+    def encode(self, text):
+        """str -> ids (n,) int32. Raises ValueError that names the first word the tokenizer does not have."""
+        for word in text.split():
+            if word not in self._id_of_word:
+                raise ValueError(f"word {word!r} is none of this tokenizer's")
+        return np.array([self._id_of_word[word] for word in text.split()], np.int32)
+
+    def decode(self, ids):
+        """ids (n,) -> str, words joined by spaces; boundaries are left out."""
+        return " ".join(self.words[i - 1] for i in np.asarray(ids).tolist() if i != BOUNDARY)
+
+    def fields(self):
+        return {"type": self.kind, "boundary": BOUNDARY, "words": self.words}
 
 
 def save_tokenizer(tokenizer, folder):
@@ -91,7 +119,10 @@ def _tokenizer_of(fields, path):
         return ByteTokenizer()
     if fields.get("type") == CharTokenizer.kind and isinstance(fields.get("characters"), str):
         return CharTokenizer(fields["characters"])
-    raise ValueError(f"{path} does not describe a character or byte tokenizer")
+    words = fields.get("words")
+    if fields.get("type") == WordTokenizer.kind and isinstance(words, list) and all(isinstance(w, str) for w in words):
+        return WordTokenizer(words)
+    raise ValueError(f"{path} does not describe a character, byte or word tokenizer")
 
 
 def _code_points(text):

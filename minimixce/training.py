@@ -82,9 +82,9 @@ def fit(
     out of range.
     """
     check_options(steps, lr, warmup, final_lr, betas, weight_decay, max_grad_norm, accumulate, shards, eval_every, patience)
-    if shards > 1 and (_is_step(objective) or not _takes_normalizer(objective) or model.xp is not np):
+    if shards > 1 and (is_step(objective) or not _takes_normalizer(objective) or model.xp is not np):
         raise ValueError(f"shards must be 1 on a GPU, for a step and for an objective without a normalizer, got {shards}")
-    step_function = _step_of_steps(objective) if _is_step(objective) else step_of_objective(objective, seed, shards)
+    step_function = _step_of_steps(objective) if is_step(objective) else step_of_objective(objective, seed, shards)
     if resume and folder is None:
         raise ValueError("resume=True needs the folder of the run")
     if (
@@ -115,7 +115,7 @@ def fit(
         found = {"step": run.step, "loss": float(np.mean(run.losses)), "grad_norm": float(run.grad_norm), "lr": run.lr}
         found["tokens_per_second"] = tokens / (time.perf_counter() - started)
         if validation is not None:
-            found |= evaluate(model, validation, None if _is_step(objective) else objective)
+            found |= evaluate(model, validation, None if is_step(objective) else objective)
             if not np.isfinite(found["validation_loss"]):
                 raise FloatingPointError(f"the validation loss is not finite at step {run.step}; try {advice}")
         run.add(found)
@@ -304,7 +304,8 @@ def _describe(objective):
     return f"{name} {json.dumps(ratios, sort_keys=True)}"
 
 
-def _is_step(objective):
+def is_step(objective):
+    """Whether fit takes `objective` for a whole step(model, batch) -> loss, grads."""
     return next(iter(inspect.signature(objective).parameters), None) == "model"
 
 

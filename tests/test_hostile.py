@@ -544,7 +544,7 @@ DAMAGE = {
     "only a pickle": (lambda: os.rename(WEIGHTS, "run/pytorch_model.bin"), (SAMPLE,), "only pytorch_model.bin, a pickle"),
     "no tokenizer": (lambda: os.remove(TOKENIZER), (SAMPLE, EVAL), "run/minimixce_tokenizer.json does not exist"),
     "tokenizer a list": (lambda: write(TOKENIZER, b"[]"), (SAMPLE,), "must hold a JSON object, got a list"),
-    "tokenizer empty": (lambda: write(TOKENIZER, b"{}"), (SAMPLE,), "does not describe a character or byte tokenizer"),
+    "tokenizer empty": (lambda: write(TOKENIZER, b"{}"), (SAMPLE,), "does not describe a character, byte or word tokenizer"),
     "tokenizer numbers": (lambda: edit(TOKENIZER, characters=[1, 2]), (SAMPLE,), "does not describe a character or byte"),
     "other tokenizer": (lambda: edit(TOKENIZER, characters="abc"), (SAMPLE, EVAL), "has 4 tokens, the model 15"),
     "no options": (lambda: os.remove(OPTIONS), (RESUME, EVAL), "run.json"),
@@ -578,7 +578,7 @@ DAMAGE = {
     "corpus tokenizer": (
         lambda: edit(CORPUS, tokenizer=[1]),
         (ON_PREPARED,),
-        "does not describe a character or byte tokenizer",
+        "does not describe a character, byte or word tokenizer",
     ),
     "no tokens": (lambda: os.remove("prepared/train.bin"), (ON_PREPARED,), "prepared/train.bin is missing or cut short"),
     "empty tokens": (lambda: write("prepared/validation.bin", b""), (ON_PREPARED,), "validation.bin is missing or cut short"),

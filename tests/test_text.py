@@ -131,7 +131,7 @@ def test_tokenizer_is_saved_beside_the_model(tmp_path):
     with pytest.raises(FileNotFoundError):
         text.load_tokenizer(tmp_path / "none")
     (tmp_path / text.TOKENIZER_FILE).write_text('{"type": "other"}')
-    with pytest.raises(ValueError, match="character or byte tokenizer"):
+    with pytest.raises(ValueError, match="character, byte or word tokenizer"):
         text.load_tokenizer(tmp_path)
 
 

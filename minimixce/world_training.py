@@ -1,0 +1,204 @@
+"""Training and comparing on worlds: batches of sampled sequences, objectives that need P, and measures of fit.
+
+Token objectives (mle, mixce, tailr, …) see samples only. Objectives over sequences take their forward part from the samples
+of the batch and their reverse part from P itself: exactly where all sequences can be listed, else by RLOO with fresh samples
+of Q.
+"""
+
+import functools
+import math
+import zlib
+
+import numpy as np
+
+from . import estimators, exact, objectives, text, worlds
+from .backend import to_numpy
+
+SEQUENCE_OBJECTIVES = ("forward_ce", "reverse_ce", "mixce_star", "forward_kl", "reverse_kl", "two_kls", "js", "overlap")
+_LISTED = 20_000  # sequences up to which the reverse part of a step is exact; a measurement may take a hundred times as many
+
+
+def open_world(name):
+    """ "agreement", "stories", "random:V:ZEROS:SEED" (worlds.random_markov) or a JSON file that World.save wrote -> World."""
+    if name in ("agreement", "stories"):
+        return getattr(worlds, name)()
+    if name.startswith("random:"):
+        try:
+            vocab_size, zeros, seed = name.split(":")[1:]
+            numbers = int(vocab_size), float(zeros), int(seed)
+        except ValueError:
+            raise ValueError(f"world must be random:VOCABULARY:ZEROS:SEED, as random:20:0.5:7, got {name!r}") from None
+        return worlds.random_markov(*numbers)
+    if not name.endswith(".json"):
+        raise ValueError(f"world must be agreement, stories, random:VOCABULARY:ZEROS:SEED or a .json file, got {name!r}")
+    return worlds.load(name)
+
+
+def horizon(world, most):
+    """The length of the longest of 10,000 sampled sequences, at least 2 and at most `most`: a max_len that cuts off little."""
+    rows = world.sample(10_000, most, seed=0)
+    return max(2, int((rows >= 0).sum(axis=1).max()) - 1)
+
+
+class WorldCorpus(text.Corpus):
+    """Sequences that a world sampled, in a corpus's place: the streams of both splits, and .world, .max_len, .rows and
+    .held_out, the rows they come from. The same in every run, whatever its seed."""
+
+
+def load_corpus(name, sequences, max_len, most):
+    """The corpus of a world (open_world): `sequences` to train on, a tenth more to validate; max_len None: see horizon."""
+    if sequences < 10:
+        raise ValueError(f"sequences must be at least 10, got {sequences}")
+    world = open_world(name)
+    max_len = horizon(world, most) if max_len is None else max_len
+    if not 2 <= max_len <= most:
+        raise ValueError(f"max_len must be at least 2 and at most block_size + 1 = {most}, got {max_len}")
+    rows, held_out = world.sample(sequences, max_len, seed=0), world.sample(sequences // 10, max_len, seed=1)
+    streams = (np.append(part[:, :-1][part[:, 1:] >= 0], 0) for part in (rows, held_out))  # each row up to its end, then b
+    corpus = WorldCorpus(*streams, text.WordTokenizer(world.words[1:]), True)
+    corpus.world, corpus.max_len, corpus.rows, corpus.held_out = world, max_len, rows, held_out
+    return corpus
+
+
+class RowBatches:
+    """Batches (inputs, targets) of rows that a world sampled, as worlds.World.batch cuts them.
+
+    With a seed: endless, batch k drawn at random by (seed, k) alone. Without: one pass in order.
+    """
+
+    def __init__(self, world, rows, batch_size, seed=None):
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.world, self.rows, self.batch_size, self.seed = world, rows, batch_size, seed
+
+    def __getitem__(self, k):
+        if self.seed is not None:
+            chosen = np.random.default_rng([self.seed, k]).integers(0, len(self.rows), self.batch_size)
+            return self.world.batch(self.rows[chosen])
+        if not 0 <= k < len(self):
+            raise IndexError(k)
+        return self.world.batch(self.rows[k * self.batch_size : (k + 1) * self.batch_size])
+
+    def __len__(self):
+        if self.seed is not None:
+            raise TypeError("random batches never end")
+        return -(-len(self.rows) // self.batch_size)
+
+
+def is_listed(world, max_len):
+    """Whether the reverse part of a training step is exact."""
+    return exact.num_sequences(world.vocab_size, max_len) <= _LISTED
+
+
+_FORWARD_SHARE = {"forward_ce": 1.0, "forward_kl": 1.0, "reverse_ce": 0.0, "reverse_kl": 0.0, "js": 0.0, "overlap": 0.0}
+
+
+def sequence_step(name, world, max_len, *, eta=0.5, samples=64, seed=0):
+    """step(model, batch) -> loss, grads for minimixce.fit: an objective of SEQUENCE_OBJECTIVES in nats per sequence.
+
+    Where the space is listed, js and overlap, which have no part from samples alone, are exact as a whole. Where it is not,
+    the reverse part is RLOO with `samples` fresh samples of Q, drawn by `seed` and the batch alone, so that a resumed run draws
+    what an undisturbed one would; js and overlap then raise ValueError.
+    """
+    if name not in SEQUENCE_OBJECTIVES:
+        raise ValueError(f"objective must be one of {', '.join(SEQUENCE_OBJECTIVES)}, got {name!r}")
+    objectives.check_ratio("eta", eta)
+    if samples < 2:
+        raise ValueError(f"samples must be at least 2, got {samples}")
+    if name in ("js", "overlap") and not is_listed(world, max_len):
+        count = exact.num_sequences(world.vocab_size, max_len)
+        raise ValueError(f"{name} is exact only, and {count:,} sequences are too many to list; choose a shorter horizon")
+    if name == "js" and not 0 < eta < 1:
+        raise ValueError(f"eta must be above 0 and below 1 for js, which is zero there, got {eta}")
+    return functools.partial(_step, name=name, world=world, max_len=max_len, eta=eta, samples=samples, seed=seed)
+
+
+def _step(model, batch, *, name, world, max_len, eta, samples, seed):
+    inputs, targets = batch
+    share, loss, grads = _FORWARD_SHARE.get(name, eta), 0.0, {}
+    if share > 0:
+        logits, cache = model.forward(inputs)
+        loss, dlogits = objectives.mle(logits, targets, normalizer=len(inputs))  # per sequence, not per token
+        entropy = world.entropy(max_len) if name in ("forward_kl", "two_kls") else 0.0
+        loss, grads = share * (loss - entropy), model.backward(share * dlogits, cache)
+    if share < 1:
+        part, more = _reverse_part(model, inputs, name, world, max_len, eta, samples, seed)
+        loss = loss + (1 - share) * part
+        grads = {n: grads.get(n, 0.0) + (1 - share) * g for n, g in more.items()}
+    return loss, grads
+
+
+def _reverse_part(model, inputs, name, world, max_len, eta, samples, seed):
+    objective = {"two_kls": "reverse_kl", "mixce_star": "reverse_ce"}.get(name, name)
+    if is_listed(world, max_len):
+        return exact.loss_and_grads(model, world, max_len, objective=objective, eta=eta, progress=False)
+    drawn = zlib.crc32(to_numpy(inputs).tobytes(), seed)
+    return estimators.rloo(model, world, estimators.sample(model, samples, max_len, drawn), objective=objective)
+
+
+MEASURES = {  # name: (heading, format)
+    "forward_ce": ("F", ".4f"),
+    "forward_kl": ("KL(P‖Q)", ".4f"),
+    "reverse_kl": ("KL(Q‖P)", ".3f"),
+    "reverse_ce": ("R", ".3f"),
+    "reverse_ce_finite": ("R, finite part", ".4f"),
+    "impossible_tokens": ("impossible", ".5f"),
+    "entropy_q": ("H(Q)", ".4f"),
+    "validity": ("validity", ".5f"),
+}
+
+
+def measure(model, world, max_len, samples=10_000, seed=0):
+    """MEASURES of a model in nats per sequence -> dict of floats, with "exact": True, or False and standard errors name_se.
+
+    Exact where two million sequences list the space; else forward_ce from `samples` samples of P, the rest from as many of Q
+    with exact log P (floored: R = finite part − log_p_floor · impossible tokens).
+    """
+    if exact.num_sequences(world.vocab_size, max_len) <= 100 * _LISTED:
+        found = exact.measure(model, world, max_len)
+        return {name: float(found[name]) for name in MEASURES} | {"exact": True}
+    of_p = model.xp.asarray(world.sample(samples, max_len, seed))
+    of_q = estimators.sample(model, samples, max_len, seed)
+    log_q, true, floored = _log_prob(model, of_q), world.token_log_probs(of_q), world.token_log_probs(of_q, floored=True)
+    impossible = (true == -math.inf).sum(axis=1)
+    reverse = -floored.sum(axis=1)
+    summands = {
+        "forward_ce": -_log_prob(model, of_p),
+        "reverse_kl": log_q + reverse,
+        "reverse_ce": reverse,
+        "reverse_ce_finite": reverse + world.log_p_floor * impossible,
+        "impossible_tokens": impossible,
+        "entropy_q": -log_q,
+        "validity": impossible == 0,
+    }
+    summands = {name: to_numpy(values).astype(float) for name, values in summands.items()}
+    found = {name: float(values.mean()) for name, values in summands.items()}
+    found |= {f"{name}_se": float(values.std(ddof=1) / math.sqrt(samples)) for name, values in summands.items()}
+    entropy = world.entropy(max_len)
+    found |= {"forward_kl": found["forward_ce"] - entropy, "forward_kl_se": found["forward_ce_se"], "exact": False}
+    return found
+
+
+def describe(row, world):
+    """Lines that print what `measure` found."""
+    names = {
+        "forward_ce": "F, forward cross-entropy",
+        "forward_kl": "KL(P‖Q)",
+        "reverse_ce": "R, reverse cross-entropy",
+        "reverse_ce_finite": "  its finite part",
+        "impossible_tokens": "  impossible tokens",
+        "reverse_kl": "KL(Q‖P)",
+        "entropy_q": "H(Q)",
+        "validity": "validity",
+    }
+    lines = []
+    for name, label in names.items():
+        error = f" ± {row[name + '_se']:.5f}" if name + "_se" in row else ""
+        price = f" (each floored at {-world.log_p_floor:.2f} nats)" if name == "impossible_tokens" else ""
+        lines.append(f"{label:<26}{row[name]:.5f}{error}{price}")
+    return lines
+
+
+def _log_prob(model, rows, group=512):
+    parts = [exact.log_prob(model, rows[start : start + group]) for start in range(0, len(rows), group)]
+    return model.xp.concatenate(parts)
