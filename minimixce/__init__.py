@@ -1,6 +1,6 @@
 """minimixce: autoregressive language models trained by mixing forward and reverse cross-entropies, from scratch."""
 
-from . import backend, layers, objectives, optim
+from . import backend, estimators, exact, layers, objectives, optim, worlds
 from .bigram import Bigram, BigramConfig, TableBigram
 from .checks import gradcheck
 from .gpt import GPT, GPTConfig
@@ -16,9 +16,12 @@ __all__ = [
     "GPTConfig",
     "TableBigram",
     "backend",
+    "estimators",
+    "exact",
     "fit",
     "gradcheck",
     "layers",
     "objectives",
     "optim",
+    "worlds",
 ]

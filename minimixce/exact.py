@@ -91,7 +91,7 @@ def policy_gradient(model, world, max_len, *, objective="reverse_ce", max_sequen
     _check(model, world, max_len, objective, 0.5, "tree", max_sequences)
     grads = {}
     cost = _tree(model, world, max_len, _by_cost_to_go(objective), grads, progress)
-    return cost.sum(), complete(grads, model)
+    return model.xp.asarray(cost.sum()), complete(grads, model)
 
 
 def cross_entropies(model, world, max_len, *, method="tree", max_sequences=MAX_SEQUENCES, progress=True):
@@ -117,7 +117,7 @@ def measure(model, world, max_len, *, eta=0.5, method="tree", max_sequences=MAX_
     found["mixce_star"] = eta * found["forward_ce"] + (1 - eta) * found["reverse_ce"]
     found["two_kls"] = eta * found["forward_kl"] + (1 - eta) * found["reverse_kl"]
     found["reverse_ce_finite"] = found["reverse_ce"] + world.log_p_floor * found["impossible_tokens"]
-    return found
+    return {name: model.xp.asarray(value) for name, value in found.items()}
 
 
 def log_prob(model, rows):
@@ -196,7 +196,7 @@ def _measures(eta, x, xp):
     p, q = xp.exp(x.log_p), xp.exp(x.log_q)
     js = eta if 0 < eta < 1 else 0.5
     phi = (_terms(name, js, x, xp)[0] for name in ("forward_ce", "reverse_ce", "js", "overlap"))
-    own = (-_times_log(p, x.log_p, xp), -q * x.log_q, xp.where(p > 0, q, 0), q * x.impossible)
+    own = (-_times_log(p, x.log_p, xp), -q * x.log_q, xp.where(x.log_p > -math.inf, q, 0), q * x.impossible)
     return dict(zip(_MEASURES, (*phi, *own)))
 
 
@@ -400,14 +400,13 @@ def bigram_loss_and_grads(q_logits, world, *, objective="two_kls", eta=0.5, max_
     if objective not in OBJECTIVES:
         raise ValueError(f"objective must be one of {', '.join(o for o in OBJECTIVES if o != 'js')}, got {objective!r}")
     check_ratio("eta", eta)
-    V = world.vocab_size
+    xp, V = array_module(q_logits), world.vocab_size
     if q_logits.shape != (V, V):
         raise ValueError(f"q_logits must have shape ({V},{V}), got {q_logits.shape}")
     if max_len is None and not world.is_markov:
         raise ValueError("max_len=None needs a Markov world, whose state is the last token; give this one a max_len")
     if max_len is not None:
         _check_horizon(max_len)
-    xp = array_module(q_logits)
     log_q = log_softmax(q_logits)
     loss, dlogits = 0.0, xp.zeros((V, V))
     for share, name in _parts(objective, eta):
@@ -438,7 +437,8 @@ def _forward_part(name, eta, log_q, world, max_len, counts, xp):
     if counts is None:
         counts = xp.asarray(expected)
     else:
-        if counts.shape != log_q.shape or not (counts >= 0).all() or not counts[0].sum() > 0:
+        fits = xp is not np or ((counts >= 0).all() and counts[0].sum() > 0)  # on a GPU this would wait
+        if counts.shape != log_q.shape or not fits:
             raise ValueError(f"counts must be {log_q.shape}, not negative, with sequences that start, got {counts.shape}")
         counts = counts / counts[0].sum()
     q = xp.exp(log_q)
@@ -483,7 +483,7 @@ def _without_horizon(q, c, m, end, xp):
     inside[:, 0] = 0
     inverse = xp.linalg.inv(xp.eye(len(q)) - inside)
     visits, U = inverse[0], inverse @ ((q * c).sum(axis=1) + q[:, 0] * m[:, 0] * end)
-    if xp is np and not (np.isfinite(inverse).all() and visits.min() > -1e-6):
+    if xp is np and not np.abs(visits).sum() < 1e10:  # of sixteen digits that many are lost
         raise FloatingPointError("Q hardly ever ends a sequence, so its expected cost is not finite; give a max_len")
     after = U.copy()
     after[0] = end
@@ -505,8 +505,15 @@ def _with_horizon(q, c, m, end, following, max_len, xp):
     for after in reversed(to_go):  # and back
         grad += weight[:, None] * q * (after - (q * after).sum(axis=1)[:, None])
         flow = weight[:, None] * q * m
-        weight = xp.bincount(following[:, 1:].reshape(-1), flow[:, 1:].reshape(-1), minlength=len(q))
+        weight = _add_up(following[:, 1:].reshape(-1), flow[:, 1:].reshape(-1), len(q))
     return U[0], grad
+
+
+def _add_up(index, values, size):
+    """Sums of values by index -> (size,)."""
+    if isinstance(values, np.ndarray):
+        return np.bincount(index, values, size)
+    return add_rows(array_module(values).zeros(size), index, values)  # CuPy's bincount waits for the device
 
 
 @functools.lru_cache(maxsize=16)  # worlds never change
@@ -527,10 +534,7 @@ def _pairs(world):
 def _population(world, max_len):
     """Under P: expected bigram counts (V,V), and H(P)."""
     if max_len is None:
-        inside = world.probs.copy()
-        inside[:, 0] = 0
-        counts = np.linalg.inv(np.eye(len(inside)) - inside)[0][:, None] * world.probs
-        state = slice(None)
+        counts, state = world.visits()[:, None] * world.probs, slice(None)
     else:
         state, last, following = _pairs(world)
         p, weight, total = world.probs[state], np.zeros(len(state)), np.zeros(len(state))
@@ -538,7 +542,7 @@ def _population(world, max_len):
         for _ in range(max_len - 1):
             total += weight
             flow = weight[:, None] * p
-            weight = np.bincount(following[:, 1:].reshape(-1), flow[:, 1:].reshape(-1), minlength=len(state))
+            weight = _add_up(following[:, 1:].reshape(-1), flow[:, 1:].reshape(-1), len(state))
         counts = total[:, None] * p
     log_p = np.log(np.where(world.probs > 0, world.probs, 1))[state]
     entropy = -float((counts * log_p).sum())

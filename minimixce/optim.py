@@ -1,4 +1,4 @@
-"""AdamW, gradient clipping and the learning-rate schedule."""
+"""AdamW, Adam with L2, gradient clipping and the learning-rate schedule."""
 
 import math
 
@@ -62,6 +62,20 @@ class AdamW:
             views[name] = flat[start : start + p.size].reshape(p.shape)
             start += p.size
         return views
+
+
+class Adam(AdamW):
+    """Adam (Kingma & Ba 2015) with L2: the decay is part of the gradient, l2 · p for every parameter, and so goes through the
+    running means, as PyTorch's `Adam(weight_decay=l2)` has it and the MixCE paper's synthetic experiments use."""
+
+    def __init__(self, params, lr, betas=(0.9, 0.999), eps=1e-8, l2=0.0):
+        super().__init__(params, lr, betas, eps, weight_decay=0.0)
+        if not 0 <= l2 < math.inf:
+            raise ValueError(f"l2 must be a number, at least 0, got {l2}")
+        self.l2 = l2
+
+    def step(self, grads, lr=None):
+        super().step({name: g + self.l2 * self.params[name] for name, g in grads.items()} if self.l2 else grads, lr)
 
 
 def _flat(arrays):

@@ -97,24 +97,32 @@ def world_comparison(result, path):
     figure.savefig(path, dpi=110)
 
 
+_UNBIASED = ("reinforce", "reward_to_go", "rloo", "k2")
+_OTHER_COLORS = ("#9467bd", "#2ca02c", "#d62728", "#8c564b", "#e377c2", "#17becf", "#bcbd22", "#7f7f7f")
+
+
 def study(rows, path):
-    """Errors of the estimators of estimators.study against the number of samples -> a PNG file."""
-    figure = new_figure(figsize=(13, 4.8), layout="constrained")
+    """Errors of the estimators of estimators.study against the number of samples -> a PNG file. Unbiased ones are black."""
+    figure = new_figure(figsize=(13.5, 4.8), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
-    names = list(dict.fromkeys(row["estimator"] for row in rows))
-    for marker, name, shade in zip(itertools.cycle(_MARKERS), names, _shades(len(names))):
+    names, colors = list(dict.fromkeys(row["estimator"] for row in rows)), itertools.cycle(_OTHER_COLORS)
+    for marker, name in zip(itertools.cycle(_MARKERS), names):
         own = [row for row in rows if row["estimator"] == name]
-        n = [row["n"] for row in own]
+        n, color = [row["n"] for row in own], "black" if name in _UNBIASED else next(colors)
         for ax, value in zip(axes, ("mse", "variance", "bias2")):
             y, bars = ([row[key] for row in own] for key in (value, f"{value}_se"))
             shown = [v if v > 2 * e else float("nan") for v, e in zip(y, bars)] if value == "bias2" else y
-            ax.errorbar(n, shown, yerr=bars, fmt=f"{marker}-", color=shade, capsize=2, label=name)
+            style = f"{marker}{'-' if color == 'black' else '--'}"
+            ax.errorbar(n, shown, yerr=bars, fmt=style, color=color, capsize=2, markersize=5, label=name)
     titles = ("Mean squared error", "Variance", "Squared bias, where two standard errors from 0")
+    sizes = sorted({row["n"] for row in rows})
     for ax, title in zip(axes, titles):
         ax.set(xscale="log", yscale="log", xlabel="samples n", title=title)
+        ax.set_xticks(sizes, [str(n) for n in sizes])
+        ax.minorticks_off()
         ax.axhline(1, color="0.7", linewidth=0.8, zorder=0)
     axes[0].set_ylabel("over the exact gradient's squared norm")
-    axes[0].legend(fontsize=8)
+    axes[2].legend(*axes[0].get_legend_handles_labels(), fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(path, dpi=110)
 
 

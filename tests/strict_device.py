@@ -282,6 +282,7 @@ FUNCTIONS = {  # name: the keywords it takes
     "zeros_like": "dtype",
 }
 _TAKES_A_LIST_FIRST = ("concatenate", "stack", "empty", "zeros", "ones", "full")  # arrays to join, or a shape
+LINALG = {"inv": ""}
 CONSTANTS = ("bool_", "float32", "float64", "inf", "int32", "int64", "nan", "newaxis", "pi")
 
 
@@ -295,11 +296,11 @@ class _Ufunc:
         return _call(self.name, self._ufunc, {"out", "dtype", "casting"}, args, kwargs)
 
 
-def _function(name, keywords):
+def _function(name, keywords, home=np):
     def function(*args, **kwargs):
         if args and isinstance(args[0], (list, tuple)) and name not in _TAKES_A_LIST_FIRST:
             raise TypeError(f"{name}() takes an array of this device, got a {type(args[0]).__name__}")
-        return _call(name, getattr(np, name), keywords, args, kwargs)
+        return _call(name, getattr(home, name), keywords, args, kwargs)
 
     return function
 
@@ -347,6 +348,7 @@ class Generator:
 
 
 random = types.SimpleNamespace(default_rng=Generator, Generator=Generator)
+linalg = types.SimpleNamespace(**{name: _function(name, {*keywords.split()}, np.linalg) for name, keywords in LINALG.items()})
 
 
 def _add_functions():

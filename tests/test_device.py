@@ -233,6 +233,7 @@ def test_strict_device_refuses_numpy():
         lambda: sd.concatenate([host, device]),
         lambda: sd.exp(device, out=host),
         lambda: sd.vdot(host, host),
+        lambda: sd.linalg.inv(host[:, :2]),
         lambda: sd.add.at(device, index, 1),
         lambda: range(device_index[0]),  # CuPy's arrays have no __index__
         lambda: host[device_index[0]],
@@ -312,6 +313,7 @@ def test_strict_device_offers_only_what_cupy_has():
         (cupy, {**sd.FUNCTIONS, **ufuncs, "asarray": "dtype", "array": "dtype", "ascontiguousarray": ""}),
         (cupy.ndarray, sd.METHODS),
         (cupy.random.Generator, sd.GENERATOR),
+        (cupy.linalg, sd.LINALG),
     ):
         for name, allowed in here.items():
             assert {*allowed.split()} <= keywords(getattr(there, name)), name

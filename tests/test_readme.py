@@ -38,6 +38,15 @@ def test_the_gradient_check_that_fails_on_purpose(capsys):
     assert capsys.readouterr().out == shown
 
 
+def test_the_exact_gradients_of_a_known_world(capsys):
+    code, shown = python_block("worlds.agreement()")
+    exec(code, {})
+    for line, expected in zip(capsys.readouterr().out.splitlines(), shown.splitlines(), strict=True):
+        words, wanted = line.split(), expected.split()
+        assert (words[0], words[1::2]) == (wanted[0], wanted[1::2])
+        assert [float(w) for w in words[2::2]] == pytest.approx([float(w) for w in wanted[2::2]], abs=0.01)
+
+
 def test_the_text_that_is_loaded_and_sampled(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text("The cat sat on the mat. The dog sat on the log.\n" * 50)
