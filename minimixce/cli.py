@@ -1,4 +1,4 @@
-"""The command line: minimixce train, sample, eval, compare, prepare, gradcheck."""
+"""The command line: minimixce train, sample, eval, compare, synthetic, prepare, gradcheck."""
 
 import argparse
 import contextlib
@@ -157,6 +157,28 @@ def _parser():
     c.add("--samples", 40, "texts to sample from each model")
     c.add("--tokens", 500, "most tokens in each")
     _add_training(c)
+
+    c = _Command(commands, "synthetic", _synthetic, "how well each objective recovers a known bigram world: the paper's table")
+    c.add(
+        "--out",
+        "synthetic",
+        "folder for runs.jsonl, runs.csv, table.csv, the learned matrices and the figures",
+        metavar="FOLDER",
+    )
+    c.add("--overwrite", False, "start anew in FOLDER")
+    c.add("--resume", False, "go on with the grid in FOLDER: jobs that are finished are not run again")
+    c.add("--protocol", "exact", "exact gradients brought to the optimum, or paper: its network, Adam, dropout, Gumbel-softmax")
+    c.add("--model", "table", "table or neural (the paper's network), with exact gradients; the paper protocol has its own")
+    c.add("--forward", "samples", "what the forward part is taken from: samples or, with exact gradients, population")
+    c.add("--vocab", "20,50,100", "vocabularies, boundary included")
+    c.add("--zeros", "0.5", "shares of impossible transitions of the random worlds")
+    c.add("--corpus", None, "bigram worlds of these text files instead of random ones", nargs="+")
+    c.add("--objectives", "mle,mixce,mixce_star,two_kls,js", "objectives")
+    c.add("--etas", "0,0.01,0.1,0.5,0.9,0.99,1", "ratios η of all but mle (js: those between)")
+    c.add("--seeds", "7,42,777,4222,99999", "seeds of worlds and samples")
+    c.add("--full", False, "vocabularies 20,50,100,500,1000 and zeros 0.1,0.5,0.9, which takes hours")
+    c.add("--jobs", 0, "processes; 0 for one a core")
+    c.add("--quiet", False, "print no progress")
 
     c = _Command(commands, "prepare", _prepare, "encode a large text once, into files that training maps into memory")
     _add_text(c)
@@ -893,17 +915,122 @@ def _parse_seeds(text):
 
 
 def _write_csv(path, groups, columns):
+    from . import checkpoint
+
+    rows = [{"model": label} | row for label, rows in groups.items() for row in rows]
+    checkpoint.write_atomically(path, _csv([{name: row.get(name, "") for name in columns} for row in rows]).encode())
+
+
+# ---- synthetic --------------------------------------------------------------------------------------------------------
+
+
+def _synthetic(args):
+    from . import checkpoint, plots, synthetic
+
+    if args.resume and args.overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    plots.new_figure()
+    jobs, out = _synthetic_jobs(args), Path(args.out)
+    if (out / synthetic.RUNS_FILE).exists():
+        if args.overwrite:
+            (out / synthetic.RUNS_FILE).unlink()
+        elif not args.resume:
+            raise FileExistsError(f"{out} already holds a grid; choose another --out, or add --resume or --overwrite")
+    with _executor(args.jobs, len(jobs)) as (executor, workers):
+        if not args.quiet:
+            seconds = synthetic.estimate(jobs) / workers
+            print(f"{len(jobs)} runs in {workers} at a time, about {max(1, round(seconds / 60))} min")
+        results = synthetic.run_grid(jobs, out, executor, not args.quiet)
+    table = synthetic.summarize(results)
+    columns = [name for name in results[0] if name != "seconds"]  # seconds differ from run to run
+    for name, rows, fields in ((synthetic.TABLE_FILE, results, columns), (synthetic.SUMMARY_FILE, table, list(table[0]))):
+        checkpoint.write_atomically(out / name, _csv([{field: row[field] for field in fields} for row in rows]).encode())
+    print(synthetic.format_table(table))
+    figures = plots.synthetic(results, *synthetic.examples(results, table, out), out)
+    print(
+        f"mean ± standard error over seeds, at the η of least avg. JS; files in {out}/: runs.jsonl, runs.csv, table.csv, ",
+        end="",
+    )
+    print(", ".join(figures))
+    return 0
+
+
+def _synthetic_jobs(args):
+    from . import synthetic
+
+    for name, value, allowed in (
+        ("protocol", args.protocol, ("exact", "paper")),
+        ("model", args.model, ("table", "neural")),
+        ("forward", args.forward, ("samples", "population")),
+    ):
+        if value not in allowed:
+            raise ValueError(f"--{name} must be {' or '.join(allowed)}, got {value!r}")
+    if args.protocol == "paper" and ("model" in args.given or "forward" in args.given):
+        raise ValueError("--protocol paper has its own model and data: leave out --model and --forward")
+    vocab, zeros = ("20,50,100,500,1000", "0.1,0.5,0.9") if args.full else (args.vocab, args.zeros)
+    for path in args.corpus or ():
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} does not exist")
+    return synthetic.grid(
+        _numbers("vocab", vocab, int),
+        _numbers("zeros", zeros, float),
+        _parse_seeds(args.seeds),
+        [name.strip() for name in args.objectives.split(",")],
+        _numbers("etas", args.etas, float),
+        tuple(os.path.abspath(path) for path in args.corpus or ()),
+        protocol=args.protocol,
+        model="neural" if args.protocol == "paper" else args.model,
+        forward=args.forward,
+    )
+
+
+def _numbers(name, text, kind):
+    try:
+        values = [kind(item) for item in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--{name} must be numbers separated by commas, got {text!r}") from None
+    if len(set(values)) < len(values):
+        raise ValueError(f"--{name} names a number twice: {text}")
+    return values
+
+
+@contextlib.contextmanager
+def _executor(count, jobs):
+    """(executor or None, number of workers): MPI's under python -m mpi4py.futures, else a pool of `count` processes."""
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    if count < 0:
+        raise ValueError(f"--jobs must be at least 0, got {count}")
+    if "mpi4py.futures" in sys.modules:
+        from mpi4py import MPI
+        from mpi4py.futures import MPIPoolExecutor
+
+        with MPIPoolExecutor() as executor:
+            yield executor, max(1, MPI.COMM_WORLD.Get_size() - 1)
+        return
+    count = min(count or os.cpu_count(), jobs)
+    if count == 1:
+        yield None, 1
+        return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the workers, which start afresh: a thread each is enough
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as executor:
+        try:
+            yield executor, count
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _csv(rows):
     import csv
     import io
 
-    from . import checkpoint
-
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")
     writer.writeheader()
-    for label, rows in groups.items():
-        writer.writerows({"model": label} | row for row in rows)
-    checkpoint.write_atomically(path, buffer.getvalue().encode())
+    writer.writerows(rows)
+    return buffer.getvalue()
 
 
 # ---- prepare, gradcheck -----------------------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ sample i moves log q_t up by some weight a_t:   gradient = mean_i Σ_t a_t ∇ l
 | gumbel       | not of this form: through the samples     | no: the soft derivative of a hard choice             |
 """
 
+import math
+
 import numpy as np
 
 from . import backend, exact
@@ -46,13 +48,18 @@ def reward_to_go(model, world, rows, *, objective="reverse_ce"):
     return s.cost.sum(axis=1).mean(), s.backward(s.cost[:, ::-1].cumsum(axis=1)[:, ::-1])
 
 
-def rloo(model, world, rows, *, objective="reverse_ce"):
+def rloo(model, world, rows, *, objective="reverse_ce", eta=0.5):
     """Samples of Q, each weighted by how much worse it is than the mean of the others: REINFORCE with a leave-one-out
-    baseline (Kool et al. 2019). Unbiased: the others are independent of it. Needs at least two samples."""
+    baseline (Kool et al. 2019). Unbiased: the others are independent of it. Needs at least two samples.
+
+    Also for objective "js", with C = (1−η) log(Q/M): the gradient is all of js's, though the value is only its Q part.
+    """
     if len(rows) < 2:
         raise ValueError(f"rloo needs at least 2 samples, one of which is left out, got {len(rows)}")
-    s = _Samples(model, world, rows, objective)
+    s = _Samples(model, world, rows, "reverse_kl" if objective == "js" else objective)
     total = s.cost.sum(axis=1)
+    if objective == "js":
+        total = (1 - eta) * _cost_and_slopes("js", eta, s.log_q.sum(axis=1), s.log_p.sum(axis=1), model.xp)[0]
     others = (total.sum() - total) / (len(rows) - 1)
     return total.mean(), s.backward((total - others)[:, None])
 
@@ -95,46 +102,63 @@ def importance(model, world, rows, *, objective="reverse_ce"):
 
 
 def gumbel_noise(n, max_len, vocab_size, seed=0, xp=np):
-    """Standard Gumbel noise for `gumbel` -> (n, max_len−1, V) float64: argmax(logits + noise) samples softmax(logits)."""
-    return -xp.log(-xp.log(1 - backend.rng(seed, xp).random((n, max_len - 1, vocab_size))))
+    """Standard Gumbel noise for `gumbel` -> (max_len−1, n, V) float64: argmax(logits + noise) samples softmax(logits)."""
+    return -xp.log(-xp.log(1 - backend.rng(seed, xp).random((max_len - 1, n, vocab_size))))
 
 
-def gumbel(model, world, noise, *, objective="reverse_ce", tau=1.0):
-    """Gumbel-softmax, straight-through (Jang et al. 2017): noise (n, max_len−1, V) of gumbel_noise decides the samples.
+def gumbel(model, world, noise, *, objective="reverse_ce", eta=0.5, tau=1.0):
+    """Gumbel-softmax, straight-through (Jang et al. 2017): the noise, (n,V) for each step, decides the samples.
 
-    Forward a token is the hard choice argmax(logits + noise). Backward it is softmax((logits + noise)/τ), and derivatives flow
-    through the cost of each token and through its embedding as the next input; not through the state of the world nor the end
-    of a sequence, as in the paper's code. Biased, more at a large τ; a small τ pays with variance.
+    noise is an array (max_len−1, n, V) of gumbel_noise or any other iterable of steps; on the CPU it is read until every
+    sequence has ended. Forward a token is the hard choice argmax(logits + noise). Backward it is softmax((logits + noise)/τ),
+    and derivatives flow through the cost of each token and through its embedding as the next input; not through the state of
+    the world nor the end of a sequence, as in the paper's code. Biased, more at a large τ; a small τ pays with variance.
+    objective "js" is the part of js that samples of Q give, E_Q[log(Q/M)] with M = η P + (1−η) Q.
     """
-    _check_objective(objective)
+    if objective != "js":
+        _check_objective(objective)
     if not tau > 0:
         raise ValueError(f"tau must be a positive number, got {tau}")
-    xp, (n, positions, V) = model.xp, noise.shape
-    tables, dtype = exact.Tables(world, xp), next(iter(model.params.values())).dtype
-    one_hot = xp.eye(V)
-    x, past, state, alive = xp.zeros(n, dtype=int), None, xp.zeros(n, dtype=int), xp.ones((n, 1))
-    total, steps = xp.zeros(n), []
-    for t in range(positions):
+    xp, V, tables = model.xp, world.vocab_size, exact.Tables(world, model.xp)
+    one_hot, dtype = xp.eye(V), next(iter(model.params.values())).dtype
+    x, past, steps = None, None, []
+    for g in noise:
+        if x is None:
+            x, state = xp.zeros(len(g), dtype=int), xp.zeros(len(g), dtype=int)
+            log_q, log_p, alive = xp.zeros(len(g)), xp.zeros(len(g)), xp.ones((len(g), 1))
+        elif xp is np and not alive.any():
+            break
         logits, past, cache = model.extend_forward(one_hot[x][:, None].astype(dtype), past)
-        step = exact.log_softmax(logits[:, 0])
-        x = (step + noise[:, t]).argmax(axis=1)
-        slope = -tables.log_p_floored[state]  # of the cost in each entry of the one-hot choice
-        if objective == "reverse_kl":
-            slope = slope + step
-        total = total + (alive * slope * one_hot[x]).sum(axis=1)
-        steps.append((cache, step, x, slope, alive))
+        step, step_p = exact.log_softmax(logits[:, 0]), tables.log_p_floored[state]
+        x = (step + g).argmax(axis=1)
+        log_q, log_p = log_q + (alive * step * one_hot[x]).sum(axis=1), log_p + (alive * step_p * one_hot[x]).sum(axis=1)
+        steps.append((cache, step, g, step_p, x, alive))
         alive, state = alive * (x > 0)[:, None], tables.next_state[state, x]
-    grads, dpast, dchoice = {}, None, 0.0
-    for t in reversed(range(positions)):
-        cache, step, x, slope, alive = steps.pop()
-        soft = xp.exp(exact.log_softmax((step + noise[:, t]) / tau))
-        dchoice = dchoice + alive * slope / n
+    if not steps:  # a horizon of 1
+        return xp.zeros(()), exact.complete({}, model)
+    cost, by_log_q, by_log_p = _cost_and_slopes(objective, eta, log_q, log_p, xp)
+    grads, dpast, dchoice, n = {}, None, 0.0, len(x)
+    while steps:
+        cache, step, g, step_p, x, alive = steps.pop()
+        soft = xp.exp(exact.log_softmax((step + g) / tau))
+        dchoice = dchoice + alive * (by_log_q[:, None] * step + by_log_p[:, None] * step_p) / n
         dlogits = soft * (dchoice - (soft * dchoice).sum(axis=1, keepdims=True)) / tau
-        if objective == "reverse_kl":
-            dlogits += alive * (one_hot[x] - xp.exp(step)) / n
+        dlogits += alive * by_log_q[:, None] * (one_hot[x] - xp.exp(step)) / n
         dx, dpast, grads = model.extend_backward(dlogits[:, None].astype(dtype), dpast, cache, grads)
         dchoice = dx[:, 0]
-    return total.mean(), exact.complete(grads, model)
+    return cost.mean(), exact.complete(grads, model)
+
+
+def _cost_and_slopes(objective, eta, log_q, log_p, xp):
+    """Cost of whole sequences and its slopes in log Q and in log P, each (n,)."""
+    one = xp.ones(log_q.shape)
+    if objective == "reverse_ce":
+        return -log_p, 0 * one, -one
+    if objective == "reverse_kl":
+        return log_q - log_p, one, -one
+    log_m = xp.logaddexp(math.log(eta) + log_p, math.log(1 - eta) + log_q)
+    share = xp.exp(math.log(eta) + log_p - log_m)  # of P in M
+    return log_q - log_m, share, -share
 
 
 class _Samples:

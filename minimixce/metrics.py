@@ -101,7 +101,7 @@ def average_js(gold, learned):
     def kl(p):
         return (p * np.log(np.where(p > 0, p, 1) / np.where(p > 0, middle, 1))).sum(axis=1)
 
-    return float((kl(gold) + kl(learned)).mean() / 2)
+    return max(0.0, float((kl(gold) + kl(learned)).mean() / 2))  # rounding can take a zero below zero
 
 
 def average_zeros(gold, learned):

@@ -2,6 +2,7 @@
 are orange, lighter from one objective to the next, hollow where only the temperature changed, held-out text is a blue star."""
 
 import itertools
+from pathlib import Path
 
 from .metrics import mean_and_deviation
 
@@ -95,6 +96,56 @@ def world_comparison(result, path):
     axes[2].axhline(result["entropy_p"], color=P_COLOR, label="entropy of P")
     axes[2].legend(fontsize=8)
     figure.savefig(path, dpi=110)
+
+
+def synthetic(results, kept, gold, folder):
+    """The figures of `minimixce synthetic` -> names of the PNG files.
+
+    results: dicts of synthetic.run_grid; kept {label: {"learned": (V,V), "curve": list of dicts}}: the run of each objective
+    at its best η in the first world and with the first seed, `gold` (V,V) that world.
+    """
+    folder = Path(folder)
+    figure = new_figure(figsize=(3 * (1 + len(kept)), 3.4), layout="constrained")
+    axes = figure.subplots(1, 1 + len(kept))
+    for ax, (title, matrix) in zip(axes, {"P": gold, **{label: run["learned"] for label, run in kept.items()}}.items()):
+        shown = [[max(p, 1e-9) for p in row] for row in matrix]
+        image = ax.imshow(shown, cmap="Blues" if title == "P" else "Oranges", norm="log", clim=(1e-6, 1))
+        ax.set(title=title, xlabel="next token", ylabel="last token" if title == "P" else "")
+        figure.colorbar(image, ax=ax, shrink=0.6)
+    figure.savefig(folder / "matrices.png", dpi=110)
+
+    vocabularies = list(dict.fromkeys(r["vocab_size"] for r in results))
+    objectives, etas = list(dict.fromkeys(r["objective"] for r in results)), sorted({r["eta"] for r in results})
+    figure = new_figure(figsize=(1.5 + 4 * len(vocabularies), 7), layout="constrained")
+    axes = figure.subplots(2, len(vocabularies), squeeze=False, sharex=True, sharey="row")
+    for column, V in zip(axes.T, vocabularies):
+        for ax, measure, title in zip(column, ("avg_js", "avg_zeros"), ("avg. JS", "avg. 0s")):
+            for color, marker, objective in zip(_shades(len(objectives)), itertools.cycle(_MARKERS), objectives):
+                own = [r for r in results if (r["objective"], r["vocab_size"]) == (objective, V)]
+                groups = {eta: [max(r[measure], 1e-12) for r in own if r["eta"] == eta] for eta in etas}
+                means = {etas.index(eta): sum(values) / len(values) for eta, values in groups.items() if values}
+                ax.plot(list(means), list(means.values()), f"{marker}-", color=color, label=objective, markersize=5)
+            ax.set(yscale="log", title=f"{title}, {V} tokens", xlabel="η")
+            ax.set_xticks(range(len(etas)), [f"{eta:g}" for eta in etas])
+    axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(folder / "ratios.png", dpi=110)
+
+    figure = new_figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for color, (label, run) in zip(_shades(len(kept)), kept.items()):
+        steps = [point["step"] for point in run["curve"]]
+        left.plot(steps, [max(point["avg_js"], 1e-12) for point in run["curve"]], ".-", color=color, label=label)
+        if "surrogate" in run["curve"][0]:
+            right.plot(steps, [point["loss"] for point in run["curve"]], ".-", color=Q_COLOR, label=f"{label}: the loss")
+            surrogate = [point["surrogate"] for point in run["curve"]]
+            right.plot(steps, surrogate, ".--", color=_DARK, label="the surrogate's value, same gradient")
+    left.set(title="Fit while learning", xlabel="step", ylabel="avg. JS", yscale="log")
+    right.set(title="MixCE's loss, and the value its surrogate prints", xlabel="step", ylabel="nats per sequence")
+    for ax in (left, right):
+        if ax.lines:
+            ax.legend(fontsize=8)
+    figure.savefig(folder / "curves.png", dpi=110)
+    return "matrices.png", "ratios.png", "curves.png"
 
 
 _UNBIASED = ("reinforce", "reward_to_go", "rloo", "k2")

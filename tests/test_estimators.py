@@ -88,6 +88,17 @@ def test_rloo_is_unbiased_over_all_pairs_and_leave_one_in_is_short_by_half(case,
     assert relative(2 * leave_one_in, expected) <= 1e-12  # (n−1)/n with n = 2
 
 
+def test_rloo_for_js_has_all_of_its_gradient(case):
+    world, model, max_len, rows, q, _ = case
+    if len(rows) > 15:
+        pytest.skip("too many pairs")
+    total = 0.0
+    for i, j in itertools.product(range(len(rows)), repeat=2):
+        total = total + q[i] * q[j] * flat(estimators.rloo(model, world, rows[[i, j]], objective="js", eta=0.3)[1])
+    _, grads = exact.loss_and_grads(model, world, max_len, objective="js", eta=0.3)
+    assert relative(total, flat(grads)) <= 1e-12
+
+
 def test_rloo_of_many_samples_leaves_each_out_of_its_own_baseline(case):
     world, model, max_len, *_ = case
     rows = world.sample(5, max_len, seed=1)
@@ -116,7 +127,7 @@ def test_k2_has_the_gradient_of_reverse_kl(case):
 
 
 def test_k3_has_the_gradient_of_forward_kl_and_the_value_of_reverse_kl(case):
-    world, model, _, rows, q, p = case
+    world, model, _, rows, q, _ = case
     loss, gradient = expectation(lambda x: estimators.k3(model, world, x), rows, q)
     assert relative(gradient, the_exact(case, "forward_kl")[1]) <= 1e-12
     assert loss == pytest.approx(the_exact(case, "reverse_kl")[0], rel=1e-12)  # E_Q[P/Q] = 1: Q leaves nothing out
@@ -189,7 +200,7 @@ def test_samples_are_q_s(model):
 def test_gumbel_noise_chooses_from_the_softmax():
     noise = estimators.gumbel_noise(40_000, 2, 3, seed=1)
     q = np.exp(exact.log_softmax(np.array([0.3, -1.0, 0.5])))
-    chosen = np.bincount((np.log(q) + noise[:, 0]).argmax(axis=1), minlength=3) / 40_000
+    chosen = np.bincount((np.log(q) + noise[0]).argmax(axis=1), minlength=3) / 40_000
     assert np.abs((chosen - q) / np.sqrt(q * (1 - q) / 40_000)).max() < 4.5
 
 
@@ -217,25 +228,30 @@ def naive_logits(model, params, x):
 
 def naive_gumbel(model, world, noise, objective, tau, params):
     """The definition with autograd's tape: hard values on soft derivatives, whole prefixes recomputed at every step."""
-    n, positions, V = noise.shape
+    positions, n, V = noise.shape
     floored = np.maximum(np.log(np.maximum(world.probs, 1e-300)), world.log_p_floor)
-    prefix, state, alive, total = [np.eye(V)[np.zeros(n, int)]], np.zeros(n, int), np.ones(n), 0.0
+    prefix, state, alive = [np.eye(V)[np.zeros(n, int)]], np.zeros(n, int), np.ones(n)
+    log_q_of_all = log_p_of_all = 0.0
     for t in range(positions):
         logits = naive_logits(model, params, anp.stack(prefix, axis=1))[:, -1]
         log_q = logits - anp.log(anp.sum(anp.exp(logits), axis=1, keepdims=True))
-        scaled = (log_q + noise[:, t]) / tau
+        scaled = (log_q + noise[t]) / tau
         soft = anp.exp(scaled) / anp.sum(anp.exp(scaled), axis=1, keepdims=True)
         tokens = getval(scaled).argmax(axis=1)
         choice = np.eye(V)[tokens] - getval(soft) + soft
-        cost = -floored[state] if objective == "reverse_ce" else log_q - floored[state]
-        total = total + anp.sum(alive[:, None] * choice * cost) / n
+        log_q_of_all = log_q_of_all + anp.sum(alive[:, None] * choice * log_q, axis=1)
+        log_p_of_all = log_p_of_all + anp.sum(alive[:, None] * choice * floored[state], axis=1)
         prefix.append(choice)
         alive, state = alive * (tokens > 0), world.next_state[state, tokens]
-    return total
+    if objective == "reverse_ce":
+        return -anp.mean(log_p_of_all)
+    if objective == "js":
+        return anp.mean(log_q_of_all - anp.log(0.3 * anp.exp(log_p_of_all) + 0.7 * anp.exp(log_q_of_all)))
+    return anp.mean(log_q_of_all - log_p_of_all)
 
 
 @pytest.mark.parametrize("tau", [2.0, 0.5])
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", [*OBJECTIVES, "js"])
 @pytest.mark.parametrize("kind", ["gpt", "table"])
 def test_gumbel_is_the_straight_through_derivative(kind, objective, tau):
     world, model = random_world(4, 3, 0.3), random_gpt(2, 4, 4, n_layer=2) if kind == "gpt" else mm.TableBigram(4)
@@ -247,7 +263,7 @@ def test_gumbel_is_the_straight_through_derivative(kind, objective, tau):
         return naive_gumbel(model, world, noise, objective, tau, dict(zip(names, values)))
 
     pull_back, value = make_vjp(naive)(tuple(model.params.values()))
-    loss, grads = estimators.gumbel(model, world, noise, objective=objective, tau=tau)
+    loss, grads = estimators.gumbel(model, world, noise, objective=objective, eta=0.3, tau=tau)
     assert float(loss) == pytest.approx(float(value), rel=1e-12)
     for name, expected in zip(names, pull_back(1.0)):
         assert_close(grads[name], expected, 1e-9, name)
@@ -265,7 +281,7 @@ def test_gumbel_s_value_is_that_of_the_samples_it_makes():
                 tokens.append(0)
                 break
             logits, _ = model.forward(np.array([tokens]))
-            tokens.append(int((logits[0, -1] + noise[i, len(tokens) - 1]).argmax()))
+            tokens.append(int((logits[0, -1] + noise[len(tokens) - 1, i]).argmax()))
         rows[i, : len(tokens)] = tokens
     loss, _ = estimators.gumbel(model, world, noise)
     assert float(loss) == pytest.approx(-world.token_log_probs(rows, floored=True).sum() / 50, rel=1e-12)

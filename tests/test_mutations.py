@@ -13,7 +13,7 @@ import pytest
 from helpers import check_pieces, random_gpt
 
 import minimixce as mm
-from minimixce import backend, bigram, checks, gpt, layers, objectives
+from minimixce import backend, bigram, checks, exact, gpt, layers, objectives, worlds
 from minimixce.bigram import Bigram, TableBigram
 from minimixce.gpt import GPT
 from minimixce.layers import KV
@@ -60,6 +60,40 @@ def check_bigram():
     return check_pieces(checks.random_params(Bigram(config, device="cpu"), np.random.default_rng(1)), rows=2)
 
 
+def check_exact(find, model=None):
+    """The gradient of an exact value, find(model, world) -> loss, grads: it must be the derivative of that value."""
+    names = ["wte.weight", "h.0.attn.c_attn.weight"] if model is None else list(model.params)
+    model = random_gpt(vocab_size=3, block_size=3, n_layer=1, n_head=1, n_embd=3) if model is None else model
+    probs = np.random.default_rng(0).dirichlet(np.ones(3), 4)
+    world = worlds.World(probs, [[0, 1, 2], [3, 2, 1], [0, 3, 2], [1, 2, 3]])
+    fixed = dict(model.params)
+
+    def forward(*values):
+        model.params = fixed | dict(zip(names, values))
+        return find(model, world)
+
+    def backward(dy, grads):
+        return tuple(dy * grads[name] for name in names)
+
+    return mm.gradcheck(forward, backward, [fixed[name] for name in names], coordinates=3)
+
+
+def check_table(objective, max_len):
+    """bigram_loss_and_grads, with memory in the world where there is a horizon."""
+
+    def find(model, world):
+        world = world if max_len else worlds.markov([[0.2, 0.5, 0.3], [0.4, 0.5, 0.1], [0.3, 0.7, 0]])
+        options = {"objective": objective, "eta": 0.3, "max_len": max_len}
+        loss, dlogits = exact.bigram_loss_and_grads(model.params["logits"], world, **options)
+        return loss, {"logits": dlogits}
+
+    return check_exact(find, checks.random_params(TableBigram(3, device="cpu"), np.random.default_rng(1)))
+
+
+def check_sums(objective, method):
+    return check_exact(lambda model, world: exact.loss_and_grads(model, world, 4, objective=objective, eta=0.3, method=method))
+
+
 IDS = np.array([[0, 1, 1], [3, 1, 0]])
 MLE, MIXCE, SURROGATE = "mle", "mixce, η = 0.3 (η = 1 is MLE)", "mixce_surrogate, frozen weight"
 TAILR, EMO = "tailr, γ = 0.3 (γ = 0 is MLE)", "emo, frozen ratio"
@@ -89,6 +123,14 @@ CHECKS = {
     "bigram in pieces": check_bigram,
     "table in pieces": lambda: check_pieces(checks.random_params(TableBigram(4, device="cpu"), np.random.default_rng(1))),
     **{title: lambda title=title: check_objective(title) for title in (MLE, MIXCE, SURROGATE, TAILR, EMO)},
+    **{f"{o} by {m}": lambda o=o, m=m: check_sums(o, m) for o in exact.OBJECTIVES for m in ("tree", "list")},
+    "reverse_ce by costs to go": lambda: check_exact(lambda model, world: exact.policy_gradient(model, world, 4)),
+    "reverse_kl by costs to go": lambda: check_exact(
+        lambda model, world: exact.policy_gradient(model, world, 4, objective="reverse_kl")
+    ),
+    **{
+        f"{o} of a table, T = {T}": lambda o=o, T=T: check_table(o, T) for o in exact.OBJECTIVES if o != "js" for T in (4, None)
+    },
 }
 
 
@@ -209,6 +251,26 @@ MUTATIONS = [  # the check that must fail, the function, the snippet that occurs
     (EMO, objectives.emo, "* (cost - d[:, None])", "* cost"),
     (EMO, objectives.emo, "0.5 * _scale", "_scale"),
     (EMO, objectives.emo, "dlogits[index, y] -= 1", PASS),
+    ("reverse_ce by tree", exact._by_weights, "told[:, None] * xp.exp(step), told", "told[:, None] * xp.exp(step), 0 * told"),
+    ("reverse_ce by tree", exact._by_weights, "below - told[:, None] * xp.exp(step), told", "below, told"),
+    ("mixce by tree", exact._token_terms, "-p * (eta + (1 - eta) * q)", "-p * eta"),
+    ("mixce by tree", exact._token_terms, "-p * (eta + (1 - eta) * q)", "-p * (eta + (1 - eta) * q * (1 + log_q))"),
+    ("js by tree", exact._terms, "eta * _times_log(p, _minus(x.log_p, log_m, xp), xp), own", "own, own"),
+    ("reverse_kl by list", exact._terms, ", q * (x.log_q - x.log_p_floored)", ", -q * x.log_p_floored"),
+    ("reverse_ce by list", exact._list_rows, "dlogits[n, t, targets] += weights", PASS),
+    ("reverse_ce by list", exact._list_rows, "-weights[:, :, None] * xp.exp(step)", "0 * step"),
+    ("reverse_ce by costs to go", exact._by_cost_to_go, "to_go - told[:, None]", "to_go"),
+    ("reverse_ce by costs to go", exact._by_cost_to_go, "xp.exp(prefix.log_q[:, None] + step)", "xp.exp(step)"),
+    ("forward_ce of a table, T = 4", exact._forward_part, "weights.sum(axis=1, keepdims=True) * q", "q"),
+    ("mixce of a table, T = None", exact._forward_part, "counts * (eta + (1 - eta) * q)", "counts * eta"),
+    ("reverse_kl of a table, T = 4", exact._with_horizon, "after - (q * after).sum(axis=1)[:, None]", "after"),
+    ("overlap of a table, T = 4", exact._with_horizon, "flow = weight[:, None] * q * m", "flow = weight[:, None] * q"),
+    ("reverse_ce of a table, T = 4", exact._with_horizon, "after[:, 0] = end", PASS),
+    ("reverse_ce of a table, T = 4", exact._with_horizon, "in reversed(to_go)", "in to_go"),
+    ("reverse_kl of a table, T = None", exact._without_horizon, "- U[:, None]", ""),
+    ("reverse_ce of a table, T = None", exact._without_horizon, "visits[:, None] * q", "q"),
+    ("overlap of a table, T = None", exact._without_horizon, "c + m * after", "c + after"),
+    ("overlap of a table, T = None", exact._without_horizon, "after[0] = end", PASS),
 ]
 
 
@@ -219,7 +281,7 @@ def mutate(monkeypatch, function, snippet, replacement):
     exec(source.replace(snippet, replacement), namespace)
     holders = [
         h
-        for h in (layers, gpt, GPT, bigram, Bigram, TableBigram, objectives)
+        for h in (layers, gpt, GPT, bigram, Bigram, TableBigram, objectives, exact)
         if getattr(h, function.__name__, None) is function
     ]
     assert holders

@@ -1,0 +1,430 @@
+"""The synthetic experiments of the MixCE paper (Zhang et al. 2023, section 4): how well does each objective recover a known
+bigram world from 50,000 of its sequences?
+
+Two protocols. "paper": the paper's neural bigram, Adam with L2 and dropout, sampled Gumbel-softmax gradients for what needs P.
+"exact": the same objectives with exact gradients (exact.bigram_loss_and_grads), brought to their optimum. A grid of jobs runs
+in any number of processes; each job depends on its own fields alone.
+"""
+
+import functools
+import json
+import math
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from . import checkpoint, estimators, exact, metrics, optim, worlds
+from .bigram import Bigram, BigramConfig, TableBigram
+
+OBJECTIVES = ("mle", "mixce", "mixce_star", "two_kls", "js")
+ETAS = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
+SEEDS = (7, 42, 777, 4222, 99999)
+TRAIN, DEVELOPMENT, LONGEST = 50_000, 5_000, 500  # sequences, sequences, tokens in each
+RUNS_FILE, TABLE_FILE, SUMMARY_FILE = "runs.jsonl", "runs.csv", "table.csv"
+
+
+class Job(NamedTuple):
+    """One run: everything that decides its result."""
+
+    corpus: str  # a text file whose bigram world it is, or "" for a random one
+    vocab_size: int
+    zeros: float  # share of impossible transitions of a random world
+    seed: int
+    objective: str
+    eta: float
+    protocol: str = "exact"
+    model: str = "table"
+    forward: str = "samples"  # or "population": the forward part from P itself
+
+    @property
+    def name(self):
+        world = Path(self.corpus).stem if self.corpus else f"random-{self.zeros:g}"
+        return f"{world}_V{self.vocab_size}_seed{self.seed}_{self.objective}_eta{self.eta:g}"
+
+
+def grid(vocab_sizes=(20, 50, 100), zeros=(0.5,), seeds=SEEDS, objectives=OBJECTIVES, etas=ETAS, corpora=(), **fields):
+    """All jobs: worlds × vocabularies × objectives × η × seeds; mle has no η, js none of 0 and 1. Raises ValueError."""
+    for name, values, allowed in (("objectives", objectives, OBJECTIVES),):
+        if unknown := [value for value in values if value not in allowed]:
+            raise ValueError(f"{name} must be among {', '.join(allowed)}, got {unknown[0]!r}")
+    for name, values, low, high in (("etas", etas, 0, 1), ("zeros", zeros, 0, 0.99), ("vocab_sizes", vocab_sizes, 2, 5000)):
+        if wrong := [value for value in values if not low <= value <= high]:
+            raise ValueError(f"{name} must be between {low} and {high}, got {wrong[0]}")
+    of_worlds = [("", share) for share in zeros] if not corpora else [(corpus, 0.0) for corpus in corpora]
+    jobs = []
+    for corpus, share in of_worlds:
+        for vocab_size in vocab_sizes:
+            for seed in seeds:
+                for objective in objectives:
+                    ratios = (1.0,) if objective == "mle" else [e for e in etas if objective != "js" or 0 < e < 1]
+                    jobs += [Job(corpus, vocab_size, share, seed, objective, float(eta), **fields) for eta in ratios]
+    return jobs
+
+
+# ---- data -------------------------------------------------------------------------------------------------------------
+
+
+class Data(NamedTuple):
+    """A world and samples of it: codes x_{t−1}·V + x_t of all bigrams, sequence after sequence, and where each starts."""
+
+    world: worlds.World
+    train: np.ndarray
+    starts: np.ndarray
+    development: np.ndarray
+    development_lengths: np.ndarray
+
+
+@functools.lru_cache(maxsize=2)
+def data_of(corpus, vocab_size, zeros, seed):
+    """The data of a job; the same seed draws a random world and then its samples."""
+    if corpus:
+        world = worlds.from_text(Path(corpus).read_text(encoding="utf-8"), vocab_size)
+    else:
+        world = worlds.random_markov(vocab_size, zeros, seed)
+    codes, lengths = [], []
+    rng = np.random.default_rng([seed, vocab_size])
+    for first in range(0, TRAIN + DEVELOPMENT, 5_000):  # in parts: rows of 500 columns are mostly padding
+        rows = world.sample(min(5_000, TRAIN + DEVELOPMENT - first), LONGEST, rng)
+        there = rows[:, 1:] >= 0
+        codes.append((rows[:, :-1] * vocab_size + rows[:, 1:])[there])
+        lengths.append(there.sum(axis=1))
+    codes, lengths = np.concatenate(codes), np.concatenate(lengths)
+    starts = np.append(0, np.cumsum(lengths))
+    return Data(world, codes[: starts[TRAIN]], starts[: TRAIN + 1], codes[starts[TRAIN] :], lengths[TRAIN:])
+
+
+def counts_of(codes, vocab_size):
+    """Bigram counts (V,V) of codes."""
+    return np.bincount(codes, minlength=vocab_size**2).reshape(vocab_size, vocab_size).astype(float)
+
+
+# ---- one run ----------------------------------------------------------------------------------------------------------
+
+
+def run(job):
+    """Carry out one job -> (result dict, learned transition matrix (V,V), curve: a list of dicts)."""
+    start, data = time.perf_counter(), data_of(job.corpus, job.vocab_size, job.zeros, job.seed)
+    gold = data.world.probs
+    if job.protocol == "paper":
+        learned, loss, steps, curve = fit_paper(job, data)
+        gradient = "counts" if job.objective in ("mle", "mixce") else "Gumbel-softmax (sampled)"
+    elif job.objective == "js":
+        learned, loss, steps, curve = fit_js(job, data)
+        gradient = "RLOO (sampled)"
+    else:
+        learned, loss, steps, curve = fit_exact(job, data)
+        gradient = "exact"
+    population = job.forward == "population" and job.protocol == "exact"
+    uses = "P" if population else "samples" if job.objective in ("mle", "mixce") else "samples and P"
+    result = {**job._asdict(), "uses": uses, "gradient": gradient}
+    result |= {"avg_js": metrics.average_js(gold, learned), "avg_zeros": metrics.average_zeros(gold, learned)}
+    return {**result, "loss": loss, "steps": steps, "seconds": time.perf_counter() - start}, learned, curve
+
+
+def fit_exact(job, data, tolerance=1e-10, most=1000):
+    """The optimum of an objective with exact gradients -> learned (V,V), loss, steps, curve.
+
+    A table Q starts at the counts and goes down the natural gradient: a step in logits of the gradient over
+    (how often a row is seen) · Q(v|row), which undoes the softmax's own scale, at most 1 in any logit, halved while the loss
+    would rise, until no entry of the gradient is above `tolerance`. The neural Q follows the same gradient by Adam.
+    """
+    V, world = job.vocab_size, data.world
+    counts = exact.bigram_counts(world) if job.forward == "population" else counts_of(data.train, V)
+    objective = {"mle": "forward_ce"}.get(job.objective, job.objective)
+    share = 1.0 if objective in ("forward_ce", "mixce") else job.eta  # of the forward part
+    seen_in_data = counts.sum(axis=1) / counts[0].sum()
+
+    def loss_and_grads(z):
+        return exact.bigram_loss_and_grads(z, world, objective=objective, eta=job.eta, counts=counts)
+
+    if job.model == "neural":
+        return _fit_neural(job, world, counts, loss_and_grads)
+    z = np.log(np.maximum(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), 1e-12))
+    (loss, gradient), rate, curve = loss_and_grads(z), 1.0, []
+    for step in range(most + 1):
+        q = np.exp(exact.log_softmax(z))
+        curve.append({"step": step, "loss": float(loss), "avg_js": metrics.average_js(world.probs, q)})
+        if job.objective == "mixce":
+            curve[-1]["surrogate"] = float(-(counts * (job.eta + (1 - job.eta) * q) * np.log(q)).sum() / counts[0].sum())
+        if step == most or np.abs(gradient).max() <= tolerance:
+            break
+        seen = share * seen_in_data
+        if share < 1:
+            inside = q.copy()
+            inside[:, 0] = 0
+            seen = seen + (1 - share) * np.linalg.inv(np.eye(V) - inside)[0]
+        direction = np.clip(gradient / np.maximum(seen[:, None] * q, 1e-300), -1, 1)
+        while True:
+            new = loss_and_grads(z - rate * direction)
+            if new[0] <= loss + 1e-12 * abs(loss) or rate < 1e-6:
+                break
+            rate /= 2
+        z, (loss, gradient), rate = z - rate * direction, new, min(1.0, 2 * rate)
+    return q, float(loss), step, curve
+
+
+def _fit_neural(job, world, counts, loss_and_grads, warmup=500, steps=3500):
+    """The paper's network on the exact gradient, without dropout or decay: Adam with a rate that falls to a thousandth, after
+    `warmup` steps of maximum likelihood (from a random start, reverse objectives end in a wrong corner)."""
+    model, everyone = Bigram(BigramConfig(job.vocab_size, dtype="float64"), job.seed, "cpu"), np.arange(job.vocab_size)[:, None]
+    optimizer, curve = optim.Adam(model.params, 5e-3), []
+    for step in range(steps + 1):
+        logits, cache = model.forward(everyone)
+        if step < warmup:
+            loss, dlogits = exact.bigram_loss_and_grads(logits[:, 0], world, objective="forward_ce", counts=counts)
+        else:
+            loss, dlogits = loss_and_grads(logits[:, 0])
+        if step % 50 == 0:
+            q = np.exp(exact.log_softmax(logits[:, 0]))
+            curve.append({"step": step, "loss": float(loss), "avg_js": metrics.average_js(world.probs, q)})
+        if step < steps:
+            optimizer.step(model.backward(dlogits[:, None], cache), optim.warmup_cosine(step, 5e-3, 0, steps, 0.001))
+    return metrics.transition_matrix(model), float(loss), steps, curve
+
+
+def fit_js(job, data, steps=50, samples=500):
+    """js of a table Q by RLOO from the counts on: it has no closed form, so its gradient is sampled, by `samples` a step."""
+    V, world = job.vocab_size, data.world
+    model, counts = TableBigram(V), counts_of(data.train, V)
+    model.params["logits"][:] = np.log((counts + 0.01) / (counts + 0.01).sum(axis=1, keepdims=True))
+    optimizer, curve = optim.Adam(model.params, 0.01), []
+    for step in range(steps):
+        rows = estimators.sample(
+            model, samples, LONGEST, seed=int(np.random.SeedSequence([job.seed, step]).generate_state(1)[0])
+        )
+        rows = rows[:, : (rows >= 0).sum(axis=1).max() + 1]
+        loss, grads = estimators.rloo(model, world, rows, objective="js", eta=job.eta)
+        optimizer.step(grads, optim.warmup_cosine(step, 0.01, 0, steps, 0.01))
+        curve.append(
+            {"step": step, "loss": float(loss), "avg_js": metrics.average_js(world.probs, metrics.transition_matrix(model))}
+        )
+    return metrics.transition_matrix(model), float(loss), steps, curve
+
+
+def fit_paper(job, data, epochs=50, batch_size=1000, patience=5, rate=1e-3, l2=1e-4, dropout=0.1):
+    """The paper's protocol -> learned, loss on development data, steps, curve: one point an epoch.
+
+    Losses are sums over tokens, means over sequences. A batch is seen through its bigram counts, so a step costs one pass over
+    V rows, with one dropout mask for each row and batch (the reference draws one for each token); js, whose part under P does
+    not add up over tokens, weights the counts of each sequence by itself. What needs samples of Q is Gumbel-softmax at τ = 1
+    with as many sequences as the batch; the best epoch by development loss is kept.
+    """
+    V, world = job.vocab_size, data.world
+    model = Bigram(BigramConfig(V, dropout=dropout), job.seed, "cpu")
+    optimizer, everyone = optim.Adam(model.params, rate, l2=l2), np.arange(V)[:, None]
+    rng, sampled = np.random.default_rng([job.seed, 1]), job.objective not in ("mle", "mixce")
+    lengths, curve, best, best_params, since, steps = np.diff(data.starts), [], math.inf, None, 0, 0
+    for epoch in range(epochs):
+        if job.objective == "js":
+            batches = _sequences_by_batch(data.train, lengths, rng.permutation(TRAIN).reshape(-1, batch_size))
+        else:
+            batch_of_sequence = rng.permutation(TRAIN) // batch_size
+            batches = _counts_by_batch(data.train, np.repeat(batch_of_sequence, lengths), TRAIN // batch_size, V)
+        for batch in batches:
+            logits, cache = model.forward(everyone, training=True, rng=rng)
+            _, dlogits = _under_p(logits[:, 0], batch, job, world)
+            grads = model.backward(dlogits[:, None], cache)
+            if sampled:
+                for name, g in _under_q(model, world, job, batch_size, rng)[1].items():
+                    grads[name] += g
+            optimizer.step(grads)
+            steps += 1
+        loss = float(_under_p(model.forward(everyone)[0][:, 0], _development(data, job), job, world)[0])
+        if sampled:
+            loss += float(_under_q(model, world, job, DEVELOPMENT, rng)[0])
+        learned = metrics.transition_matrix(model)
+        curve.append({"step": epoch, "loss": loss, "avg_js": metrics.average_js(world.probs, learned)})
+        if loss < best:
+            best, best_params, since = loss, {name: p.copy() for name, p in model.params.items()}, 0
+        else:
+            since += 1
+            if since >= patience:
+                break
+    model.params = best_params
+    return metrics.transition_matrix(model), best, steps, curve
+
+
+def _counts_by_batch(codes, batch_of_code, batches, V):
+    """Bigram counts of each batch in turn; several batches are counted at once, as memory allows."""
+    together = max(1, 5_000_000 // V**2)
+    for first in range(0, batches, together):
+        if together >= batches:
+            inside, number = codes, batch_of_code
+        else:
+            chosen = (batch_of_code >= first) & (batch_of_code < first + together)
+            inside, number = codes[chosen], batch_of_code[chosen] - first
+        size = min(together, batches - first)
+        yield from np.bincount(number * V**2 + inside, minlength=size * V**2).reshape(size, V, V)
+
+
+def _sequences_by_batch(codes, lengths, batches):
+    """(codes, lengths) of each batch, rows of sequence numbers (batches, n), in turn."""
+    starts = np.cumsum(lengths) - lengths
+    for chosen in batches:
+        of_chosen = lengths[chosen]
+        offsets = np.arange(of_chosen.sum()) - np.repeat(np.cumsum(of_chosen) - of_chosen, of_chosen)
+        yield codes[np.repeat(starts[chosen], of_chosen) + offsets], of_chosen
+
+
+def _development(data, job):
+    """The development sequences as a batch."""
+    return (
+        (data.development, data.development_lengths) if job.objective == "js" else counts_of(data.development, job.vocab_size)
+    )
+
+
+def _under_p(logits, batch, job, world):
+    """The part of an objective that samples of P give, in nats per sequence -> loss, dlogits (V,V)."""
+    step, eta = exact.log_softmax(logits), job.eta
+    q = np.exp(step)
+    if job.objective == "js":  # η E_P[log P − log M], whose derivative in log Q(x) is −η (1−η) Q(x)/M(x)
+        (codes, lengths), starts = batch, np.cumsum(batch[1]) - batch[1]
+        with np.errstate(divide="ignore"):
+            log_p = np.log(world.probs).reshape(-1)
+        log_p, log_q = (np.add.reduceat(table[codes], starts) for table in (log_p, step.reshape(-1)))
+        log_m = np.logaddexp(math.log(eta) + log_p, math.log(1 - eta) + log_q)
+        loss, n = eta * (log_p - log_m).mean(), len(lengths)
+        weights = np.repeat(eta * np.exp(math.log(1 - eta) + log_q - log_m), lengths)
+        weighted = np.bincount(codes, weights, minlength=q.size).reshape(q.shape) / n
+    else:
+        counts = batch / batch[0].sum()
+        if job.objective == "mixce":
+            value, weight = eta * step + (1 - eta) * q, eta + (1 - eta) * q
+        else:
+            share = 1.0 if job.objective == "mle" else eta
+            value, weight = share * step, share
+        loss, weighted = -(counts * value).sum(), counts * weight
+    return loss, (weighted.sum(axis=1, keepdims=True) * q - weighted).astype(logits.dtype)
+
+
+def _under_q(model, world, job, n, rng):
+    """The other part, by Gumbel-softmax from n sequences of Q -> loss, grads."""
+    objective = {"mixce_star": "reverse_ce", "two_kls": "reverse_kl"}.get(job.objective, "js")
+    noise = (estimators.gumbel_noise(n, 2, job.vocab_size, rng)[0] for _ in range(LONGEST - 1))
+    loss, grads = estimators.gumbel(model, world, noise, objective=objective, eta=job.eta)
+    return (1 - job.eta) * loss, {name: (1 - job.eta) * g for name, g in grads.items()}
+
+
+# ---- a grid of runs ---------------------------------------------------------------------------------------------------
+
+
+def run_grid(jobs, folder, executor=None, progress=True):
+    """Run jobs, on `executor` (concurrent.futures) or one after another -> results in the order of jobs.
+
+    Each finished job is a line of folder/runs.jsonl at once, so a killed grid goes on where it stopped; learned matrices and
+    curves are kept beside it. Results depend on neither the executor nor on what was done before.
+    """
+    from concurrent.futures import as_completed
+
+    from tqdm import tqdm
+
+    folder = Path(folder)
+    (folder / "matrices").mkdir(parents=True, exist_ok=True)
+    done = {key: result for key, result in _read_runs(folder / RUNS_FILE) if key in set(jobs)}
+    waiting = [job for job in jobs if job not in done]
+    checkpoint.write_atomically(folder / RUNS_FILE, "".join(json.dumps(r) + "\n" for r in done.values()).encode())
+    with (
+        open(folder / RUNS_FILE, "a") as lines,
+        tqdm(total=len(jobs), initial=len(done), disable=None if progress else True) as bar,
+    ):
+        futures = {executor.submit(run, job): job for job in waiting} if executor else {}
+        for item in as_completed(futures) if executor else waiting:
+            job, (result, learned, curve) = (futures[item], item.result()) if executor else (item, run(item))
+            checkpoint.write_atomically(
+                folder / "matrices" / f"{job.name}.json", json.dumps({"learned": learned.tolist(), "curve": curve}).encode()
+            )
+            lines.write(json.dumps(result) + "\n")
+            lines.flush()
+            done[job] = result
+            bar.update()
+    return [done[job] for job in jobs]
+
+
+def _read_runs(path):
+    """(job, result) of every whole line; a line cut short by a kill is dropped."""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            result = json.loads(line)
+            yield Job(*(result[name] for name in Job._fields)), result
+        except (ValueError, KeyError, TypeError):
+            continue
+
+
+def summarize(results):
+    """The paper's table: for each world, vocabulary and objective the η with the least mean avg. JS over seeds -> list of
+    dicts, with mean and standard error over seeds."""
+    groups = {}
+    for r in results:
+        world = Path(r["corpus"]).stem if r["corpus"] else f"random {r['zeros']:.0%} zeros"
+        groups.setdefault((world, r["vocab_size"], r["objective"]), {}).setdefault(r["eta"], []).append(r)
+    table = []
+    for (world, vocab_size, objective), by_eta in groups.items():
+        rows = min(by_eta.values(), key=lambda rows: np.mean([r["avg_js"] for r in rows]))
+        row = {"world": world, "vocab_size": vocab_size, "objective": objective, "best_eta": rows[0]["eta"]}
+        for name in ("avg_js", "avg_zeros"):
+            values = np.array([r[name] for r in rows])
+            row[name] = float(values.mean())
+            row[f"{name}_se"] = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+        table.append(row | {"seeds": len(rows), "uses": rows[0]["uses"], "gradient": rows[0]["gradient"]})
+    return table
+
+
+def examples(results, table, folder):
+    """What there is to draw of the first world and seed: {label: learned matrix and curve at the best η}, and the world."""
+    first, kept = Job(*(results[0][name] for name in Job._fields)), {}
+    for row in table:
+        if (row["world"], row["vocab_size"]) == (table[0]["world"], first.vocab_size):
+            job = first._replace(objective=row["objective"], eta=row["best_eta"])
+            label = job.objective if job.objective == "mle" else f"{job.objective}, η = {job.eta:g}"
+            kept[label] = checkpoint.read_json(Path(folder) / "matrices" / f"{job.name}.json")
+    return kept, data_of(first.corpus, first.vocab_size, first.zeros, first.seed).world.probs.tolist()
+
+
+def format_table(table):
+    """Lines to print of summarize's table."""
+    lines = [f"{'world':<22}{'V':>5}  {'objective':<11}{'best η':>7}{'avg. JS':>22}{'avg. 0s':>22}  gradient, from"]
+    for row in table:
+        cells = (f"{row[name]:.2e} ± {row[name + '_se']:.0e}" for name in ("avg_js", "avg_zeros"))
+        eta = "" if row["objective"] == "mle" else f"{row['best_eta']:g}"
+        lines.append(
+            f"{row['world']:<22}{row['vocab_size']:>5}  {row['objective']:<11}{eta:>7}"
+            + "".join(f"{cell:>22}" for cell in cells)
+            + f"  {row['gradient']}, {row['uses']}"
+        )
+    return "\n".join(lines)
+
+
+def estimate(jobs):
+    """Seconds that jobs should take one after another, from the time of one exact gradient at each vocabulary."""
+    seconds = {}
+    for V in {job.vocab_size for job in jobs}:
+        world, z = worlds.random_markov(V, 0.5, 0), np.zeros((V, V))
+        start = time.perf_counter()
+        exact.bigram_loss_and_grads(z, world, objective="two_kls", eta=0.5)
+        seconds[V] = 2 * (time.perf_counter() - start)
+    cost = {"mle": 1, "mixce": 200, "mixce_star": 600, "two_kls": 60, "js": 0}
+    total = 0.0
+    for job in jobs:
+        if job.protocol == "paper":  # measured at V = 20 and 100, for an order of magnitude
+            total += 2 + job.vocab_size / 10 + (0 if job.objective in ("mle", "mixce") else 150 + job.vocab_size)
+        elif job.model == "neural":
+            total += 3500 * seconds[job.vocab_size]
+        else:
+            total += cost[job.objective] * seconds[job.vocab_size] + (3 + job.vocab_size / 10) * (job.objective == "js")
+    return total
+
+
+def fixed_point(p, eta):
+    """The table that mixce is minimised at, q = η p / (λ − (1−η) p) with λ so that each row sums to one: p (S,V) -> (S,V).
+
+    λ lies above (1−η) max p, where the sum falls from infinity; bisection (math: "Token objectives"). Needs η > 0.
+    """
+    low = (1 - eta) * p.max(axis=1, keepdims=True)
+    high = low + eta * p.shape[1]
+    for _ in range(200):
+        middle = (low + high) / 2
+        above = (eta * p / np.maximum(middle - (1 - eta) * p, 1e-300)).sum(axis=1, keepdims=True) > 1
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    return eta * p / (high - (1 - eta) * p)

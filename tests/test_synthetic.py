@@ -1,0 +1,327 @@
+"""The synthetic experiments: data, optima against counting and fixed points, the paper's protocol, and grids of runs."""
+
+import csv
+import functools
+import importlib.util
+import json
+import math
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import minimixce as mm
+from minimixce import cli, exact, metrics, objectives, optim, synthetic, worlds
+from minimixce.synthetic import Job
+
+SMALL = ("--vocab", "5,6", "--seeds", "1,2", "--etas", "0.1,0.5,1", "--quiet")
+
+
+@pytest.fixture
+def few_sequences(monkeypatch):
+    """Two thousand training sequences instead of fifty thousand."""
+    synthetic.data_of.cache_clear()
+    monkeypatch.setattr(synthetic, "TRAIN", 5_000)
+    monkeypatch.setattr(synthetic, "DEVELOPMENT", 5_000)
+    yield
+    synthetic.data_of.cache_clear()
+
+
+def run(job):
+    result, learned, curve = synthetic.run(job)
+    return result, learned, curve
+
+
+# ---- measures and the optimizer ---------------------------------------------------------------------------------------
+
+
+def test_average_js_and_zeros_are_their_definitions():
+    rng = np.random.default_rng(0)
+    gold, learned = rng.dirichlet(np.ones(4), 3), rng.dirichlet(np.ones(4), 3)
+    gold[0] = [0.5, 0.5, 0, 0]
+    total = 0.0
+    for p, q in zip(gold, learned):
+        m = (p + q) / 2
+        total += sum(0.5 * a * math.log(a / c) for a, c in zip(p, m) if a) + sum(
+            0.5 * b * math.log(b / c) for b, c in zip(q, m)
+        )
+    assert metrics.average_js(gold, learned) == pytest.approx(total / 3, rel=1e-12)
+    assert metrics.average_zeros(gold, learned) == pytest.approx((learned[0, 2] + learned[0, 3]) / 2, rel=1e-12)
+    assert metrics.average_js(gold, gold) == 0
+    assert metrics.average_zeros(learned, learned) == 0
+
+
+def test_the_transition_matrix_of_a_model_with_memory_averages_over_prefixes():
+    world, model = worlds.agreement(), mm.TableBigram(6)
+    model.params["logits"] = np.random.default_rng(0).standard_normal((6, 6))
+    table = metrics.transition_matrix(model)
+    averaged = metrics.transition_matrix(model, world, samples=500, max_len=4)
+    seen = averaged.sum(axis=1) > 0
+    assert seen.all()
+    np.testing.assert_allclose(averaged[seen], table[seen], rtol=1e-12)
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+def test_adam_has_the_decay_inside_the_gradient(l2):
+    rng = np.random.default_rng(0)
+    params = {"matrix": rng.standard_normal((2, 3)), "vector": rng.standard_normal(3)}
+    expected, m, v = ({name: p.copy() for name, p in params.items()} for _ in range(3))
+    m, v = ({name: 0.0 for name in params} for _ in range(2))
+    optimizer = optim.Adam(params, 0.1, l2=l2)
+    for t in range(1, 5):
+        grads = {name: rng.standard_normal(p.shape) for name, p in params.items()}
+        for name, p in expected.items():
+            g = grads[name] + l2 * p
+            m[name], v[name] = 0.9 * m[name] + 0.1 * g, 0.999 * v[name] + 0.001 * g * g
+            expected[name] = p - 0.1 * (m[name] / (1 - 0.9**t)) / (np.sqrt(v[name] / (1 - 0.999**t)) + 1e-8)
+        optimizer.step(grads)
+    for name, p in params.items():
+        np.testing.assert_allclose(p, expected[name], rtol=1e-12)
+    with pytest.raises(ValueError, match="l2 must be"):
+        optim.Adam(params, 0.1, l2=-1)
+
+
+@pytest.mark.parity
+def test_adam_is_pytorchs():
+    torch = pytest.importorskip("torch")
+    params = {"p": np.random.default_rng(0).standard_normal((2, 3))}
+    tensor = torch.tensor(params["p"].copy(), requires_grad=True)
+    ours, theirs = optim.Adam(params, 0.1, l2=0.2), torch.optim.Adam([tensor], 0.1, weight_decay=0.2)
+    for k in range(5):
+        g = np.random.default_rng(k).standard_normal((2, 3))
+        tensor.grad = torch.tensor(g)
+        theirs.step()
+        ours.step({"p": g})
+    np.testing.assert_allclose(params["p"], tensor.detach().numpy(), rtol=1e-12)
+
+
+# ---- exact optima -----------------------------------------------------------------------------------------------------
+
+
+def test_at_20_tokens_and_seed_7():
+    """The paper's first world: MLE is counting, MixCE its fixed point, two KLs all but recover P."""
+    data = synthetic.data_of("", 20, 0.5, 7)
+    np.testing.assert_array_equal(data.world.probs, worlds.random_markov(20, 0.5, 7).probs)
+    counts = synthetic.counts_of(data.train, 20)
+    assert counts[0].sum() == counts[:, 0].sum() == 50_000  # every sequence starts, and ends
+    counting = counts / counts.sum(axis=1, keepdims=True)
+    mle, learned, _ = run(Job("", 20, 0.5, 7, "mle", 1.0))
+    assert np.abs(learned - counting).max() < 1e-9
+    assert 3e-5 < mle["avg_js"] < 2e-4
+    for eta in (0.1, 0.5, 0.9):
+        _, learned, _ = run(Job("", 20, 0.5, 7, "mixce", eta))
+        assert np.abs(learned - synthetic.fixed_point(counting, eta)).max() < 1e-7, eta
+    result, _, curve = run(Job("", 20, 0.5, 7, "two_kls", 0.01))
+    assert result["avg_js"] <= 2e-7
+    assert curve[0]["avg_js"] > 1e-5
+    with_p, _, _ = run(Job("", 20, 0.5, 7, "two_kls", 0.5, forward="population"))
+    assert with_p["avg_js"] < 1e-9
+    assert (mle["uses"], result["uses"], with_p["uses"]) == ("samples", "samples and P", "P")
+
+
+def test_mixce_star_collapses_and_two_kls_do_not(few_sequences):
+    job = Job("", 6, 0.3, 1, "mixce_star", 0.0, forward="population")
+    world = synthetic.data_of("", 6, 0.3, 1).world
+    q = {name: run(job._replace(objective=name))[1] for name in ("mixce_star", "two_kls")}
+    assert q["mixce_star"][0].max() > 0.999  # one sequence
+    assert metrics.average_js(world.probs, q["two_kls"]) < 1e-12
+
+
+def test_the_optimum_has_no_gradient_and_the_network_finds_it_too(few_sequences):
+    data, job = synthetic.data_of("", 6, 0.5, 3), Job("", 6, 0.5, 3, "two_kls", 0.3)
+    counts = synthetic.counts_of(data.train, 6)
+    _, learned, _ = run(job)
+    z = np.log(np.maximum(learned, 1e-300))
+    options = {"objective": "two_kls", "eta": 0.3, "counts": counts}
+    best, gradient = exact.bigram_loss_and_grads(z, data.world, **options)
+    assert np.abs(gradient).max() <= 1e-9
+    _, network, _ = run(job._replace(model="neural"))
+    loss, _ = exact.bigram_loss_and_grads(np.log(network), data.world, **options)
+    assert float(best) - 1e-12 <= float(loss) < float(best) + 1e-4
+
+
+def test_fixed_points_have_no_expected_gradient():
+    p = np.random.default_rng(0).dirichlet(np.ones(5), 3)
+    for eta in (0.05, 0.5, 1.0):
+        q = synthetic.fixed_point(p, eta)
+        np.testing.assert_allclose(q.sum(axis=1), 1, rtol=1e-12)
+        weighted = p * (eta + (1 - eta) * q)
+        np.testing.assert_allclose(weighted.sum(axis=1, keepdims=True) * q, weighted, atol=1e-12)
+    np.testing.assert_allclose(q, p, atol=1e-12)  # η = 1
+
+
+def test_js_by_rloo_comes_closer(few_sequences):
+    result, _, curve = run(Job("", 6, 0.5, 3, "js", 0.5))
+    assert result["gradient"] == "RLOO (sampled)"
+    assert result["avg_js"] < curve[0]["avg_js"]
+
+
+# ---- the paper's protocol ---------------------------------------------------------------------------------------------
+
+
+def test_batches_are_counted_as_if_one_by_one(few_sequences):
+    data = synthetic.data_of("", 6, 0.5, 3)
+    lengths, batch = np.diff(data.starts), np.random.default_rng(0).integers(0, 7, 5_000)
+    by_batch = list(synthetic._counts_by_batch(data.train, np.repeat(batch, lengths), 7, 6))
+    sequences = np.split(data.train, data.starts[1:-1])
+    for k, counts in enumerate(by_batch):
+        own = np.concatenate([s for s, b in zip(sequences, batch) if b == k])
+        np.testing.assert_array_equal(counts, synthetic.counts_of(own, 6))
+    some = np.array([[3, 0, 7], [1, 4, 2]])
+    for chosen, (codes, own) in zip(some, synthetic._sequences_by_batch(data.train, lengths, some)):
+        np.testing.assert_array_equal(codes, np.concatenate([sequences[i] for i in chosen]))
+        np.testing.assert_array_equal(own, lengths[chosen])
+
+
+@pytest.mark.parametrize(("objective", "eta"), [("mle", 1.0), ("mixce", 0.3), ("two_kls", 0.3)])
+def test_counts_give_the_loss_of_the_tokens(few_sequences, objective, eta):
+    data = synthetic.data_of("", 6, 0.5, 3)
+    codes, n = data.train[: data.starts[100]], 100
+    z = np.random.default_rng(0).standard_normal((6, 6))
+    loss, dlogits = synthetic._under_p(z, synthetic.counts_of(codes, 6), Job("", 6, 0.5, 3, objective, eta), data.world)
+    token = functools.partial(objectives.mixce, eta=eta) if objective == "mixce" else objectives.mle
+    share = eta if objective == "two_kls" else 1.0
+    expected, per_token = token(z[codes // 6], codes % 6, normalizer=n)
+    assert loss == pytest.approx(share * float(expected), rel=1e-12)
+    summed = np.zeros((6, 6))
+    np.add.at(summed, codes // 6, share * per_token)
+    np.testing.assert_allclose(dlogits, summed, atol=1e-12)
+
+
+def test_js_under_p_is_a_derivative(few_sequences):
+    data, job = synthetic.data_of("", 5, 0.3, 3), Job("", 5, 0.3, 3, "js", 0.3)
+    batch = data.train[: data.starts[50]], np.diff(data.starts)[:50]
+
+    def forward(z):
+        return synthetic._under_p(z, batch, job, data.world)
+
+    report = mm.gradcheck(forward, lambda dy, dz: (dy * dz,), [np.random.default_rng(0).standard_normal((5, 5))])
+    assert report.ok, report
+    # Over all sequences in proportion it is exact's js less the part under Q.
+    world = worlds.agreement()
+    space = exact.sequences(6, 4)
+    rows = np.repeat(space, np.rint(10 * np.exp(world.log_prob(space))).astype(int), axis=0)
+    there = rows[:, 1:] >= 0
+    codes = (rows[:, :-1] * 6 + rows[:, 1:])[there]
+    model = mm.TableBigram(6)
+    model.params["logits"] = np.random.default_rng(1).standard_normal((6, 6))
+    markov = worlds.markov(
+        metrics.transition_matrix(model)
+    )  # P(x) of this world is a product over bigrams, as _under_p takes it
+    loss, _ = synthetic._under_p(model.params["logits"], (codes, there.sum(axis=1)), job._replace(vocab_size=6), markov)
+    assert loss == pytest.approx(0, abs=1e-12)  # P = Q = M
+
+
+@pytest.mark.parametrize(("objective", "eta"), [("mle", 1.0), ("mixce", 0.9), ("two_kls", 0.5), ("js", 0.5)])
+def test_the_protocol_learns_and_repeats_itself(few_sequences, monkeypatch, objective, eta):
+    monkeypatch.setattr(synthetic, "fit_paper", functools.partial(synthetic.fit_paper, epochs=4, batch_size=100, rate=2e-2))
+    for name, value in (("TRAIN", 1000), ("DEVELOPMENT", 100), ("LONGEST", 20)):
+        monkeypatch.setattr(synthetic, name, value)
+    synthetic.data_of.cache_clear()
+    job = Job("", 5, 0.3, 1, objective, eta, "paper", "neural")
+    result, learned, curve = run(job)
+    assert result["gradient"] == ("counts" if objective in ("mle", "mixce") else "Gumbel-softmax (sampled)")
+    assert result["avg_js"] < 0.5 * curve[0]["avg_js"] or result["avg_js"] < 0.01
+    np.testing.assert_array_equal(run(job)[1], learned)
+
+
+# ---- grids ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_has_every_ratio_where_it_makes_sense():
+    jobs = synthetic.grid()
+    assert len(jobs) == len(set(jobs)) == 3 * 5 * (1 + 7 + 7 + 7 + 5)
+    assert {job.eta for job in jobs if job.objective == "js"} == {0.01, 0.1, 0.5, 0.9, 0.99}
+    assert len({job.name for job in jobs}) == len(jobs)
+    for options, message in (
+        ({"objectives": ("mle", "emo")}, "objectives must be among .*, got 'emo'"),
+        ({"etas": (0.5, 2)}, "etas must be between 0 and 1, got 2"),
+        ({"vocab_sizes": (1,)}, "vocab_sizes must be between 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            synthetic.grid(**options)
+
+
+def test_the_summary_takes_the_best_mean_over_seeds():
+    base = {"corpus": "", "zeros": 0.5, "vocab_size": 20, "uses": "samples", "gradient": "exact", "objective": "mixce"}
+    results = [
+        base | {"eta": eta, "avg_js": js, "avg_zeros": 0.0} for eta, js in ((0.1, 1.0), (0.1, 5.0), (0.5, 2.0), (0.5, 3.0))
+    ]
+    (row,) = synthetic.summarize(results)
+    assert (row["best_eta"], row["avg_js"], row["seeds"]) == (0.5, 2.5, 2)
+    assert row["avg_js_se"] == pytest.approx(0.5)
+    assert "random 50% zeros" in synthetic.format_table([row])
+
+
+@pytest.mark.slow
+def test_the_command_s_table_depends_on_neither_workers_nor_interruption(tmp_path, capsys):
+    words = ["synthetic", *SMALL, "--objectives", "mle,mixce,two_kls", "--out"]
+    assert cli.main([*words, str(tmp_path / "one"), "--jobs", "1"]) == 0
+    assert cli.main([*words, str(tmp_path / "four"), "--jobs", "4"]) == 0
+    shutil.copytree(tmp_path / "one", tmp_path / "killed")
+    runs = tmp_path / "killed" / "runs.jsonl"
+    lines = runs.read_text().splitlines(keepends=True)
+    assert len(lines) == 2 * 2 * (1 + 3 + 3)
+    runs.write_text("".join(lines[:5]) + lines[5][:40])  # cut short in the middle of a line
+    for name in ("runs.csv", "table.csv"):
+        (tmp_path / "killed" / name).unlink()
+    assert cli.main([*words, str(tmp_path / "killed"), "--jobs", "1"]) == 2
+    assert "already holds a grid" in capsys.readouterr().err
+    assert cli.main([*words, str(tmp_path / "killed"), "--jobs", "2", "--resume"]) == 0
+    for name in ("runs.csv", "table.csv"):
+        one = (tmp_path / "one" / name).read_text()
+        assert one == (tmp_path / "four" / name).read_text() == (tmp_path / "killed" / name).read_text()
+    with open(tmp_path / "one" / "table.csv") as file:
+        table = list(csv.DictReader(file))
+    assert [(row["vocab_size"], row["objective"]) for row in table[:3]] == [("5", "mle"), ("5", "mixce"), ("5", "two_kls")]
+    for figure in ("matrices.png", "ratios.png", "curves.png"):
+        assert (tmp_path / "one" / figure).stat().st_size > 5_000
+
+
+def test_a_corpus_makes_a_world(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat.\nthe dog sat.\na cat ran.\n" * 20)
+    words = ["synthetic", "--corpus", str(text), "--vocab", "6", "--seeds", "1", "--etas", "0.5", "--objectives", "mle,mixce"]
+    assert cli.main([*words, "--quiet", "--jobs", "1", "--out", str(tmp_path / "out")]) == 0
+    line = json.loads((tmp_path / "out" / "runs.jsonl").read_text().splitlines()[0])
+    assert line["corpus"] == str(text)
+    assert line["avg_js"] < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--protocol their", "--protocol must be exact or paper"),
+        ("--model gpt2", "--model must be table or neural"),
+        ("--forward p", "--forward must be samples or population"),
+        ("--protocol paper --model table", "leave out --model"),
+        ("--vocab 20,x", "--vocab must be numbers"),
+        ("--vocab 20,20", "names a number twice"),
+        ("--etas 2", "etas must be between 0 and 1"),
+        ("--seeds 1,1", "--seeds must be different"),
+        ("--objectives mle,x", "objectives must be among"),
+        ("--corpus nowhere.txt", "nowhere.txt does not exist"),
+        ("--jobs -1", "--jobs must be at least 0"),
+        ("--resume --overwrite", "exclude each other"),
+    ],
+)
+def test_bad_options_are_one_sentence(options, message, tmp_path, capsys):
+    assert cli.main(["synthetic", "--out", str(tmp_path / "out"), *options.split()]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "out" / "runs.jsonl").exists()
+
+
+@pytest.mark.mpi
+@pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="needs mpi4py")
+def test_four_ranks_of_mpi_give_the_same_table(tmp_path):
+    words = ["synthetic", *SMALL, "--objectives", "mle,two_kls", "--out"]
+    assert cli.main([*words, str(tmp_path / "one"), "--jobs", "1"]) == 0
+    mpiexec = shutil.which("mpiexec", path=f"{sys.prefix}/bin") or shutil.which("mpiexec")
+    argv = [mpiexec, "-n", "4", sys.executable, "-m", "mpi4py.futures", "-m", "minimixce", *words, str(tmp_path / "four")]
+    subprocess.run(argv, check=True, timeout=300, capture_output=True)
+    for name in ("runs.csv", "table.csv"):
+        assert (tmp_path / "one" / name).read_text() == (tmp_path / "four" / name).read_text()
