@@ -31,6 +31,23 @@ def seconds(function, rounds=7):
     return statistics.median(taken)
 
 
+def samples_for(error, model, world, max_len, objective):
+    """How many samples RLOO needs for that relative error, summed exactly over all sequences: its baseline is the mean cost for
+    large n, so that a sample contributes the variance Σ Q(x) (C(x) − mean)² ‖∇log Q(x)‖² − ‖g‖²."""
+
+    def flat(grads):
+        return np.concatenate([g.reshape(-1) for g in grads.values()]).astype(float)
+
+    rows = exact.sequences(world.vocab_size, max_len)
+    q, mean = np.exp(exact.log_prob(model, rows)), float(exact.loss_and_grads(model, world, max_len, objective=objective)[0])
+    g = flat(exact.loss_and_grads(model, world, max_len, objective=objective)[1])
+    second = 0.0
+    for row, share in zip(rows, q):
+        score = flat(estimators.k1(model, world, row[None], objective="reverse_kl")[1])
+        second += share * (float(estimators.k1(model, world, row[None], objective=objective)[0]) - mean) ** 2 * (score @ score)
+    return int(np.ceil((second / (g @ g) - 1) / error**2))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--objective", default="reverse_kl", choices=estimators.OBJECTIVES)
@@ -47,13 +64,10 @@ def main():
             mm.fit(model, batches, mm.objectives.mle, steps=steps, lr=3e-3, warmup=20, progress=False)
         validity = float(exact.measure(model, world, max_len)["validity"])
         print(f"\nafter {steps} steps of maximum likelihood, validity {validity:.3f}")
-        print(f"{'estimator':<16}{'n':>5}{'mse':>18}{'variance':>18}{'bias²':>20}")
-        for row in estimators.study(model, world, max_len, objective=args.objective, sizes=(4, 16, 64), repeats=args.repeats):
-            cells = (f"{row[name]:.3g} ± {row[name + '_se']:.1g}" for name in ("mse", "variance", "bias2"))
-            print(f"{row['estimator']:<16}{row['n']:>5}" + "".join(f"{cell:>19}" for cell in cells))
-            rows.append({"steps": steps, **row})
-        of_rloo = next(row for row in rows if (row["steps"], row["estimator"], row["n"]) == (steps, "rloo", 64))
-        needed = int(np.ceil(64 * of_rloo["mse"] / 1e-4))  # its error is all variance, which falls as 1/n
+        found = estimators.study(model, world, max_len, objective=args.objective, sizes=(4, 16, 64), repeats=args.repeats)
+        print(estimators.format_study(found))
+        rows += [{"steps": steps, **row} for row in found]
+        needed = samples_for(0.01, model, world, max_len, args.objective)
 
         def rloo():
             drawn = estimators.sample(model, 4096, max_len, seed=1)

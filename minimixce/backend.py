@@ -68,6 +68,11 @@ def _why_no_cuda():
     return None
 
 
+def current_device(xp):
+    """What tells arrays that are made now from those of other devices: a key to keep them under."""
+    return xp.__name__, xp.cuda.runtime.getDevice() if hasattr(xp, "cuda") else 0
+
+
 def device_name(xp):
     """A name to print: "CPU", or the GPU's own."""
     if xp is np:

@@ -84,6 +84,9 @@ class _Command:
                 setattr(args, name, default)
         if args.seed < 0:
             raise ValueError(f"--seed must be at least 0, got {args.seed}")
+        world = getattr(args, "world", None) or ""
+        if world.endswith(".json"):
+            args.world = args.given["world"] = os.path.abspath(world)
         if getattr(args, "data", None):
             args.data = args.given["data"] = [os.path.abspath(path) if path else path for path in args.data]  # for run.json
         path, colon, name = (getattr(args, "objective", None) or "").rpartition(":")
@@ -238,6 +241,15 @@ def _threads(count):
     except ImportError:
         raise ValueError('--threads and --shards need threadpoolctl: pip install "minimixce[threads]"') from None
     return threadpool_limits(count)
+
+
+def _linear_algebra_threads():
+    """How many the linear algebra library would use now: after --threads and OMP_NUM_THREADS."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return 1  # _threads says what is missing
+    return max((library["num_threads"] for library in threadpool_info()), default=1)
 
 
 def _sentence(error):
@@ -413,6 +425,8 @@ class _Job:
 
         corpus, tokens = self.corpus, self.args.eval_tokens
         self.data_name = f"{corpus.world.name}, horizon {corpus.max_len}"
+        if cut := float((corpus.rows[:, corpus.max_len] == 0).mean()):
+            self.data_name += f" (which ends {cut:.1%} of the sequences)"
         self.batches = world_training.RowBatches(corpus.world, corpus.rows, self.args.batch_size, self.args.seed)
         held_out = corpus.held_out[: max(1, tokens // corpus.max_len)]
         self.validation = world_training.RowBatches(corpus.world, held_out, 256)
@@ -429,7 +443,13 @@ class _Job:
         inputs, targets = map(self.model.xp.asarray, self.batches[0])
         if training.is_step(self.objective):
             initial = float(self.objective(self.model, (inputs, targets))[0])
-            return f"start    {self.args.objective} loss {initial:.3f} nats per sequence"
+            line = f"start    {self.args.objective} loss {initial:.3f} nats per sequence"
+            if self.world:
+                from . import world_training
+
+                known = (self.args.objective, self.world, self.corpus.max_len, self.args.rloo_samples)
+                line += f"; {world_training.how(*known)}"
+            return line
         initial = float(self.objective(self.model.forward(inputs)[0], targets)[0])
         try:
             uniform = training.loss_of_uniform(self.objective, self.model.config.vocab_size)
@@ -444,8 +464,7 @@ class _Job:
     def fit(self, folder, resume, progress):
         from . import training
 
-        cores, shards = self.args.threads or os.cpu_count(), self.args.shards
-        with _threads(max(1, cores // shards) if shards > 1 else None):
+        with _threads(max(1, _linear_algebra_threads() // self.args.shards) if self.args.shards > 1 else None):
             return training.fit(
                 self.model,
                 self.batches,
@@ -515,11 +534,14 @@ def _check_ratios(args, *names):
 def _load_corpus(args, folder=None):
     from . import text
 
+    given = getattr(args, "given", {}).keys()
+    if not getattr(args, "world", None) and (ignored := {"max_len", "sequences", "rloo_samples"} & given):
+        raise ValueError(f"--{min(ignored).replace('_', '-')} is for worlds: add --world, or leave it out")
     if getattr(args, "world", None):
         from . import world_training
 
-        if ignored := {"data", "tokenizer", "lines", "held_out"} & getattr(args, "given", {}).keys():
-            raise ValueError(f"--world brings its own text and tokenizer and goes without --{min(ignored).replace('_', '-')}")
+        if ignored := {"data", "tokenizer", "lines", "held_out", "samples", "tokens"} & given:
+            raise ValueError(f"--world brings its own text and measures and goes without --{min(ignored).replace('_', '-')}")
         return world_training.load_corpus(args.world, args.sequences, args.max_len, args.block_size + 1)
     prepared = args.data and len(args.data) == 1 and text.is_prepared(args.data[0])
     if prepared and (ignored := {"tokenizer", "lines", "held_out"} & getattr(args, "given", {}).keys()):
@@ -546,6 +568,9 @@ def _objective(args, model, corpus):
     if args.objective in world_training.SEQUENCE_OBJECTIVES:
         if not args.world:
             raise ValueError(f"objective {args.objective} needs P itself: give --world")
+        if args.dropout or args.patience is not None:
+            option = "--dropout" if args.dropout else "--patience"
+            raise ValueError(f"{option} is for objectives over tokens; {args.objective} goes without it")
         known = {"eta": args.eta, "samples": args.rloo_samples, "seed": args.seed}
         return world_training.sequence_step(args.objective, corpus.world, corpus.max_len, **known)
     path, _, name = args.objective.rpartition(":")
@@ -699,8 +724,9 @@ def _eval(args):
 def _eval_on_world(args, folder, model, options):
     from . import checkpoint, world_training
 
-    if args.data is not None:
-        raise ValueError(f"the run in {folder} was trained on a world and is measured on it: leave out --data")
+    if ignored := {"data", "eta", "samples", "tokens", "temperature", "eval_tokens"} & args.given.keys():
+        option = "--" + min(ignored).replace("_", "-")
+        raise ValueError(f"the run in {folder} was trained on a world and is measured on it: leave out {option}")
     corpus = _load_corpus(options)
     _check_data(folder, corpus)
     row = world_training.measure(model, corpus.world, corpus.max_len, seed=args.seed)

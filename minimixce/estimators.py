@@ -2,7 +2,7 @@
 
 Every estimator takes samples, never draws, and returns loss (0-d float64, nats per sequence) and grads {name: array}. With
 C(x) = −log P(x) for objective "reverse_ce" and C(x) = log Q(x) − log P(x) for "reverse_kl", P floored per token, each token of
-sample i moves log q_t up by some weight a_t:   gradient = mean_i Σ_t a_t ∇ log q_t   (math: "Estimators from samples").
+sample i moves log q_t up by some weight a_t:   gradient = mean_i Σ_t a_t ∇ log q_t.
 
 | estimator    | a_t                                       | unbiased?                                            |
 | reinforce    | C(x)                                      | yes                                                  |
@@ -27,6 +27,8 @@ OBJECTIVES = ("reverse_ce", "reverse_kl")
 def sample(model, n, max_len, seed=0):
     """n sequences of Q, the boundary forced at max_len -> rows (n, max_len+1) as worlds sample them, on the model's device."""
     xp = model.xp
+    if n < 1 or not 1 <= max_len <= model.config.block_size + 1:
+        raise ValueError(f"n must be at least 1 and max_len in 1 … block_size + 1, got {n} and {max_len}")
     tokens = model.generate(xp.zeros((n, 1), dtype=int), max_len - 1, stop=0, seed=seed)
     rows = xp.concatenate([tokens, xp.zeros((n, 1), dtype=tokens.dtype)], axis=1)
     boundaries_so_far = xp.cumsum(rows == 0, axis=1)
@@ -82,8 +84,9 @@ def k2(model, world, rows, *, per="sequence"):
 
 
 def k3(model, world, rows, *, per="sequence"):
-    """P/Q − 1 − log(P/Q) as a loss on samples of Q, for KL(Q‖P). The value is unbiased where P has no zeros; the gradient is
-    biased: per sequence its expectation is the gradient of the other divergence, KL(P‖Q). Per token it is neither."""
+    """P/Q − 1 − log(P/Q) as a loss on samples of Q, for KL(Q‖P). The value is unbiased (but for the floor where P = 0); the
+    gradient is biased: per sequence its expectation is the gradient of the other divergence, KL(P‖Q). Per token it is
+    neither."""
     _check_per(per)
     s = _Samples(model, world, rows, "reverse_kl")
     log_ratio, difference = s.log_p - s.log_q, s.cost
@@ -117,9 +120,10 @@ def gumbel(model, world, noise, *, objective="reverse_ce", eta=0.5, tau=1.0):
     """
     if objective != "js":
         _check_objective(objective)
+    _check_vocabulary(model, world)
     if not tau > 0:
         raise ValueError(f"tau must be a positive number, got {tau}")
-    xp, V, tables = model.xp, world.vocab_size, exact.Tables(world, model.xp)
+    xp, V, tables = model.xp, world.vocab_size, world.tables(model.xp)
     one_hot, dtype = xp.eye(V), next(iter(model.params.values())).dtype
     x, past, steps = None, None, []
     for g in noise:
@@ -166,6 +170,7 @@ class _Samples:
 
     def __init__(self, model, world, rows, objective):
         _check_objective(objective)
+        _check_vocabulary(model, world)
         xp, self.model = model.xp, model
         inputs, targets = world.batch(rows)
         self.there, self.targets = targets >= 0, xp.where(targets >= 0, targets, 0)  # which targets there are
@@ -192,6 +197,13 @@ class _Samples:
 def _check_objective(objective):
     if objective not in OBJECTIVES:
         raise ValueError(f'objective must be "reverse_ce" or "reverse_kl", got {objective!r}')
+
+
+def _check_vocabulary(model, world):
+    if model.config.vocab_size != world.vocab_size:
+        raise ValueError(
+            f"model and world must share a vocabulary, got {model.config.vocab_size} and {world.vocab_size} tokens"
+        )
 
 
 def _check_per(per):
@@ -230,6 +242,12 @@ def study(model, world, max_len, *, objective="reverse_ce", sizes=(4, 16, 64), r
         raise ValueError(f"repeats and sizes must be at least 2, got {repeats} and {tuple(sizes)}")
     _, grads = exact.loss_and_grads(model, world, max_len, objective=objective)
     g = _flat(grads)
+    if (needed := 8 * len(g) * repeats * (len(_OF_BOTH) + len(_OF_KL) + len(taus))) > 4e9:
+        raise ValueError(
+            f"the estimates would take {needed / 1e9:.0f} GB; choose a smaller model or fewer repeats (now {repeats})"
+        )
+    if not np.isfinite(g).all():
+        raise ValueError("the exact gradient is not finite here; look at the model's parameters")
     if not (g * g).sum() > 0:
         raise ValueError("the exact gradient is zero here, so errors relative to it are not defined")
     found = []
@@ -240,6 +258,15 @@ def study(model, world, max_len, *, objective="reverse_ce", sizes=(4, 16, 64), r
                 estimates.setdefault(name, []).append(_flat(estimate))
         found += [{"estimator": name, "n": n, **_errors(np.array(e), g, seed)} for name, e in estimates.items()]
     return found
+
+
+def format_study(rows):
+    """What `study` found, as a table to print."""
+    lines = [f"{'estimator':<16}{'n':>5}" + "".join(f"{name:>20}" for name in ("mse", "variance", "bias²"))]
+    for row in rows:
+        cells = (f"{row[name]:.3g} ± {row[name + '_se']:.1g}" for name in ("mse", "variance", "bias2"))
+        lines.append(f"{row['estimator']:<16}{row['n']:>5}" + "".join(f"{cell:>20}" for cell in cells))
+    return "\n".join(lines)
 
 
 def _estimates(model, world, max_len, objective, n, taus, seed):

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from . import worlds
 from .backend import add_rows, array_module
 from .layers import KV
 from .objectives import check_ratio
@@ -44,6 +45,8 @@ OBJECTIVES = (
 )
 MAX_SEQUENCES = 20_000_000
 _ROWS = 2048  # prefixes, or sequences, computed at once: enough for long products, few enough to stay in the cache
+_POSITIONS = 1 << 15  # of sequences scored at once
+_DEEPEST = 500  # levels of the tree, which is walked by recursion; only two tokens make one this deep and small
 _SHOW_BAR_FROM = 100_000  # prefixes or sequences
 
 
@@ -77,7 +80,7 @@ def loss_and_grads(
         _list(model, world, max_len, sums, objective, eta, grads, progress)
     else:
         _tree(model, world, max_len, _by_weights(sums, objective, eta), grads, progress)
-    return sums.total(objective, model.xp), complete(grads, model)
+    return sums.total(objective, _xp(model)), complete(grads, model)
 
 
 def policy_gradient(model, world, max_len, *, objective="reverse_ce", max_sequences=MAX_SEQUENCES, progress=True):
@@ -91,7 +94,7 @@ def policy_gradient(model, world, max_len, *, objective="reverse_ce", max_sequen
     _check(model, world, max_len, objective, 0.5, "tree", max_sequences)
     grads = {}
     cost = _tree(model, world, max_len, _by_cost_to_go(objective), grads, progress)
-    return model.xp.asarray(cost.sum()), complete(grads, model)
+    return _xp(model).asarray(cost.sum()), complete(grads, model)
 
 
 def cross_entropies(model, world, max_len, *, method="tree", max_sequences=MAX_SEQUENCES, progress=True):
@@ -111,22 +114,25 @@ def measure(model, world, max_len, *, eta=0.5, method="tree", max_sequences=MAX_
         _list(model, world, max_len, sums, None, eta, None, progress)
     else:
         _tree(model, world, max_len, _by_measures(sums, eta), None, progress)
-    found = {name: sums.total(name, model.xp) for name in (*_MEASURES, "mixce")}
+    found = {name: sums.total(name, _xp(model)) for name in (*_MEASURES, "mixce")}
     found["forward_kl"] = found["forward_ce"] - found["entropy_p"]
     found["reverse_kl"] = found["reverse_ce"] - found["entropy_q"]
     found["mixce_star"] = eta * found["forward_ce"] + (1 - eta) * found["reverse_ce"]
     found["two_kls"] = eta * found["forward_kl"] + (1 - eta) * found["reverse_kl"]
     found["reverse_ce_finite"] = found["reverse_ce"] + world.log_p_floor * found["impossible_tokens"]
-    return {name: model.xp.asarray(value) for name, value in found.items()}
+    return {name: _xp(model).asarray(value) for name, value in found.items()}
 
 
 def log_prob(model, rows):
     """log Q of sequences: rows (n,T+1) as worlds sample them, on the model's device -> (n,) float64."""
-    xp, inputs, targets = model.xp, rows[:, :-2], rows[:, 1:-1]
+    xp, (inputs, targets) = model.xp, worlds.batch(rows, model.config.vocab_size)
     if inputs.shape[1] == 0:
         return xp.zeros(len(rows))
-    logits, _ = model.forward(xp.where(inputs < 0, 0, inputs))
-    return chosen(log_softmax(logits), targets).sum(axis=1)
+    parts = []
+    for start in range(0, len(rows), group := max(1, _POSITIONS // inputs.shape[1])):
+        logits, _ = model.forward(inputs[start : start + group])
+        parts.append(chosen(log_softmax(logits), targets[start : start + group]).sum(axis=1))
+    return xp.concatenate(parts) if parts else xp.zeros(0)
 
 
 def sequences(vocab_size, max_len, start=0, stop=None):
@@ -139,6 +145,9 @@ def sequences(vocab_size, max_len, start=0, stop=None):
     for length in range(max_len):  # of the ordinary tokens, the digits of a number in base V−1
         count = (vocab_size - 1) ** length
         own = (first <= number) & (number < first + count)
+        if not own.any():
+            first += count
+            continue
         digits = number[own] - first
         for t in range(length, 0, -1):
             rows[own, t] = 1 + digits % (vocab_size - 1)
@@ -229,10 +238,10 @@ def _tree(model, world, max_len, rule, grads, progress):
     log Q(v|h), (n,V), of their children, below (n,V) what the children returned, `ended` the children that are whole
     sequences; it returns dlogits (n,V), or None, and what to tell the parent (n,). Children of a prefix are consecutive rows,
     so the model's attention to the shared past needs no gather. Gradients in the keys and values of a group of prefixes are
-    complete when its subtrees are done: memory holds one group of rows a level, however large the tree.
+    complete when its subtrees are done: memory holds one group of rows a level, the children of at least one prefix.
     """
-    xp, V = model.xp, world.vocab_size
-    tables = Tables(world, xp)
+    xp, V = _xp(model), world.vocab_size
+    tables = world.tables(xp)
     root = _Prefix(*(xp.zeros(1) for _ in range(4)), xp.zeros(1, dtype=int))
     if max_len == 1:  # no prefix has a choice
         return xp.zeros(1)
@@ -243,7 +252,7 @@ def _tree(model, world, max_len, rule, grads, progress):
     def visit(tokens, past, prefix, depth):
         logits, present, cache = model.extend_forward(tokens[:, None], past)
         step = log_softmax(logits[:, 0])
-        child = tables.extend(prefix, step)
+        child = _extend(tables, prefix, step)
         last = depth == max_len - 2
         below, dpresent = xp.zeros(step.shape), None
         if not last:
@@ -311,25 +320,16 @@ def _by_measures(sums, eta):
     return rule
 
 
-class Tables:
-    """A world's tables on the device, to walk from prefixes to all their children."""
-
-    def __init__(self, world, xp):
-        with np.errstate(divide="ignore"):
-            log_p = np.log(world.probs)
-        self.log_p, self.log_p_floored = xp.asarray(log_p), xp.asarray(np.maximum(log_p, world.log_p_floor))
-        self.impossible, self.next_state = xp.asarray((world.probs == 0) * 1.0), xp.asarray(world.next_state)
-
-    def extend(self, prefix, step):
-        """prefix (n,), step = log Q(v|h) (n,V) -> _Prefix (n,V)."""
-        log_q, log_p, log_p_floored, impossible, state = prefix
-        return _Prefix(
-            log_q[:, None] + step,
-            log_p[:, None] + self.log_p[state],
-            log_p_floored[:, None] + self.log_p_floored[state],
-            impossible[:, None] + self.impossible[state],
-            self.next_state[state],
-        )
+def _extend(tables, prefix, step):
+    """prefix (n,), step = log Q(v|h) (n,V) -> _Prefix (n,V), tables a world's."""
+    log_q, log_p, log_p_floored, impossible, state = prefix
+    return _Prefix(
+        log_q[:, None] + step,
+        log_p[:, None] + tables.log_p[state],
+        log_p_floored[:, None] + tables.log_p_floored[state],
+        impossible[:, None] + tables.impossible[state],
+        tables.next_state[state],
+    )
 
 
 def _join(parts, xp):
@@ -344,7 +344,7 @@ def _join(parts, xp):
 
 def _list(model, world, max_len, sums, objective, eta, grads, progress):
     """Visit every sequence; without an objective, sum up measures."""
-    xp, total = model.xp, num_sequences(world.vocab_size, max_len)
+    xp, total = _xp(model), num_sequences(world.vocab_size, max_len)
     with _bar(total, progress, "sequence") as bar:
         for length in range(max_len):  # of the ordinary tokens: sequences of one length fill their rows
             first, count = num_sequences(world.vocab_size, length), (world.vocab_size - 1) ** length
@@ -357,7 +357,7 @@ def _list(model, world, max_len, sums, objective, eta, grads, progress):
 
 def _list_rows(model, world, rows, positions, sums, objective, eta, grads):
     """Contributions of rows with targets at the first `positions` positions."""
-    xp, targets = model.xp, rows[:, 1 : positions + 1]
+    xp, targets = _xp(model), rows[:, 1 : positions + 1]
     log_p = world.token_log_probs(rows)[:, :positions]
     floored = world.token_log_probs(rows, floored=True)[:, :positions]
     log_q = xp.zeros(log_p.shape)
@@ -394,6 +394,7 @@ def bigram_loss_and_grads(q_logits, world, *, objective="two_kls", eta=0.5, max_
     Without (max_len=None) the world must be Markov, and a linear system takes the place of the steps. Every objective but
     js, whose log Q(x)/M(x) does not add up over tokens. `counts` (V,V), raw bigram counts of a sample (row x_{t−1}, column
     x_t, boundary 0), replace P in the forward term: they are divided by counts[0].sum(), the number of sequences.
+    The constant H(P) in the KL divergences stays the world's.
     """
     if objective == "js":
         raise ValueError("js has no dynamic programme: use loss_and_grads")
@@ -401,15 +402,18 @@ def bigram_loss_and_grads(q_logits, world, *, objective="two_kls", eta=0.5, max_
         raise ValueError(f"objective must be one of {', '.join(o for o in OBJECTIVES if o != 'js')}, got {objective!r}")
     check_ratio("eta", eta)
     xp, V = array_module(q_logits), world.vocab_size
+    if q_logits.dtype.kind != "f":
+        raise TypeError(f"q_logits must be floats, got {q_logits.dtype}")
+    if counts is not None and array_module(counts) is not xp:
+        raise TypeError("q_logits and counts must be on the same device")
     if q_logits.shape != (V, V):
         raise ValueError(f"q_logits must have shape ({V},{V}), got {q_logits.shape}")
-    if max_len is None and not world.is_markov:
-        raise ValueError("max_len=None needs a Markov world, whose state is the last token; give this one a max_len")
-    if max_len is not None:
-        _check_horizon(max_len)
+    _population(world, max_len)  # checks the two
     log_q = log_softmax(q_logits)
     loss, dlogits = 0.0, xp.zeros((V, V))
     for share, name in _parts(objective, eta):
+        if share == 0:
+            continue
         if name in ("reverse_ce", "reverse_kl", "overlap"):
             part, dpart = _reverse_part(name, log_q, world, max_len, xp)
         else:
@@ -457,7 +461,7 @@ def _reverse_part(name, log_q, world, max_len, xp):
     the weight μ(h) = Π Q m, and ∂L/∂logits(h)_v = Σ μ(h) Q(v|h) [c(v|h) + m(v|h) U(hv) − U(h)] over prefixes that share them.
     """
     pairs = None if max_len is None else _pairs(world)
-    tables, q = Tables(world, xp), xp.exp(log_q)
+    tables, q = world.tables(xp), xp.exp(log_q)
     if max_len is None:
         log_p, log_p_floored = tables.log_p, tables.log_p_floored
     else:
@@ -481,12 +485,17 @@ def _without_horizon(q, c, m, end, xp):
     """Markov world: rows are last tokens (V). U = (I − A)⁻¹ c̄ and μ = e_b (I − A)⁻¹ with A = Q∘m without column b."""
     inside = q * m
     inside[:, 0] = 0
-    inverse = xp.linalg.inv(xp.eye(len(q)) - inside)
-    visits, U = inverse[0], inverse @ ((q * c).sum(axis=1) + q[:, 0] * m[:, 0] * end)
+    try:
+        inverse = xp.linalg.inv(xp.eye(len(q)) - inside)
+    except np.linalg.LinAlgError:  # a token that is followed by nothing but itself
+        inverse = xp.full(q.shape, math.inf)
+    visits = inverse[0]
     if xp is np and not np.abs(visits).sum() < 1e10:  # of sixteen digits that many are lost
         raise FloatingPointError("Q hardly ever ends a sequence, so its expected cost is not finite; give a max_len")
+    U = inverse @ ((q * c).sum(axis=1) + q[:, 0] * m[:, 0] * end)
     after = U.copy()
     after[0] = end
+    U = xp.where(xp.abs(visits).sum() < 1e10, U, math.nan)  # where a look at the numbers would wait for the device
     return U[0], visits[:, None] * q * (c + m * after - U[:, None])
 
 
@@ -494,16 +503,20 @@ def _with_horizon(q, c, m, end, following, max_len, xp):
     """Rows are pairs of world state and last token (K); following (K,V) are the rows that come next."""
     if max_len == 1:
         return xp.full((), end), xp.zeros(q.shape)
-    to_go, U = [], xp.full(len(q), end)
-    for _ in range(max_len - 1):  # from the end to the start
+
+    def to_go(U):
         after = U[following]
         after[:, 0] = end
-        to_go.append(c + m * after)
-        U = (q * to_go[-1]).sum(axis=1)
-    grad, weight = xp.zeros(q.shape), xp.zeros(len(q))
+        return c + m * after
+
+    costs = [xp.full(len(q), end)]
+    for _ in range(max_len - 1):  # from the end to the start
+        costs.append((q * to_go(costs[-1])).sum(axis=1))
+    grad, weight, U = xp.zeros(q.shape), xp.zeros(len(q)), costs[-1]
     weight[0] = 1.0
-    for after in reversed(to_go):  # and back
-        grad += weight[:, None] * q * (after - (q * after).sum(axis=1)[:, None])
+    while len(costs) > 1:  # and back
+        here = costs.pop()
+        grad += weight[:, None] * q * (to_go(costs[-1]) - here[:, None])
         flow = weight[:, None] * q * m
         weight = _add_up(following[:, 1:].reshape(-1), flow[:, 1:].reshape(-1), len(q))
     return U[0], grad
@@ -533,6 +546,10 @@ def _pairs(world):
 @functools.lru_cache(maxsize=16)
 def _population(world, max_len):
     """Under P: expected bigram counts (V,V), and H(P)."""
+    if max_len is None and not world.is_markov:
+        raise ValueError("max_len=None needs a Markov world, whose state is the last token; give this one a max_len")
+    if max_len is not None:
+        _check_horizon(max_len)
     if max_len is None:
         counts, state = world.visits()[:, None] * world.probs, slice(None)
     else:
@@ -552,11 +569,16 @@ def _population(world, max_len):
 # ---- helpers ----------------------------------------------------------------------------------------------------------
 
 
+def _xp(model):
+    return array_module(next(iter(model.params.values())))
+
+
 def log_softmax(logits):
     """(…,V) -> log-probabilities in float64."""
-    z = logits.astype("float64")
+    xp, z = array_module(logits), logits.astype("float64")
     z = z - z.max(axis=-1, keepdims=True)
-    return z - array_module(z).log(array_module(z).exp(z).sum(axis=-1, keepdims=True))
+    # A logit of −inf has probability 0, and 0 times a number is 0, however large; 0 · inf would be NaN.
+    return xp.maximum(z - xp.log(xp.exp(z).sum(axis=-1, keepdims=True)), -1e300)
 
 
 def chosen(step, targets):
@@ -574,13 +596,17 @@ def _bar(total, progress, unit):
 
 def complete(grads, model):
     """grads with exactly the keys of params; zeros where nothing depends on a parameter, as with a horizon of 1."""
-    return {name: grads[name] if name in grads else model.xp.zeros_like(p) for name, p in model.params.items()}
+    return {name: grads[name] if name in grads else _xp(model).zeros_like(p) for name, p in model.params.items()}
 
 
 def _check(model, world, max_len, objective, eta, method, max_sequences):
     if objective not in OBJECTIVES:
         raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
     check_ratio("eta", eta)
+    if not isinstance(world, worlds.World):
+        raise TypeError(f"world must be a minimixce.worlds.World, got {type(world).__name__}")
+    if not hasattr(model, "config"):
+        raise TypeError(f"model must be a language model, as GPT or TableBigram, got {type(model).__name__}")
     if objective == "js" and not 0 < eta < 1:
         raise ValueError(f"eta must be above 0 and below 1 for js, which is zero there, got {eta}")
     if method not in ("tree", "list"):
@@ -592,11 +618,17 @@ def _check(model, world, max_len, objective, eta, method, max_sequences):
         )
     if model.config.block_size < max_len - 1:
         raise ValueError(f"max_len {max_len} needs a block_size of at least {max_len - 1}, got {model.config.block_size}")
-    if (count := num_sequences(world.vocab_size, max_len)) > max_sequences:
+    if method == "tree" and max_len > _DEEPEST:
+        raise ValueError(f'max_len must be at most {_DEEPEST} for the tree, got {max_len}; method="list" has no such limit')
+    digits = (max_len - 1) * math.log10(max(world.vocab_size - 1, 1))
+    if digits > 18 or num_sequences(world.vocab_size, max_len) > max_sequences:
+        count = f"{num_sequences(world.vocab_size, max_len):,}" if digits <= 18 else f"about 10^{digits:.0f}"
         raise ValueError(
-            f"{world.vocab_size} tokens and max_len {max_len} make {count:,} sequences, more than max_sequences = "
+            f"{world.vocab_size} tokens and max_len {max_len} make {count} sequences, more than max_sequences = "
             f"{max_sequences:,}; choose a smaller max_len, or sample (minimixce.estimators)"
         )
+    if method == "tree" and not hasattr(model, "extend_forward"):
+        raise ValueError(f'method must be "list" for a model without extend_forward, got "tree" for {type(model).__name__}')
 
 
 def _check_horizon(max_len):

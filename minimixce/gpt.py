@@ -171,7 +171,7 @@ class LanguageModel:
         seen = [window]  # the tokens of the past, to refill the window from
         stopped = xp.zeros(len(prompt), dtype=bool)
         for _ in range(max_new_tokens):
-            if stop is not None and stopped.all():
+            if stop is not None and xp is np and stopped.all():  # on a GPU every look would wait for the device
                 yield xp.full(len(prompt), stop, prompt.dtype)
                 continue
             logits, past, _ = self.extend_forward(window, past)

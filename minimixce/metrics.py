@@ -47,7 +47,7 @@ def _look_up(keys, values, wanted):
 
 def diversity(ids, longest=4):
     """Distinct n-grams over all n-grams of a text (n,), n = 1 … 4 pooled; n-grams with n > 2 of one repeated token are left
-    out. 1 is no repetition at all; NaN for an empty text. (math: "Measures of fit")"""
+    out. 1 is no repetition at all; NaN for an empty text."""
     ids, distinct, total = np.asarray(ids), 0, 0
     for n in range(1, min(longest, len(ids)) + 1):
         grams = np.lib.stride_tricks.sliding_window_view(ids, n)

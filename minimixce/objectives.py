@@ -2,7 +2,7 @@
 
 Every loss but EMO is a sum of f(q_t) over targets, q_t = Q(x_t | x_<t), and its gradient is MLE's times a weight w(q_t):
 
-    ∂L/∂logits_t = w(q_t) · (softmax − onehot(x_t)) / N,    w(q) = −q f′(q)            (math: "Token objectives")
+    ∂L/∂logits_t = w(q_t) · (softmax − onehot(x_t)) / N,    w(q) = −q f′(q)
 
 | objective                | w(q)               | f(q)                            | limits                              |
 | mle                      | 1                  | −log q                          |                                     |
@@ -179,5 +179,7 @@ def _check(logits, targets, reduction):
 
 def check_ratio(name, value):
     """Raise ValueError unless η or γ is in [0, 1]; NaN is not."""
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {value!r}")
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be between 0 and 1, got {value}")

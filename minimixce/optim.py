@@ -75,7 +75,8 @@ class Adam(AdamW):
         self.l2 = l2
 
     def step(self, grads, lr=None):
-        super().step({name: g + self.l2 * self.params[name] for name, g in grads.items()} if self.l2 else grads, lr)
+        known = self.params.keys() & grads.keys() if self.l2 else ()
+        super().step(grads | {name: grads[name] + self.l2 * self.params[name] for name in known}, lr)
 
 
 def _flat(arrays):

@@ -419,7 +419,7 @@ def estimate(jobs):
 def fixed_point(p, eta):
     """The table that mixce is minimised at, q = η p / (λ − (1−η) p) with λ so that each row sums to one: p (S,V) -> (S,V).
 
-    λ lies above (1−η) max p, where the sum falls from infinity; bisection (math: "Token objectives"). Needs η > 0.
+    λ lies above (1−η) max p, where the sum falls from infinity; bisection. Needs η > 0.
     """
     low = (1 - eta) * p.max(axis=1, keepdims=True)
     high = low + eta * p.shape[1]

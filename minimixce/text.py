@@ -80,6 +80,9 @@ class WordTokenizer:
 
     def __init__(self, words):
         self.words = list(words)
+        bad = next((w for i, w in enumerate(self.words) if w.split() != [w] or w in self.words[:i]), None)
+        if bad is not None:
+            raise ValueError(f"words must be different and without spaces, to be told apart in a text, got {bad!r}")
         self._id_of_word = {word: i for i, word in enumerate(self.words, start=1)}
 
     @property

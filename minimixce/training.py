@@ -65,7 +65,8 @@ def fit(
     make one step. `steps` steps are made, or as many as there are batches for. Without `steps` the learning rate stays at lr
     after `warmup` steps; with it, half a cosine leads down to final_lr·lr.
     objective: (logits, targets) -> (loss, dlogits), as in minimixce.objectives, or a whole step(model, batch) -> loss, grads;
-    a function whose first parameter is named `model` is taken for the latter. An objective with a `normalizer` parameter is
+    a function whose first parameter is named `model` is taken for the latter; where it has a parameter `number` it is given
+    the number of the batch, to seed its random numbers with. An objective with a `normalizer` parameter is
     given the number of targets of the whole step, so that accumulated batches equal one big batch.
     shards: on the CPU, split the rows of each batch over this many threads; worth it for models of 100 channels and more, with
     the linear algebra library limited to its share of the cores (threadpoolctl, or OMP_NUM_THREADS). Needs an objective with a
@@ -357,11 +358,13 @@ def step_of_objective(objective, seed=0, shards=1):
 
 def _step_of_steps(one):
     """The same from a user's step(model, batch) -> loss, grads: the mean over the group."""
+    takes_number = "number" in inspect.signature(one).parameters
 
-    def step(model, group, _number):
+    def step(model, group, number):
         loss, grads = 0.0, None
-        for inputs, targets in group:
-            part, more = one(model, (model.xp.asarray(inputs), model.xp.asarray(targets)))
+        for k, (inputs, targets) in enumerate(group):
+            numbered = {"number": number * len(group) + k} if takes_number else {}
+            part, more = one(model, (model.xp.asarray(inputs), model.xp.asarray(targets)), **numbered)
             loss = loss + part / len(group)
             more = {name: g / len(group) for name, g in more.items()}
             grads = more if grads is None else {name: grads[name] + g for name, g in more.items()}

@@ -10,11 +10,13 @@ import math
 import zlib
 
 import numpy as np
+from tqdm import tqdm
 
-from . import estimators, exact, objectives, text, worlds
+from . import backend, estimators, exact, objectives, text, worlds
 from .backend import to_numpy
 
 SEQUENCE_OBJECTIVES = ("forward_ce", "reverse_ce", "mixce_star", "forward_kl", "reverse_kl", "two_kls", "js", "overlap")
+_DATA, _MEASURE = 1, 2  # tags that keep the random numbers of data and of measures apart, whatever the seeds
 _LISTED = 20_000  # sequences up to which the reverse part of a step is exact; a measurement may take a hundred times as many
 
 
@@ -35,14 +37,22 @@ def open_world(name):
 
 
 def horizon(world, most):
-    """The length of the longest of 10,000 sampled sequences, at least 2 and at most `most`: a max_len that cuts off little."""
+    """One more than the length of the longest of 10,000 sampled sequences, so that their end is drawn and learnt, not forced;
+    at most `most`."""
     rows = world.sample(10_000, most, seed=0)
-    return max(2, int((rows >= 0).sum(axis=1).max()) - 1)
+    return min(most, int((rows >= 0).sum(axis=1).max()))
 
 
 class WorldCorpus(text.Corpus):
     """Sequences that a world sampled, in a corpus's place: the streams of both splits, and .world, .max_len, .rows and
     .held_out, the rows they come from. The same in every run, whatever its seed."""
+
+    def fingerprint(self):
+        """As a corpus's, and of the world itself, since objectives and measures look at it."""
+        found = super().fingerprint()
+        for array in (self.world.probs, self.world.next_state, np.array([self.world.log_p_floor, self.max_len])):
+            found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)
+        return found
 
 
 def load_corpus(name, sequences, max_len, most):
@@ -53,7 +63,9 @@ def load_corpus(name, sequences, max_len, most):
     max_len = horizon(world, most) if max_len is None else max_len
     if not 2 <= max_len <= most:
         raise ValueError(f"max_len must be at least 2 and at most block_size + 1 = {most}, got {max_len}")
-    rows, held_out = world.sample(sequences, max_len, seed=0), world.sample(sequences // 10, max_len, seed=1)
+    rows, held_out = (
+        world.sample(n, max_len, np.random.default_rng([_DATA, k])) for k, n in enumerate((sequences, sequences // 10))
+    )
     streams = (np.append(part[:, :-1][part[:, 1:] >= 0], 0) for part in (rows, held_out))  # each row up to its end, then b
     corpus = WorldCorpus(*streams, text.WordTokenizer(world.words[1:]), True)
     corpus.world, corpus.max_len, corpus.rows, corpus.held_out = world, max_len, rows, held_out
@@ -85,9 +97,18 @@ class RowBatches:
         return -(-len(self.rows) // self.batch_size)
 
 
-def is_listed(world, max_len):
-    """Whether the reverse part of a training step is exact."""
-    return exact.num_sequences(world.vocab_size, max_len) <= _LISTED
+def is_listed(world, max_len, most=_LISTED):
+    """Whether the space has at most `most` sequences; by default: whether the reverse part of a training step is exact."""
+    return max_len < 1000 and exact.num_sequences(world.vocab_size, max_len) <= most
+
+
+def how(name, world, max_len, samples):
+    """In words, how a step of an objective gets what P alone can say."""
+    if name == "forward_ce" or name == "forward_kl":
+        return "from samples of P"
+    if is_listed(world, max_len):
+        return f"reverse part exact, over {exact.num_sequences(world.vocab_size, max_len):,} sequences"
+    return f"reverse part by RLOO with {samples} samples of Q a step"
 
 
 _FORWARD_SHARE = {"forward_ce": 1.0, "forward_kl": 1.0, "reverse_ce": 0.0, "reverse_kl": 0.0, "js": 0.0, "overlap": 0.0}
@@ -97,8 +118,8 @@ def sequence_step(name, world, max_len, *, eta=0.5, samples=64, seed=0):
     """step(model, batch) -> loss, grads for minimixce.fit: an objective of SEQUENCE_OBJECTIVES in nats per sequence.
 
     Where the space is listed, js and overlap, which have no part from samples alone, are exact as a whole. Where it is not,
-    the reverse part is RLOO with `samples` fresh samples of Q, drawn by `seed` and the batch alone, so that a resumed run draws
-    what an undisturbed one would; js and overlap then raise ValueError.
+    the reverse part is RLOO with `samples` fresh samples of Q, drawn by `seed` and the number of the batch alone, so that a
+    resumed run draws what an undisturbed one would; js and overlap then raise ValueError. The model is used without dropout.
     """
     if name not in SEQUENCE_OBJECTIVES:
         raise ValueError(f"objective must be one of {', '.join(SEQUENCE_OBJECTIVES)}, got {name!r}")
@@ -106,14 +127,13 @@ def sequence_step(name, world, max_len, *, eta=0.5, samples=64, seed=0):
     if samples < 2:
         raise ValueError(f"samples must be at least 2, got {samples}")
     if name in ("js", "overlap") and not is_listed(world, max_len):
-        count = exact.num_sequences(world.vocab_size, max_len)
-        raise ValueError(f"{name} is exact only, and {count:,} sequences are too many to list; choose a shorter horizon")
+        raise ValueError(f"{name} is exact only, and horizon {max_len} has too many sequences to list; choose a shorter one")
     if name == "js" and not 0 < eta < 1:
         raise ValueError(f"eta must be above 0 and below 1 for js, which is zero there, got {eta}")
     return functools.partial(_step, name=name, world=world, max_len=max_len, eta=eta, samples=samples, seed=seed)
 
 
-def _step(model, batch, *, name, world, max_len, eta, samples, seed):
+def _step(model, batch, *, number=0, name, world, max_len, eta, samples, seed):
     inputs, targets = batch
     share, loss, grads = _FORWARD_SHARE.get(name, eta), 0.0, {}
     if share > 0:
@@ -122,17 +142,17 @@ def _step(model, batch, *, name, world, max_len, eta, samples, seed):
         entropy = world.entropy(max_len) if name in ("forward_kl", "two_kls") else 0.0
         loss, grads = share * (loss - entropy), model.backward(share * dlogits, cache)
     if share < 1:
-        part, more = _reverse_part(model, inputs, name, world, max_len, eta, samples, seed)
+        part, more = _reverse_part(model, number, name, world, max_len, eta, samples, seed)
         loss = loss + (1 - share) * part
         grads = {n: grads.get(n, 0.0) + (1 - share) * g for n, g in more.items()}
     return loss, grads
 
 
-def _reverse_part(model, inputs, name, world, max_len, eta, samples, seed):
+def _reverse_part(model, number, name, world, max_len, eta, samples, seed):
     objective = {"two_kls": "reverse_kl", "mixce_star": "reverse_ce"}.get(name, name)
     if is_listed(world, max_len):
         return exact.loss_and_grads(model, world, max_len, objective=objective, eta=eta, progress=False)
-    drawn = zlib.crc32(to_numpy(inputs).tobytes(), seed)
+    drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     return estimators.rloo(model, world, estimators.sample(model, samples, max_len, drawn), objective=objective)
 
 
@@ -154,16 +174,20 @@ def measure(model, world, max_len, samples=10_000, seed=0):
     Exact where two million sequences list the space; else forward_ce from `samples` samples of P, the rest from as many of Q
     with exact log P (floored: R = finite part − log_p_floor · impossible tokens).
     """
-    if exact.num_sequences(world.vocab_size, max_len) <= 100 * _LISTED:
+    if is_listed(world, max_len, 100 * _LISTED):
         found = exact.measure(model, world, max_len)
         return {name: float(found[name]) for name in MEASURES} | {"exact": True}
-    of_p = model.xp.asarray(world.sample(samples, max_len, seed))
-    of_q = estimators.sample(model, samples, max_len, seed)
-    log_q, true, floored = _log_prob(model, of_q), world.token_log_probs(of_q), world.token_log_probs(of_q, floored=True)
+    xp, groups = model.xp, []
+    of_p = xp.asarray(world.sample(samples, max_len, np.random.default_rng([_MEASURE, seed])))
+    rng = backend.rng(int(np.random.SeedSequence([_MEASURE, seed]).generate_state(1)[0]), xp)
+    for _ in tqdm(range(-(-samples // 500)), desc="sampling", delay=1, leave=False, disable=None):
+        groups.append(estimators.sample(model, 500, max_len, rng))  # in groups: each keeps keys and values of all its rows
+    of_q = xp.concatenate(groups)[:samples]
+    log_q, true, floored = (exact.log_prob(model, of_q), world.token_log_probs(of_q), world.token_log_probs(of_q, floored=True))
     impossible = (true == -math.inf).sum(axis=1)
     reverse = -floored.sum(axis=1)
     summands = {
-        "forward_ce": -_log_prob(model, of_p),
+        "forward_ce": -exact.log_prob(model, of_p),
         "reverse_kl": log_q + reverse,
         "reverse_ce": reverse,
         "reverse_ce_finite": reverse + world.log_p_floor * impossible,
@@ -197,8 +221,3 @@ def describe(row, world):
         price = f" (each floored at {-world.log_p_floor:.2f} nats)" if name == "impossible_tokens" else ""
         lines.append(f"{label:<26}{row[name]:.5f}{error}{price}")
     return lines
-
-
-def _log_prob(model, rows, group=512):
-    parts = [exact.log_prob(model, rows[start : start + group]) for start in range(0, len(rows), group)]
-    return model.xp.concatenate(parts)

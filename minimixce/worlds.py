@@ -16,6 +16,7 @@ import math
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,12 +27,22 @@ _TOLERANCE = 1e-9  # by how much a row of probabilities may miss a sum of one
 _DENSE_STATES = 4096  # the largest linear system that is solved
 
 
+class Tables(NamedTuple):
+    """What walks through a world look up, (S,V) each, on some device; see World.tables."""
+
+    log_p: Any  # −inf where impossible
+    log_p_floored: Any
+    impossible: Any  # 1.0 or 0.0
+    next_state: Any
+
+
 class World:
     """A probabilistic automaton: probs (S,V), rows summing to one; next_state (S,V) integers; start state 0, boundary 0.
 
     next_state must be valid everywhere: a model can take an impossible token, and a floored score then walks on. words: V
-    names to print, words[0] the boundary's. log_p_floor replaces log P of impossible tokens where asked for (math: "The
-    quantities"). Arrays are copied and read-only. Raises TypeError or ValueError, also where some sequence could never end.
+    names to print, words[0] the boundary's. log_p_floor replaces log P of impossible tokens where asked for (with_floor gives
+    the same world another). Arrays are copied and read-only. Raises TypeError or ValueError, also where some sequence could
+    never end.
 
     Further attributes: num_states S, vocab_size V, is_markov (whether the state is the last token, as closed forms for Markov
     worlds need), reachable (S,) bool (states that sequences of P meet).
@@ -58,7 +69,8 @@ class World:
         for array in (probs, next_state):
             array.setflags(write=False)
         self.probs, self.next_state = probs, next_state
-        self.words, self.name, self.log_p_floor = list(words), name, float(log_p_floor)
+        self.words, self.name, self._log_p_floor = list(words), name, float(log_p_floor)
+        self._tables, self._entropies = {}, {}  # by device; by horizon
         last_token = np.arange(vocab_size)
         self.is_markov = num_states == vocab_size and bool((next_state == last_token)[:, 1:].all())
 
@@ -76,6 +88,25 @@ class World:
 
     def __repr__(self):
         return f"World({self.name!r}, {self.num_states} states, {self.vocab_size} tokens)"
+
+    @property
+    def log_p_floor(self):
+        """The least log P of a token, in nats, inside reverse cross-entropy and reverse KL."""
+        return self._log_p_floor
+
+    def with_floor(self, log_p_floor):
+        """The same world with another log_p_floor."""
+        return World(self.probs, self.next_state, self.words, self.name, log_p_floor)
+
+    def tables(self, xp):
+        """Tables on xp's current device, float64; they are made once."""
+        key = backend.current_device(xp)
+        if key not in self._tables:
+            with np.errstate(divide="ignore"):
+                log_p = np.log(self.probs)
+            host = (log_p, np.maximum(log_p, self.log_p_floor), (self.probs == 0) * 1.0, self.next_state)
+            self._tables[key] = Tables(*(xp.asarray(table) for table in host))
+        return self._tables[key]
 
     # ---- samples and their probabilities ------------------------------------------------------------------------------
 
@@ -110,8 +141,7 @@ class World:
         Inputs are 0 after the end, targets −1; the forced column is neither. Raises TypeError for rows that are no integer
         array, ValueError for a wrong layout; what rows hold is checked on the CPU only, since a GPU would have to wait.
         """
-        self._check_rows(rows)
-        return _split(rows)
+        return batch(rows, self.vocab_size)
 
     def states(self, rows):
         """rows (n, max_len+1) -> (n, max_len−1) the state each target is drawn from; some valid state after the end."""
@@ -121,7 +151,7 @@ class World:
         if self.is_markov:
             return inputs
         xp = backend.array_module(inputs)
-        next_state, columns = xp.asarray(self.next_state), xp.ascontiguousarray(inputs.T)
+        next_state, columns = self.tables(xp).next_state, xp.ascontiguousarray(inputs.T)
         states = xp.zeros(columns.shape, dtype="int64")
         for t in range(1, len(columns)):
             states[t] = next_state[states[t - 1], columns[t]]
@@ -143,42 +173,19 @@ class World:
 
     def _used_log_probs(self, rows, floored):
         """token_log_probs, on the CPU without the last columns, where every sequence has ended: often most of them."""
-        xp = self._check_rows(rows)
+        xp = _check_rows(rows, self.vocab_size)
         if xp is np and rows.size:
             rows = rows[:, : np.flatnonzero((rows >= 0).any(axis=0))[-1] + 2]
         inputs, targets = _split(rows)
-        with np.errstate(divide="ignore"):
-            table = np.log(self.probs)
-        table = xp.asarray(np.maximum(table, self.log_p_floor) if floored else table)
+        table = self.tables(xp).log_p_floored if floored else self.tables(xp).log_p
         is_target = targets >= 0
         return xp.where(is_target, table[self._walk(inputs), xp.where(is_target, targets, 0)], 0.0)
 
     def validity(self, rows):
-        """Fraction of rows (n, max_len+1) that P can produce, a float (math: "Measures of fit")."""
+        """Fraction of rows (n, max_len+1) that P can produce, a float."""
         if len(rows) == 0:
             raise ValueError("rows must hold at least one sequence, got none")
         return float((self.log_prob(rows) > -math.inf).mean())
-
-    def _check_rows(self, rows):
-        try:
-            xp = backend.array_module(rows)
-        except TypeError:
-            raise TypeError(f"rows must be a NumPy or CuPy array, got {type(rows).__name__}") from None
-        if rows.dtype.kind not in "iu":
-            raise TypeError(f"rows must be integers, got {rows.dtype}")
-        if rows.ndim != 2 or rows.shape[1] < 2:
-            raise ValueError(f"rows must have shape (n, max_len+1) with max_len ≥ 1, got {rows.shape}")
-        if xp is not np or rows.size == 0:
-            return xp
-        if rows.min() < -1 or rows.max() >= self.vocab_size:
-            raise ValueError(f"rows must be in −1 … {self.vocab_size - 1}, got {rows.min()} … {rows.max()}")
-        # −1 stands just where a boundary or −1 stands before; the first column is no place before.
-        fits = ((rows[:, 2:] < 0) == (rows[:, 1:-1] <= 0)).all(axis=1)
-        fits &= (rows[:, 0] == 0) & (rows[:, 1] >= 0) & (rows[:, -1] <= 0)
-        if not fits.all():
-            bad = int(np.argmin(fits))
-            raise ValueError(f"rows must be 0, tokens, 0, then −1 only, but row {bad} is {rows[bad].tolist()!s:.80}")
-        return xp
 
     # ---- exact sums ---------------------------------------------------------------------------------------------------
 
@@ -212,7 +219,10 @@ class World:
 
     def entropy(self, max_len=None):
         """H(P) in nats per sequence, a float: expected visits of each state times the entropy of its next token."""
-        return float(self.visits(max_len) @ np.bincount(self._from, -self._prob * np.log(self._prob), self.num_states))
+        if max_len not in self._entropies:
+            of_states = np.bincount(self._from, -self._prob * np.log(self._prob), self.num_states)
+            self._entropies[max_len] = float(self.visits(max_len) @ of_states)
+        return self._entropies[max_len]
 
     def expected_length(self, max_len=None):
         """Expected |x|, tokens per sequence with the final boundary, drawn or forced."""
@@ -227,6 +237,19 @@ class World:
         if row.ndim != 1 or row.max(initial=0) >= self.vocab_size:
             raise ValueError(f"row must have one axis and tokens below {self.vocab_size}, got {row.ndim} and up to {row.max()}")
         return " ".join(self.words[token] for token in row.tolist() if token > 0)
+
+    def rows(self, sentences, max_len):
+        """Sentences, strings of words between spaces, as rows (n, max_len+1): the reverse of text."""
+        ids = {word: token for token, word in enumerate(self.words) if token}
+        rows = np.full((len(sentences), max_len + 1), -1)
+        for row, sentence in zip(rows, sentences):
+            if unknown := [word for word in sentence.split() if word not in ids]:
+                raise ValueError(f"sentences must be made of the world's words, got {unknown[0]!r}")
+            tokens = [0, *(ids[word] for word in sentence.split()), 0]
+            if len(tokens) > max_len + 1:
+                raise ValueError(f"max_len must be at least {len(tokens) - 1} for {sentence!r}, got {max_len}")
+            row[: len(tokens)] = tokens
+        return rows
 
     def describe(self):
         """Several lines about the world, to print, with sentences drawn with seed 0 where its tokens have words."""
@@ -430,6 +453,34 @@ def stories():
 
 
 # ---- rows and checks --------------------------------------------------------------------------------------------------
+
+
+def batch(rows, vocab_size):
+    """World.batch for rows of any world of vocab_size tokens."""
+    _check_rows(rows, vocab_size)
+    return _split(rows)
+
+
+def _check_rows(rows, vocab_size):
+    try:
+        xp = backend.array_module(rows)
+    except TypeError:
+        raise TypeError(f"rows must be a NumPy or CuPy array, got {type(rows).__name__}") from None
+    if rows.dtype.kind not in "iu":
+        raise TypeError(f"rows must be integers, got {rows.dtype}")
+    if rows.ndim != 2 or rows.shape[1] < 2:
+        raise ValueError(f"rows must have shape (n, max_len+1) with max_len ≥ 1, got {rows.shape}")
+    if xp is not np or rows.size == 0:
+        return xp
+    if rows.min() < -1 or rows.max() >= vocab_size:
+        raise ValueError(f"rows must be in −1 … {vocab_size - 1}, got {rows.min()} … {rows.max()}")
+    # −1 stands just where a boundary or −1 stands before; the first column is no place before.
+    fits = ((rows[:, 2:] < 0) == (rows[:, 1:-1] <= 0)).all(axis=1)
+    fits &= (rows[:, 0] == 0) & (rows[:, 1] >= 0) & (rows[:, -1] <= 0)
+    if not fits.all():
+        bad = int(np.argmin(fits))
+        raise ValueError(f"rows must be 0, tokens, 0, then −1 only, but row {bad} is {rows[bad].tolist()!s:.80}")
+    return xp
 
 
 def _split(rows):

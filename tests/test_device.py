@@ -155,11 +155,10 @@ def test_generation_equals_numpys_and_never_waits(options):
     assert_same(on_device, gpt(np, "float32").generate(prompts, 9, **options, seed=4))
 
 
-def test_generation_with_stop_waits_once_a_token_at_most():
+def test_generation_with_stop_never_waits():
     prompts = np.random.default_rng(3).integers(0, 7, (4, 2))
-    before = sd.host_reads
-    on_device = gpt(sd).generate(sd.asarray(prompts), 9, stop=2, seed=4)
-    assert 1 <= sd.host_reads - before <= 9
+    with sd.no_host_reads():
+        on_device = gpt(sd).generate(sd.asarray(prompts), 9, stop=2, seed=4)
     on_cpu = gpt(np).generate(prompts, 9, stop=2, seed=4)
     assert (on_cpu[:, 2:-1] == 2).any()
     assert_same(on_device, on_cpu)

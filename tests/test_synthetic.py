@@ -216,14 +216,14 @@ def test_js_under_p_is_a_derivative(few_sequences):
 
 @pytest.mark.parametrize(("objective", "eta"), [("mle", 1.0), ("mixce", 0.9), ("two_kls", 0.5), ("js", 0.5)])
 def test_the_protocol_learns_and_repeats_itself(few_sequences, monkeypatch, objective, eta):
-    monkeypatch.setattr(synthetic, "fit_paper", functools.partial(synthetic.fit_paper, epochs=4, batch_size=100, rate=2e-2))
+    monkeypatch.setattr(synthetic, "fit_paper", functools.partial(synthetic.fit_paper, epochs=10, batch_size=100, rate=2e-2))
     for name, value in (("TRAIN", 1000), ("DEVELOPMENT", 100), ("LONGEST", 20)):
         monkeypatch.setattr(synthetic, name, value)
     synthetic.data_of.cache_clear()
     job = Job("", 5, 0.3, 1, objective, eta, "paper", "neural")
     result, learned, curve = run(job)
     assert result["gradient"] == ("counts" if objective in ("mle", "mixce") else "Gumbel-softmax (sampled)")
-    assert result["avg_js"] < 0.5 * curve[0]["avg_js"] or result["avg_js"] < 0.01
+    assert result["avg_js"] < 0.5 * curve[0]["avg_js"]
     np.testing.assert_array_equal(run(job)[1], learned)
 
 

@@ -28,12 +28,30 @@ def agreement_gpt(seed=1):
 
 def test_a_world_s_corpus_is_its_samples_twice_over():
     corpus = world_training.load_corpus("agreement", 200, None, 9)
-    assert corpus.max_len == 4  # nothing longer
-    assert (corpus.rows.shape, corpus.held_out.shape) == ((200, 5), (20, 5))
+    assert corpus.max_len == 5  # the longest has 4, and its end is drawn, not forced
+    assert (corpus.rows.shape, corpus.held_out.shape) == ((200, 6), (20, 6))
     lines = " ".join(corpus.tokenizer.decode([t]) or "|" for t in corpus.train).strip("| ").split(" | ")
     assert lines == [corpus.world.text(row) for row in corpus.rows]
     again = world_training.load_corpus("agreement", 200, None, 9)
     assert again.fingerprint() == corpus.fingerprint() != world_training.load_corpus("agreement", 201, None, 9).fingerprint()
+
+
+def test_measures_and_data_share_no_random_numbers(monkeypatch):
+    corpus = world_training.load_corpus("stories", 2000, 12, 13)
+    drawn, sample = [], worlds.World.sample
+    monkeypatch.setattr(worlds.World, "sample", lambda *args: drawn.append(sample(*args)) or drawn[-1])
+    model = random_gpt(1, 63, 12, n_layer=1)
+    for seed in (0, 1):
+        world_training.measure(model, corpus.world, 12, samples=200, seed=seed)
+    for a, b in ((drawn[0], corpus.rows), (drawn[1], corpus.rows), (drawn[0], corpus.held_out), (drawn[1], drawn[0])):
+        assert (a == b[:200]).all(axis=1).mean() < 0.2
+
+
+def test_a_changed_world_is_another_corpus():
+    corpus = world_training.load_corpus("agreement", 200, None, 9)
+    before = corpus.fingerprint()
+    corpus.world = corpus.world.with_floor(-3.0)
+    assert corpus.fingerprint() != before
 
 
 def test_random_row_batches_depend_on_seed_and_number_alone_and_ordered_ones_cover_all():
@@ -74,19 +92,19 @@ def test_on_every_sequence_in_proportion_a_step_is_the_exact_objective(name):
     assert_same_grads({n: grads[n] for n in model.params}, expected, 1e-10)
 
 
-def test_where_the_space_is_too_large_the_reverse_part_is_rloo_drawn_by_seed_and_batch():
+def test_where_the_space_is_too_large_the_reverse_part_is_rloo_drawn_by_seed_and_number():
     world, model = worlds.stories(), random_gpt(1, 63, 11)
     batches = world_training.RowBatches(world, world.sample(50, 12, seed=0), 4, 0)
     assert not world_training.is_listed(world, 12)
     step = world_training.sequence_step("reverse_ce", world, 12, samples=8, seed=3)
-    (loss, grads), (again, same), (other, _) = step(model, batches[0]), step(model, batches[0]), step(model, batches[1])
+    (loss, grads), (again, same), (other, _) = (step(model, batches[0], number=k) for k in (0, 0, 1))
     assert float(loss) == float(again) != float(other)
     assert_same_grads(grads, same, 0)
     forward, _ = world_training.sequence_step("forward_ce", world, 12)(model, batches[0])
     mixed, _ = world_training.sequence_step("mixce_star", world, 12, eta=0.25, samples=8, seed=3)(model, batches[0])
     assert float(mixed) == pytest.approx(0.25 * float(forward) + 0.75 * float(loss), rel=1e-12)
     for name in ("js", "overlap"):
-        with pytest.raises(ValueError, match=f"{name} is exact only, and .* sequences are too many"):
+        with pytest.raises(ValueError, match=f"{name} is exact only, and horizon 12 has too many sequences"):
             world_training.sequence_step(name, world, 12)
 
 
@@ -146,7 +164,7 @@ def test_train_eval_and_sample_on_a_world(tmp_path, capsys):
     assert run(f"eval {out} --device cpu --out {tmp_path / 'eval.json'}") == 0
     row = json.loads((tmp_path / "eval.json").read_text())
     world = worlds.agreement()
-    expected = exact.measure(mm.GPT.load(out, "cpu"), world, 4)
+    expected = exact.measure(mm.GPT.load(out, "cpu"), world, 5)
     assert row["validity"] == float(expected["validity"])
     assert f"{float(expected['reverse_ce']):.5f}" in capsys.readouterr().out
     assert run(f"sample {out} --device cpu --prompt cat --count 3") == 0
@@ -163,10 +181,10 @@ def test_a_run_with_rloo_resumes_bit_for_bit(tmp_path, stop):
     def fit(folder, resume=False, stop=None):
         step, calls = world_training.sequence_step("mixce_star", world, 6, samples=4, seed=1), iter(range(100))
 
-        def interrupted(model, batch):
+        def interrupted(model, batch, number):
             if next(calls) == stop:
                 raise KeyboardInterrupt
-            return step(model, batch)
+            return step(model, batch, number=number)
 
         model = mm.GPT(mm.GPTConfig(63, 5, 1, 1, 8), device="cpu")
         mm.fit(model, batches, interrupted, steps=20, eval_every=5, folder=folder, resume=resume, progress=False)
@@ -184,12 +202,12 @@ def test_compare_on_a_world_tabulates_and_draws(tmp_path, capsys):
     objectives = "mle,mixce:0.1,tailr:0.1,two_kls:0.5,js:0.5"
     assert run(f"compare --world agreement --sequences 300 --objectives {objectives} --seeds 0,1 --out {out}", SMALL) == 0
     printed = capsys.readouterr().out
-    assert "nats per sequence, exact; agreement, horizon 4" in printed
+    assert "nats per sequence, exact; agreement, horizon 5" in printed
     with open(out / "table.csv") as file:
         rows = list(csv.DictReader(file))
     assert [row["model"] for row in rows[::2]] == ["mle", "mixce η=0.1", "tailr γ=0.1", "two_kls η=0.5", "js η=0.5"]
     for row in rows:
-        assert float(row["forward_kl"]) == pytest.approx(float(row["forward_ce"]) - worlds.agreement().entropy(4), rel=1e-9)
+        assert float(row["forward_kl"]) == pytest.approx(float(row["forward_ce"]) - worlds.agreement().entropy(5), rel=1e-9)
     assert (out / "comparison.png").stat().st_size > 10_000
 
 
@@ -216,6 +234,10 @@ def test_worlds_come_by_name_by_recipe_and_from_files(tmp_path):
         ("--world agreement --objective nothing", "js, overlap or FILE.py:NAME"),
         ("--world stories --max-len 6 --objective js", "js is exact only"),
         ("--objective two_kls", "needs P itself: give --world"),
+        ("--max-len 4", "--max-len is for worlds"),
+        ("--sequences 40", "--sequences is for worlds"),
+        ("--world agreement --objective two_kls --dropout 0.1", "--dropout is for objectives over tokens"),
+        ("--world agreement --objective two_kls --patience 2", "--patience is for objectives over tokens"),
     ],
 )
 def test_bad_options_are_one_sentence(options, message, tmp_path, capsys):
