@@ -558,9 +558,8 @@ def test_float32_models_are_close_to_float64(kind):
 class Untouched:
     """A model that may be asked for its config and nothing else."""
 
-    params = {"any": np.zeros(1)}
-
     def __init__(self, vocab_size=4, block_size=10**9):
+        self.params = {"any": np.zeros(1)}
         self.config = mm.GPTConfig(vocab_size, block_size, 1, 1, 1)
 
     def extend_forward(self, *args, **options):
