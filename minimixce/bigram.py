@@ -129,6 +129,8 @@ class Bigram(_BigramModel):
     _model_type, _config_class, _shapes = "minimixce-bigram", BigramConfig, staticmethod(bigram_shapes)
 
     def __init__(self, config, seed=0, device="auto"):
+        if not isinstance(config, BigramConfig):
+            raise TypeError(f"config must be a BigramConfig, got {type(config).__name__}")
         xp = backend.select_device(device)
         self.config = config
         self.params = {name: xp.asarray(value) for name, value in initial_bigram(config, seed).items()}

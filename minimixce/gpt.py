@@ -302,6 +302,8 @@ class GPT(LanguageModel):
     """
 
     def __init__(self, config, seed=0, device="auto"):
+        if not isinstance(config, GPTConfig):
+            raise TypeError(f"config must be a GPTConfig, got {type(config).__name__}")
         xp = backend.select_device(device)
         self.config = config
         self.params = {name: xp.asarray(value) for name, value in initial_params(config, seed).items()}

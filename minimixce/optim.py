@@ -14,6 +14,8 @@ class AdamW:
     """
 
     def __init__(self, params, lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
+        if not isinstance(params, dict) or not params:
+            raise TypeError(f"params must be a dict of arrays, as model.params, got {type(params).__name__}")
         if not 0 < lr < math.inf:
             raise ValueError(f"lr must be a positive number, got {lr}")
         if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1):
@@ -24,11 +26,13 @@ class AdamW:
             raise ValueError(f"weight_decay must be a number, at least 0, got {weight_decay}")
         self.params, self.lr, self.betas, self.eps, self.weight_decay = params, lr, betas, eps, weight_decay
         self.steps = 0
-        self._mean, self._square = (_flat([p * 0 for p in params.values()]) for _ in range(2))
+        self._mean, self._square = (_flat([array_module(p).zeros_like(p) for p in params.values()]) for _ in range(2))
         self.mean, self.square = self._by_name(self._mean), self._by_name(self._square)
 
     def step(self, grads, lr=None):
         """One update from grads {name: array}, with learning rate `lr` or the constructor's."""
+        if not isinstance(grads, dict):
+            raise TypeError(f"grads must be a dict of arrays, as a backward returns, got {type(grads).__name__}")
         if grads.keys() != self.params.keys():
             raise ValueError(f"grads and params differ in {sorted(grads.keys() ^ self.params.keys())}")
         for name, p in self.params.items():
@@ -75,8 +79,9 @@ class Adam(AdamW):
         self.l2 = l2
 
     def step(self, grads, lr=None):
-        known = self.params.keys() & grads.keys() if self.l2 else ()
-        super().step(grads | {name: grads[name] + self.l2 * self.params[name] for name in known}, lr)
+        if self.l2 and isinstance(grads, dict):
+            grads = {name: g + self.l2 * self.params[name] if name in self.params else g for name, g in grads.items()}
+        super().step(grads, lr)
 
 
 def _flat(arrays):

@@ -307,6 +307,8 @@ def _describe(objective):
 
 def is_step(objective):
     """Whether fit takes `objective` for a whole step(model, batch) -> loss, grads."""
+    if not callable(objective):
+        raise TypeError(f"objective must be a function, as minimixce.objectives.mixce, got {objective!r}")
     return next(iter(inspect.signature(objective).parameters), None) == "model"
 
 

@@ -119,14 +119,15 @@ def sequence_step(name, world, max_len, *, eta=0.5, samples=64, seed=0):
 
     Where the space is listed, js and overlap, which have no part from samples alone, are exact as a whole. Where it is not,
     the reverse part is RLOO with `samples` fresh samples of Q, drawn by `seed` and the number of the batch alone, so that a
-    resumed run draws what an undisturbed one would; js and overlap then raise ValueError. The model is used without dropout.
+    resumed run draws what an undisturbed one would; the loss of js is then its Q part alone, and overlap raises ValueError. The
+    model is used without dropout.
     """
     if name not in SEQUENCE_OBJECTIVES:
         raise ValueError(f"objective must be one of {', '.join(SEQUENCE_OBJECTIVES)}, got {name!r}")
     objectives.check_ratio("eta", eta)
     if samples < 2:
         raise ValueError(f"samples must be at least 2, got {samples}")
-    if name in ("js", "overlap") and not is_listed(world, max_len):
+    if name == "overlap" and not is_listed(world, max_len):
         raise ValueError(f"{name} is exact only, and horizon {max_len} has too many sequences to list; choose a shorter one")
     if name == "js" and not 0 < eta < 1:
         raise ValueError(f"eta must be above 0 and below 1 for js, which is zero there, got {eta}")
@@ -153,7 +154,7 @@ def _reverse_part(model, number, name, world, max_len, eta, samples, seed):
     if is_listed(world, max_len):
         return exact.loss_and_grads(model, world, max_len, objective=objective, eta=eta, progress=False)
     drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    return estimators.rloo(model, world, estimators.sample(model, samples, max_len, drawn), objective=objective)
+    return estimators.rloo(model, world, estimators.sample(model, samples, max_len, drawn), objective=objective, eta=eta)
 
 
 MEASURES = {  # name: (heading, format)

@@ -208,9 +208,12 @@ def test_gumbel_noise_chooses_from_the_softmax():
 
 
 def naive_logits(model, params, x):
-    """Logits of soft one-hots x (B,T,V), in autograd.numpy, for a GPT or a table."""
+    """Logits of soft one-hots x (B,T,V), in autograd.numpy, for a GPT, a table or the paper's network."""
     if "logits" in params:
         return anp.dot(x, params["logits"])
+    if "embedding.weight" in params:
+        hidden = anp.dot(anp.dot(x, params["embedding.weight"]), params["hidden.weight"]) + params["hidden.bias"]
+        return anp.dot(anp.maximum(hidden, 0), params["output.weight"]) + params["output.bias"]
     c, y = model.config, anp.dot(x, params["wte.weight"]) + params["wpe.weight"][: x.shape[1]]
     for i in range(c.n_layer):
 
@@ -252,9 +255,11 @@ def naive_gumbel(model, world, noise, objective, tau, params):
 
 @pytest.mark.parametrize("tau", [2.0, 0.5])
 @pytest.mark.parametrize("objective", [*OBJECTIVES, "js"])
-@pytest.mark.parametrize("kind", ["gpt", "table"])
+@pytest.mark.parametrize("kind", ["gpt", "table", "bigram"])
 def test_gumbel_is_the_straight_through_derivative(kind, objective, tau):
     world, model = random_world(4, 3, 0.3), random_gpt(2, 4, 4, n_layer=2) if kind == "gpt" else mm.TableBigram(4)
+    if kind == "bigram":
+        model = mm.Bigram(mm.BigramConfig(4, 3, 5, dtype="float64"), seed=1, device="cpu")
     if kind == "table":
         model.params["logits"] = np.random.default_rng(5).standard_normal((4, 4))
     noise, names = estimators.gumbel_noise(6, 5, 4, seed=1), list(model.params)

@@ -508,3 +508,12 @@ def test_a_past_can_be_extended_twice_and_grows_without_copies():
     b, _, _ = model.extend_forward(tokens[:, 6:9], longer)
     np.testing.assert_allclose(a, model.forward(np.concatenate([tokens[:, :5], branch], axis=1))[0][:, 5:], atol=1e-12)
     np.testing.assert_allclose(b, model.forward(tokens)[0][:, 6:], atol=1e-12)
+
+
+def test_a_config_is_needed():
+    with pytest.raises(TypeError, match="config must be a GPTConfig, got int"):
+        mm.GPT(6)
+    with pytest.raises(TypeError, match="config must be a BigramConfig, got int"):
+        mm.Bigram(6)
+    with pytest.raises(TypeError, match="objective must be a function"):
+        mm.fit(random_gpt(), [], "mle", progress=False)

@@ -211,3 +211,15 @@ def test_warmup_cosine_by_default_ends_at_a_tenth():
     assert warmup_cosine(100, 3.0, 10, 100) == pytest.approx(0.3)
     assert warmup_cosine(0, 3.0, 5, 5) == pytest.approx(0.6)
     assert math.isfinite(warmup_cosine(5, 3.0, 5, 5))
+
+
+def test_what_is_no_dict_of_arrays_is_refused():
+    with pytest.raises(TypeError, match=r"params must be a dict of arrays, as model\.params, got list"):
+        AdamW([np.zeros(2)], 0.1)
+    with pytest.raises(TypeError, match="grads must be a dict of arrays, as a backward returns, got tuple"):
+        AdamW(start(), 0.1).step((0.0, gradients(1)))
+
+
+def test_a_parameter_that_is_not_finite_does_not_spoil_the_means():
+    optimizer = AdamW({"p": np.array([np.inf, 1.0])}, 0.1)
+    assert (optimizer.mean["p"] == 0).all()
