@@ -171,7 +171,7 @@ def _parser():
     c.add("--overwrite", False, "start anew in FOLDER")
     c.add("--resume", False, "go on with the grid in FOLDER: jobs that are finished are not run again")
     c.add("--protocol", "exact", "exact gradients brought to the optimum, or paper: its network, Adam, dropout, Gumbel-softmax")
-    c.add("--model", "table", "table or neural (the paper's network), with exact gradients; the paper protocol has its own")
+    c.add("--model", "table", "table, neural (the paper's network) or gpt (trained on batches); the paper protocol has its own")
     c.add("--forward", "samples", "what the forward part is taken from: samples or, with exact gradients, population")
     c.add("--vocab", "20,50,100", "vocabularies, boundary included")
     c.add("--zeros", "0.5", "shares of impossible transitions of the random worlds")
@@ -986,13 +986,15 @@ def _synthetic_jobs(args):
 
     for name, value, allowed in (
         ("protocol", args.protocol, ("exact", "paper")),
-        ("model", args.model, ("table", "neural")),
+        ("model", args.model, ("table", "neural", "gpt")),
         ("forward", args.forward, ("samples", "population")),
     ):
         if value not in allowed:
-            raise ValueError(f"--{name} must be {' or '.join(allowed)}, got {value!r}")
+            raise ValueError(f"--{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {value!r}")
     if args.protocol == "paper" and ("model" in args.given or "forward" in args.given):
         raise ValueError("--protocol paper has its own model and data: leave out --model and --forward")
+    if args.model == "gpt" and "forward" in args.given:
+        raise ValueError("--model gpt is trained on samples: leave out --forward")
     vocab, zeros = ("20,50,100,500,1000", "0.1,0.5,0.9") if args.full else (args.vocab, args.zeros)
     for path in args.corpus or ():
         if not Path(path).is_file():

@@ -2,6 +2,7 @@
 are orange, lighter from one objective to the next, hollow where only the temperature changed, held-out text is a blue star."""
 
 import itertools
+import math
 from pathlib import Path
 
 from .metrics import mean_and_deviation
@@ -134,7 +135,8 @@ def synthetic(results, kept, gold, folder):
     left, right = figure.subplots(1, 2)
     for color, (label, run) in zip(_shades(len(kept)), kept.items()):
         steps = [point["step"] for point in run["curve"]]
-        left.plot(steps, [max(point["avg_js"], 1e-12) for point in run["curve"]], ".-", color=color, label=label)
+        if math.isfinite(run["curve"][0]["avg_js"]):
+            left.plot(steps, [max(point["avg_js"], 1e-12) for point in run["curve"]], ".-", color=color, label=label)
         if "surrogate" in run["curve"][0]:
             right.plot(steps, [point["loss"] for point in run["curve"]], ".-", color=Q_COLOR, label=f"{label}: the loss")
             surrogate = [point["surrogate"] for point in run["curve"]]

@@ -15,8 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import checkpoint, estimators, exact, metrics, optim, worlds
+from . import checkpoint, estimators, exact, metrics, objectives, optim, world_training, worlds
 from .bigram import Bigram, BigramConfig, TableBigram
+from .gpt import GPT, GPTConfig
+from .training import fit
 
 OBJECTIVES = ("mle", "mixce", "mixce_star", "two_kls", "js")
 ETAS = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
@@ -110,6 +112,8 @@ def run(job):
     if job.protocol == "paper":
         learned, loss, steps, curve = fit_paper(job, data)
         gradient = "counts" if job.objective in ("mle", "mixce") else "Gumbel-softmax (sampled)"
+    elif job.model == "gpt":
+        learned, loss, steps, curve, gradient = fit_gpt(job, data)
     elif job.objective == "js":
         learned, loss, steps, curve = fit_js(job, data)
         gradient = "RLOO (sampled)"
@@ -201,6 +205,28 @@ def fit_js(job, data, steps=50, samples=500):
             {"step": step, "loss": float(loss), "avg_js": metrics.average_js(world.probs, metrics.transition_matrix(model))}
         )
     return metrics.transition_matrix(model), float(loss), steps, curve
+
+
+def fit_gpt(job, data, steps=1000, batch_size=64, longest=65):
+    """Q is a small GPT, trained on batches of samples: token objectives as on text, those over sequences with a reverse part
+    that is exact where the space can be listed and RLOO elsewhere -> as the others, and which gradient that was.
+
+    Its transition matrix averages over the prefixes of sequences of P (metrics.transition_matrix).
+    """
+    world = data.world
+    max_len = world_training.horizon(world, longest)
+    rows = world.sample(TRAIN, max_len, np.random.default_rng([job.seed, job.vocab_size, 1]))
+    model = GPT(GPTConfig(job.vocab_size, max_len - 1, 2, 2, 32), job.seed, "cpu")
+    if job.objective in ("mle", "mixce"):
+        objective, gradient = functools.partial(objectives.mixce, eta=job.eta), "of batches"
+    else:
+        objective = world_training.sequence_step(job.objective, world, max_len, eta=job.eta, seed=job.seed)
+        gradient = "of batches; exact" if world_training.is_listed(world, max_len) else "of batches; RLOO (sampled)"
+    batches = world_training.RowBatches(world, rows, batch_size, job.seed)
+    measurements = fit(model, batches, objective, steps=steps, lr=3e-3, warmup=50, eval_every=50, progress=False)
+    learned = metrics.transition_matrix(model, world, 2000, max_len, job.seed)
+    curve = [{"step": m["step"], "loss": m["loss"], "avg_js": math.nan} for m in measurements]
+    return learned, measurements[-1]["loss"], steps, curve, gradient
 
 
 def fit_paper(job, data, epochs=50, batch_size=1000, patience=5, rate=1e-3, l2=1e-4, dropout=0.1):
@@ -409,6 +435,8 @@ def estimate(jobs):
     for job in jobs:
         if job.protocol == "paper":  # measured at V = 20 and 100, for an order of magnitude
             total += 2 + job.vocab_size / 10 + (0 if job.objective in ("mle", "mixce") else 150 + job.vocab_size)
+        elif job.model == "gpt":
+            total += 60
         elif job.model == "neural":
             total += 3500 * seconds[job.vocab_size]
         else:

@@ -158,6 +158,15 @@ def test_js_by_rloo_comes_closer(few_sequences):
     assert result["avg_js"] < curve[0]["avg_js"]
 
 
+@pytest.mark.parametrize(("objective", "eta"), [("mle", 1.0), ("two_kls", 0.5), ("js", 0.5)])
+def test_a_gpt_learns_a_small_world(few_sequences, monkeypatch, objective, eta):
+    monkeypatch.setattr(synthetic, "fit_gpt", functools.partial(synthetic.fit_gpt, steps=150, longest=6))
+    result, learned, _ = run(Job("", 4, 0.3, 1, objective, eta, "exact", "gpt"))
+    assert result["gradient"] == ("of batches" if objective == "mle" else "of batches; exact")
+    np.testing.assert_allclose(learned.sum(axis=1), 1, rtol=1e-6)
+    assert result["avg_js"] < 0.02
+
+
 # ---- the paper's protocol ---------------------------------------------------------------------------------------------
 
 
@@ -294,7 +303,7 @@ def test_a_corpus_makes_a_world(tmp_path):
     ("options", "message"),
     [
         ("--protocol their", "--protocol must be exact or paper"),
-        ("--model gpt2", "--model must be table or neural"),
+        ("--model gpt2", "--model must be table, neural or gpt"),
         ("--forward p", "--forward must be samples or population"),
         ("--protocol paper --model table", "leave out --model"),
         ("--vocab 20,x", "--vocab must be numbers"),
