@@ -1042,12 +1042,26 @@ def _executor(count, jobs):
         yield None, 1
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the workers, which start afresh: a thread each is enough
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as executor:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, context, initializer=_end_with_parent, initargs=(os.getpid(),)) as executor:
         try:
             yield executor, count
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent(parent):
+    """In a worker: watch for the parent's death, which a kill does not tell its workers of."""
+    import threading
+    import time
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _csv(rows):

@@ -545,7 +545,7 @@ DAMAGE = {
     "no tokenizer": (lambda: os.remove(TOKENIZER), (SAMPLE, EVAL), "run/minimixce_tokenizer.json does not exist"),
     "tokenizer a list": (lambda: write(TOKENIZER, b"[]"), (SAMPLE,), "must hold a JSON object, got a list"),
     "tokenizer empty": (lambda: write(TOKENIZER, b"{}"), (SAMPLE,), "does not describe a character, byte or word tokenizer"),
-    "tokenizer numbers": (lambda: edit(TOKENIZER, characters=[1, 2]), (SAMPLE,), "does not describe a character or byte"),
+    "tokenizer numbers": (lambda: edit(TOKENIZER, characters=[1, 2]), (SAMPLE,), "does not describe a character, byte or word"),
     "other tokenizer": (lambda: edit(TOKENIZER, characters="abc"), (SAMPLE, EVAL), "has 4 tokens, the model 15"),
     "no options": (lambda: os.remove(OPTIONS), (RESUME, EVAL), "run.json"),
     "cut options": (lambda: cut(OPTIONS), (RESUME, EVAL), "run/run.json is not a JSON file"),
