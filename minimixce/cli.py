@@ -951,7 +951,9 @@ def _write_csv(path, groups, columns):
 
 
 def _synthetic(args):
-    from . import checkpoint, plots, synthetic
+    from . import backend, checkpoint, plots, synthetic
+
+    backend.reuse_freed_memory()
 
     if args.resume and args.overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
@@ -1052,9 +1054,13 @@ def _executor(count, jobs):
 
 
 def _end_with_parent(parent):
-    """In a worker: watch for the parent's death, which a kill does not tell its workers of."""
+    """In a worker: keep freed memory, and watch for the parent's death, which a kill does not tell its workers of."""
     import threading
     import time
+
+    from . import backend
+
+    backend.reuse_freed_memory()
 
     def watch():
         while os.getppid() == parent:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import checkpoint, estimators, exact, metrics, objectives, optim, world_training, worlds
-from .bigram import Bigram, BigramConfig, TableBigram
+from .bigram import Bigram, BigramConfig
 from .gpt import GPT, GPTConfig
 from .training import fit
 
@@ -191,20 +191,34 @@ def _fit_neural(job, world, counts, loss_and_grads, warmup=500, steps=3500):
 def fit_js(job, data, steps=50, samples=500):
     """js of a table Q by RLOO from the counts on: it has no closed form, so its gradient is sampled, by `samples` a step."""
     V, world = job.vocab_size, data.world
-    model, counts = TableBigram(V), counts_of(data.train, V)
-    model.params["logits"][:] = np.log((counts + 0.01) / (counts + 0.01).sum(axis=1, keepdims=True))
-    optimizer, curve = optim.Adam(model.params, 0.01), []
+    counts = counts_of(data.train, V) + 0.01
+    params = {"logits": np.log(counts / counts.sum(axis=1, keepdims=True))}
+    optimizer, curve = optim.Adam(params, 0.01), []
     for step in range(steps):
-        rows = estimators.sample(
-            model, samples, LONGEST, seed=int(np.random.SeedSequence([job.seed, step]).generate_state(1)[0])
-        )
-        rows = rows[:, : (rows >= 0).sum(axis=1).max() + 1]
-        loss, grads = estimators.rloo(model, world, rows, objective="js", eta=job.eta)
-        optimizer.step(grads, optim.warmup_cosine(step, 0.01, 0, steps, 0.01))
-        curve.append(
-            {"step": step, "loss": float(loss), "avg_js": metrics.average_js(world.probs, metrics.transition_matrix(model))}
-        )
-    return metrics.transition_matrix(model), float(loss), steps, curve
+        q = np.exp(exact.log_softmax(params["logits"]))
+        rows = worlds.markov(q).sample(samples, LONGEST, np.random.default_rng([job.seed, step]))
+        loss, gradient = rloo_js(q, world, rows, job.eta)
+        optimizer.step({"logits": gradient}, optim.warmup_cosine(step, 0.01, 0, steps, 0.01))
+        curve.append({"step": step, "loss": loss, "avg_js": metrics.average_js(world.probs, q)})
+    return np.exp(exact.log_softmax(params["logits"])), loss, steps, curve
+
+
+def rloo_js(q, world, rows, eta):
+    """estimators.rloo for js, of a table q (V,V) and a Markov world, from bigrams -> loss, gradient in logits (V,V).
+
+    The weight of a sample goes to all its bigrams, so the gradient is one weighted count: no logits for every token.
+    """
+    V, n = world.vocab_size, len(rows)
+    inputs, targets = rows[:, :-2], rows[:, 1:-1]
+    there = targets >= 0
+    codes, lengths = (inputs * V + targets)[there], there.sum(axis=1)
+    starts = np.cumsum(lengths) - lengths
+    tables = np.log(np.maximum(q, 1e-300)), world.tables(np).log_p
+    log_q, log_p = (np.add.reduceat(table.reshape(-1)[codes], starts) for table in tables)
+    cost = (1 - eta) * (log_q - np.logaddexp(math.log(eta) + log_p, math.log(1 - eta) + log_q))
+    advantage = (cost - (cost.sum() - cost) / (n - 1)) / n
+    weighted = np.bincount(codes, np.repeat(advantage, lengths), minlength=V * V).reshape(V, V)
+    return float(cost.mean()), weighted - weighted.sum(axis=1, keepdims=True) * q
 
 
 def fit_gpt(job, data, steps=1000, batch_size=64, longest=65):
@@ -440,7 +454,7 @@ def estimate(jobs):
         elif job.model == "neural":
             total += 3500 * seconds[job.vocab_size]
         else:
-            total += cost[job.objective] * seconds[job.vocab_size] + (3 + job.vocab_size / 10) * (job.objective == "js")
+            total += cost[job.objective] * seconds[job.vocab_size] + job.vocab_size / 250 * (job.objective == "js")
     return total
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import minimixce as mm
-from minimixce import cli, exact, metrics, objectives, optim, synthetic, worlds
+from minimixce import cli, estimators, exact, metrics, objectives, optim, synthetic, worlds
 from minimixce.synthetic import Job
 
 SMALL = ("--vocab", "5,6", "--seeds", "1,2", "--etas", "0.1,0.5,1", "--quiet")
@@ -150,6 +150,17 @@ def test_fixed_points_have_no_expected_gradient():
         weighted = p * (eta + (1 - eta) * q)
         np.testing.assert_allclose(weighted.sum(axis=1, keepdims=True) * q, weighted, atol=1e-12)
     np.testing.assert_allclose(q, p, atol=1e-12)  # η = 1
+
+
+def test_rloo_from_bigrams_is_the_estimator():
+    world, model = worlds.random_markov(5, 0.3, 2), mm.TableBigram(5)
+    model.params["logits"] = np.random.default_rng(0).standard_normal((5, 5))
+    rows = estimators.sample(model, 40, 6, seed=1)  # some are cut off
+    assert (rows[:, 6] == 0).any()
+    loss, gradient = synthetic.rloo_js(metrics.transition_matrix(model), world, rows, 0.3)
+    expected, grads = estimators.rloo(model, world, rows, objective="js", eta=0.3)
+    assert loss == pytest.approx(float(expected), rel=1e-12)
+    np.testing.assert_allclose(gradient, grads["logits"], atol=1e-12)
 
 
 def test_js_by_rloo_comes_closer(few_sequences):
