@@ -206,7 +206,7 @@ def _add_training(c):
     c.add("--world", None, "train on samples of a world: agreement, stories, random:V:ZEROS:SEED or a .json file")
     c.add("--sequences", 50_000, "samples of the world to train on; a tenth more is held out")
     c.add(
-        "--max-len", None, "horizon of the world, where the end is forced; without it, the longest of 10,000 samples", type=int
+        "--max-len", None, "horizon of the world, where the end is forced; without it, one past the longest of 10,000", type=int
     )
     c.add("--rloo-samples", 64, "samples of the model a step, where an objective's reverse part is not exact")
     c.add("--eta", 0.5, "MixCE's ratio η in [0,1] (η = 1 is MLE)")

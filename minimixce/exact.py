@@ -241,10 +241,10 @@ def _tree(model, world, max_len, rule, grads, progress):
     complete when its subtrees are done: memory holds one group of rows a level, the children of at least one prefix.
     """
     xp, V = _xp(model), world.vocab_size
-    tables = world.tables(xp)
-    root = _Prefix(*(xp.zeros(1) for _ in range(4)), xp.zeros(1, dtype=int))
     if max_len == 1:  # no prefix has a choice
         return xp.zeros(1)
+    tables = world.tables(xp)
+    root = _Prefix(*(xp.zeros(1) for _ in range(4)), xp.zeros(1, dtype=int))
     total = sum((V - 1) ** k for k in range(max_len - 1))
     bar = _bar(total, progress, "prefix")
     words = xp.arange(1, V)
