@@ -1,0 +1,329 @@
+"""Execute every lesson and build the notebooks and the static site.
+
+    pip install -e ".[site]" && python tutorials/build.py
+
+writes the lessons' notebooks, with outputs, beside their sources, and the site into site/ (open site/index.html): lessons,
+explorer, results, which-objective page, glossary, mathematics, map and the API reference. Formulas become MathML and nothing is
+fetched from a network, so the site works offline and from a folder. --fast does a tenth of the work, for tests, and leaves the
+notebooks alone.
+"""
+
+import argparse
+import base64
+import functools
+import html
+import os
+import re
+import shutil
+import sys
+from pathlib import Path, PurePosixPath
+
+import jupytext
+import nbformat
+from latex2mathml.converter import convert
+from markdown_it import MarkdownIt
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+from nbclient import NotebookClient
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+from pygments.util import ClassNotFound
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path.insert(0, str(HERE))  # for the builders beside this file
+LESSONS = sorted(path.stem for path in HERE.glob("[1-9]_*.py"))
+PAGES = (  # file in tutorials/, title in the menu
+    ("synthetic_results.md", "Results"),
+    ("which_objective.md", "Which objective"),
+    ("glossary.md", "Glossary"),
+    ("math.md", "The mathematics"),
+    ("map.md", "Map: paper to code"),
+)
+FOLDED = {"solution", "reveal"}  # tags of cells that a page shows folded
+
+
+# ---- lessons to notebooks ---------------------------------------------------------------------------------------------
+
+
+def to_notebook(path):
+    """A percent-format file -> a notebook without outputs, the same every time."""
+    notebook = jupytext.read(path)
+    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = {"tags": tags} if tags else {}
+        if cell.cell_type == "code" and FOLDED & set(tags):  # JupyterLab folds these as the page does
+            cell.metadata["jupyter"] = {"source_hidden": True} | ({"outputs_hidden": True} if "reveal" in tags else {})
+    return notebook
+
+
+def execute(notebook, name, fast):
+    """Run a notebook's cells in tutorials/, in place. Raises nbclient's CellExecutionError with the failing cell."""
+    os.environ.pop("MINIMIXCE_FAST", None)
+    if fast:
+        os.environ["MINIMIXCE_FAST"] = "1"
+    NotebookClient(
+        notebook, timeout=600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": HERE}}
+    ).execute()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]  # progress bars
+    notebook.metadata.pop("language_info", None)
+    nbformat.validate(notebook)
+    return notebook
+
+
+# ---- Markdown to HTML -------------------------------------------------------------------------------------------------
+
+
+def formula(latex, display=False):
+    """LaTeX -> MathML. Raises ValueError where a command would be left over, so that no page shows one."""
+    mathml = convert(latex.strip(), display="block" if display else "inline")
+    if "\\" in mathml:
+        raise ValueError(f"a formula cannot be shown as MathML: {latex}")
+    return mathml
+
+
+def code(text, language="python"):
+    """Source text -> highlighted HTML."""
+    try:
+        lexer = get_lexer_by_name(language or "text", stripnl=False)
+    except ClassNotFound:
+        lexer = get_lexer_by_name("text")
+    return highlight(text.rstrip("\n"), lexer, HtmlFormatter(cssclass="highlight"))
+
+
+def slug(heading):
+    """The anchor of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+class Site:
+    """The folder a site is written to, and the files its pages turn out to link to, which are copied along."""
+
+    def __init__(self, out):
+        self.out, self.headings = Path(out), {}
+        self.markdown = MarkdownIt("commonmark", {"html": True, "highlight": lambda text, lang, _: code(text, lang)})
+        self.markdown.enable(["table", "strikethrough"]).use(dollarmath_plugin, double_inline=True)
+        rules = self.markdown.renderer.rules
+        rules["math_inline"] = lambda tokens, i, *_: formula(tokens[i].content)
+        rules["math_inline_double"] = rules["math_block"] = lambda tokens, i, *_: formula(tokens[i].content, True) + "\n"
+        rules["fence"] = lambda tokens, i, *_: code(tokens[i].content, tokens[i].info.strip())
+
+    def render(self, text, page, base=HERE):
+        """Markdown -> HTML with anchors, MathML, and links that hold on the site. base: the folder that links start from."""
+        tokens = self.markdown.parse(text)
+        for i, token in enumerate(tokens):
+            if token.type == "heading_open":
+                title = "".join(t.content for t in tokens[i + 1].children if t.type in ("text", "code_inline", "math_inline"))
+                token.attrSet("id", slug(title))
+                if token.tag == "h2":
+                    self.headings.setdefault(page, []).append((slug(title), title))
+            for child in token.children or ():
+                for name in ("href", "src"):
+                    if name in child.attrs:
+                        child.attrSet(name, self.link(child.attrs[name], base))
+        body = self.markdown.renderer.render(tokens, self.markdown.options, {})
+        return re.sub(r"<table>.*?</table>", r'<div class="wide">\g<0></div>', body, flags=re.S)
+
+    def link(self, target, base):
+        """Where a link of the repository leads on the site; any file that is no page is copied under files/."""
+        if re.match(r"[a-z]+:|#", target):
+            return target
+        path, _, anchor = target.partition("#")
+        anchor = f"#{anchor}" if anchor else ""
+        if path == "explorer.html":
+            return target
+        file = (base / path).resolve()
+        where = PurePosixPath(os.path.relpath(file, ROOT))
+        if where.parent.name == "tutorials" and where.suffix == ".ipynb" and where.stem in LESSONS:
+            return f"{where.stem}.html{anchor}"
+        if str(where) in (f"tutorials/{name}" for name, _ in PAGES):
+            return f"{where.stem}.html{anchor}"
+        if str(where) == "README.md":
+            return f"readme.html{anchor}"
+        if str(where) == "tutorials/one_file.py":
+            return "one_file.html"
+        if where.parent.name == "minimixce" and where.suffix == ".py":
+            return f"minimixce.{where.stem}.html"
+        if not file.is_file():
+            raise FileNotFoundError(f"a page links to {target}, which is not there")
+        copy = self.out / "files" / where
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+        return f"files/{where}"
+
+
+def lesson_body(notebook, name, site):
+    """An executed notebook -> the body of its page; cells tagged solution or reveal are folded."""
+    parts, folded = [], None  # folded: the summary and parts of the fold that is being filled
+    for number, cell in enumerate(notebook.cells):
+        tags = FOLDED & set(cell.metadata.get("tags", []))
+        found = re.match(r"\*\*(.+?)\.?\*\*", cell.source) if cell.cell_type == "markdown" else None
+        if folded and (not tags or "reveal" in tags or found):
+            parts.append(fold(*folded))
+            folded = None
+        if tags and folded is None:
+            folded = (found.group(1) if found else "Show the answer" if "reveal" in tags else "Solution", [])
+        body = (
+            site.render(cell.source, name) if cell.cell_type == "markdown" else cell_body(cell, f"{name}_{number}", name, site)
+        )
+        (folded[1] if folded else parts).append(body)
+    if folded:
+        parts.append(fold(*folded))
+    return "\n".join(parts)
+
+
+def fold(summary, parts):
+    return f"<details><summary>{html.escape(summary)}</summary>\n" + "\n".join(parts) + "\n</details>"
+
+
+def cell_body(cell, figure, page, site):
+    """A code cell and its outputs -> HTML."""
+    parts = [f'<div class="input">{code(cell.source)}</div>']
+    for k, output in enumerate(cell.outputs):
+        data = output.get("data", {})
+        if "image/png" in data:
+            path = site.out / "figures" / f"{figure}_{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(base64.b64decode(data["image/png"]))
+            parts.append(f'<img class="figure" src="figures/{path.name}" alt="{html.escape(data["text/plain"])}">')
+        elif "text/markdown" in data:
+            parts.append(f'<div class="said">{site.render(data["text/markdown"], page)}</div>')
+        else:
+            text = output.get("text") or data.get("text/plain", "")
+            parts.append(f'<pre class="output">{html.escape(text.rstrip())}</pre>')
+    return "\n".join(parts)
+
+
+# ---- pages ------------------------------------------------------------------------------------------------------------
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title} · minimixce</title>
+<link rel="stylesheet" href="style.css">
+</head>
+<body>
+<a class="skip" href="#content">Skip to the content</a>
+<details class="menu" open>
+<summary>minimixce</summary>
+<nav aria-label="Pages">
+{menu}
+</nav>
+</details>
+<main id="content"{wide}>
+{body}
+{around}
+</main>
+<script>if (matchMedia("(max-width: 60rem)").matches) document.querySelector(".menu").open = false</script>
+</body>
+</html>
+"""
+
+
+def menu(current, titles, headings):
+    """The list of all pages; below the current one its sections."""
+    lines = ["<ul>"]
+    for name, title in titles.items():
+        here = ' aria-current="page"' if name == current else ""
+        lines.append(f'<li><a href="{name}.html"{here}>{html.escape(title)}</a>')
+        if name == current and len(headings) > 1:
+            lines += ["<ul>", *(f'<li><a href="#{anchor}">{html.escape(text)}</a></li>' for anchor, text in headings), "</ul>"]
+        lines.append("</li>")
+    return "\n".join([*lines, "</ul>"])
+
+
+def build(out, fast=False, lessons=None):
+    """The whole site into `out` -> the names of its pages; `lessons` limits which are executed (for work on one)."""
+    import api_reference
+    import explorer
+
+    site = Site(out)
+    site.out.mkdir(parents=True, exist_ok=True)
+    bodies, titles = {}, {"index": "Start here"}
+    for name in LESSONS:
+        if lessons and name not in lessons:
+            continue
+        print(name, flush=True)
+        notebook = execute(to_notebook(HERE / f"{name}.py"), name, fast)
+        if not fast:
+            nbformat.write(notebook, HERE / f"{name}.ipynb")
+        bodies[name], titles[name] = lesson_body(notebook, name, site), title_of(notebook.cells[0].source)
+    titles["explorer"] = "Explorer"
+    explorer.build(site.out)
+    for file, title in PAGES:
+        name = Path(file).stem
+        bodies[name], titles[name] = site.render((HERE / file).read_text(encoding="utf-8"), name), title
+    one_file = (HERE / "one_file.py").read_text(encoding="utf-8")
+    bodies["one_file"], titles["one_file"] = f"<h1>The whole idea in one file</h1>\n{code(one_file)}", "One file"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    bodies["readme"], titles["readme"] = site.render(readme, "readme", ROOT), "README"
+    reference = {Path(file).stem: page for file, page in api_reference.pages().items()}
+    titles["api"] = "API reference"
+    bodies |= {name: body for name, (_, body) in reference.items()}
+    bodies["index"] = site.render((HERE / "index.md").read_text(encoding="utf-8"), "index")
+
+    order = list(titles)
+    for name, body in bodies.items():
+        own = titles.get(name) or reference[name][0]
+        around = neighbours(name, order, titles) if name in LESSONS else ""
+        shown = name if name in titles else "api"
+        page = _PAGE.format(
+            title=html.escape(own),
+            menu=menu(shown, titles, site.headings.get(name, []) if name not in ("index", "readme") else []),
+            wide=' class="source"' if name == "one_file" else "",
+            body=body,
+            around=around,
+        )
+        (site.out / f"{name}.html").write_text(page, encoding="utf-8")
+    style = (HERE / "site.css").read_text(encoding="utf-8")
+    (site.out / "style.css").write_text(style + pygments_css(), encoding="utf-8")
+    return [*bodies, "explorer"]
+
+
+def title_of(source):
+    return re.match(r"# (.+)", source).group(1)
+
+
+def neighbours(name, order, titles):
+    """Links to the lessons before and after."""
+    i = order.index(name)
+    links = [(order[i - 1], "←", "prev")] if name != LESSONS[0] else []
+    links += [(order[i + 1], "→", "next")] if order[i + 1] in LESSONS else []
+    return (
+        '<nav class="around" aria-label="Lessons">'
+        + " ".join(
+            f'<a rel="{rel}" href="{other}.html">{arrow} {html.escape(titles[other])}</a>' for other, arrow, rel in links
+        )
+        + "</nav>"
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def pygments_css():
+    """Colours of code, light and dark."""
+    light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
+    return f"\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n.highlight {{ background: none; }}\n"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", default="site", help="folder of the site (default: site)")
+    parser.add_argument("--fast", action="store_true", help="a tenth of the work, for tests; notebooks are left alone")
+    parser.add_argument("--lesson", action="append", help="execute only this one (its number), leave out the others")
+    args = parser.parse_args()
+    chosen = [name for name in LESSONS if name[0] in (args.lesson or ())]
+    if args.lesson and len(chosen) < len(args.lesson):
+        parser.error(f"--lesson must be a number from 1 to {len(LESSONS)}, got {' '.join(args.lesson)}")
+    pages = build(args.out, args.fast, chosen)
+    print(f"{len(pages)} pages; open {args.out}/index.html")
+
+
+if __name__ == "__main__":
+    main()
