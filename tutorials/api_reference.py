@@ -1,0 +1,287 @@
+"""The API reference of the site, from the package's docstrings: `pages()` -> {file name: (title, HTML body)}.
+
+One page for each module and an index, api.html. Modules are read as source and not imported, because a syntax tree keeps what
+objects lose: the order of the file, the text of default values, and the comments beside fields and constants. Docstrings are
+plain text with hand-laid tables and formulas, so their lines stay as they are. Classes for the style sheet: module, contents,
+entry, method, signature, doc (plain text: white-space: pre-wrap), fields, kind, source.
+"""
+
+import ast
+import copy
+import html
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+PACKAGE = Path(__file__).resolve().parent.parent / "minimixce"
+MODULES = (  # in the order of reading
+    "layers",
+    "gpt",
+    "objectives",
+    "worlds",
+    "exact",
+    "estimators",
+    "bigram",
+    "checks",
+    "optim",
+    "training",
+    "text",
+    "metrics",
+    "compare",
+    "world_training",
+    "synthetic",
+    "plots",
+    "backend",
+    "checkpoint",
+    "cli",
+)
+_NAME = re.compile(r"`([^`\n]+)`|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+
+
+class Entry(NamedTuple):
+    """One public name. `name` is also its anchor: loss_and_grads, World, World.sample."""
+
+    name: str
+    kind: str  # function, class, constant, method, classmethod or property
+    signature: str
+    doc: str  # "" where there is none
+    line: int
+    parameters: frozenset
+    fields: str = ""  # the annotated attributes of a NamedTuple or dataclass, as they stand in the source
+    bases: tuple = ()
+    methods: tuple = ()
+
+
+class Module(NamedTuple):
+    """What one file holds."""
+
+    name: str
+    doc: str
+    entries: tuple
+
+
+# ---- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_module(name):
+    """The public names of a module, in the order of its source -> Module."""
+    source = (PACKAGE / f"{name}.py").read_text(encoding="utf-8")
+    tree, lines, entries = ast.parse(source), source.splitlines(), []
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and _is_public(node.name):
+            entries.append(_function(node, node.name, "function"))
+        elif isinstance(node, ast.ClassDef) and _is_public(node.name):
+            entries.append(_class(node, classes, lines))
+        elif isinstance(node, ast.Assign):
+            entries += _constants(node, source, lines)
+    return Module(name, ast.get_docstring(tree) or "", tuple(entries))
+
+
+def _is_public(name):
+    return not name.startswith("_")
+
+
+def _function(node, name, kind):
+    """name and kind as in Entry; a method loses its first parameter, self or cls."""
+    arguments = copy.deepcopy(node.args)
+    if kind != "function":
+        (arguments.posonlyargs or arguments.args).pop(0)
+    parameters = [a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    signature = name if kind == "property" else f"{name}({_double_quoted(ast.unparse(arguments))})"
+    return Entry(name, kind, signature, ast.get_docstring(node) or "", node.lineno, frozenset(parameters))
+
+
+def _double_quoted(code):
+    """ast.unparse writes 'single' quotes, the package "double" ones."""
+    return code if '"' in code else code.replace("'", '"')
+
+
+def _class(node, classes, lines):
+    fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]
+    written = "\n".join(line.strip() for item in fields for line in lines[item.lineno - 1 : item.end_lineno])
+    made_by = next((item for item in node.body if getattr(item, "name", "") == "__init__"), None)
+    if made_by:
+        init = _function(made_by, node.name, "method")
+        signature, parameters = init.signature, init.parameters
+    else:
+        parameters = frozenset(item.target.id for item in fields)
+        values = [item.target.id + (f"={ast.unparse(item.value)}" if item.value else "") for item in fields]
+        signature = f"{node.name}({_double_quoted(', '.join(values))})" if fields else node.name
+    bases, methods = _of_bases(node, classes), {}
+    for base in [*(classes[base] for base in bases if base.startswith("_")), node]:  # what a private base holds is public here
+        for item in base.body:
+            if isinstance(item, ast.FunctionDef) and _is_public(item.name):
+                decorators = {ast.unparse(decorator) for decorator in item.decorator_list}
+                kind = next((kind for kind in ("property", "classmethod") if kind in decorators), "method")
+                methods[item.name] = (item, kind)
+    return Entry(
+        node.name,
+        "class",
+        f"class {signature}",
+        ast.get_docstring(node) or "",
+        node.lineno,
+        parameters,
+        written,
+        tuple(base for base in bases if _is_public(base) and base != "NamedTuple"),
+        tuple(_function(item, f"{node.name}.{name}", kind) for name, (item, kind) in methods.items()),
+    )
+
+
+def _of_bases(node, classes):
+    """Names of the bases of a class, its private ones' bases included, the farthest first."""
+    names = [ast.unparse(base) for base in node.bases]
+    return [name for base in names for name in (*(_of_bases(classes[base], classes) if base in classes else ()), base)]
+
+
+def _constants(node, source, lines):
+    """The capital names that an assignment makes, with the value as it stands in the source and the comment behind it."""
+    for target in node.targets:
+        for name in getattr(target, "elts", [target]):
+            if isinstance(name, ast.Name) and name.id.isupper() and _is_public(name.id):
+                value = ast.get_source_segment(source, node)
+                comment = lines[node.end_lineno - 1].partition("  # ")[2]
+                yield Entry(name.id, "constant", value, comment, node.lineno, frozenset())
+
+
+# ---- links ------------------------------------------------------------------------------------------------------------
+
+
+def page_of(module):
+    """The file name of a module's page."""
+    return f"api_{module}.html"
+
+
+def _targets(modules, exported):
+    """Every name that may be linked -> {name as it is written: page#anchor}, for all modules and for each one's own words."""
+    everywhere, bare, own = {}, {}, {}
+    for module in modules:
+        page, own[module.name] = page_of(module.name), {}
+        everywhere |= {f"minimixce.{module.name}": page, f"mm.{module.name}": page, f"{module.name}.py": page}
+        for entry in module.entries:
+            for each in (entry, *entry.methods):
+                own[module.name][each.name] = f"{page}#{each.name}"
+                for prefix in (f"{module.name}.", f"minimixce.{module.name}.", f"mm.{module.name}."):
+                    everywhere[prefix + each.name] = f"{page}#{each.name}"
+                bare.setdefault(each.name.split(".")[-1], []).append((each, page))
+            if exported.get(entry.name) == module.name:
+                everywhere[f"mm.{entry.name}"] = f"{page}#{entry.name}"
+    for places in bare.values():
+        if len(places) == 1 and places[0][0].kind in ("function", "class"):  # a name that means one thing
+            (entry, page), *_ = places
+            everywhere[entry.name] = f"{page}#{entry.name}"
+    for module in modules:
+        for entry in module.entries:
+            for method in entry.methods:
+                everywhere.setdefault(method.name, f"{page_of(module.name)}#{method.name}")
+    return everywhere, own
+
+
+def _prose(doc, find):
+    """A docstring as HTML: text in backticks is code; what `find` knows becomes a link."""
+    parts, end = [], 0
+    for match in _NAME.finditer(doc):
+        code, plain = match.group(1), match.group(0)
+        target = find(code.partition("(")[0] if code else plain, code is not None)
+        shown = f"<code>{html.escape(code)}</code>" if code else html.escape(plain)
+        parts += [html.escape(doc[end : match.start()]), f'<a href="{target}">{shown}</a>' if target else shown]
+        end = match.end()
+    return "".join(parts) + html.escape(doc[end:])
+
+
+def _finder(module, everywhere, own, entry=None):
+    """find(name, in_backticks) -> page#anchor or None. An English word is a name only in backticks; what an entry calls its
+    own parameters is no link, nor is an entry to itself."""
+    class_name = "" if entry is None else entry.name.split(".")[0]
+
+    def find(name, in_backticks):
+        capitals = sum(letter.isupper() for letter in name)
+        if not in_backticks and not ("_" in name.strip("_") or "." in name or (capitals > 1 and not name.isupper())):
+            return None
+        if entry is not None and (name in entry.parameters or name == entry.name):
+            return None
+        found = own[module].get(f"{class_name}.{name}") or own[module].get(name) or everywhere.get(name)
+        page, _, anchor = (found or "").partition("#")
+        return None if found is None else f"#{anchor}" if page == page_of(module) and anchor else found
+
+    return find
+
+
+# ---- writing ----------------------------------------------------------------------------------------------------------
+
+
+def _first_sentence(doc):
+    """Of a docstring, on one line."""
+    paragraph = " ".join(doc.partition("\n\n")[0].split())
+    return re.split(r"(?<=[.?!])(?<!et al\.)(?<!e\.g\.) ", paragraph)[0]
+
+
+def _entry_html(entry, module, everywhere, own):
+    tag, shown = ("h3", "method") if "." in entry.name else ("h2", "entry")
+    find = _finder(module, everywhere, own, entry)
+    kind = f' <span class="kind">{entry.kind}</span>' if entry.kind in ("classmethod", "property", "constant") else ""
+    parts = [
+        f'<section class="{shown}" id="{entry.name}">',
+        f'<{tag} class="signature"><code>{html.escape(entry.signature)}</code>{kind}</{tag}>',
+    ]
+    if entry.bases:
+        links = (f"{_link(base, everywhere.get(base))}" for base in entry.bases)
+        parts.append(f'<p class="bases">Has also what {", ".join(links)} has.</p>')
+    if entry.doc:
+        parts.append(f'<div class="doc">{_prose(entry.doc, find)}</div>')
+    if entry.fields:
+        parts.append(f'<pre class="fields"><code>{html.escape(entry.fields)}</code></pre>')
+    parts.append(f'<p class="source">minimixce/{module}.py, line {entry.line}</p>')
+    parts += [_entry_html(method, module, everywhere, own) for method in entry.methods]
+    return "\n".join([*parts, "</section>"])
+
+
+def _link(name, target):
+    shown = f"<code>{html.escape(name)}</code>"
+    return f'<a href="{target}">{shown}</a>' if target else shown
+
+
+def _module_html(module, everywhere, own):
+    links = "\n".join(f"<li>{_link(entry.name, f'#{entry.name}')}</li>" for entry in module.entries)
+    entries = "\n".join(_entry_html(entry, module.name, everywhere, own) for entry in module.entries)
+    return (
+        f'<article class="module">\n<h1><code>minimixce.{module.name}</code></h1>\n'
+        f'<div class="doc">{_prose(module.doc, _finder(module.name, everywhere, own))}</div>\n'
+        f'<nav class="contents"><ul>\n{links}\n</ul></nav>\n{entries}\n'
+        '<p><a href="api.html">All modules</a></p>\n</article>'
+    )
+
+
+def _exported():
+    """What `import minimixce as mm` gives under mm itself -> {name: its module}."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module]
+    return {alias.name: node.module for node in imports for alias in node.names}
+
+
+def _index_html(modules, exported):
+    rows = "\n".join(
+        f"<tr><td>{_link(f'minimixce.{module.name}', page_of(module.name))}</td>"
+        f"<td>{html.escape(_first_sentence(module.doc))}</td></tr>"
+        for module in modules
+    )
+    names = "\n".join(
+        f"<li>{_link(f'mm.{name}', f'{page_of(module)}#{name}')}</li>" for name, module in sorted(exported.items())
+    )
+    return (
+        '<article class="module">\n<h1>API reference</h1>\n'
+        "<p>One page for each file of the package, in an order to read them in. The text is that of the docstrings.</p>\n"
+        f"<table>\n<thead><tr><th>module</th><th>what it holds</th></tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n"
+        "<p>After <code>import minimixce as mm</code> these stand under <code>mm</code> itself, everything else under its "
+        f"module:</p>\n<ul>\n{names}\n</ul>\n</article>"
+    )
+
+
+def pages():
+    """All pages -> {file name: (title, HTML body)}; api.html is the index."""
+    modules, exported = [read_module(name) for name in MODULES], _exported()
+    everywhere, own = _targets(modules, exported)
+    made = {"api.html": ("API reference", _index_html(modules, exported))}
+    for module in modules:
+        made[page_of(module.name)] = (f"minimixce.{module.name}", _module_html(module, everywhere, own))
+    return made
