@@ -47,7 +47,7 @@ class Entry(NamedTuple):
     doc: str  # "" where there is none
     line: int
     parameters: frozenset
-    fields: str = ""  # the annotated attributes of a NamedTuple or dataclass, as they stand in the source
+    fields: str = ""  # as it stands in the source: the attributes of a NamedTuple or dataclass, the value of a constant
     bases: tuple = ()
     methods: tuple = ()
 
@@ -135,13 +135,13 @@ def _of_bases(node, classes):
 
 
 def _constants(node, source, lines):
-    """The capital names that an assignment makes, with the value as it stands in the source and the comment behind it."""
+    """The capital names that an assignment makes: the assignment as it stands in fields, the comment behind it in doc."""
     for target in node.targets:
         for name in getattr(target, "elts", [target]):
             if isinstance(name, ast.Name) and name.id.isupper() and _is_public(name.id):
                 value = ast.get_source_segment(source, node)
                 comment = lines[node.end_lineno - 1].partition("  # ")[2]
-                yield Entry(name.id, "constant", value, comment, node.lineno, frozenset())
+                yield Entry(name.id, "constant", name.id, comment, node.lineno, frozenset(), value)
 
 
 # ---- links ------------------------------------------------------------------------------------------------------------
