@@ -1,0 +1,695 @@
+# %% [markdown]
+# # 3 One softmax by hand
+#
+# *Reading: 30 minutes. Computing: 10 seconds on a laptop. Before this: [lesson 1](1_two_cross_entropies.ipynb), the
+# derivatives of exp and log, and the chain rule. You need not have written a backward pass.*
+#
+# **At the end you will know**
+#
+# - why the gradient of $-\log q$ in the logits is *softmax minus one-hot*, and how to write it down yourself;
+# - how a gradient check works, and what it says when a backward is wrong;
+# - that MLE, MixCE and TaiLr are one gradient times three weights $w(q)$, and what each of them is after;
+# - what a stop gradient changes and what it does not.
+
+# %%
+import numpy as np
+from lesson import P_COLOR, SENTENCES, few, figure, oranges, say, sentence_probs, show, source, table
+
+import minimixce as mm
+
+# %% [markdown]
+# ## From three numbers to a loss
+#
+# A language model ends in a row of numbers, one for each token that could come next: the *logits* $z$. They may be
+# any numbers. *Softmax* makes probabilities of them: exponentiate, so that all are positive, then divide by the
+# sum.
+#
+# $$q_v = \frac{e^{z_v}}{\sum_u e^{z_u}}$$
+#
+# Then the data say which token came. Call it $x$. The model's loss is $-\log q_x$: zero if it was sure of $x$,
+# large if it was surprised. (We write $q$ without an index for the probability of the token that came.)
+#
+# Let us take three tokens, and logits that are easy to exponentiate.
+
+# %%
+z = np.log([2.0, 1.0, 1.0])  # (V,) with V = 3
+q = np.exp(z) / np.exp(z).sum()
+x = 0  # the token that came
+say(f"""The exponentials are 2, 1 and 1, their sum is 4, so $q$ = ({q[0]:.2f}, {q[1]:.2f}, {q[2]:.2f}) and −log q =
+    {-np.log(q[x]):.3f}.""")
+
+# %% [markdown]
+# ## Which way is down?
+#
+# To train is to move the logits so that the loss falls. For that we need to know, for each logit, how fast the loss
+# grows when this logit grows: the derivative $\partial L / \partial z_v$. The three together are the *gradient*.
+#
+# The honest way to find a derivative is to try: add a little to one logit, take a little off, and see what the loss
+# does.
+
+
+# %%
+def loss_of(z):
+    """z (V,) -> −log q of token x"""
+    return -np.log(np.exp(z[x]) / np.exp(z).sum())
+
+
+h, tried = 1e-5, np.zeros(3)
+for v in range(3):
+    step = h * (np.arange(3) == v)  # h at place v, 0 elsewhere
+    tried[v] = (loss_of(z + step) - loss_of(z - step)) / (2 * h)
+say(f"Tried: ({tried[0]:.4f}, {tried[1]:.4f}, {tried[2]:.4f}). Compare with $q$ above before you read on.")
+
+# %% [markdown]
+# Two of the numbers are the probabilities themselves. The first is a probability minus one. That is no accident.
+#
+# Take the logarithm of the softmax first; it turns the fraction into a difference:
+#
+# $$-\log q_x = -z_x + \log \sum_u e^{z_u}$$
+#
+# The first term depends on $z_x$ alone: its derivative in $z_v$ is $-1$ if $v = x$ and $0$ otherwise. The second
+# depends on every logit. By the chain rule, the derivative of $\log S$ is one over $S$ times the derivative of $S$,
+# and in $S = \sum_u e^{z_u}$ only one term contains $z_v$:
+#
+# $$\frac{\partial}{\partial z_v} \log \sum_u e^{z_u} = \frac{e^{z_v}}{\sum_u e^{z_u}} = q_v$$
+
+# %% [markdown]
+# Together, with $\mathrm{onehot}(x)$ for the row that is $1$ at place $x$ and $0$ elsewhere:
+#
+# $$\frac{\partial (-\log q_x)}{\partial z} = \mathrm{softmax}(z) - \mathrm{onehot}(x)$$
+#
+# Read it as forces. Descent goes against the gradient, so the token that came is pulled up by what it still lacks,
+# $1 - q_x$, and every other token is pushed down by the probability it holds. The forces add up to zero: adding the
+# same number to all logits would change nothing. And a model that is sure and right feels no force.
+
+# %%
+onehot = np.eye(3)[x]
+derived = q - onehot
+table(
+    ["token", "q", "onehot", "softmax − onehot", "tried"],
+    [[v, f"{q[v]:.2f}", f"{onehot[v]:.0f}", f"{derived[v]:.4f}", f"{tried[v]:.4f}"] for v in range(3)],
+)
+assert np.allclose(derived, tried, atol=1e-8)
+assert abs(derived.sum()) < 1e-12
+
+# %% [markdown]
+# ## A forward and its backward
+#
+# Everything in this package is a pair of functions. The *forward* computes a result and keeps what its backward
+# will need, the *cache*. The *backward* is told how fast the loss grows with the result, `dy`, and answers how fast
+# it grows with the input. For our loss the result is the loss itself, so `dy` is one number, and the answer is `dy`
+# times what we derived.
+
+
+# %%
+def nll_forward(z):
+    """z (V,) -> −log q of token x, and what backward needs"""
+    e = np.exp(z - z.max())  # subtracting the maximum changes no probability, and nothing overflows
+    q = e / e.sum()
+    return -np.log(q[x]), q
+
+
+def nll_backward(dy, q):
+    """dy, a number -> dz (V,)"""
+    dz = dy * q
+    dz[x] -= dy
+    return (dz,)
+
+
+# %% [markdown]
+# `mm.gradcheck` does what we did by trying, with a finer formula and for inputs of any shape: it runs the forward
+# with each input nudged both ways and compares the slopes with what the backward says. From here on it is our
+# referee.
+
+# %%
+report = mm.gradcheck(nll_forward, nll_backward, [z], names=["z"])
+print(report)
+assert report.ok
+
+# %% [markdown]
+# ## Break it, and see it fail
+#
+# A check that never fails is worth nothing. So let us make a mistake on purpose, one that is easily made: we forget
+# to subtract the one-hot.
+#
+# > **Predict.** At which token will the check find the largest disagreement, and of what size?
+
+# %% tags=["reveal"]
+report = mm.gradcheck(nll_forward, lambda dy, q: (dy * q,), [z], names=["z"])
+wrong = report.worst
+say(f"""At token {wrong.worst[0]}, the one that came: only its entry misses something. Backward and numbers there
+    differ by {abs(wrong.analytic - wrong.numeric):.3f}, which is `dy` itself (the check draws `dy` at random); the
+    relative error is {report.max_relative_error:.1f} where {report.tolerance:.0e} is allowed.""")
+print(report)
+assert not report.ok
+assert wrong.worst == (x,)
+
+# %% [markdown]
+# ## The softmax alone
+#
+# Later, in attention, a softmax stands in the middle of a model, and its backward gets a whole row `dprobs`: how
+# fast the loss grows with each probability. Raising $z_j$ raises $q_j$ and, since all must sum to one, lowers the
+# others. With the quotient rule:
+#
+# $$\frac{\partial q_i}{\partial z_j} = q_i \, (1[i = j] - q_j)$$
+#
+# where $1[i = j]$ is $1$ if $i = j$, else $0$. The chain rule adds up the roads from $z_j$ to the loss, one through
+# each $q_i$: $dz_j = \sum_i dq_i \, q_i (1[i = j] - q_j) = q_j \, (dq_j - \sum_i q_i \, dq_i)$. Here are the
+# package's own lines:
+
+# %%
+source(mm.layers.softmax_forward, mm.layers.softmax_backward)
+
+# %% [markdown]
+# Our loss is $-\log$ of one entry of $q$, so its `dprobs` is $-1/q_x$ at $x$ and $0$ elsewhere. Put through
+# `softmax_backward`, that must give softmax minus one-hot again. It does, and the two are one chain rule cut at
+# different places.
+
+# %%
+probs, cache = mm.layers.softmax_forward(z)
+dprobs = np.zeros(3)
+dprobs[x] = -1 / probs[x]
+dz = mm.layers.softmax_backward(dprobs, cache)
+say(f"Through the softmax: ({dz[0]:.4f}, {dz[1]:.4f}, {dz[2]:.4f}).")
+assert np.allclose(dz, derived)
+
+# %% [markdown]
+# ## The context "here"
+#
+# Now to the world of lesson 1. A bigram model knows only the last word. After "here" it has one row of logits, but
+# the truth depends on a word that it has forgotten: after "cat here" comes *sleeps*, after "cats here" comes
+# *sleep*. What it sees of the data are the counts after "here".
+
+# %%
+world = mm.worlds.agreement()
+words = [word or "(end)" for word in world.words]
+here = world.words.index("here")
+counts = mm.exact.bigram_counts(world, max_len=4)[here]  # (V,) expected counts per sentence
+p = counts / counts.sum()
+say(
+    "After “here” the data continue with "
+    + ", ".join(f"{words[v]} ({p[v]:.2f})" for v in np.flatnonzero(p))
+    + ", and nothing else."
+)
+
+# %% [markdown]
+# The expected gradient in this row is an average over what comes,
+# $\sum_v p_v \, (\mathrm{softmax} - \mathrm{onehot}(v)) = q - p$. It vanishes when $q = p$: **maximum likelihood
+# counts**. Let descent find that on its own.
+
+
+# %%
+def descend(objective, p, rate=1.0):
+    """Gradient descent on one row of logits under an objective, in expectation over p (V,) -> softmax (V,)."""
+    z, every_token = np.zeros(len(p)), np.arange(len(p))
+    for _ in range(few(4000, 1500)):
+        logits = np.tile(z, (len(p), 1))  # (V,V): row v is the model's row, in the case that token v comes
+        _, w = objective(logits, every_token, reduction="none")  # (V,), (V,)
+        pull = p * w  # (V,) how often token v comes, times how hard it then pulls
+        q = mm.layers.softmax_forward(z)[0]
+        z = z - rate * (pull.sum() * q - pull)
+    return mm.layers.softmax_forward(z)[0]
+
+
+q_here = descend(mm.objectives.mle, p)
+say(f"""From the uniform start the row ends at sleeps {q_here[4]:.3f}, sleep {q_here[5]:.3f}. So after “cat here”
+    the model writes *sleep*, which is impossible there, with probability {q_here[5]:.2f}, and after “cats here”
+    *sleeps* with {q_here[4]:.2f}. No amount of data changes that.""")
+assert np.allclose(q_here, p, atol=0.01)
+
+# %% [markdown]
+# ## Other losses: a weight on the same gradient
+#
+# The function `descend` already used the idea of this section: the letter `w`. Suppose the loss of a token is not
+# $-\log q$ but some other function $f(q)$ of the probability the token had. We know $\partial(-\log q)/\partial z$,
+# and $-\log q$ has the derivative $-1/q$ in $q$; so
+# $\partial q / \partial z = -q \, (\mathrm{softmax} - \mathrm{onehot})$, and by the chain rule
+#
+# $$\frac{\partial f(q)}{\partial z} = w(q) \, (\mathrm{softmax} - \mathrm{onehot}), \qquad w(q) = -q \, f'(q)$$
+#
+# The direction in the logits never changes. Only its length does, and it depends on nothing but $q$.
+
+# %% [markdown]
+# | objective | $f(q)$ | $w(q)$ |
+# | --- | --- | --- |
+# | `mle` | $-\log q$ | $1$ |
+# | `mixce`, η (η = 1 is MLE) | $-\eta \log q - (1-\eta) \, q$ | $\eta + (1-\eta) \, q$ |
+# | `tailr`, γ (γ = 0 is MLE) | $-\log(\gamma + (1-\gamma) \, q) / (1-\gamma)$ | $q / (\gamma + (1-\gamma) \, q)$ |
+#
+# Check one line with a pencil: for MixCE, $f'(q) = -\eta/q - (1-\eta)$, and times $-q$ that is
+# $\eta + (1-\eta) \, q$. Where the second term of MixCE comes from is the subject of
+# [lesson 6](6_the_approximation.ipynb); here it is one more function of $q$. And these are the package's own lines:
+# the pass that all share, then what makes MixCE MixCE.
+
+# %%
+source(mm.objectives._token_objective, mm.objectives.mixce)
+
+
+# %%
+def weight_figure():
+    fig = figure(7.5, 3.4)
+    left, right = fig.subplots(1, 2)
+    q = np.sort(np.append(np.geomspace(1e-4, 1, 200), np.linspace(1e-4, 1, 200)))
+    w = {
+        "MLE": np.ones_like(q),
+        "MixCE, η = 0.5": 0.5 + 0.5 * q,
+        "MixCE, η = 0.1": 0.1 + 0.9 * q,
+        "TaiLr, γ = 0.1": q / (0.1 + 0.9 * q),
+    }
+    for ax in (left, right):
+        for (label, values), color in zip(w.items(), oranges(len(w))):
+            ax.plot(q, values, color=color, label=label, lw=2, ls="--" if "TaiLr" in label else "-")
+        ax.set(xlabel="q, the model's probability of the token that came", ylabel="weight w(q)")
+    left.set(title="all q", ylim=(0, 1.05))
+    left.legend(fontsize=8, loc="lower right")
+    right.set(title="small q enlarged", xscale="log", xlim=(1e-4, 1), ylim=(0, 1.05))
+    for ax in (left, right):
+        ax.xaxis.label.set_fontsize(8)
+    return fig
+
+
+show(
+    weight_figure(),
+    "Weight against q: MLE 1 everywhere; MixCE straight lines from η to 1; TaiLr steep near zero, then flat near 1.",
+)
+
+# %% [markdown]
+# Read the picture at its left edge, where the model finds the token absurd. MLE pulls with full force: whatever
+# occurs in the data must get probability. MixCE never pulls with less than $\eta$. TaiLr lets go altogether. At the
+# right edge, where the model agrees with the data, all three pull alike.
+#
+# Let the referee decide whether all of this is right, on a batch with an ignored target (−1).
+
+# %%
+rng = np.random.default_rng(0)
+logits, targets = rng.standard_normal((4, 5)), np.array([0, 3, -1, 2])  # (N,V), (N,)
+for name, options in (("mle", {}), ("mixce", {"eta": 0.5}), ("mixce", {"eta": 0.1}), ("tailr", {"gamma": 0.1})):
+    objective = getattr(mm.objectives, name)
+    report = mm.gradcheck(lambda z: objective(z, targets, **options), lambda dy, dlogits: (dy * dlogits,), [logits])  # noqa: B023
+    print(f"{name:<6} {options!s:<15} relative error {report.max_relative_error:.0e}  {'OK' if report.ok else 'WRONG'}")
+    assert report.ok
+
+# %% [markdown]
+# ## A surrogate, and what its gradient stops at
+#
+# Many programs do not write MixCE as above. The reference implementation computes a weight and multiplies the usual
+# loss by it:
+#
+# $$-(\eta + (1-\eta) \, \mathrm{sg}[q]) \, \log q$$
+#
+# where sg, *stop gradient* (`detach` in PyTorch), says: use the number, but differentiate as if it were a constant.
+# With the weight held constant, the derivative is weight times (softmax − onehot), the gradient of MixCE. A loss
+# written for its gradient alone is called a *surrogate*. Its value is another: it is not
+# $-\eta \log q - (1-\eta) \, q$.
+
+# %%
+one, eta = np.array([x]), 0.5
+true_loss, true_gradient = mm.objectives.mixce(z[None], one, eta=eta)
+surrogate_loss, surrogate_gradient = mm.objectives.mixce_surrogate(z[None], one, eta=eta)
+say(f"""At our three tokens: MixCE's value is {float(true_loss):.3f}, the surrogate's {float(surrogate_loss):.3f}.
+    Both gradients are ({", ".join(f"{g:.3f}" for g in true_gradient[0])}).""")
+assert np.allclose(true_gradient, surrogate_gradient)
+assert abs(true_loss - surrogate_loss) > 0.1
+
+# %% [markdown]
+# > **Predict.** “A stop gradient changes nothing but the value.” Take the `sg` out of the surrogate. What changes:
+# > the value, the gradient, or both?
+
+
+# %% tags=["reveal"]
+def without_stop(z):
+    """−(η + (1−η) q) log q, all of it differentiated -> loss, cache"""
+    q = mm.layers.softmax_forward(z)[0]
+    return -(eta + (1 - eta) * q[x]) * np.log(q[x]), q
+
+
+def without_stop_backward(dy, q):
+    w = eta + (1 - eta) * q[x] * (1 + np.log(q[x]))  # the product rule has a second term now
+    return (dy * w * (q - onehot),)
+
+
+say(f"""The gradient, and only the gradient: the sentence has it backwards. The value is {without_stop(z)[0]:.3f}
+    with and without `sg`. But at our three tokens the weight was {eta + (1 - eta) * q[x]:.3f}, and without `sg` it
+    is {eta + (1 - eta) * q[x] * (1 + np.log(q[x])):.3f}.""")
+assert np.isclose(without_stop(z)[0], surrogate_loss)
+assert mm.gradcheck(without_stop, without_stop_backward, [z]).ok
+
+# %% [markdown]
+# Without `sg` the product rule differentiates the weight as well, and the weight on (softmax − onehot) becomes
+#
+# $$\eta + (1-\eta) \, q \, (1 + \log q)$$
+#
+# Now a puzzle: a gradient check differentiates the whole value. So what must it say about the surrogate, whose
+# backward is right *as intended*?
+#
+# > **Predict.** Which of these two checks passes: the surrogate's value as it stands, or the value with the weight
+# > frozen at the logits where the gradient is taken?
+
+
+# %% tags=["reveal"]
+def surrogate(z):
+    loss, dlogits = mm.objectives.mixce_surrogate(z[None], one, eta=eta)
+    return loss, dlogits[0]
+
+
+frozen = eta + (1 - eta) * q[x]  # the weight at z, a number from now on
+
+
+def surrogate_frozen(z):
+    return frozen * nll_forward(z)[0], surrogate(z)[1]
+
+
+whole = mm.gradcheck(surrogate, lambda dy, dz: (dy * dz,), [z], names=["whole value"])
+held = mm.gradcheck(surrogate_frozen, lambda dy, dz: (dy * dz,), [z], names=["frozen weight"])
+say("""Frozen weight: passes. Whole value: fails, and must. The surrogate is a function of two things, $L(z; z_0)$:
+    the weight is taken at $z_0$, the derivative in $z$ with $z_0$ held, at $z = z_0$. A check of the whole value
+    moves both.""")
+print(held, whole, sep="\n")
+assert held.ok
+assert not whole.ok
+
+# %% [markdown]
+# ## If you forget it
+#
+# No error message will tell. The value is the one you expect, training runs, the loss falls. Look at the weight
+# that you would be training with.
+
+
+# %%
+def forgotten_figure():
+    fig = figure(7.5, 3.2)
+    ax = fig.subplots()
+    q = np.linspace(1e-4, 1, 500)
+    for eta, color in zip((0.5, 0.1, 0.01), oranges(3)):
+        ax.plot(q, eta + (1 - eta) * q, color=color, lw=2, label=f"MixCE, η = {eta}")
+        ax.plot(q, eta + (1 - eta) * q * (1 + np.log(q)), color=color, lw=2, ls=":", label=f"forgotten, η = {eta}")
+    ax.axhspan(-0.2, 0, color="0.93", zorder=0)
+    ax.text(0.98, -0.12, "negative: pushes away what the data say", ha="right", va="center", fontsize=8, color="0.35")
+    ax.set(xlabel="q, the model's probability of the token that came", ylabel="weight", xlim=(0, 1), ylim=(-0.2, 1.05))
+    ax.legend(fontsize=8, ncols=3, loc="upper left")
+    return fig
+
+
+show(
+    forgotten_figure(),
+    "Weights with and without the stop gradient: without it they dip near q = 0.1 and are negative there at small η.",
+)
+
+# %%
+least = np.exp(-2.0)  # where q (1 + log q) is least: its derivative 2 + log q is zero there
+limit = least / (1 + least)  # η + (1−η)(−e^−2) = 0
+say(f"""The weight is least at q = e⁻² = {least:.3f}, where it is η − (1−η)·{least:.3f}: negative for every η below
+    {limit:.3f}. There descent *lowers* the probability of the token that came.""")
+
+# %% [markdown]
+# > **Predict.** A model gives the right answer probability $e^{-2}$. We train it on that answer alone, over and
+# > over, at η = 0.01. With the stop gradient it learns it. Without?
+
+
+# %% tags=["reveal"]
+def learn(weight, q0, rate=0.5):
+    """Train three logits on token 0, which starts at q0 -> its probability at the end"""
+    z = np.log([q0, (1 - q0) / 2, (1 - q0) / 2])
+    for _ in range(few(3000, 1500)):
+        q = mm.layers.softmax_forward(z)[0]
+        z = z - rate * weight(q[0]) * (q - onehot)
+    return q[0]
+
+
+with_stop = learn(lambda q: 0.01 + 0.99 * q, least)
+forgotten = learn(lambda q: 0.01 + 0.99 * q * (1 + np.log(q)), least)
+say(f"""It unlearns it. With the stop gradient q rises from {least:.3f} to {with_stop:.3f}; without, it falls to
+    {forgotten:.4f} and stays where the weight is zero.""")
+assert with_stop > 0.95
+assert forgotten < 0.01
+
+# %% [markdown]
+# ## Values at different η do not compare
+#
+# > **Predict.** One and the same model, the MLE bigram of `agreement()`, is evaluated with the MixCE loss at η = 1,
+# > 0.5, 0.1 and 0. Are the four values alike? Does a lower one mean a better model?
+
+
+# %% tags=["reveal"]
+def mle_table(world, max_len=4):
+    """Counting: the logits are the logarithms of the expected counts. A row that is never used stays uniform."""
+    model, counts = mm.TableBigram(world.vocab_size), mm.exact.bigram_counts(world, max_len)
+    used = counts.sum(axis=1) > 0
+    model.params["logits"][used] = np.log(np.maximum(counts[used], 1e-30))
+    return model
+
+
+mle_model = mle_table(world)
+etas = (1, 0.5, 0.1, 0)
+values = [float(mm.exact.loss_and_grads(mle_model, world, 4, objective="mixce", eta=eta)[0]) for eta in etas]
+say(
+    "Not alike, though nothing about the model changed: "
+    + ", ".join(f"{value:.2f} at η = {eta}" for eta, value in zip(etas, values))
+)
+say("""(nats per sequence, in expectation over the data). The loss is a weighted mean of −log q, which is positive,
+    and −q, which is negative. Another η is another scale, like Celsius and Fahrenheit. A curve of losses over η
+    says nothing about models.""")
+assert values == sorted(values, reverse=True)
+assert values[-1] < 0 < values[0]
+
+# %% [markdown]
+# To compare models, choose one measure and apply it to all: a loss at *one* η, or better something that no
+# objective optimises, such as the share of valid sentences. And never choose η by the training loss.
+
+# %% [markdown]
+# ## Fixed points: what each objective is after
+#
+# A row of logits stops moving when its expected gradient is zero. With $p$ the data's probabilities in this
+# context, and $w_v = w(q_v)$:
+#
+# $$\sum_v p_v w_v \, (q - \mathrm{onehot}(v)) = 0$$
+#
+# Its entry $v$ says $p_v \, w(q_v) = \lambda \, q_v$, where $\lambda = \sum_u p_u w_u$ is the same for all tokens.
+# Solve for $q_v$. MLE: $w = 1$, so $q_v = p_v$ and $\lambda = 1$. MixCE, then TaiLr:
+#
+# $$q_v = \frac{\eta \, p_v}{\lambda - (1-\eta) \, p_v}$$
+#
+# $$q_v = \max\left(0, \frac{p_v/\lambda - \gamma}{1-\gamma}\right)$$
+#
+# One number is left to find, $\lambda$: the one for which $q$ sums to one. Both sums fall as $\lambda$ grows, so
+# halving an interval finds it. (TaiLr's 0 is where the gradient vanishes because $q_v$ does.)
+
+
+# %%
+def mixce_q(p, lam, eta):
+    return eta * p / (lam - (1 - eta) * p)
+
+
+def tailr_q(p, lam, gamma):
+    return np.maximum(0, (p / lam - gamma) / (1 - gamma))
+
+
+def normaliser(formula, p, ratio):
+    """The λ at which formula(p, λ, ratio) sums to one; p (V,) -> a number"""
+    low, high = (1 - ratio) * p.max() if formula is mixce_q else 1e-9, 1 / ratio
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if formula(p, middle, ratio).sum() > 1 else (low, middle)
+    return high
+
+
+p_five = np.array([0.50, 0.25, 0.15, 0.07, 0.03])  # what follows in some context
+fixed = {"MLE": p_five}
+for formula, name, ratio in ((mixce_q, "MixCE, η", 0.5), (mixce_q, "MixCE, η", 0.1), (tailr_q, "TaiLr, γ", 0.1)):
+    fixed[f"{name} = {ratio}"] = formula(p_five, normaliser(formula, p_five, ratio), ratio)
+table(["fixed point", *(f"q({v + 1})" for v in range(5))], [[name, *(f"{a:.3f}" for a in row)] for name, row in fixed.items()])
+
+# %% [markdown]
+# Does training really go there? Descent with the package's own weights, from uniform logits, is the judge.
+
+# %%
+found = descend(lambda z, y, **options: mm.objectives.mixce(z, y, eta=0.1, **options), p_five, rate=2.0)
+say(f"MixCE at η = 0.1, by descent: ({', '.join(f'{a:.3f}' for a in found)}).")
+found_tailr = descend(lambda z, y, **options: mm.objectives.tailr(z, y, gamma=0.1, **options), p_five, rate=2.0)
+say(f"TaiLr at γ = 0.1, by descent: ({', '.join(f'{a:.3f}' for a in found_tailr)}).")
+assert np.allclose(found, fixed["MixCE, η = 0.1"], atol=1e-3)
+assert np.allclose(found_tailr, fixed["TaiLr, γ = 0.1"], atol=0.01)
+
+
+# %%
+def fixed_point_figure():
+    fig = figure(7.5, 4.4)
+    ax = fig.subplots()
+    grid = np.linspace(0, 0.55, 400)
+    curves = [("MixCE, η = 0.5", mixce_q, 0.5), ("MixCE, η = 0.1", mixce_q, 0.1), ("TaiLr, γ = 0.1", tailr_q, 0.1)]
+    ax.plot(grid, grid, color=P_COLOR, lw=1.5, label="MLE: q = p")
+    ax.plot(p_five, p_five, "o", color=P_COLOR)
+    for (label, formula, ratio), color in zip(curves, oranges(3)):
+        lam = normaliser(formula, p_five, ratio)
+        inside = lam > (1 - ratio) * grid if formula is mixce_q else grid >= 0
+        ax.plot(
+            grid[inside],
+            formula(grid[inside], lam, ratio),
+            color=color,
+            lw=2,
+            ls="--" if "TaiLr" in label else "-",
+            label=label,
+        )
+        ax.plot(p_five, fixed[label], "o", color=color)
+    cut = 0.1 * normaliser(tailr_q, p_five, 0.1)
+    note = "TaiLr is exactly zero\nleft of here"
+    ax.annotate(
+        note, (cut, 0), (cut, 0.4), ha="center", fontsize=8, color="0.35", arrowprops={"arrowstyle": "->", "color": "0.5"}
+    )
+    ax.set(xlabel="p, the data's probability of a token", ylabel="q, where training ends", xlim=(0, 0.55), ylim=(-0.02, 0.95))
+    ax.set_xticks(p_five, [f"{a:.2f}" for a in p_five])
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0.28, 1))
+    return fig
+
+
+show(
+    fixed_point_figure(),
+    "Optimal q against p, one context: MLE on the diagonal, MixCE bent upwards at the right, TaiLr zero at small p.",
+)
+
+# %% [markdown]
+# This is the picture to keep. **MLE** ends on the diagonal: it gives back the data. **MixCE** bends: the likeliest
+# token gains, and all others lose. Near zero the curve is a straight line through the origin, of slope
+# $\eta/\lambda$: small tokens are scaled by one factor, and none of them dies. **TaiLr** reaches zero at
+# $p = \gamma\lambda$ and stays there: what is rarer is cut off.
+#
+# Neither MixCE nor TaiLr ends at $q = p$, even for a model that could represent $p$. They sharpen, on purpose: they
+# prefer to miss something rather than to invent it. Whether that buys valid sentences is a question to measure.
+
+# %% [markdown]
+# ## Back to "here"
+#
+# After "here" every sentence's fate hangs on one row, so let us see what sharpening does to it.
+
+# %%
+pair, valid, rows = np.array([0.6, 0.4]), [], []
+for label, formula, ratio in (
+    ("MLE", None, None),
+    ("MixCE, η = 0.5", mixce_q, 0.5),
+    ("MixCE, η = 0.1", mixce_q, 0.1),
+    ("TaiLr, γ = 0.1", tailr_q, 0.1),
+):
+    q_pair = pair if formula is None else formula(pair, normaliser(formula, pair, ratio), ratio)
+    model = mle_table(world)
+    model.params["logits"][here, [4, 5]] = np.log(np.maximum(q_pair, 1e-30))  # all other rows stay at the data's
+    valid.append(float(mm.exact.measure(model, world, 4)["validity"]))
+    bad = sentence_probs(model)[SENTENCES.index("cat here sleep")]
+    rows.append([label, f"{q_pair[0]:.3f}", f"{q_pair[1]:.3f}", f"{bad:.3f}", f"{valid[-1]:.3f}"])
+table(["row “here” trained by", "q(sleeps)", "q(sleep)", "Q(cat here sleep)", "share of valid sentences"], rows)
+
+# %%
+say(f"""At η = 0.5 the row hardly moves, and the share of valid sentences goes from {valid[0]:.3f} to
+    {valid[1]:.3f}. At η = 0.1 it is {valid[2]:.3f}: sharpening one row gives up “cats here sleep” for the sake of
+    “cat here sleeps”, and “cats here” still goes on to the wrong verb. With nouns this even in number, one row
+    cannot mend what the model has forgotten. Lesson 6 lets all rows move, and asks where the power of the reverse
+    cross-entropy of lesson 1 was lost.""")
+assert valid[0] < valid[1] < valid[0] + 0.02
+
+# %% [markdown]
+# ## Summary
+#
+# - The gradient of $-\log q$ in the logits is softmax − onehot: pull up what came, by what it lacks; push down the
+#   rest, by what they hold.
+# - A backward is checked by trying. A check earns trust by failing on a broken backward.
+# - Every loss $f(q)$ of the token's probability has that gradient times $w(q) = -q f'(q)$: 1 for MLE,
+#   $\eta + (1-\eta)q$ for MixCE, $q/(\gamma + (1-\gamma)q)$ for TaiLr.
+# - A stop gradient leaves the value as it is and changes the gradient. Forgetting it in MixCE's surrogate gives a
+#   weight that is negative at small η, without any error message.
+# - Losses at different η are on different scales.
+# - Fixed points: MLE on the diagonal, MixCE bends and keeps the tail, TaiLr cuts it.
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. *Pencil.* With $q = (1/2, 1/4, 1/4)$, token 1 comes (the second). Write down the gradient of $-\log q$, and
+#    that of MixCE at $\eta = 1/2$.
+# 2. *Pencil and code.* The focal loss is $f(q) = -(1-q)^2 \log q$. Derive its $w(q)$, write the loss in the form of
+#    `mm.objectives` for logits (N,V), and let `mm.gradcheck` decide. At which end of $q$ does it pull less than
+#    MLE?
+# 3. *Code.* Somebody checks a softmax backward with `dprobs` all ones, and any number of wrong backwards pass. Find
+#    one, and say why the check is blind.
+# 4. *Think.* In the context “here” ($p = (3/5, 2/5)$), where does MixCE's fixed point go as η goes to 0? And if the
+#    two were equally likely?
+# 5. *Code.* Is the loss at the fixed point really least there? Evaluate $\sum_v p_v f(q_v)$ of MixCE at η = 0.1 at
+#    its fixed point and at a thousand random $q$ near it.
+
+# %% [markdown] tags=["solution"]
+# **Solution 1.** Softmax minus one-hot: $(1/2, -3/4, 1/4)$. MixCE's weight is $1/2 + 1/2 \cdot 1/4 = 5/8$, so its
+# gradient is $(5/16, -15/32, 5/32)$.
+
+# %% tags=["solution"]
+_, gradient = mm.objectives.mixce(z[None], np.array([1]), eta=0.5)
+say(f"The package says ({', '.join(f'{32 * g:.0f}/32' for g in gradient[0])}).")
+assert np.allclose(gradient[0], [10 / 32, -15 / 32, 5 / 32])
+
+# %% [markdown] tags=["solution"]
+# **Solution 2.** $f'(q) = 2(1-q)\log q - (1-q)^2/q$, so $w(q) = -q f'(q) = (1-q)^2 - 2 q (1-q) \log q$. It pulls
+# less than MLE near $q = 1$, where it lets go: the mirror image of MixCE, which lets go of what the model finds
+# absurd.
+
+
+# %% tags=["solution"]
+def focal(logits, targets):
+    """logits (N,V), targets (N,) -> loss, dlogits (N,V)"""
+    q, n = mm.layers.softmax_forward(logits)[0], np.arange(len(targets))
+    q_target = q[n, targets]
+    w = (1 - q_target) ** 2 - 2 * q_target * (1 - q_target) * np.log(q_target)
+    dlogits = w[:, None] * (q - np.eye(q.shape[1])[targets]) / len(targets)
+    return -((1 - q_target) ** 2 * np.log(q_target)).mean(), dlogits
+
+
+report = mm.gradcheck(
+    lambda z: focal(z, np.array([0, 3, 1, 2])), lambda dy, dlogits: (dy * dlogits,), [logits], names=["logits"]
+)
+print(report)
+assert report.ok
+
+# %% [markdown] tags=["solution"]
+# **Solution 3.** With `dprobs` all ones, what is differentiated is the sum of the probabilities, which is 1
+# whatever the logits: the right answer is zero. A backward that returns zeros passes, as does any multiple of the
+# right one. That is why `mm.gradcheck` draws `dy` at random.
+
+# %% tags=["solution"]
+right = mm.layers.softmax_backward(np.ones(3), cache)
+say(f"The right backward at all ones: largest entry {np.abs(right).max():.0e}. A backward that returns zeros agrees with it.")
+report = mm.gradcheck(mm.layers.softmax_forward, lambda dprobs, cache: (np.zeros(3),), [z], names=["z"])
+print(report)
+assert np.abs(right).max() < 1e-12
+assert not report.ok
+
+# %% [markdown] tags=["solution"]
+# **Solution 4.** $\lambda$ must stay above $(1-\eta) \cdot 3/5$. As $\eta \to 0$,
+# $q(\text{sleep}) = \eta p/(\lambda - (1-\eta)p)$ has a denominator that stays above $1/5$ or so, so it goes to 0,
+# and *sleeps* takes all. If both are equally likely, symmetry keeps them at one half each for every η > 0: MixCE
+# sharpens differences, it makes none.
+
+# %% tags=["solution"]
+limits = {}
+for p_two in (np.array([0.6, 0.4]), np.array([0.5, 0.5])):
+    for eta in (0.1, 0.01, 0.001):
+        limits[p_two[0], eta] = q_two = mixce_q(p_two, normaliser(mixce_q, p_two, eta), eta)
+        say(f"p = ({p_two[0]}, {p_two[1]}), η = {eta}: q = ({q_two[0]:.3f}, {q_two[1]:.3f})")
+assert limits[0.6, 0.001][1] < 0.01
+assert np.allclose(limits[0.5, 0.001], 0.5)
+
+# %% [markdown] tags=["solution"]
+# **Solution 5.** It is, near it and everywhere: $-\eta \log q - (1-\eta) q$ is a convex function of $q$ for η > 0,
+# and a convex function on the probabilities has one minimum.
+
+
+# %% tags=["solution"]
+def expected_mixce(q, eta=0.1):
+    return (p_five * (-eta * np.log(q) - (1 - eta) * q)).sum(axis=-1)
+
+
+best = fixed["MixCE, η = 0.1"]
+near = best * np.exp(0.1 * rng.standard_normal((1000, 5)))
+near /= near.sum(axis=1, keepdims=True)
+say(f"At the fixed point {expected_mixce(best):.6f}; the least of a thousand neighbours {expected_mixce(near).min():.6f}.")
+assert expected_mixce(near).min() > expected_mixce(best)
+
+# %% [markdown]
+# **Where to go next.** On the evening path, [lesson 6](6_the_approximation.ipynb): how the reverse cross-entropy
+# became a weight, and what that cost. In order, [lesson 4](4_the_exact_reverse_gradient.ipynb): the reverse
+# gradient itself, without approximation. All formulas of this lesson are in [math §6](math.md#6-token-objectives);
+# to move the sliders yourself, the [explorer](explorer.html); to choose, [which objective](which_objective.md).
