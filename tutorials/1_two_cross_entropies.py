@@ -1,0 +1,553 @@
+# %% [markdown]
+# # 1 Two cross-entropies
+#
+# *Reading: 25 minutes. Computing: 10 seconds on a laptop. Before this: what a softmax is, what an expectation is.*
+#
+# **At the end you will know**
+#
+# - why a perfectly trained language model can write nonsense, and which quantity notices;
+# - what the forward and the reverse cross-entropy and the two KL divergences are, where each is least, and which of
+#   them pull in the same direction;
+# - what "mode-seeking" means, and when it is not true;
+# - which mixture MixCE minimises, and why it cannot be computed on text as it stands.
+#
+# This is the first lesson of the short path 1 → 3 → 6, and of the long one through all eight.
+
+# %%
+import numpy as np
+from lesson import (
+    INVALID,
+    MAX_LEN,
+    P_COLOR,
+    Q_COLOR,
+    VALID,
+    figure,
+    optimal_table,
+    say,
+    sentence_bars,
+    sentence_probs,
+    show,
+    table,
+)
+
+import minimixce as mm
+
+# %% [markdown]
+# ## Eight sentences by a well-trained model
+#
+# Here is a language with four sentences. A noun, "cat" or "cats"; perhaps "here"; then the verb, which agrees with
+# the noun. Because somebody wrote this language down, every probability in it is known. Such a known distribution is
+# called a *world*, and its probabilities are called $P$.
+
+# %%
+world = mm.worlds.agreement()
+table(["sentence", "P(sentence)"], [[text, f"{p:.2f}"] for text, p in zip(VALID, sentence_probs(world))])
+
+# %% [markdown]
+# Now a model of this language, whose probabilities are called $Q$. It is the simplest there is, a *bigram*: a table
+# with one row for each word, which holds the probabilities of the next word. It is trained by *maximum likelihood*
+# (MLE): among all such tables, the one that makes sentences drawn from $P$ as probable as can be. `optimal_table`
+# does this with the exact expectation over $P$, so it is as if the training data were endless.
+#
+# Eight sentences that this model writes:
+
+# %%
+model = optimal_table("forward_ce")  # the name of the objective: soon you will know why
+rows = mm.estimators.sample(model, 8, MAX_LEN, seed=7)  # a seed at which the eight look like the average
+possible = world.log_prob(rows) > -np.inf
+table(["the model wrote", "can P write it?"], [[world.text(r), "yes" if ok else "✗ never"] for r, ok in zip(rows, possible)])
+
+impossible = 1 - float(mm.exact.measure(model, world, MAX_LEN)["validity"])
+assert 0.23 < impossible < 0.25
+say(
+    f"Marked: {8 - possible.sum()} of 8. Eight are few, but this world is small enough to add up every sentence there is: the "
+    f"model writes something impossible with probability {impossible:.2f}."
+)
+
+# %% [markdown]
+# Nothing went wrong in training. The table looks only at the last word, and after "here" it has forgotten whether
+# there was one cat or several. So it gives the verb its average there:
+
+# %%
+after = np.exp(model.params["logits"][world.words.index("here")])
+after /= after.sum()  # the softmax of one row
+for verb in ("sleeps", "sleep"):
+    say(f'Q({verb} | here) = {after[world.words.index(verb)]:.2f}, whichever noun came before "here".')
+
+# %% [markdown]
+# More data would not help, nor more steps. This is the best bigram *in the sense of maximum likelihood*, and that is
+# the point: a model that cannot represent $P$ has to err somewhere, and the objective decides where. Maximum
+# likelihood would rather invent two sentences that do not exist than be surprised by one that does. Large models of
+# text can represent far more, but not everything, and the same choice is made for them.
+#
+# ## Who draws, and who judges
+#
+# Seeing $x$ with probability $p$ costs a *surprise* of $-\log p$ (natural logarithm; the unit is the *nat*). A sure
+# thing costs nothing, an impossible one infinitely much. Take the mean surprise when one distribution draws $x$ and
+# another one judges it:
+#
+# $$
+# \begin{aligned}
+# F &= -\sum_x P(x) \log Q(x) & &\text{the forward cross-entropy: the data draw, the model judges} \\
+# R &= -\sum_x Q(x) \log P(x) & &\text{the reverse cross-entropy: the model draws, the data judge}
+# \end{aligned}
+# $$
+#
+# Minimising $F$ is maximum likelihood. It asks: *does the model find likely what people write?* $R$ asks what a
+# reader asks: *would people write what the model writes?* The eight sentences above fail the second question only.
+
+# %% [markdown]
+# If the same distribution draws and judges, the mean surprise is its *entropy*, $H(P) = -\sum_x P(x) \log P(x)$. A
+# *KL divergence* is what a judge loses by not being the one who draws:
+#
+# $$
+# \mathrm{KL}(P \| Q) = F - H(P), \qquad \mathrm{KL}(Q \| P) = R - H(Q).
+# $$
+#
+# Both are zero if $Q = P$ and positive otherwise. To see all four, three outcomes A, B, C are enough. Think of each
+# as a whole sentence; how sentences are made of words is the subject of [lesson 2](2_sequences_and_worlds.ipynb).
+
+# %%
+P = np.array([0.6, 0.3, 0.1])
+
+
+def quantities(Q, P=P):
+    """Q, (3,) or any number of rows (…,3) -> the four, in nats."""
+    log_p, log_q = (np.log(np.maximum(x, 1e-30)) for x in (P, Q))  # so that 0 · log 0 is 0
+    F, R = -(P * log_q).sum(-1), -(Q * log_p).sum(-1)
+    entropy_p, entropy_q = -(P * log_p).sum(-1), -(Q * log_q).sum(-1)
+    return {"F": F, "R": R, "KL(P‖Q)": F - entropy_p, "KL(Q‖P)": R - entropy_q}
+
+
+examples = {"P itself": P, "uniform": np.ones(3) / 3, "nearly all on A": np.array([0.98, 0.01, 0.01])}
+values = [[name, *(f"{value:.3f}" for value in quantities(Q).values())] for name, Q in examples.items()]
+table(["Q", *quantities(P)], values)
+
+# %% [markdown]
+# Look along the rows. $F$ and both divergences like $Q = P$ best of the three. $R$ does not.
+#
+# ## Where each is least
+#
+# > **Predict.** Let $Q$ be any distribution over A, B, C. At which $Q$ is each of the four least? For three of them
+# > the table suggests the answer. Where is $R$ least, and how low does it get?
+
+# %% tags=["reveal"]
+n = 100
+grid = np.array([(a, b, n - a - b) for a in range(n + 1) for b in range(n + 1 - a)]) / n  # every Q in steps of 1/100
+best = {name: grid[values.argmin()] for name, values in quantities(grid).items()}
+
+say("R is least where Q puts everything on A, the likeliest outcome; the other three are least at Q = P:")
+table(["", "least value", "at Q ="], [[name, f"{quantities(Q)[name]:.3f}", Q] for name, Q in best.items()])
+say(f"The least R is the surprise of A alone, {-np.log(P[0]):.3f} nats, below the entropy of P, {quantities(P)['F']:.3f}.")
+assert all(np.allclose(best[name], P) for name in ("F", "KL(P‖Q)", "KL(Q‖P)"))
+assert np.allclose(best["R"], [1, 0, 0])
+
+# %% [markdown]
+# Why a corner? The judge is fixed, so each outcome has a fixed price, $-\log P(x)$, and $R$ is the mean price of what
+# $Q$ draws: *linear* in $Q$. A mean of prices is least when only the cheapest is bought. $R$ never asks $Q$ for
+# variety.
+#
+# $F$ is another matter, because there the judge is $Q$ itself. Favouring A makes B and C dearer, the last bit without
+# bound: $-\log Q(x)$ goes to infinity as $Q(x)$ goes to zero. $F$ and both divergences are strictly convex in $Q$:
+# bowls, each with one lowest point.
+#
+# ## The picture to remember
+#
+# A distribution over three outcomes is a point of a triangle: at a corner all probability is on one outcome, in the
+# middle it is spread evenly. Along a grey line the quantity does not change; from one line to the next it changes by
+# the same amount. The blue dot is $P$, the orange ring is the minimum, and the orange path is gradient descent on the
+# logits of $Q$, from the same start each time.
+
+# %%
+CORNERS = np.array([[0, 0], [1, 0], [0.5, np.sqrt(3) / 2]])  # where A, B, C are drawn
+
+
+def slope(f, z, step=1e-5):
+    """df/dz of a function of logits z (3,), by trying: central differences."""
+    return np.array([(f(z + step * unit) - f(z - step * unit)) / (2 * step) for unit in np.eye(3)])
+
+
+def softmax(z):
+    weights = np.exp(z - z.max())
+    return weights / weights.sum()
+
+
+def descend(f, start, steps=400, rate=0.5):
+    """Gradient descent on the logits of Q -> the path of Q, (steps+1,3)."""
+    z = np.log(np.array(start))
+    path = [softmax(z)]
+    for _ in range(steps):
+        z = z - rate * slope(f, z)
+        path.append(softmax(z))
+    return np.array(path)
+
+
+# %%
+def draw_simplex(ax, levels_of=None, spacing=0.15):
+    """The triangle of all Q, contours of levels_of (one value for each point of the grid), P as a blue dot."""
+    if levels_of is not None:
+        x, y = (grid @ CORNERS).T
+        levels = levels_of.min() + spacing * np.arange(1, 16)
+        ax.tricontour(x, y, levels_of, levels=levels, colors="0.65", linewidths=0.9)
+    ax.plot(*CORNERS[[0, 1, 2, 0]].T, color="0.2", linewidth=1.2)
+    for name, corner, offset in zip("ABC", CORNERS, [(-15, -4), (15, -4), (0, 9)]):
+        ax.annotate(name, corner, offset, textcoords="offset points", ha="center", va="center", fontsize=11)
+    ax.plot(*(P @ CORNERS), "o", color=P_COLOR, markersize=8, zorder=4)
+    ax.set(aspect="equal", xlim=(-0.1, 1.1), ylim=(-0.07, 0.95))
+    ax.axis("off")
+
+
+def picture():
+    fig, start = figure(7.5, 7.2), [0.1, 0.3, 0.6]
+    titles = {
+        "F": "F: a bowl",
+        "R": "R: a tilted plane",
+        "KL(P‖Q)": "KL(P‖Q): the bowl of F, lowered by H(P)",
+        "KL(Q‖P)": "KL(Q‖P): another bowl",
+    }
+    for ax, (name, title) in zip(fig.subplots(2, 2).ravel(), titles.items()):
+        draw_simplex(ax, quantities(grid)[name])
+        path = descend(lambda z, name=name: quantities(softmax(z))[name], start) @ CORNERS
+        ax.plot(*path.T, color=Q_COLOR, linewidth=2)
+        ax.plot(*path[0], "o", color=Q_COLOR, markersize=4)
+        ring = {"markersize": 14, "fillstyle": "none", "markeredgewidth": 2.2}
+        ax.plot(*(best[name] @ CORNERS), "o", color=Q_COLOR, zorder=5, clip_on=False, **ring)
+        ax.annotate("P", P @ CORNERS, (-13, 9), textcoords="offset points", color=P_COLOR, fontsize=11)
+        ax.set_title(title, fontsize=11, pad=8)
+    return fig
+
+
+show(
+    picture(),
+    "Contours of F, R and both KL divergences over the triangle of distributions on three outcomes: R's are "
+    "parallel straight lines and its minimum, ringed, is corner A; the others are bowls with their minimum at P.",
+)
+
+# %% [markdown]
+# The contours of $R$ are parallel straight lines: a plane has no lowest point inside the triangle, so the minimum is
+# a corner, and the path runs past $P$ into it. The other three are bowls with their lowest point at $P$. (Paths do
+# not cross the contours at right angles because the steps are taken in the logits: there, likely outcomes move more
+# than unlikely ones.)
+#
+# ## Which of them pull the same way?
+#
+# Training follows slopes, not values. "Cross-entropy and KL have the same gradient" is something one often hears.
+#
+# > **Predict.** There are two cross-entropies and two divergences. Which pairs have the same gradient with respect to
+# > $Q$: $F$ and $\mathrm{KL}(P \| Q)$? $R$ and $\mathrm{KL}(Q \| P)$? Both?
+
+# %% tags=["reveal"]
+z = np.log([0.2, 0.2, 0.6])  # the logits of some Q
+slopes = {name: slope(lambda z, name=name: quantities(softmax(z))[name], z) for name in quantities(P)}
+say("One pair does, F and KL(P‖Q). The slopes in the three logits, at this Q:")
+table(["", "A", "B", "C"], [[name, *(f"{s:+.3f}" for s in values)] for name, values in slopes.items()])
+assert np.allclose(slopes["F"], slopes["KL(P‖Q)"], atol=1e-8)
+assert not np.allclose(slopes["R"], slopes["KL(Q‖P)"], atol=0.01)
+
+# %% [markdown]
+# The reason is in the definitions. $F$ and $\mathrm{KL}(P \| Q)$ differ by $H(P)$, which does not contain $Q$: a
+# constant has no slope. That is why nobody needs the entropy of English to train a model on it. $R$ and
+# $\mathrm{KL}(Q \| P)$ differ by $H(Q)$, which is the model's own and moves with it. Leaving $H(Q)$ out is leaving
+# out the only term that asks for variety.
+#
+# In the picture: the contours of the left two panels are the same lines, those of the right two are not.
+#
+# ## What "mode-seeking" means
+#
+# It is often said that $\mathrm{KL}(P \| Q)$ is *mode-covering* and $\mathrm{KL}(Q \| P)$ is *mode-seeking*: that a
+# model which minimises the second goes for the mode, the most probable outcome, and drops the rest.
+#
+# > **Predict.** Go back to the picture, bottom right. Does the minimum of $\mathrm{KL}(Q \| P)$ lie at the mode A?
+# > What would have to change for the sentence to be true?
+
+# %% tags=["reveal"]
+say(
+    f"No: it lies at Q = {best['KL(Q‖P)']}, which is P, like the minimum of KL(P‖Q). As long as Q is free, the two divergences "
+    "have the same minimum, and nothing is dropped. They part when Q is restricted, so that it cannot be P."
+)
+
+# %% [markdown]
+# A restricted $Q$ is what this lesson began with: a bigram cannot be $P$. Here is the best bigram by each of the two
+# divergences (the first is the MLE model once more, for the gradients of $F$ and $\mathrm{KL}(P \| Q)$ are the same).
+#
+# One matter must be settled before. $R$ and $\mathrm{KL}(Q \| P)$ are infinite as soon as $Q$ gives any probability
+# to what is impossible, and an infinite number tells no two models apart. So inside them, here as in the paper, an
+# impossible word counts as if it had probability $10^{-30}$. Its price is then finite, but high: the *floor*,
+# $-\log 10^{-30}$.
+
+# %%
+best_bigram = {"KL(P‖Q)": optimal_table("forward_kl"), "KL(Q‖P)": optimal_table("reverse_kl")}
+found = {name: mm.exact.measure(Q, world, MAX_LEN) for name, Q in best_bigram.items()}
+table(
+    ["bigram that minimises", "KL(P‖Q)", "KL(Q‖P)", "writes something impossible"],
+    [[name, f"{f['forward_kl']:.3f}", f"{f['reverse_kl']:.3f}", f"{1 - f['validity']:.3f}"] for name, f in found.items()],
+)
+say(
+    f"The price of an impossible word is {-world.log_p_floor:.2f} nats. The first model writes "
+    f"{found['KL(P‖Q)']['impossible_tokens']:.2f} of them per sentence, and their product is what makes its KL(Q‖P) so large."
+)
+
+
+# %%
+def bars(models, height=3.4):
+    fig = figure(7.5, height)
+    sentence_bars(fig.subplots(), {"P": sentence_probs(world)} | {name: sentence_probs(Q) for name, Q in models.items()})
+    return fig
+
+
+show(
+    bars({f"bigram, least {name}": Q for name, Q in best_bigram.items()}),
+    "Bars of every sentence under P and under two bigrams: the one with least KL(P‖Q) covers all four sentences and two "
+    "impossible ones, the one with least KL(Q‖P) writes nothing impossible and drops a possible sentence.",
+)
+
+# %%
+covering, seeking = (sentence_probs(Q) for Q in best_bigram.values())
+dropped = [f'"{text}"' for text, q in zip(VALID, seeking) if q < 0.01]
+assert covering[:4].min() > 0.05  # covers all that is possible …
+assert seeking[4:].sum() < 0.01  # … against: nothing impossible
+assert dropped
+say(
+    f"The first covers all four sentences and pays with {covering[4:6].sum():.2f} on {' and '.join(INVALID)}. "
+    f"The second writes nothing impossible and pays by never writing {' or '.join(dropped)}. (Its KL(P‖Q) in the table has no "
+    "upper limit: the longer the training, the less is left on what it drops.)"
+)
+
+# %% [markdown]
+# This is the difference, and "mode-seeking" is not quite the word for it. The second model does not sit on the mode.
+# It keeps whatever it can keep without inventing, in the proportions of $P$, and gives up the rest:
+#
+# - $\mathrm{KL}(P \| Q)$ is expensive where $P$ is large and $Q$ small. It forbids *omission*, and tolerates
+#   invention.
+# - $\mathrm{KL}(Q \| P)$ is expensive where $Q$ is large and $P$ small. It forbids *invention*, and tolerates
+#   omission.
+#
+# If $Q$ can be $P$, there is no need for either, and both end at $P$.
+#
+# ## Mixing the two
+#
+# Neither omission nor invention is what you want of a language model, so mix the two cross-entropies, with a ratio
+# $\eta$ (eta):
+#
+# $$
+# \text{MixCE}^{*} = \eta \, F + (1-\eta) \, R, \qquad 0 \le \eta \le 1 \qquad (\eta = 1 \text{ is MLE}).
+# $$
+#
+# This is the ideal objective of the MixCE paper (Zhang et al., ACL 2023, arXiv 2305.16958). The star says that it
+# needs $P$. It is called `mixce_star` in the code.
+
+# %%
+etas = [1.0, 0.9, 0.5]
+mixed = {f"η = {eta}": optimal_table("mixce_star", eta) for eta in etas}
+rows_of_table = []
+for name, Q in mixed.items():
+    f = mm.exact.measure(Q, world, MAX_LEN)
+    rows_of_table.append([name, f"{f['forward_ce']:.2f}", f"{f['reverse_ce']:.2f}", f"{1 - f['validity']:.3f}"])
+table(["bigram that minimises η F + (1−η) R", "F", "R", "writes something impossible"], rows_of_table)
+
+
+# %%
+def mixture_picture():
+    fig = figure(7.5, 3.5)
+    left, right = fig.subplots(1, 2, width_ratios=[1, 1.45])
+    values = quantities(grid)
+    draw_simplex(left, 0.5 * values["F"] + 0.5 * values["R"])
+    minima = [P]
+    for eta in np.arange(0.95, 0.01, -0.05):  # each from the one before
+
+        def mixture(z, eta=eta):
+            return eta * quantities(softmax(z))["F"] + (1 - eta) * quantities(softmax(z))["R"]
+
+        minima.append(descend(mixture, minima[-1], steps=100, rate=1)[-1])
+    minima = np.array([*minima, [1, 0, 0]]) @ CORNERS
+    left.plot(*minima.T, color=Q_COLOR, linewidth=2.5, clip_on=False)
+    for i, label, offset in ((0, "η = 1", (20, 8)), (10, "η = ½", (-4, 11)), (20, "η = 0", (14, -13))):
+        left.plot(*minima[i], "o", color=Q_COLOR, markersize=5, zorder=5, clip_on=False)
+        left.annotate(label, minima[i], offset, textcoords="offset points", ha="center", fontsize=9, color=Q_COLOR)
+    left.set_title("Three outcomes, Q free:\nthe minimum from η = 1 to η = 0", fontsize=10)
+    sentence_bars(right, {"P": sentence_probs(world)} | {name: sentence_probs(Q) for name, Q in mixed.items()})
+    right.set_title("Sentences, Q a bigram: the minimum at each η", fontsize=10)
+    right.tick_params(axis="x", labelsize=6.5)
+    return fig
+
+
+show(
+    mixture_picture(),
+    "Left, in the triangle of distributions, the minimum of the mixture moves from P to corner A as η falls. "
+    "Right, bars of the sentences: with smaller η the best bigram writes less that is impossible and concentrates.",
+)
+
+# %% [markdown]
+# The grey contours on the left are those of the mixture at $\eta = 1/2$. A smaller $\eta$ buys validity, on the
+# right; with the floor's price inside $R$, even a tenth of it counts for much. On the left is the price: even where
+# $Q$ is free to be $P$, the minimum of the mixture is not $P$. It leaves $P$ as soon as $\eta < 1$ and ends in the
+# corner. The mixture of the two *divergences* does not do this. The difference between the two is, by the definitions
+# above, a term that rewards a small entropy of $Q$:
+#
+# $$
+# \eta F + (1-\eta) R = \eta \, \mathrm{KL}(P \| Q) + (1-\eta) \, \mathrm{KL}(Q \| P) + (1-\eta) \, H(Q) + \eta \, H(P).
+# $$
+
+# %%
+values, eta = quantities(grid), 0.5
+of_divergences = grid[(eta * values["KL(P‖Q)"] + (1 - eta) * values["KL(Q‖P)"]).argmin()]
+of_cross_entropies = grid[(eta * values["F"] + (1 - eta) * values["R"]).argmin()]
+say(
+    f"At η = {eta}, with P = {P}: the mixture of cross-entropies is least at Q = {of_cross_entropies}, "
+    f"that of the divergences at Q = {of_divergences}."
+)
+assert np.allclose(of_divergences, P)
+assert of_cross_entropies[0] > P[0] + 0.05
+
+# %% [markdown]
+# ## What cannot be done on text
+#
+# For $F$ you need sentences of $P$, and that is what a corpus is: average $-\log Q(x)$ over it. For $R$ you need to
+# *judge* sentences by $P$, and new ones at that, those which the model has just invented. Look at which calls the two
+# lines make.
+
+# %%
+data, written = world.sample(2000, MAX_LEN, seed=0), mm.estimators.sample(model, 2000, MAX_LEN, seed=0)
+F = -mm.exact.log_prob(model, data).mean()  # asks the model about the data: possible anywhere
+R = -world.log_prob(written, floored=True).mean()  # asks P about what the model wrote: possible in a world
+exact = mm.exact.measure(model, world, MAX_LEN)
+say(
+    f"From 2000 samples F = {F:.2f} and R = {R:.2f}; summed over every sentence {exact['forward_ce']:.2f} and "
+    f"{exact['reverse_ce']:.2f} nats."
+)
+assert abs(F - exact["forward_ce"]) < 0.1
+assert abs(R - exact["reverse_ce"]) < 3
+
+# %% [markdown]
+# Nobody can make the call `world.log_prob` for English. Could one count instead, and take for $P(x)$ how often the
+# corpus contains $x$? In a world with four sentences, yes. In a slightly larger one, `stories()`, which knows 62
+# words:
+
+# %%
+stories = mm.worlds.stories()
+corpus = {stories.text(row) for row in stories.sample(10_000, 40, seed=0)}
+fresh = [stories.text(row) for row in stories.sample(1000, 40, seed=1)]
+unseen = np.mean([text not in corpus for text in fresh])
+say(
+    f'A fresh sentence: "{fresh[0]}". Of 1000 such sentences, every one possible under P, {unseen:.0%} '
+    "do not occur among 10,000 others. Counting would call them impossible."
+)
+assert unseen > 0.5
+
+# %% [markdown]
+# So $R$ has to be replaced by something that needs samples of $P$ and nothing more. That is what the paper does, and
+# it arrives at a loss as short as maximum likelihood's. With $q$ the model's probability of a token of the data:
+#
+# $$
+# \text{MixCE loss} = -\eta \log q - (1-\eta) \, q.
+# $$
+#
+# [Lesson 3](3_one_softmax_by_hand.ipynb) shows what this loss does at one softmax. [Lesson
+# 6](6_the_approximation.ipynb) follows the steps that lead from $R$ to it, and measures what is lost on the way,
+# which is a good deal.
+#
+# ## Summary
+#
+# - The forward cross-entropy $F$ lets the data draw and the model judge; minimising it is maximum likelihood. The
+#   reverse cross-entropy $R$ lets the model draw and the data judge.
+# - Take away the entropy of the one that draws, and each becomes a KL divergence.
+# - $F$, $\mathrm{KL}(P \| Q)$ and $\mathrm{KL}(Q \| P)$ are bowls in $Q$ with their minimum at $P$. $R$ is a plane;
+#   its minimum is all mass on the likeliest outcome.
+# - $F$ and $\mathrm{KL}(P \| Q)$ have the same gradient, because $H(P)$ does not depend on $Q$. $R$ and
+#   $\mathrm{KL}(Q \| P)$ do not.
+# - Free to be $P$, a model ends at $P$ by either divergence. Restricted, it invents by $\mathrm{KL}(P \| Q)$ and
+#   omits by $\mathrm{KL}(Q \| P)$.
+# - MixCE* is $\eta F + (1-\eta) R$. It trades inventions for omissions, it sharpens, and it needs $P$.
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. *Pencil.* $P = (1/2, 1/4, 1/4)$ and $Q = (1/2, 1/2, 0)$. Work out $F$, $R$, $H(P)$, $H(Q)$ and both divergences,
+#    in multiples of $\log 2$.
+# 2. *Pencil.* Let $P$ be uniform over three outcomes. Where is $R$ least? Where is $\mathrm{KL}(Q \| P)$? What does
+#    the second panel of the picture become?
+# 3. *Code.* Two hills and one bump. Let $P$ live on the positions 0 … 20, half of it a bell around 5, half around 15,
+#    and let $Q$ be a single bell with any centre and width. Find the best $Q$ by each divergence. Then move the hills
+#    to 9 and 11. Is $\mathrm{KL}(Q \| P)$ "mode-seeking" still?
+# 4. *Think, then code.* "We lowered our model's reverse cross-entropy, so its distribution is closer to the data's."
+#    Find a change to a model that lowers $R$ without any training, and try it on the MLE bigram.
+# 5. *Code.* `world.with_floor(-10)` is the same world with a cheaper impossible word. What is $R$ of the MLE bigram
+#    there, and what in $R$ has not changed?
+
+# %% [markdown] tags=["solution"]
+# **Solution 1.** $F = -\frac{1}{2}\log\frac{1}{2} - \frac{1}{4}\log\frac{1}{2} - \frac{1}{4}\log 0 = \infty$: $Q$
+# calls impossible what happens. $R = \frac{1}{2}\log 2 + \frac{1}{2} \cdot 2 \log 2 = \frac{3}{2} \log 2$.
+# $H(P) = \frac{1}{2} \log 2 + 2 \cdot \frac{1}{4} \cdot 2 \log 2 = \frac{3}{2} \log 2$ and $H(Q) = \log 2$. So
+# $\mathrm{KL}(P \| Q) = \infty$ and $\mathrm{KL}(Q \| P) = \frac{1}{2} \log 2$. One omission is all it takes; the
+# other divergence hardly minds.
+
+# %% tags=["solution"]
+for name, value in quantities(np.array([0.5, 0.5, 0.0]), P=np.array([0.5, 0.25, 0.25])).items():
+    say(f"{name} = {value / np.log(2):.2f} log 2")  # where the answer is ∞, a large number: the code reads 0 as 1e-30
+
+# %% [markdown] tags=["solution"]
+# **Solution 2.** Every outcome has the same price, $\log 3$, so $R = \log 3$ at every $Q$: the plane is level, has no
+# contours, and every $Q$ is a minimum. $\mathrm{KL}(Q \| P) = \log 3 - H(Q)$ is least where the entropy is greatest,
+# at the uniform distribution, so $P$.
+
+# %% tags=["solution"]
+uniform = quantities(grid, P=np.ones(3) / 3)
+say(f"R lies between {uniform['R'].min():.6f} and {uniform['R'].max():.6f}; log 3 = {np.log(3):.6f}.")
+assert np.ptp(uniform["R"]) < 1e-12
+
+# %% [markdown] tags=["solution"]
+# **Solution 3.** Write a bell as a softmax, and try every centre and width.
+
+# %% tags=["solution"]
+positions = np.arange(21)
+
+
+def bell(centre, width):
+    return softmax(-((positions - centre) ** 2) / (2 * width**2))
+
+
+bells = [(c, w) for c in np.arange(0, 20.5, 0.5) for w in np.arange(1, 10, 0.25)]
+candidates = np.array([bell(c, w) for c, w in bells])
+for hills in ((5, 15), (9, 11)):
+    two_hills = 0.5 * bell(hills[0], 1.5) + 0.5 * bell(hills[1], 1.5)
+    q = quantities(candidates, P=two_hills)
+    for name in ("KL(P‖Q)", "KL(Q‖P)"):
+        centre, width = bells[q[name].argmin()]
+        say(f"hills at {hills}: {name} is least for the bell at {centre:g} of width {width:g}")
+        if name == "KL(Q‖P)":
+            assert (centre == 10) == (hills == (9, 11))
+
+# %% [markdown] tags=["solution"]
+# With the hills apart, $\mathrm{KL}(P \| Q)$ covers both and the empty valley with them, and $\mathrm{KL}(Q \| P)$
+# takes one hill. (The other one would be as good: it has two minima.) With the hills together, a single bell is
+# nearly $P$, and both divergences choose nearly the same one, in the middle. How much $\mathrm{KL}(Q \| P)$ drops
+# depends on what $Q$ is able to be.
+
+# %% [markdown] tags=["solution"]
+# **Solution 4.** Lower the temperature: divide all logits by a $\tau < 1$. The model then prefers what it already
+# preferred. $R$ falls, while $F$, which is what $Q$'s distance from $P$ would be measured by, rises. $R$ alone is
+# never evidence of being close: its minimum is a model that repeats one sentence.
+
+# %% tags=["solution"]
+logits = model.params["logits"]
+for tau in (1.0, 0.7, 0.4):
+    cooled = mm.TableBigram(world.vocab_size)
+    cooled.params["logits"][:] = logits / tau
+    f = mm.exact.measure(cooled, world, MAX_LEN)
+    say(f"τ = {tau}: R = {f['reverse_ce']:.2f}, F = {f['forward_ce']:.2f}, KL(P‖Q) = {f['forward_kl']:.2f}")
+
+# %% [markdown] tags=["solution"]
+# **Solution 5.** $R$ is a finite part, the price of all the possible words, plus the floor times the expected number
+# of impossible words. The floor changes the second part alone. What it buys is a choice, not a fact about $P$: report
+# both parts.
+
+# %% tags=["solution"]
+for floored in (world, world.with_floor(-10)):
+    f = mm.exact.measure(model, floored, MAX_LEN)
+    price, count = -floored.log_p_floor, f["impossible_tokens"]
+    say(f"price {price:.2f}: R = {f['reverse_ce']:.2f} = {f['reverse_ce_finite']:.2f} + {price:.2f} × {count:.3f}")
+
+# %% [markdown]
+# Next: [2 Sequences and worlds](2_sequences_and_worlds.ipynb), or, on the short path, [3 One softmax by
+# hand](3_one_softmax_by_hand.ipynb). The words are in the [glossary](glossary.md), every formula in [math
+# §2](math.md#2-the-quantities).
