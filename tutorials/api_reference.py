@@ -149,7 +149,7 @@ def _constants(node, source, lines):
 
 def page_of(module):
     """The file name of a module's page."""
-    return f"api_{module}.html"
+    return f"minimixce.{module}.html"
 
 
 def _targets(modules, exported):

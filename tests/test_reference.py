@@ -1,0 +1,277 @@
+"""The pages to look things up in, math.md, map.md and the API reference: they hold what they promise, and links lead somewhere."""
+
+import ast
+import html.parser
+import importlib
+import inspect
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minimixce import estimators, exact, gpt, layers, objectives, synthetic
+
+ROOT = Path(__file__).parent.parent
+TUTORIALS = ROOT / "tutorials"
+sys.path.insert(0, str(TUTORIALS))
+import api_reference  # noqa: E402
+
+MATH, MAP = ((TUTORIALS / name).read_text(encoding="utf-8") for name in ("math.md", "map.md"))
+LESSONS = {
+    "1_two_cross_entropies",
+    "2_sequences_and_worlds",
+    "3_one_softmax_by_hand",
+    "4_the_exact_reverse_gradient",
+    "5_when_you_can_only_sample",
+    "6_the_approximation",
+    "7_the_transformer_by_hand",
+    "8_experiments_read_sceptically",
+}
+
+
+def formulas(text):
+    """LaTeX of all $…$ and $$…$$."""
+    return [(a or b).strip() for a, b in re.findall(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", text, re.S)]
+
+
+def anchors(text):
+    """Of all headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# ---- math.md and map.md -----------------------------------------------------------------------------------------------
+
+
+def test_the_sections_that_lessons_link_to_are_there():
+    assert re.findall(r"^## (.+)$", MATH, re.M) == [
+        "1 Setting",
+        "2 The quantities",
+        "3 Exact gradients by the list",
+        "4 Exact gradients by the tree",
+        "5 The approximation",
+        "6 Token objectives",
+        "7 Estimators",
+        "8 Measures",
+    ]
+
+
+def test_every_formula_becomes_mathml():
+    convert = pytest.importorskip("latex2mathml.converter").convert
+    found = formulas(MATH)
+    assert len(found) > 300
+    assert MATH.count("$") % 2 == 0
+    for formula in found:
+        assert "\\" not in convert(formula), formula
+
+
+def test_no_formula_breaks_a_table_or_a_renderer():
+    for formula in formulas(MATH):
+        assert not re.search(r"[|*]|\\[,;!\\{}]", formula), formula  # GitHub takes these for its own
+
+
+@pytest.mark.parametrize("name", ["math.md", "map.md"])
+def test_links_lead_somewhere(name):
+    text = (TUTORIALS / name).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://arxiv.org/abs/")]
+    assert links
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = TUTORIALS / path
+        assert target.is_file() or (target.suffix == ".ipynb" and target.stem in LESSONS), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+def test_the_example_of_fixed_points():
+    p = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
+    low, high = 1e-3, 10.0
+    for _ in range(100):  # TaiLr's λ, in which the sum falls
+        middle = (low + high) / 2
+        tailr = np.maximum(0, (p / middle - 0.1) / 0.9)
+        low, high = (middle, high) if tailr.sum() > 1 else (low, middle)
+    for name, q in (("`mixce`, η = 0.1", synthetic.fixed_point(p[None], 0.1)[0]), ("`tailr`, γ = 0.1", tailr)):
+        (cells,) = re.findall(rf"^\| {name} \| (\.\d.*) \|$", MATH, re.M)
+        np.testing.assert_allclose([float(cell) for cell in cells.split(" | ")], q, atol=5.1e-4)
+
+
+def test_what_is_said_of_sizes_and_signs():
+    V, T = 20, 5
+    by_list = sum((V - 1) ** k * min(k + 1, T - 1) for k in range(T))
+    by_tree = sum((V - 1) ** k for k in range(T - 1))
+    assert by_list / by_tree == pytest.approx((T - 1) * (V - 1), rel=0.01)
+    assert exact.num_sequences(V, T) == sum((V - 1) ** k for k in range(T))
+    q, eta = np.exp(-2.0), 0.05
+    assert eta + (1 - eta) * q * (1 + np.log(q)) < 0
+    logits, targets = np.zeros((1, V)), np.zeros(1, int)  # at the start
+    for weight, (_, w) in (
+        (0.3 + 0.7 / V, objectives.mixce(logits, targets, eta=0.3, reduction="none")),
+        (1 / (1 + 0.3 * (V - 1)), objectives.tailr(logits, targets, gamma=0.3, reduction="none")),
+    ):
+        assert w[0] == pytest.approx(weight)
+
+
+def test_the_map_names_what_exists():
+    functions = re.findall(r"`(minimixce\.[\w.]+)`", MAP)
+    tests = re.findall(r"`(tests/\w+\.py)::(\w+)`", MAP)
+    rows = [row for row in re.findall(r"^\| .+ \|$", MAP, re.M) if "::" in row]
+    assert len(rows) >= 60
+    assert len(tests) == len(rows)
+    for name in functions:
+        _, module, *path = name.split(".")
+        thing = importlib.import_module(f"minimixce.{module}")
+        for part in path:
+            thing = getattr(thing, part)
+    for file, name in tests:
+        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{file}::{name}"
+    for row in rows:
+        assert re.search(r"\]\((\d_\w+)\.ipynb\) \|$", row), row
+
+
+def test_the_map_covers_every_section_objective_estimator_and_layer():
+    for section in anchors(MATH) - {"the-mathematics"}:
+        assert f"math.md#{section}" in MAP, section
+
+    def public(module, *first):
+        """Functions of a module whose first parameters are these."""
+        return [
+            name
+            for name, f in inspect.getmembers(module, inspect.isfunction)
+            if not name.startswith("_")
+            and f.__module__ == module.__name__
+            and [*inspect.signature(f).parameters][: len(first)] == [*first]
+        ]
+
+    first_column = " ".join(re.findall(r"^\| ([^|]+) \|", MAP, re.M))
+    assert len(public(objectives, "logits", "targets")) == 5
+    assert len(public(estimators, "model", "world")) == 9
+    for name in (
+        *exact.OBJECTIVES,
+        *public(objectives, "logits", "targets"),
+        *public(estimators, "model", "world", "rows"),
+        "gumbel",
+    ):
+        assert f"`{name}`" in first_column, name
+    pairs = [(module, name) for module in (layers, gpt) for name in public(module) if name.endswith(("_forward", "_backward"))]
+    assert len(pairs) == 22
+    for module, name in pairs:
+        assert f"`{module.__name__}.{name}`" in MAP, name
+
+
+# ---- the API reference ------------------------------------------------------------------------------------------------
+
+PAGES = api_reference.pages()
+WITHOUT_WORDS = {  # names that say it all, or say what the function beside them says
+    "small_gpt",
+    "Report.ok",
+    "Report.max_relative_error",
+    "LanguageModel.num_params",
+    "Adam.step",
+    "Job.name",
+    "CharTokenizer.vocab_size",
+    "WordTokenizer.vocab_size",
+    "CharTokenizer.fields",
+    "ByteTokenizer.fields",
+    "WordTokenizer.fields",
+}
+
+
+class Reader(html.parser.HTMLParser):
+    """Anchors and links of a page; raises AssertionError where a tag is not closed in its place."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.open, self.ids, self.links, self.words = [], [], [], []
+        self.feed(body)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+        attrs = dict(attrs)
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self.links += [attrs["href"]] if tag == "a" else []
+
+    def handle_endtag(self, tag):
+        assert self.open[-1:] == [tag], (tag, self.getpos())
+        self.open.pop()
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+READ = {file: Reader(body) for file, (_, body) in PAGES.items()}
+
+
+def test_every_module_has_its_page():
+    files = {path.stem for path in api_reference.PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    assert sorted(api_reference.MODULES) == sorted(files)
+    assert [*PAGES] == ["api.html", *(f"minimixce.{name}.html" for name in api_reference.MODULES)]
+    listed = [link for link in READ["api.html"].links if "#" not in link]
+    assert listed == [*PAGES][1:]
+
+
+@pytest.mark.parametrize("name", api_reference.MODULES)
+def test_every_public_name_stands_there_once(name):
+    module, ids = importlib.import_module(f"minimixce.{name}"), READ[f"minimixce.{name}.html"].ids
+    assert len(ids) == len(set(ids))
+    wanted = set()
+    for key, thing in vars(module).items():
+        if not key.startswith("_") and getattr(thing, "__module__", "") == module.__name__:
+            wanted.add(key)
+            for base in thing.__mro__ if isinstance(thing, type) else ():
+                if base is thing or (base.__name__.startswith("_") and base.__module__ == module.__name__):
+                    members = (
+                        m for m, value in vars(base).items() if callable(value) or isinstance(value, property | classmethod)
+                    )
+                    wanted |= (
+                        {f"{key}.{m}" for m in members if not m.startswith("_")} if not hasattr(base, "_fields") else set()
+                    )
+    constants = {key for key in vars(module) if key.isupper() and not key.startswith("_")}
+    assert wanted <= set(ids), wanted - set(ids)
+    for anchor in ids:
+        thing = module
+        for part in anchor.split("."):
+            thing = getattr(thing, part)
+        assert anchor.split(".")[0] in wanted | constants, anchor
+
+
+def test_every_public_name_has_a_docstring():
+    for name in api_reference.MODULES:
+        module = api_reference.read_module(name)
+        assert module.doc
+        for entry in module.entries:
+            for each in (entry, *entry.methods):
+                cache = each.kind == "class" and each.name.endswith("Cache")  # the pair of functions beside it says what it is
+                assert each.doc or each.kind == "constant" or cache or each.name in WITHOUT_WORDS, f"{name}.{each.name}"
+
+
+def test_links_between_entries_resolve():
+    count = 0
+    for file, page in READ.items():
+        for link in page.links:
+            target, _, anchor = link.partition("#")
+            assert (target or file) in READ, link
+            assert not anchor or anchor in READ[target or file].ids, link
+            count += bool(anchor)
+    assert count > 250
+
+
+def test_docstrings_keep_their_lines_and_backticks_become_links():
+    body = PAGES["minimixce.exact.html"][1]
+    table = next(line for line in exact.__doc__.splitlines() if line.startswith("| js "))
+    assert f"\n{table}\n" in body  # line structure and all
+    assert "objective=&quot;mixce_star&quot;" in body
+    assert '<a href="minimixce.backend.html#rng">backend.rng</a>' in PAGES["minimixce.layers.html"][1]
+    assert '<a href="minimixce.exact.html#loss_and_grads">' not in body  # its own page: no detour
+    assert "−inf where P = 0" not in body  # that stands in a private class
+    assert "−inf where impossible" in PAGES["minimixce.worlds.html"][1]  # a comment beside a field
+
+
+def test_the_reader_sees_a_tag_that_is_not_closed():
+    with pytest.raises(AssertionError):
+        Reader("<p><code>x</p></code>")
+    with pytest.raises(AssertionError):
+        Reader("<section><p>x</p>")
