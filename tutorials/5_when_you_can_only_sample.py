@@ -1,0 +1,673 @@
+# %% [markdown]
+# # 5 When you can only sample
+#
+# *Reading: 30 minutes. Computing: 40 seconds on a laptop. Before this:
+# [lesson 4](4_the_exact_reverse_gradient.ipynb); mean and variance of a random number.*
+#
+# **At the end you will know**
+#
+# - two ways to differentiate an average over something that is drawn, and why tokens allow only one of them;
+# - REINFORCE, reward to go and RLOO, each written in one line and derived from lesson 4;
+# - what Gumbel-softmax and importance weights do instead, and what they miss;
+# - how to compare such estimators: by mean squared error at the number of samples you can pay, not by bias alone;
+# - what k1, k2 and k3 are when they are differentiated, as in RLHF.
+
+# %%
+import numpy as np
+from lesson import P_COLOR, Q_COLOR, few, figure, oranges, say, show, source, table
+
+import minimixce as mm
+from minimixce import estimators
+
+# %% [markdown]
+# ## Begin with one number
+#
+# Let $x = \mu + \epsilon$ with $\epsilon$ standard normal, and let $J(\mu) = \mathbb{E}[f(x)]$. How does $J$ change
+# with $\mu$, if all you can do is draw? There are two roads.
+#
+# **Pathwise.** Keep the noise $\epsilon$ and move $\mu$: every draw moves along. So differentiate $f$ at each draw,
+#
+# $$
+# \frac{dJ}{d\mu} = \mathbb{E}[ f'(\mu + \epsilon) ] .
+# $$
+#
+# **Score function.** Keep the draw $x$ and ask how its *probability density* $p_\mu(x)$ changes. Since
+# $p' = p (\log p)'$,
+#
+# $$
+# \frac{dJ}{d\mu} = \int f(x) \frac{d p_\mu(x)}{d\mu} dx = \mathbb{E}\left[ f(x) \frac{d \log p_\mu(x)}{d\mu} \right] =
+# \mathbb{E}[ f(x) (x - \mu) ] .
+# $$
+#
+# The first looks at the slope of $f$. The second never does: it only asks how good each draw was, and makes good
+# draws more likely. Take $f(x) = x^2$ at $\mu = 1$, where $J = \mu^2 + 1$ and the exact derivative is $2\mu = 2$.
+
+# %%
+mu, epsilon = 1.0, np.random.default_rng(0).standard_normal(100_000)
+x = mu + epsilon
+roads = {"pathwise": 2 * x, "score function": x**2 * (x - mu), "score function, f + 10": (x**2 + 10) * (x - mu)}
+table(
+    ("one draw each", "mean", "standard deviation", "draws for an error of 1 % of 2"),
+    [(name, f"{d.mean():.2f}", f"{d.std():.1f}", f"{d.var() / 0.02**2:,.0f}") for name, d in roads.items()],
+)
+for d in roads.values():
+    assert abs(d.mean() - 2) < 5 * d.std() / np.sqrt(len(d))
+
+
+# %%
+def draw_roads(n=16):
+    fig = figure(7.5, 2.9)
+    bins = np.linspace(-12, 16, 113)
+    for ax, (name, d) in zip(fig.subplots(1, 3, sharey=True), roads.items()):
+        ax.hist(d.reshape(-1, n)[:6000].mean(axis=1), bins, color=Q_COLOR)
+        ax.axvline(2, color="black", linewidth=1.2)
+        ax.set(title=name, xlabel=f"estimate from {n} draws", yticks=[])
+    return fig
+
+
+show(
+    draw_roads(),
+    "Histograms of three unbiased estimates around the exact derivative 2: pathwise narrow, score function wide, wider for f + 10",
+)
+
+# %% [markdown]
+# All three are *unbiased*: their mean is the derivative (the black line). They differ in variance. And adding a
+# constant to $f$, which moves no derivative, makes the score function much worse: it multiplies a noise of mean
+# zero, $x - \mu$, by a larger number. You met that constant in lesson 4, where it changed nothing, because there
+# nothing was noise.
+#
+# > **Predict.** Now let $f$ be a step, 1 where $x > 0$ and 0 elsewhere. $J(\mu)$ is the probability of $x > 0$, a
+# > smooth curve. Which of the two roads still leads to its derivative?
+
+# %% tags=["reveal"]
+exact = np.exp(-(mu**2) / 2) / np.sqrt(2 * np.pi)  # the normal density at the step
+step = (x > 0).astype(float)
+slope_of_the_step = np.zeros_like(x)  # wherever it has one
+score = step * (x - mu)
+assert abs(score.mean() - exact) < 5 * score.std() / np.sqrt(len(x))
+say(f"""Only the score function: {score.mean():.3f}, exactly {exact:.3f}. The pathwise estimate is
+{slope_of_the_step.mean():.0f} in every draw, with no variance at all and entirely wrong. A step has no slope to
+look at; that a draw may *cross* it is all that matters, and pathwise does not see it.""")
+
+# %% [markdown]
+# ## A token is a step
+#
+# Drawing a token is such a step. It can be written like the Gaussian, with noise kept apart: if $g$ is *Gumbel
+# noise*, the token $\mathrm{argmax}(\mathrm{logits} + g)$ has exactly the probabilities
+# $\mathrm{softmax}(\mathrm{logits})$. Move the logits a little and, for nearly all noise, the token does not change
+# at all. So there are two things to do: take the score function and fight its variance (REINFORCE and what
+# follows), or soften the step and accept an error (Gumbel-softmax).
+#
+# Back to `agreement()` and the table of lesson 4, and to $\mathrm{KL}(Q\|P)$, for which every estimator below has a
+# form. We can list all sequences, so we know the exact gradient, and can even compute mean and variance of an
+# estimator without drawing.
+
+# %%
+world, T = mm.worlds.agreement(), 4
+V = world.vocab_size
+counts = mm.exact.bigram_counts(world, T)
+z = np.log(0.94 * counts / counts.sum(axis=1, keepdims=True) + 0.06 / V)  # (V,V) logits, as in lesson 4
+model = mm.TableBigram(V)
+model.params["logits"][:] = z
+KL, grads = mm.exact.loss_and_grads(model, world, T, objective="reverse_kl")
+g = grads["logits"]  # (V,V), the exact gradient
+
+# %% [markdown]
+# ## REINFORCE
+#
+# Lesson 4's list says $\nabla L = \sum_x Q(x) C(x) \nabla \log Q(x)$, where $C(x) = \log Q(x) - \log P(x)$ is the
+# cost of a whole sequence. (The moving of $\log Q$ inside $C$ averages to zero.) That is an average over $Q$. Draw
+# $x_1, \dots, x_n$ from $Q$ and take the mean:
+#
+# $$
+# \hat{g} = \frac{1}{n} \sum_i C(x_i) \nabla \log Q(x_i) .
+# $$
+#
+# This is REINFORCE (Williams, 1992), the score function for sequences. Every token of a sample is pushed down by
+# the cost of the whole. All of its relatives have the same form, with another number $a_t$ for each token:
+#
+# $$
+# \hat{g} = \frac{1}{n} \sum_i \sum_t a_{i,t} (\mathrm{onehot}(x_{i,t}) - \mathrm{softmax}) .
+# $$
+
+# %%
+log_q = np.log(np.exp(z) / np.exp(z).sum(axis=1, keepdims=True))
+
+
+def weighted(rows, a):
+    """rows (n,T+1) of samples, a (n,T−1) or (n,1) a number for each of their tokens -> the formula above, (V,V)"""
+    inputs, targets = world.batch(rows)
+    a, dz = np.broadcast_to(a, targets.shape), np.zeros((V, V))
+    for i, t in zip(*np.nonzero(targets >= 0)):
+        last, token = inputs[i, t], targets[i, t]
+        dz[last] += a[i, t] * (np.eye(V)[token] - np.exp(log_q[last]))
+    return dz / len(rows)
+
+
+def costs(rows):
+    """c_t = log q_t − log p_t of each token, 0 after the end -> (n,T−1)"""
+    inputs, targets = world.batch(rows)
+    return np.where(targets >= 0, log_q[inputs, targets] - world.token_log_probs(rows, floored=True), 0)
+
+
+# %% [markdown]
+# ## Reward to go, and a baseline
+#
+# In lesson 4 the bracket at a prefix was $c + U(hv) - U(h)$: *costs from here on*, compared with *what is usual
+# here*. REINFORCE has neither. Give it both.
+#
+# **Reward to go.** What was paid before a token does not depend on it. Given the tokens before, $\nabla \log q_t$
+# has mean zero, so those costs contribute noise and nothing else. Leave them out: $a_t = \sum_{s \ge t} c_s$.
+#
+# **Baseline.** Subtract from each cost a number $b$ that does not depend on the sample: the mean stays, since
+# $\mathbb{E}[b \nabla \log Q] = 0$, and the variance falls if $b$ is near the mean cost. RLOO, *REINFORCE
+# leave-one-out* (Kool et al., 2019), takes for each sample the mean of *the others*. Its own cost must not enter: a
+# baseline that moves with the sample would bias the gradient.
+
+# %%
+rows = estimators.sample(model, 16, T, seed=0)
+c = costs(rows)
+C = c.sum(axis=1, keepdims=True)  # (n,1)
+a = {
+    "reinforce": C,
+    "reward_to_go": c[:, ::-1].cumsum(axis=1)[:, ::-1],  # sums from t to the end
+    "rloo": C - (C.sum() - C) / (len(C) - 1),
+}
+for name, numbers in a.items():
+    _, grads = getattr(estimators, name)(model, world, rows, objective="reverse_kl")
+    assert np.allclose(weighted(rows, numbers), grads["logits"])
+
+# %% [markdown]
+# The package's own lines, for any model. `s.backward(weights)` is the formula with $a$, in the logits, and from
+# there the model's backward.
+
+# %%
+source(estimators.reinforce, estimators.reward_to_go, estimators.rloo)
+
+# %% [markdown]
+# ## Mean and variance, without statistics
+#
+# An estimator from one sample is a function of that sample. In a small world we can go through all of them: its
+# mean is $\sum_x Q(x) \hat{g}(x)$, its variance $\sum_x Q(x) \|\hat{g}(x)\|^2 - \|\mathbb{E} \hat{g}\|^2$. For RLOO
+# with $n = 2$, all pairs.
+
+# %%
+every = mm.exact.sequences(V, T)
+Q, c = np.exp(mm.exact.log_prob(model, every)), costs(every)
+score = np.array([weighted(x[None], 1.0).ravel() for x in every])  # (156,36) ∇log Q(x)
+C = c.sum(axis=1)
+
+
+def moments(each, weights):
+    """each (m,36) estimates, weights (m,) their probabilities -> bias/‖g‖, variance/‖g‖²"""
+    mean = weights @ each
+    variance = weights @ (each**2).sum(axis=1) - mean @ mean
+    return np.linalg.norm(mean - g.ravel()) / np.linalg.norm(g), variance / (g**2).sum()
+
+
+to_go = np.array([weighted(x[None], own[None]).ravel() for x, own in zip(every, c[:, ::-1].cumsum(axis=1)[:, ::-1])])
+first, second = np.divmod(np.arange(len(every) ** 2), len(every))  # all pairs
+pairs = 0.5 * (C[first] - C[second])[:, None] * (score[first] - score[second])
+found = {
+    "reinforce": moments(C[:, None] * score, Q),
+    "reward_to_go": moments(to_go, Q),
+    "rloo, n = 2": moments(pairs, Q[first] * Q[second]),
+    "baseline = mean cost": moments((C - KL)[:, None] * score, Q),
+}
+
+# %%
+table(
+    ("estimator", "bias / ‖g‖", "variance of one estimate / ‖g‖²", "samples for an error of 10 %"),
+    [
+        (name, f"{bias:.0e}", f"{variance:.1f}", f"{(2 if 'n = 2' in name else 1) * variance / 0.1**2:,.0f}")
+        for name, (bias, variance) in found.items()
+    ],
+)
+assert max(bias for bias, _ in found.values()) < 1e-12
+assert found["baseline = mean cost"][1] < found["reward_to_go"][1] < found["reinforce"][1]
+needed = found["baseline = mean cost"][1]
+say(f"""No bias, to the last digit. But one sample's variance is dozens of times the squared length of what it
+estimates: even with the mean cost as baseline, which is what RLOO tends to with many samples, {needed:.0f} samples
+have an error as large as the gradient itself, and an error of 1 % takes {needed / 0.01**2:,.0f}. The reason is in
+the costs: here most are near zero and the rest near 69 nats. (An RLOO baseline from one other sample is itself
+noise; with more it gets better.)""")
+
+# %% [markdown]
+# ## Gumbel-softmax
+#
+# The other road. Keep the hard choice $\mathrm{argmax}(\mathrm{logits} + g)$ on the way forward, and on the way
+# back pretend that it had been $\mathrm{softmax}((\mathrm{logits} + g) / \tau)$, which has a slope. This is called
+# *straight-through*; $\tau$ is a temperature, and for $\tau \to 0$ the softmax becomes the choice. First for a
+# single token with a cost $c_v$ for each $v$: the pretended choice costs $\sum_v \mathrm{soft}_v c_v$, so the
+# gradient is a softmax backward, divided by $\tau$.
+
+# %%
+source(mm.layers.softmax_backward)
+
+logits, cost = np.log([0.6, 0.3, 0.1]), np.array([1.0, 2.0, 30.0])
+q = np.exp(logits)
+exact_one = q * (cost - q @ cost)  # lesson 1's, and lesson 4's with T = 2
+noise = np.random.default_rng(0).gumbel(size=(100_000, 3))
+chosen = np.eye(3)[(logits + noise).argmax(axis=1)]
+assert np.allclose(chosen.mean(axis=0), q, atol=0.01)  # argmax of logits + noise does sample softmax(logits)
+single = {"score function, mean baseline": ((chosen @ cost) - q @ cost)[:, None] * (chosen - q)}
+for tau in (2.0, 1.0, 0.5, 0.1):
+    soft = mm.layers.softmax_forward((logits + noise) / tau)
+    single[f"Gumbel-softmax, τ = {tau:g}"] = mm.layers.softmax_backward(np.tile(cost, (len(noise), 1)), soft[1]) / tau
+scale = np.linalg.norm(exact_one)
+
+# %%
+one_token = {
+    name: (np.linalg.norm(d.mean(axis=0) - exact_one) / scale, np.sqrt(d.var(axis=0).sum()) / scale)
+    for name, d in single.items()
+}
+table(
+    ("one token, one draw", "bias / length", "standard deviation / length"),
+    [(name, f"{bias:.2f}", f"{spread:.2f}") for name, (bias, spread) in one_token.items()],
+)
+assert one_token["Gumbel-softmax, τ = 2"][0] > one_token["Gumbel-softmax, τ = 0.5"][0]
+assert one_token["Gumbel-softmax, τ = 2"][1] < one_token["Gumbel-softmax, τ = 0.1"][1]
+
+# %% [markdown]
+# High $\tau$: little variance, much bias. Low $\tau$: the reverse. For one token the bias dies with $\tau$.
+#
+# For sequences it does not. The soft choice is passed on as the next input of the model, so derivatives flow from
+# later tokens back to earlier ones through the model. But the *world*, too, moves to another state with each token,
+# and from its state nothing flows back: an automaton has no slope. So part of lesson 4's $U(hv)$ is missing,
+# whatever $\tau$; Gumbel-softmax leans towards the token-level gradient. `estimators.gumbel` does all this for any
+# model.
+
+# %%
+many = estimators.gumbel_noise(few(100_000, 20_000), T, V, seed=1)
+by_tau = {}
+for tau in (1.0, 0.1):
+    _, grads = estimators.gumbel(model, world, many, objective="reverse_kl", tau=tau)
+    by_tau[tau] = grads["logits"]
+token_level = Q @ np.array([weighted(x[None], own[None]).ravel() for x, own in zip(every, costs(every))])  # lesson 4's, D = Q
+
+
+def cosine(a, b):
+    return a.ravel() @ b.ravel() / np.linalg.norm(a) / np.linalg.norm(b)
+
+
+say(f"""Bias on `agreement()`, over the length of the gradient:
+{np.linalg.norm(by_tau[1.0] - g) / np.linalg.norm(g):.2f} at τ = 1 and
+{np.linalg.norm(by_tau[0.1] - g) / np.linalg.norm(g):.2f} at τ = 0.1. At τ = 0.1 its mean has a cosine of
+{cosine(by_tau[0.1], g):.2f} to the exact gradient and {cosine(by_tau[0.1], token_level):.2f} to lesson 4's
+token-level gradient.""")
+assert cosine(by_tau[0.1], token_level) > cosine(by_tau[0.1], g)
+
+# %% [markdown]
+# ## Importance weights
+#
+# What if you do not want to sample from $Q$ at all, because you already have data, samples of $P$? A sum over $x$
+# weighted by $Q$ is a sum weighted by $P$ if each term is multiplied by $Q(x) / P(x)$:
+#
+# $$
+# \sum_x Q(x) C(x) \nabla \log Q(x) = \mathbb{E}_{x \sim P} \left[ \frac{Q(x)}{P(x)} C(x) \nabla \log Q(x) \right] .
+# $$
+#
+# It holds if $P(x) > 0$ wherever $Q(x) > 0$. Here it does not, and the terms that are lost, where $P(x) = 0$, are
+# just those that the reverse divergence is about.
+
+# %%
+P = np.exp(world.log_prob(every))
+valid = P > 0
+by_weights = np.array(
+    [estimators.importance(model, world, x[None], objective="reverse_kl")[1]["logits"].ravel() for x in every[valid]]
+)
+importance_bias, importance_variance = moments(by_weights, P[valid])
+say(f"""Its bias is {importance_bias:.2f} of the length of the gradient, its variance {importance_variance:.1e}: it
+is very sure of nearly nothing. Samples of P cannot show what P never does.""")
+assert importance_bias > 0.9
+
+# %% [markdown]
+# > **Predict.** MixCE trains on samples of $P$ and multiplies the gradient of each token by $q_t$ (at $\eta = 0$;
+# > in [lesson 6](6_the_approximation.ipynb) you will see why). Samples of $P$, weights that contain $Q$: is that
+# > importance weighting? Test your answer on a $Q$ that equals $P$. What should importance weights be there, and
+# > what is $q_t$?
+
+# %% tags=["reveal"]
+p = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
+q = p.copy()  # the model is already right
+ratio, mixce = q / p, q  # what multiplies the gradient −∇log q of each token drawn from P
+table(
+    ("token", *range(1, 6)),
+    [(name, *(f"{v:.2f}" for v in w)) for name, w in (("P", p), ("importance weight Q/P", ratio), ("MixCE's weight", mixce))],
+)
+pull = {name: (p * w) @ (q - np.eye(5)) for name, w in (("importance", ratio), ("MixCE", mixce))}  # Σ p w (softmax − onehot)
+assert np.allclose(pull["importance"], 0)
+assert np.abs(pull["MixCE"]).max() > 0.01
+say(f"""No. At Q = P importance weights are all 1, as they must be: they only exchange the distribution that is
+drawn from, and it is the same. MixCE's weights are not 1, and have nothing of P in them. Their gradient at Q = P is
+not zero (largest element {np.abs(pull["MixCE"]).max():.3f}): tokens that the model finds likely are made likelier
+still. The samples come from P and *stay* samples of P. That is a change of objective, not of the distribution under
+an expectation.""")
+
+# %% [markdown]
+# ## Clouds around the exact gradient
+#
+# Now a model with a memory: a small transformer, before training. Its gradient has thousands of coordinates, so
+# look at the estimates from two sides: *along* the exact gradient, and *across* it, in the direction in which the
+# token-level gradient leaves it. Both directions are fixed, the second found with samples of its own. Units are the
+# length of the exact gradient, so that a perfect estimate sits at (1, 0) and no estimate at all at (0, 0).
+
+# %%
+gpt = mm.GPT(mm.GPTConfig(V, block_size=T - 1, n_layer=2, n_head=2, n_embd=32), seed=0, device="cpu")
+
+
+def flat(grads):
+    return np.concatenate([grad.reshape(-1) for grad in grads.values()]).astype(float)
+
+
+def estimates(n, seed):
+    """One estimate each from n samples -> {name: (D,)}"""
+    rows, noise = estimators.sample(gpt, n, T, seed), estimators.gumbel_noise(n, T, V, seed)
+    of = {"objective": "reverse_kl"}
+    found = {
+        "REINFORCE": estimators.reinforce(gpt, world, rows, **of),
+        "reward to go": estimators.reward_to_go(gpt, world, rows, **of),
+        "RLOO": estimators.rloo(gpt, world, rows, **of),
+        "importance weights": estimators.importance(gpt, world, world.sample(n, T, seed), **of),
+        "Gumbel-softmax, τ = 1": estimators.gumbel(gpt, world, noise, tau=1.0, **of),
+        "Gumbel-softmax, τ = 0.1": estimators.gumbel(gpt, world, noise, tau=0.1, **of),
+        "k2 per token": estimators.k2(gpt, world, rows, per="token"),
+        "k3": estimators.k3(gpt, world, rows),
+    }
+    return {name: flat(grads) for name, (_, grads) in found.items()}
+
+
+# %%
+g_gpt = flat(mm.exact.loss_and_grads(gpt, world, T, objective="reverse_kl")[1])
+length = np.linalg.norm(g_gpt)
+along = g_gpt / length
+across = flat(estimators.k2(gpt, world, estimators.sample(gpt, 20_000, T, seed=10**6), per="token")[1])
+across -= (across @ along) * along
+across /= np.linalg.norm(across)
+clouds = {}
+for seed in range(few(200, 30)):
+    for name, estimate in estimates(16, seed).items():
+        clouds.setdefault(name, []).append((estimate @ along / length, estimate @ across / length))
+clouds = {name: np.array(points) for name, points in clouds.items()}
+
+
+# %%
+def draw_clouds():
+    fig = figure(7.5, 4.6)
+    axes = fig.subplots(2, 4, sharex=True, sharey=True)
+    for ax, (name, points) in zip(axes.flat, clouds.items()):
+        ax.axhline(0, color="0.85", linewidth=0.8, zorder=0)
+        ax.plot(*points.T, ".", color=Q_COLOR, alpha=0.35, markersize=4, markeredgewidth=0)
+        ax.plot(1, 0, "+", color="black", markersize=13, markeredgewidth=2, label="exact gradient")
+        ax.plot(*points.mean(axis=0), "o", color="white", markeredgecolor="black", markersize=6, label="mean of the estimates")
+        ax.set_title(name, fontsize=9)
+        ax.set(xlim=(-1.6, 3.6), ylim=(-2, 2))
+    fig.supxlabel("along the exact gradient, in its lengths", fontsize=9)
+    fig.supylabel("across", fontsize=9)
+    handles = ax.get_legend_handles_labels()
+    fig.legend(*handles, loc="outside upper center", ncols=2, fontsize=8)
+    return fig
+
+
+show(
+    draw_clouds(),
+    "Eight clouds of estimates from 16 samples: unbiased ones wide around the exact gradient, Gumbel-softmax small and beside it",
+)
+
+# %% [markdown]
+# Every dot is an estimate from 16 samples, the ring is the mean of the dots, the cross the exact gradient. In the
+# upper row REINFORCE, reward to go and RLOO have their rings on the cross (unbiased) and clouds of very different
+# size. Importance weights make a cloud so small that you see only the ring, at no gradient at all. Below,
+# Gumbel-softmax at $\tau = 1$ is small and beside the cross. The last two come later.
+#
+# > **Predict.** You can afford 16 samples a step. Which of the eight would you take? Is an unbiased one better than
+# > a biased one?
+
+# %% tags=["reveal"]
+study = estimators.study(gpt, world, T, objective="reverse_kl", sizes=(4, 16, 64), repeats=few(100, 20), seed=0)
+at_16 = {row["estimator"]: row for row in study if row["n"] == 16}
+table(
+    ("n = 16", "mean squared error", "variance", "squared bias"),
+    [
+        (
+            name,
+            f"{row['mse']:.3g} ± {row['mse_se']:.1g}",
+            f"{row['variance']:.2g}",
+            f"{row['bias2']:.2g} ± {row['bias2_se']:.1g}",
+        )
+        for name, row in at_16.items()
+    ],
+)
+unbiased = ("reinforce", "reward_to_go", "rloo", "k2")
+best = min(at_16, key=lambda name: at_16[name]["mse"])
+assert best == "gumbel τ=1"
+assert all(at_16[name]["mse"] > at_16[best]["mse"] for name in unbiased)
+say(f"""No. What counts is how far from the exact gradient you land, and squared distance is variance plus squared
+bias. At n = 16 the least mean squared error is that of **{best}**, {at_16[best]["mse"]:.2f} of the gradient's
+squared length, though half of it is missing for good (squared bias {at_16[best]["bias2"]:.2f}). RLOO, the best of
+the unbiased, has {at_16["rloo"]["mse"]:.2f}, and REINFORCE {at_16["reinforce"]["mse"]:.1f}: worse than no step at
+all, whose error is 1.""")
+
+
+# %%
+def draw_study(names=("reinforce", "reward_to_go", "rloo", "gumbel τ=1", "gumbel τ=0.1", "importance")):
+    fig = figure(7.5, 3.6)
+    ax = fig.subplots()
+    colors = [*oranges(3), *["#7a3e9d", "#b58ad0"], P_COLOR]  # samples of Q by score, by a soft choice, samples of P
+    for name, color in zip(names, colors):
+        own = [row for row in study if row["estimator"] == name]
+        style = "o-" if name in unbiased else "s--"
+        y, bars = [row["mse"] for row in own], [row["mse_se"] for row in own]
+        ax.errorbar([row["n"] for row in own], y, bars, fmt=style, color=color, capsize=2, label=name)
+    ax.axhline(1, color="0.6", linewidth=0.8, zorder=0)
+    ax.text(66, 1.04, "no gradient at all", ha="right", va="bottom", fontsize=8, color="0.35")
+    ax.set(xscale="log", yscale="log", xlabel="samples n", ylabel="mean squared error / ‖g‖²")
+    ax.set_xticks([4, 16, 64], ["4", "16", "64"])
+    ax.minorticks_off()
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
+show(
+    draw_study(),
+    "Mean squared error against samples: unbiased estimators fall as 1/n, Gumbel-softmax flattens at its bias, and RLOO crosses it",
+)
+
+# %%
+at_64 = {row["estimator"]: row for row in study if row["n"] == 64}
+crossing = 16 * at_16["rloo"]["variance"] / at_64["gumbel τ=1"]["bias2"]
+assert at_64["rloo"]["mse"] < at_64["gumbel τ=1"]["mse"]
+say(f"""Solid lines are unbiased and fall as 1/n for ever. Dashed ones level out at their squared bias. So the
+answer depends on n: RLOO overtakes Gumbel-softmax near n = {crossing:.0f} (its variance at 16 samples, extended,
+equals the other's squared bias), and at 64 it has {at_64["rloo"]["mse"]:.2f} against
+{at_64["gumbel τ=1"]["mse"]:.2f}. And it depends on what the steps are for: an optimizer averages over steps, which
+removes noise and keeps bias.""")
+
+# %% [markdown]
+# This is one model, before training. What changes later? Impossible sentences become rare. A rare event with a
+# large cost is the worst case for sampling: most batches do not see it, and those that do are thrown far off.
+# Exactly, for RLOO with many samples (baseline = mean cost), on tables ever nearer to the maximum-likelihood bigram
+# with its verb after "here" repaired by hand:
+
+# %%
+counted = counts / counts.sum(axis=1, keepdims=True)
+counted[1:3, 3] *= 0.02  # hardly ever "here" after a noun
+counted /= counted.sum(axis=1, keepdims=True)
+lines = []
+for share in (0.5, 0.1, 0.01, 0.001):
+    model.params["logits"][:] = np.log((1 - share) * counted + share / V)
+    Q_now = np.exp(mm.exact.log_prob(model, every))
+    value, grads = mm.exact.loss_and_grads(model, world, T, objective="reverse_kl")
+    exact_now = grads["logits"].ravel()
+    score_now = [estimators.k1(model, world, x[None])[1]["logits"].ravel() for x in every]
+    C_now = np.log(Q_now) - world.log_prob(every, floored=True)
+    second_moment = Q_now @ ((C_now - value) ** 2 * (np.array(score_now) ** 2).sum(axis=1))
+    variance = second_moment / (exact_now @ exact_now) - 1
+    lines.append((f"{share:g}", Q_now[~valid].sum(), float(value), variance / 0.01**2))
+table(
+    ("share of uniform in Q", "impossible under P", "KL(Q‖P), nats", "samples for an error of 1 %"),
+    [(share, f"{bad:.1%}", f"{kl:.2f}", f"{needed:,.0f}") for share, bad, kl, needed in lines],
+)
+assert lines[-1][-1] > lines[0][-1]
+model.params["logits"][:] = z
+
+# %% [markdown]
+# The better the model, the more samples it takes to see how it is still wrong. The exact gradient costs the same
+# throughout.
+#
+# ## The same algebra in RLHF
+#
+# > **The same algebra in RLHF.** A language model $Q$ is trained on a reward, and a penalty $\mathrm{KL}(Q\|P)$
+# > keeps it near a reference model $P$, whose $\log P$ is known. The penalty is estimated from samples of $Q$. With
+# > $r = P(x)/Q(x)$ three estimates of its *value* are in use: $k_1 = -\log r$ and $k_3 = r - 1 - \log r$, both with
+# > mean $\mathrm{KL}(Q\|P)$, and $k_2 = (\log r)^2 / 2$, whose mean is another number. Many programs then treat the
+# > estimate as a *loss* and differentiate it, the samples held fixed.
+# >
+# > That is lesson 4's question again: the samples come from $Q$, and how they come about has to be differentiated
+# > too. As losses, per sequence, $a_t$ is 1 for $k_1$ (mean gradient zero), $\log Q - \log P$ for $k_2$ (REINFORCE,
+# > exactly $\nabla \mathrm{KL}(Q\|P)$), and $1 - r$ for $k_3$ (exactly $\nabla \mathrm{KL}(P\|Q)$, the *other*
+# > divergence). Summed token by token, $k_2$ and $k_3$ miss what a token does to later ones. Tang and Munos (2025,
+# > arXiv 2506.09477) found both mistakes, the differentiated estimate and the forgotten sequence, in papers and in
+# > open-source code. See [math §7](math.md#7-estimators).
+
+# %%
+other = mm.exact.loss_and_grads(model, world, T, objective="forward_kl")[1]["logits"].ravel()  # ∇KL(P‖Q)
+
+
+def mean_gradient(estimator, **options):
+    return Q @ np.array([estimator(model, world, x[None], **options)[1]["logits"].ravel() for x in every])
+
+
+means = {
+    "k1": mean_gradient(estimators.k1),
+    "k2": mean_gradient(estimators.k2),
+    "k3": mean_gradient(estimators.k3),
+    "k2 per token": mean_gradient(estimators.k2, per="token"),
+    "k3 per token": mean_gradient(estimators.k3, per="token"),
+}
+table(
+    ("differentiated as a loss", "length of its mean", "off ∇KL(Q‖P)", "off ∇KL(P‖Q)"),
+    [
+        (name, f"{np.linalg.norm(m):.3f}", *(f"{np.linalg.norm(m - t) / np.linalg.norm(t):.2f}" for t in (g.ravel(), other)))
+        for name, m in means.items()
+    ],
+)
+say(f"""Means over all sequences, so no sampling error; distances over the length of the target. ∇KL(Q‖P) has length
+{np.linalg.norm(g):.3f}, ∇KL(P‖Q) {np.linalg.norm(other):.3f}.""")
+assert np.allclose(means["k1"], 0)
+assert np.allclose(means["k2"], g.ravel())
+assert np.allclose(means["k3"], other)
+assert np.allclose(means["k2 per token"], token_level)
+
+# %% [markdown]
+# The means of $k_1$ and $k_3$ as *values* are right, and their gradients are not: an unbiased value does not make
+# an unbiased gradient. And $k_2$ per token has exactly the token-level gradient of lesson 4 for its mean. Look at
+# the clouds again: `k2 per token` sits beside the cross, and `k3` sits near no gradient, because
+# $\nabla \mathrm{KL}(P\|Q)$ is so much shorter.
+#
+# ## Summary
+#
+# - Pathwise gradients follow each draw, score-function gradients reweight draws. Tokens are steps: pathwise sees
+#   nothing.
+# - REINFORCE: lesson 4's list, sampled. Reward to go drops what was paid before; RLOO subtracts what the others
+#   paid. All unbiased.
+# - Gumbel-softmax differentiates a soft choice: little variance, and a bias that in sequences does not die with
+#   $\tau$.
+# - Importance weights on samples of $P$ cannot see what $P$ never does. MixCE's $q_t$ is not an importance weight.
+# - Mean squared error is variance plus squared bias. With 16 samples the least error was a biased estimator's; with
+#   many it is not.
+# - k1, k2, k3: the value of an estimate and its derivative are two things.
+#
+# ## Exercises
+#
+# 1. *Pencil.* Show that $\mathbb{E}_Q[b \nabla \log Q] = 0$ for a constant $b$, and that with a baseline that
+#    *includes* the sample's own cost (the mean over all $n$), the estimator's mean is $(n-1)/n$ of the gradient.
+# 2. *Code.* Which constant $b$ makes the variance of REINFORCE least on `agreement()`? Is it the mean cost?
+# 3. *Code.* Combine reward to go and RLOO: at each position, subtract the mean of the other samples' costs from
+#    there on. Is it unbiased? Is its variance, estimated from repeated draws of 16, lower than RLOO's?
+# 4. *Think.* Your optimizer averages gradients over about ten steps. Which column of the study would you look at to
+#    choose an estimator?
+# 5. *Pencil.* Show that $k_3$ per sequence, as a loss, has the mean gradient $\nabla \mathrm{KL}(P\|Q)$, even if
+#    $P$ has zeros.
+#
+# ## Solutions
+
+# %% [markdown] tags=["solution"]
+# **Solution 1.** $\mathbb{E}_Q[\nabla \log Q] = \sum_x Q \nabla Q / Q = \nabla \sum_x Q = \nabla 1 = 0$. With the
+# mean over all $n$, sample $i$'s cost is $C(x_i) - \frac{1}{n} C(x_i)$ less what the others paid divided by $n$.
+# The others are independent of $x_i$ and contribute zero; what is left is $(1 - 1/n) C(x_i) \nabla \log Q(x_i)$.
+
+# %% tags=["solution"]
+half = C[:, None] / 2 - C / 2  # (156,156): C(x) less the mean of C(x) and C(y), for every pair
+leave_in = np.einsum("x,y,xy,xd->d", Q, Q, half, score)  # n = 2, the gradient of one of the two
+assert np.allclose(leave_in, g.ravel() / 2)
+
+# %% [markdown] tags=["solution"]
+# **Solution 2.** The variance is $\mathbb{E}[(C - b)^2 s^2]$ up to a constant, with $s = \|\nabla \log Q(x)\|$. It
+# is a parabola in $b$, least at $b = \mathbb{E}[C s^2] / \mathbb{E}[s^2]$: a mean cost, but with long gradients
+# counted more.
+
+# %% tags=["solution"]
+s2 = (score**2).sum(axis=1)
+best_b = Q @ (C * s2) / (Q @ s2)
+variances = {b: moments((C - b)[:, None] * score, Q)[1] for b in (0.0, float(KL), best_b)}
+say(
+    "Variance over ‖g‖² with baseline "
+    + ", ".join(f"{b:.1f} nats: {variance:.1f}" for b, variance in variances.items())
+    + ". The last is the best; the mean cost, the second, comes close."
+)
+assert min(variances, key=variances.get) == best_b
+
+# %% [markdown] tags=["solution"]
+# **Solution 3.** Unbiased for the same two reasons: what was paid before is left out, and the others are
+# independent. A sample that has ended pays 0 from there on, and counts as such. It is nearer to lesson 4's bracket,
+# but the mean of the others is $U$ averaged over *all* prefixes of that length, where the bracket has the $U$ of
+# this one.
+
+
+# %% tags=["solution"]
+def both(rows):
+    to_go = costs(rows)[:, ::-1].cumsum(axis=1)[:, ::-1]
+    return weighted(rows, to_go - (to_go.sum(axis=0) - to_go) / (len(rows) - 1))
+
+
+draws = [estimators.sample(model, 16, T, seed) for seed in range(few(400, 100))]
+tried = {
+    "both": np.array([both(rows).ravel() for rows in draws]),
+    "RLOO": np.array([estimators.rloo(model, world, rows, objective="reverse_kl")[1]["logits"].ravel() for rows in draws]),
+}
+table(
+    ("n = 16", "variance / ‖g‖²", "distance of the mean", "expected from noise alone"),
+    [
+        (
+            name,
+            *(
+                f"{v:.2f}"
+                for v in (e.var(axis=0).sum() / (g**2).sum(), np.linalg.norm(e.mean(axis=0) - g.ravel()) / np.linalg.norm(g))
+            ),
+            f"{np.sqrt(e.var(axis=0).sum() / len(e)) / np.linalg.norm(g):.2f}",
+        )
+        for name, e in tried.items()
+    ],
+)
+
+# %% [markdown] tags=["solution"]
+# **Solution 4.** Averaging ten steps divides the variance by ten and leaves the bias. So look at squared bias plus
+# a tenth of the variance, which at $n = 16$ is about the mean squared error at 160 samples, where RLOO has long
+# overtaken Gumbel-softmax. (The parameters move between those steps, so the average is not quite one over a single
+# gradient.)
+
+# %% tags=["solution"]
+averaged = {name: row["bias2"] + row["variance"] / 10 for name, row in at_16.items() if name in ("rloo", "gumbel τ=1")}
+assert averaged["rloo"] < averaged["gumbel τ=1"]
+say(", ".join(f"{name}: {error:.2f}" for name, error in averaged.items()) + " of ‖g‖².")
+
+# %% [markdown] tags=["solution"]
+# **Solution 5.** $\mathbb{E}_Q[(1 - P/Q) \nabla \log Q] = \sum_x (Q - P) \nabla \log Q$. The first half is zero as
+# in solution 1, and $-\sum_x P \nabla \log Q = \nabla F = \nabla \mathrm{KL}(P\|Q)$. Where $P = 0$ the second half
+# has nothing to add, so a $k_3$ loss never learns of impossible sentences from samples of $Q$ that are impossible,
+# except that something must be taken from them to give to the others.
+
+# %% [markdown]
+# Next: [lesson 6, the approximation](6_the_approximation.ipynb): from the reverse cross-entropy to a loss that
+# needs neither $P$ nor samples of $Q$.
