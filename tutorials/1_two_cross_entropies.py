@@ -347,6 +347,14 @@ table(["bigram that minimises η F + (1−η) R", "F", "R", "writes something im
 
 
 # %%
+def mixture(eta):
+    def value(z):
+        q = quantities(softmax(z))
+        return eta * q["F"] + (1 - eta) * q["R"]
+
+    return value
+
+
 def mixture_picture():
     fig = figure(7.5, 3.5)
     left, right = fig.subplots(1, 2, width_ratios=[1, 1.45])
@@ -354,11 +362,7 @@ def mixture_picture():
     draw_simplex(left, 0.5 * values["F"] + 0.5 * values["R"])
     minima = [P]
     for eta in np.arange(0.95, 0.01, -0.05):  # each from the one before
-
-        def mixture(z, eta=eta):
-            return eta * quantities(softmax(z))["F"] + (1 - eta) * quantities(softmax(z))["R"]
-
-        minima.append(descend(mixture, minima[-1], steps=100, rate=1)[-1])
+        minima.append(descend(mixture(eta), minima[-1], steps=100, rate=1)[-1])
     minima = np.array([*minima, [1, 0, 0]]) @ CORNERS
     left.plot(*minima.T, color=Q_COLOR, linewidth=2.5, clip_on=False)
     for i, label, offset in ((0, "η = 1", (20, 8)), (10, "η = ½", (-4, 11)), (20, "η = 0", (14, -13))):
