@@ -70,7 +70,8 @@ two forwards: a linear layer has one matrix product forward and two backward."""
 # 3 does that. For a layer whose `y` is an array, it takes fixed random numbers `dy` and the loss $L = \sum_i dy_i\, y_i$.
 # Then $\partial L/\partial y_i = dy_i$, as it should be. And nothing is lost: near any point, every loss changes with `y`
 # like such a sum.
-#
+
+# %% [markdown]
 # ## Follow every road to the loss
 #
 # All of backpropagation is one rule, the chain rule. **From $x_j$, follow every road to the loss. Along a road multiply
@@ -320,7 +321,8 @@ for parts in (["input", "output"], ["input"], ["output"]):
 
 # %% [markdown]
 # # Second sitting: the model
-#
+
+# %% [markdown]
 # ## Attention: rows that look at one another
 #
 # So far every token's row went its own way. Attention is the one layer in which rows meet. From its row, each position
@@ -341,7 +343,8 @@ source(one_file.attention)
 # %% [markdown]
 # The reshape and transpose at both ends only move numbers about, to put heads beside one another. Their backward moves
 # them back. In between stand two matrix products and a softmax, which you know.
-#
+
+# %% [markdown]
 # ## Attention, backward
 #
 # Go from the last line to the first. For one head, the output is $y_{id} = \sum_j p_{ij} v_{jd}$. Ask again: who appears
@@ -432,7 +435,8 @@ assert reached.tolist() == [True, True, True, False]
 # becomes an addition. The straight road runs through all blocks from the loss to the embedding and multiplies by nothing.
 # However many blocks there are, some of the derivative arrives undiminished. That is why deep transformers can be
 # trained.
-#
+
+# %% [markdown]
 # ## The block and its mirror
 #
 # Now the whole model. Read the lines of `forward` downwards, then those of `backward` upwards.
@@ -467,51 +471,48 @@ LAYERS = [  # of one block from its input to its output: forward, backward, para
 ]
 
 
-def draw_side(ax, side, color, up):
-    """One of the two columns: its boxes, the road through them, the straight road around each half, the parameters."""
+# %%
+def draw_roads(ax, side, color, up):
+    """One of the two columns: its boxes, the road through them, and the straight road around each half."""
     arrow = {"arrowstyle": "-|>", "color": color, "lw": 1.8, "shrinkA": 0, "shrinkB": 0}
     outwards, top = np.sign(side), len(LAYERS)
     for y in range(-1, top):
         ax.annotate("", (side, y + (0.72 if up else 0.28)), (side, y + (0.28 if up else 0.72)), arrowprops=arrow)
-    for low, high in ((0, 5), (6, 11)):
+    for start, end in ((0, 5), (6, 11)) if up else ((5, 0), (11, 6)):
         out = side + 2.15 * outwards
-        start, end = (low, high) if up else (high, low)
         ax.plot([side, out, out], [start, start, end], color=color, lw=1.8, zorder=0)
         ax.annotate("", (side + 0.24 * outwards, end), (out, end), arrowprops=arrow, zorder=0)
-    for y, (forward, backward, params, _) in enumerate(LAYERS):
+    for y, (forward, backward, *_) in enumerate(LAYERS):
         text = forward if up else backward
         shape = {"boxstyle": "circle,pad=0.2" if text == "+" else "round,pad=0.3", "fc": "white", "ec": color, "lw": 1.5}
         ax.text(side, y, text, ha="center", va="center", fontsize=9, bbox=shape, zorder=3)
-        if params:
-            kinds = ("weight", "bias") if forward == "layer_norm" else ("W", "b")
-            label = f"{params}\n" + ", ".join(kinds if up else [f"d{kind}" for kind in kinds])
-            ax.text(
-                side + (1.45 if up else 1.6) * outwards,
-                y,
-                label,
-                ha="center",
-                va="center",
-                fontsize=7.5,
-                color="0.25",
-                linespacing=1.3,
-            )
-            ends = [
-                side + (0.98 if up else 1.1) * outwards,
-                side + (0.06 * len(text) + 0.06) * outwards if up else side + 0.92 * outwards,
-            ]
-            start, end = ends if up else ends[::-1]
-            ax.annotate("", (end, y), (start, y), arrowprops=arrow | {"lw": 1})
-    for y, text in ((-1, "x (B,T,C)" if up else "dx (B,T,C)"), (top, "x (B,T,C)" if up else "dx (B,T,C)")):
-        ax.text(side, y, text, ha="center", va="center", fontsize=9)
+    for y in (-1, top):
+        ax.text(side, y, "x (B,T,C)" if up else "dx (B,T,C)", ha="center", va="center", fontsize=9)
     ax.text(side, top + 0.7, "forward, upwards" if up else "backward, downwards", ha="center", color=color, fontsize=11)
 
 
+def draw_parameters(ax, side, color, up):
+    """What enters each layer from outside, its parameters, or what leaves it, their gradients."""
+    outwards, prefix = np.sign(side), "" if up else "d"
+    for y, (forward, _, params, _) in enumerate(LAYERS):
+        if params:
+            kinds = ("weight", "bias") if forward == "layer_norm" else ("W", "b")
+            label = f"{params}\n{prefix}{kinds[0]}, {prefix}{kinds[1]}"
+            place = side + (1.45 if up else 1.6) * outwards
+            ax.text(place, y, label, ha="center", va="center", fontsize=7.5, color="0.25", linespacing=1.3)
+            start, end = (0.98, 0.06 * len(forward) + 0.06) if up else (0.92, 1.1)
+            arrow = {"arrowstyle": "-|>", "color": color, "lw": 1, "shrinkA": 0, "shrinkB": 0}
+            ax.annotate("", (side + end * outwards, y), (side + start * outwards, y), arrowprops=arrow)
+
+
+# %%
 def mirrored_block():
     """One block drawn twice: its forward going up, its backward coming down, its caches as rungs."""
     fig = figure(7.5, 8)
     ax = fig.subplots()
-    draw_side(ax, -1.9, Q_COLOR, up=True)
-    draw_side(ax, 1.9, P_COLOR, up=False)
+    for draw in (draw_roads, draw_parameters):
+        draw(ax, -1.9, Q_COLOR, up=True)
+        draw(ax, 1.9, P_COLOR, up=False)
     for y, (forward, backward, _, cache) in enumerate(LAYERS):
         if cache:
             ends = (1.9 - 0.055 * len(backward) - 0.12, y), (-1.9 + 0.055 * len(forward) + 0.12, y)
@@ -547,6 +548,7 @@ rng = np.random.default_rng(0)
 tokens, targets = rng.integers(0, V, (2, T)), rng.integers(0, V, (2, T))
 params = one_file.init(vocab_size=V, block_size=T, n_layer=3, n_head=n_head, n_embd=8, seed=0)
 params = {name: 0.5 * rng.standard_normal(value.shape) for name, value in params.items()}
+names = list(params)
 
 
 def model_forward(*values):
@@ -556,6 +558,7 @@ def model_forward(*values):
     return loss, (params, dlogits, cache)
 
 
+# %%
 def check_model(backward):
     """Gradcheck of a whole model with this backward, one line a tensor."""
 
@@ -566,7 +569,6 @@ def check_model(backward):
     return mm.gradcheck(model_forward, model_backward, list(params.values()), names=names)
 
 
-names = list(params)
 report = check_model(one_file.backward)
 print(report)
 assert report.ok
@@ -586,6 +588,7 @@ def gelu_backward_without_the_3(dy, cache):
     return dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du_dx)
 
 
+# %%
 def broken_backward(place, right, wrong):
     """one_file.backward, but for the one cache called `place` it calls `wrong` where its code says `right`."""
 
@@ -600,12 +603,7 @@ def broken_backward(place, right, wrong):
     return backward
 
 
-# %% [markdown]
-# > **Predict.** The model has 40 parameter tensors. Which of them get a wrong gradient: those of `gelu`, those of block
-# > 1, all between block 1 and the output, or all between block 1 and the input?
-
-
-# %% tags=["reveal"]
+# %%
 def tensors_by_error(report, broken_after):
     """A bar for the error of each tensor, input at the bottom; red is wrong. The dashed line is where the mistake is."""
     fig = figure(7.5, 7.4)
@@ -628,6 +626,11 @@ def tensors_by_error(report, broken_after):
     return fig
 
 
+# %% [markdown]
+# > **Predict.** The model has 40 parameter tensors. Which of them get a wrong gradient: those of `gelu`, those of block
+# > 1, all between block 1 and the output, or all between block 1 and the input?
+
+# %% tags=["reveal"]
 place = "h.1.mlp.gelu"
 broken = check_model(broken_backward(place, one_file.gelu_backward, gelu_backward_without_the_3))
 wrong = [row.name for row in broken.rows if not row.ok]
@@ -649,6 +652,9 @@ assert wrong == names[: names.index("h.1.mlp.c_fc.bias") + 1]
 # - If a single tensor is wrong and all upstream of it are right, then the `dx` of its layer is right and its `dW` or `db`
 #   is not.
 # - `wte.weight` is at both ends. Its output part is right here, but it is added to an input part that is not.
+#
+# The rule is about numbers, not about names: a tensor upstream stays right if the error happens to cancel in the sum that
+# makes its gradient. Exercise 4 contains such a case.
 #
 # A mistake like this one is easy to live with and never notice.
 
@@ -741,6 +747,7 @@ def train(objective, start=None, steps=STEPS, lr=0.01):
     return model
 
 
+# %%
 bigram = mm.TableBigram(V)
 counts = mm.exact.bigram_counts(world, MAX_LEN) + 1e-9  # maximum likelihood of a table is counting
 bigram.params["logits"][:] = np.log(counts / counts.sum(axis=1, keepdims=True))
@@ -784,6 +791,8 @@ def looks(model):
 
 fig, at_cat = looks(mle)
 show(fig, "Attention probabilities of the two heads for the words of cat here; one head looks from here at cat.")
+
+# %%
 sleeps = []
 for model in (bigram, mle):
     logits, _ = model.forward(np.array([[0, 1, 3], [0, 2, 3]]))  # "cat here", "cats here"
@@ -809,6 +818,8 @@ for label, model in [
     found = mm.exact.measure(model, world, MAX_LEN)
     cells.append([label[3:], *(f"{float(found[key]):.3f}" for key in ("validity", "forward_kl", "reverse_ce", "entropy_q"))])
 table(["model", "validity", "KL(P‖Q)", "R", "H(Q)"], cells)
+
+# %% tags=["reveal"]
 q = np.exp(mm.exact.log_prob(from_scratch, rows))
 cat = rows[:, 1] == 1
 cost_of_cat = -(q[cat] / q[cat].sum()) @ world.log_prob(rows[cat], floored=True)
@@ -826,7 +837,8 @@ assert sentence_probs(from_mle)[best] > 0.9
 # The bigram was not to blame, and neither was the gradient, which is exact: it is what R asks for. R is linear in Q, so
 # all mass on one of the likeliest sentences is a minimum. To be drawn to P, a model needs the entropy term that makes a
 # KL of R ($\text{KL}(Q \| P) = R - H(Q)$), or enough of F beside it.
-#
+
+# %% [markdown]
 # ## Summary
 #
 # - **One rule.** From each input follow every road to the loss: multiply slopes along a road, add the roads.
@@ -948,21 +960,23 @@ print(report)
 assert report.ok
 
 # %% [markdown] tags=["solution"]
-# **Solution 4.** Go down the table to the first wrong tensor. Above it, everything is right: the mistake is not in a
-# layer nearer the output. If only one tensor is wrong, it would be the `db` of a linear layer; but here all that follow
-# are wrong too, so a `dx` is. Which layer stands between the last right tensor and the first wrong one?
+# **Solution 4.** Go down the table to the first wrong tensor, `attn.c_attn.weight` of block 1. All above it is right, so
+# the mistake is not nearer the output. Much below it is wrong too, so some `dx` is; a linear layer with a wrong `db`
+# alone, or a layer norm above, are ruled out. The suspect is attention, which hands its `dx` to `c_attn`.
+#
+# But `c_attn.bias` is right, and so is `ln_1.bias`. If the `dy` of `c_attn` is wrong, how can its sum over the rows,
+# `db`, be right? Because the error is in the keys, and by solution 1 each head's $dk_j$ sum to zero over $j$, with the
+# wrong factor as without. `ln_1.bias` also looks at a sum over rows only.
 
 # %% tags=["solution"]
 wrong_names = [row.name for row in mystery.rows if not row.ok]
-first, above = wrong_names[-1], names[names.index(wrong_names[-1]) + 1]
-say(f"""The wrong tensor nearest the output is `{first}`, and the one above it, `{above}`, is right. Between them stands
-attention, of the same block: `{wrong.__name__}`.""")
 found = broken_backward("h.1.attn", right, wrong)(*model_forward(*params.values())[1], n_head)["h.1.attn.c_attn.weight"]
-thirds = np.abs(found - right_grads["h.1.attn.c_attn.weight"]).reshape(8, 3, -1).max(axis=(0, 2))
-say(f"""Its gradient even says which line: in the columns of the queries, keys and values the largest errors are
-{thirds[0]:.0e}, {thirds[1]:.0e} and {thirds[2]:.0e}.""")
-assert (first, above) == ("h.1.attn.c_attn.bias", "h.1.attn.c_proj.weight")
-assert thirds[1] > 1e-6 > max(thirds[0], thirds[2])
+error = np.abs(found - right_grads["h.1.attn.c_attn.weight"]).reshape(8, 3, -1).max(axis=(0, 2))
+say(f"""The function is `{wrong.__name__}`. The gradient of `c_attn.weight` even says which line it is: in the columns
+of the queries, keys and values the largest errors are {error[0]:.0e}, {error[1]:.0e} and {error[2]:.0e}.""")
+upstream = names[: names.index("h.1.attn.c_attn.weight") + 1]
+assert set(wrong_names) == {*upstream} - {"h.1.ln_1.bias"}
+assert error[1] > 1e-6 > max(error[0], error[2])
 
 # %% [markdown] tags=["solution"]
 # **Solution 5.** A staircase. The nearer the input the mistake, the fewer tensors are red. `wte.weight` is always among
