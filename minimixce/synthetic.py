@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import checkpoint, estimators, exact, metrics, objectives, optim, world_training, worlds
+from . import backend, checkpoint, exact, metrics, objectives, optim, world_training, worlds
 from .bigram import Bigram, BigramConfig
 from .gpt import GPT, GPTConfig
 from .training import fit
@@ -111,7 +111,7 @@ def run(job):
     gold = data.world.probs
     if job.protocol == "paper":
         learned, loss, steps, curve = fit_paper(job, data)
-        gradient = "counts" if job.objective in ("mle", "mixce") else "Gumbel-softmax (sampled)"
+        gradient = "counts" if uses(job) == "samples" else "Gumbel-softmax (sampled)"
     elif job.model == "gpt":
         learned, loss, steps, curve, gradient = fit_gpt(job, data)
     elif job.objective == "js":
@@ -120,11 +120,24 @@ def run(job):
     else:
         learned, loss, steps, curve = fit_exact(job, data)
         gradient = "exact"
-    population = job.forward == "population" and job.protocol == "exact"
-    uses = "P" if population else "samples" if job.objective in ("mle", "mixce") else "samples and P"
-    result = {**job._asdict(), "uses": uses, "gradient": gradient}
+    result = {**job._asdict(), "uses": uses(job), "gradient": gradient}
     result |= {"avg_js": metrics.average_js(gold, learned), "avg_zeros": metrics.average_zeros(gold, learned)}
     return {**result, "loss": loss, "steps": steps, "seconds": time.perf_counter() - start}, learned, curve
+
+
+def uses(job):
+    """What decides where a run ends, by objective and η -> "samples" (of P), "P" (its probabilities), or "samples and P".
+
+    What only gives the start is not counted, but for the sampled js of a table, which ends before its start is forgotten.
+    Choosing η by avg. JS uses P, whatever the objective.
+    """
+    if job.forward == "population":
+        return "P"
+    if job.objective in ("mle", "mixce"):
+        return "samples"
+    if job.objective == "js":  # the part under P is an average over samples in the paper's protocol alone
+        return "P" if job.model == "gpt" else "samples and P"
+    return {0.0: "P", 1.0: "samples"}.get(job.eta, "samples and P")
 
 
 def fit_exact(job, data, tolerance=1e-10, most=1000):
@@ -132,41 +145,53 @@ def fit_exact(job, data, tolerance=1e-10, most=1000):
 
     A table Q starts at the counts and goes down the natural gradient: a step in logits of the gradient over
     (how often a row is seen) · Q(v|row), which undoes the softmax's own scale, at most 1 in any logit, halved while the loss
-    would rise, until no entry of the gradient is above `tolerance`. The neural Q follows the same gradient by Adam.
+    would rise, until no entry of the gradient is above `tolerance` or no step gets lower than rounding lets see. The neural Q
+    follows the same gradient by Adam.
     """
     V, world = job.vocab_size, data.world
     counts = exact.bigram_counts(world) if job.forward == "population" else counts_of(data.train, V)
     objective = {"mle": "forward_ce"}.get(job.objective, job.objective)
     share = 1.0 if objective in ("forward_ce", "mixce") else job.eta  # of the forward part
-    seen_in_data = counts.sum(axis=1) / counts[0].sum()
 
     def loss_and_grads(z):
         return exact.bigram_loss_and_grads(z, world, objective=objective, eta=job.eta, counts=counts)
 
     if job.model == "neural":
         return _fit_neural(job, world, counts, loss_and_grads)
-    z = np.log(np.maximum(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), 1e-12))
+    # What was never seen starts low, but where P can call for it not so low that its gradient is lost.
+    least = 1e-6 if share < 1 else 1e-12
+    z = np.log(np.maximum(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), least))
     (loss, gradient), rate, curve = loss_and_grads(z), 1.0, []
     for step in range(most + 1):
         q = np.exp(exact.log_softmax(z))
         curve.append({"step": step, "loss": float(loss), "avg_js": metrics.average_js(world.probs, q)})
         if job.objective == "mixce":
-            curve[-1]["surrogate"] = float(-(counts * (job.eta + (1 - job.eta) * q) * np.log(q)).sum() / counts[0].sum())
-        if step == most or np.abs(gradient).max() <= tolerance:
+            curve[-1]["surrogate"] = surrogate(q, counts, job.eta)
+        if step == most or rate < 1e-6 or np.abs(gradient).max() <= tolerance:
             break
-        seen = share * seen_in_data
+        if objective == "mixce":  # a row moves as much as its tokens weigh
+            seen = (counts * (job.eta + (1 - job.eta) * q)).sum(axis=1) / counts[0].sum()
+        else:
+            seen = share * counts.sum(axis=1) / counts[0].sum()
         if share < 1:
             inside = q.copy()
             inside[:, 0] = 0
-            seen = seen + (1 - share) * np.linalg.inv(np.eye(V) - inside)[0]
+            seen = seen + (1 - share) * np.linalg.solve((np.eye(V) - inside).T, np.eye(V)[0])
         direction = np.clip(gradient / np.maximum(seen[:, None] * q, 1e-300), -1, 1)
-        while True:
+        while rate >= 1e-6:
             new = loss_and_grads(z - rate * direction)
-            if new[0] <= loss + 1e-12 * abs(loss) or rate < 1e-6:
+            rounding = 1e-14 * abs(loss)  # where the loss can no longer tell, the gradient has to fall
+            if new[0] < loss - rounding or (new[0] <= loss + rounding and np.abs(new[1]).max() < np.abs(gradient).max()):
+                z, (loss, gradient), rate = z - rate * direction, new, min(1.0, 1.2 * rate)
                 break
             rate /= 2
-        z, (loss, gradient), rate = z - rate * direction, new, min(1.0, 2 * rate)
     return q, float(loss), step, curve
+
+
+def surrogate(q, counts, eta):
+    """What MixCE's surrogate prints, −(η + (1−η) q) log q, where the true loss is −η log q − (1−η) q: the same gradient. Nats
+    per sequence, q and counts (V,V)."""
+    return float(-(counts * (eta + (1 - eta) * q) * np.log(np.maximum(q, 1e-300))).sum() / counts[0].sum())
 
 
 def _fit_neural(job, world, counts, loss_and_grads, warmup=500, steps=3500):
@@ -254,8 +279,12 @@ def fit_paper(job, data, epochs=50, batch_size=1000, patience=5, rate=1e-3, l2=1
     V, world = job.vocab_size, data.world
     model = Bigram(BigramConfig(V, dropout=dropout), job.seed, "cpu")
     optimizer, everyone = optim.Adam(model.params, rate, l2=l2), np.arange(V)[:, None]
-    rng, sampled = np.random.default_rng([job.seed, 1]), job.objective not in ("mle", "mixce")
+    rng, sampled = np.random.default_rng([job.seed, 1]), uses(job) != "samples"
     lengths, curve, best, best_params, since, steps = np.diff(data.starts), [], math.inf, None, 0, 0
+
+    def exponentials(t, rows):
+        return rng.standard_exponential((len(rows), V), dtype=model.config.dtype)
+
     for epoch in range(epochs):
         if job.objective == "js":
             batches = _sequences_by_batch(data.train, lengths, rng.permutation(TRAIN).reshape(-1, batch_size))
@@ -265,17 +294,18 @@ def fit_paper(job, data, epochs=50, batch_size=1000, patience=5, rate=1e-3, l2=1
         for batch in batches:
             logits, cache = model.forward(everyone, training=True, rng=rng)
             _, dlogits = _under_p(logits[:, 0], batch, job, world)
-            grads = model.backward(dlogits[:, None], cache)
             if sampled:
-                for name, g in _under_q(model, world, job, batch_size, rng)[1].items():
-                    grads[name] += g
-            optimizer.step(grads)
+                dlogits += _under_q(logits[:, 0], world, job, batch_size, exponentials, _into_input(model, cache))[1]
+            optimizer.step(model.backward(dlogits[:, None], cache))
             steps += 1
-        loss = float(_under_p(model.forward(everyone)[0][:, 0], _development(data, job), job, world)[0])
+        logits, development = model.forward(everyone)[0][:, 0], _development(data, job)
+        loss = float(_under_p(logits, development, job, world)[0])
         if sampled:
-            loss += float(_under_q(model, world, job, DEVELOPMENT, rng)[0])
+            loss += float(_under_q(logits, world, job, DEVELOPMENT, exponentials)[0])
         learned = metrics.transition_matrix(model)
         curve.append({"step": epoch, "loss": loss, "avg_js": metrics.average_js(world.probs, learned)})
+        if job.objective == "mixce":
+            curve[-1]["surrogate"] = surrogate(learned, development, job.eta)
         if loss < best:
             best, best_params, since = loss, {name: p.copy() for name, p in model.params.items()}, 0
         else:
@@ -339,12 +369,55 @@ def _under_p(logits, batch, job, world):
     return loss, (weighted.sum(axis=1, keepdims=True) * q - weighted).astype(logits.dtype)
 
 
-def _under_q(model, world, job, n, rng):
-    """The other part, by Gumbel-softmax from n sequences of Q -> loss, grads."""
-    objective = {"mixce_star": "reverse_ce", "two_kls": "reverse_kl"}.get(job.objective, "js")
-    noise = (estimators.gumbel_noise(n, 2, job.vocab_size, rng)[0] for _ in range(LONGEST - 1))
-    loss, grads = estimators.gumbel(model, world, noise, objective=objective, eta=job.eta)
-    return (1 - job.eta) * loss, {name: (1 - job.eta) * g for name, g in grads.items()}
+def _under_q(logits, world, job, n, exponentials, into_input=None):
+    """The other part, from n sequences of Q by Gumbel-softmax at τ = 1 -> loss, dlogits (V,V), or None without into_input.
+
+    estimators.gumbel for a bigram Q with logits (V,V) and a Markov world, each row of logits computed once: what a token adds
+    to dlogits goes to the row of the token before it, and sequences that have ended are left alone. If E is standard
+    exponential, −log E is Gumbel noise g, so softmax(log q + g) is q/E over its sum, and its largest entry the choice.
+    exponentials(t, rows): E (len(rows),V) of step t for those of the n sequences that go on; into_input(dlogits, tokens): the
+    derivative (N,V) in one-hot inputs, of dlogits (N,V) after `tokens` (N,).
+    """
+    log_q = exact.log_softmax(logits)
+    q, log_p = np.exp(log_q), world.tables(np).log_p_floored.astype(logits.dtype)
+    sum_q, sum_p, rows, last, steps = np.zeros(n, q.dtype), np.zeros(n, q.dtype), np.arange(n), np.zeros(n, int), []
+    for t in range(LONGEST - 1):
+        soft = q[last] / np.maximum(exponentials(t, rows), 1e-30)
+        choice = soft.argmax(axis=1)
+        sum_q[rows] += log_q[last, choice]
+        sum_p[rows] += log_p[last, choice]
+        steps.append((rows, last, choice, soft))
+        rows, last = rows[choice > 0], choice[choice > 0]
+        if not len(rows):
+            break
+    if job.objective == "js":
+        log_m = np.logaddexp(math.log(job.eta) + sum_p, math.log(1 - job.eta) + sum_q)
+        cost, by_q = sum_q - log_m, np.exp(math.log(job.eta) + sum_p - log_m)  # the share of P in M
+        by_p = -by_q
+    else:
+        by_q, by_p = np.full(n, job.objective == "two_kls", q.dtype), np.full(n, -1, q.dtype)
+        cost = by_q * sum_q - sum_p
+    loss = (1 - job.eta) * cost.mean()
+    if into_input is None:
+        return loss, None
+    by_q, by_p = ((1 - job.eta) / n * slope[:, None] for slope in (by_q, by_p))
+    dlogits, dchoice = np.zeros_like(logits), np.zeros((n, q.shape[1]), q.dtype)
+    for rows, last, choice, soft in reversed(steps):
+        soft /= soft.sum(axis=1, keepdims=True)
+        down = dchoice[rows] + by_q[rows] * log_q[last] + by_p[rows] * log_p[last]
+        down = soft * (down - (soft * down).sum(axis=1, keepdims=True)) - by_q[rows] * q[last]
+        down[np.arange(len(rows)), choice] += by_q[rows, 0]
+        backend.add_rows(dlogits, last, down)
+        dchoice[rows] = into_input(down, last)
+    return loss, dlogits
+
+
+def _into_input(model, cache):
+    """`into_input` of _under_q for a Bigram whose forward pass over all V tokens left this cache."""
+    (_, _, relu, dropped, _), params = cache, model.params
+    slope = (relu.y > 0) * (1 if dropped.scale is None else dropped.scale)
+    slope, inputs = slope[:, 0].astype(relu.y.dtype), params["embedding.weight"] @ params["hidden.weight"]  # (V,H), (V,H)
+    return lambda dlogits, tokens: (dlogits @ params["output.weight"].T * slope[tokens]) @ inputs.T
 
 
 # ---- a grid of runs ---------------------------------------------------------------------------------------------------
@@ -362,12 +435,12 @@ def run_grid(jobs, folder, executor=None, progress=True):
 
     folder = Path(folder)
     (folder / "matrices").mkdir(parents=True, exist_ok=True)
-    done = {key: result for key, result in _read_runs(folder / RUNS_FILE) if key in set(jobs)}
+    done = dict(_read_runs(folder / RUNS_FILE))
     waiting = [job for job in jobs if job not in done]
     checkpoint.write_atomically(folder / RUNS_FILE, "".join(json.dumps(r) + "\n" for r in done.values()).encode())
     with (
         open(folder / RUNS_FILE, "a") as lines,
-        tqdm(total=len(jobs), initial=len(done), disable=None if progress else True) as bar,
+        tqdm(total=len(jobs), initial=len(jobs) - len(waiting), disable=None if progress else True) as bar,
     ):
         futures = {executor.submit(run, job): job for job in waiting} if executor else {}
         for item in as_completed(futures) if executor else waiting:

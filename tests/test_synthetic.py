@@ -121,6 +121,39 @@ def test_at_20_tokens_and_seed_7():
     assert (mle["uses"], result["uses"], with_p["uses"]) == ("samples", "samples and P", "P")
 
 
+@pytest.mark.parametrize(
+    ("objective", "eta", "options", "expected"),
+    [
+        ("mle", 1.0, {}, "samples"),
+        ("mixce", 0.0, {}, "samples"),
+        ("two_kls", 0.0, {}, "P"),
+        ("mixce_star", 0.0, {"protocol": "paper", "model": "neural"}, "P"),
+        ("two_kls", 0.5, {}, "samples and P"),
+        ("mixce_star", 1.0, {}, "samples"),
+        ("two_kls", 1.0, {"protocol": "paper", "model": "neural"}, "samples"),
+        ("js", 0.5, {}, "samples and P"),
+        ("js", 0.5, {"model": "gpt"}, "P"),
+        ("mle", 1.0, {"forward": "population"}, "P"),
+    ],
+)
+def test_what_a_run_was_allowed_to_use(objective, eta, options, expected):
+    assert synthetic.uses(Job("", 5, 0.3, 1, objective, eta, **options)) == expected
+
+
+def test_what_a_run_does_not_use_does_not_move_it(few_sequences):
+    """The column `uses` is a claim: other samples leave a run that uses P where it ends; another P one that uses samples."""
+    data, V = synthetic.data_of("", 6, 0.5, 3), 6
+    more, other = synthetic.data_of("", 6, 0.5, 4), worlds.random_markov(6, 0.0, 9)
+    for objective, eta in (("two_kls", 0.0), ("two_kls", 0.5), ("two_kls", 1.0), ("mixce_star", 1.0), ("mixce", 0.5)):
+        job = Job("", V, 0.5, 3, objective, eta)
+        learned, of_samples, of_p = (
+            synthetic.fit_exact(job, changed)[0]
+            for changed in (data, data._replace(train=more.train), data._replace(world=other))
+        )
+        moved = [np.abs(learned - x).max() > 1e-5 for x in (of_samples, of_p)]
+        assert synthetic.uses(job) == " and ".join(w for w, m in zip(("samples", "P"), moved) if m), (objective, eta)
+
+
 def test_mixce_star_collapses_and_two_kls_do_not(few_sequences):
     job = Job("", 6, 0.3, 1, "mixce_star", 0.0, forward="population")
     world = synthetic.data_of("", 6, 0.3, 1).world
@@ -232,6 +265,41 @@ def test_js_under_p_is_a_derivative(few_sequences):
     )  # P(x) of this world is a product over bigrams, as _under_p takes it
     loss, _ = synthetic._under_p(model.params["logits"], (codes, there.sum(axis=1)), job._replace(vocab_size=6), markov)
     assert loss == pytest.approx(0, abs=1e-12)  # P = Q = M
+
+
+@pytest.mark.parametrize(("objective", "eta"), [("mixce_star", 0.3), ("two_kls", 0.3), ("js", 0.3)])
+def test_gumbel_softmax_from_a_table_of_logits_is_the_estimator(monkeypatch, objective, eta):
+    """Value and every parameter's gradient, with ended sequences left out and each row of logits computed once."""
+    n, V, longest = 40, 5, 12
+    monkeypatch.setattr(synthetic, "LONGEST", longest)
+    world, model = worlds.random_markov(V, 0.3, 2), mm.Bigram(mm.BigramConfig(V, 6, 7, dtype="float64"), 1, "cpu")
+    noise = estimators.gumbel_noise(n, longest, V, seed=3)
+    assert (estimators.sample(model, n, longest)[:, longest] == 0).any()  # some sequences are cut off, most are not
+    of_q = {"mixce_star": "reverse_ce", "two_kls": "reverse_kl", "js": "js"}[objective]
+    expected, grads = estimators.gumbel(model, world, noise, objective=of_q, eta=eta)
+    logits, cache = model.forward(np.arange(V)[:, None])
+    loss, dlogits = synthetic._under_q(
+        logits[:, 0],
+        world,
+        Job("", V, 0.3, 2, objective, eta),
+        n,
+        lambda t, rows: np.exp(-noise[t, rows]),
+        synthetic._into_input(model, cache),
+    )
+    assert loss == pytest.approx((1 - eta) * float(expected), rel=1e-10)
+    for name, g in model.backward(dlogits[:, None], cache).items():
+        np.testing.assert_allclose(g, (1 - eta) * grads[name], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_the_derivative_in_the_next_input_goes_through_the_same_dropout():
+    V = 5
+    model = mm.Bigram(mm.BigramConfig(V, 6, 7, dropout=0.5, dtype="float64"), 1, "cpu")
+    one_hot, dlogits = np.eye(V)[:, None], np.random.default_rng(0).standard_normal((V, V))
+    _, cache = model.forward(np.arange(V)[:, None], training=True, rng=np.random.default_rng(4))
+    found = synthetic._into_input(model, cache)(dlogits, np.arange(V))
+    _, _, of_soft = model.extend_forward(one_hot, training=True, rng=np.random.default_rng(4))
+    dx, _, _ = model.extend_backward(dlogits[:, None], None, of_soft)
+    np.testing.assert_allclose(found, dx[:, 0], rtol=1e-12)
 
 
 @pytest.mark.parametrize(("objective", "eta"), [("mle", 1.0), ("mixce", 0.9), ("two_kls", 0.5), ("js", 0.5)])
