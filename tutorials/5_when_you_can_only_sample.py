@@ -67,7 +67,7 @@ def draw_roads(n=16):
 
 show(
     draw_roads(),
-    "Histograms of three unbiased estimates around the exact derivative 2: pathwise narrow, score function wide, wider for f + 10",
+    "Three unbiased estimates around the exact derivative: pathwise narrow, score function wide, wider for f + 10",
 )
 
 # %% [markdown]
@@ -229,7 +229,7 @@ needed = found["baseline = mean cost"][1]
 say(f"""No bias, to the last digit. But one sample's variance is dozens of times the squared length of what it
 estimates: even with the mean cost as baseline, which is what RLOO tends to with many samples, {needed:.0f} samples
 have an error as large as the gradient itself, and an error of 1 % takes {needed / 0.01**2:,.0f}. The reason is in
-the costs: here most are near zero and the rest near 69 nats. (An RLOO baseline from one other sample is itself
+the costs: here most are near zero, and the rest 69 nats or more. (An RLOO baseline from one other sample is itself
 noise; with more it gets better.)""")
 
 # %% [markdown]
@@ -397,9 +397,10 @@ def draw_clouds():
     axes = fig.subplots(2, 4, sharex=True, sharey=True)
     for ax, (name, points) in zip(axes.flat, clouds.items()):
         ax.axhline(0, color="0.85", linewidth=0.8, zorder=0)
-        ax.plot(*points.T, ".", color=Q_COLOR, alpha=0.35, markersize=4, markeredgewidth=0)
+        color = P_COLOR if name == "importance weights" else Q_COLOR  # whose samples they are
+        ax.plot(*points.T, ".", color=color, alpha=0.4, markersize=5, markeredgewidth=0)
         ax.plot(1, 0, "+", color="black", markersize=13, markeredgewidth=2, label="exact gradient")
-        ax.plot(*points.mean(axis=0), "o", color="white", markeredgecolor="black", markersize=6, label="mean of the estimates")
+        ax.plot(*points.mean(axis=0), "o", color="none", markeredgecolor="black", markersize=8, label="mean of the estimates")
         ax.set_title(name, fontsize=9)
         ax.set(xlim=(-1.6, 3.6), ylim=(-2, 2))
     fig.supxlabel("along the exact gradient, in its lengths", fontsize=9)
@@ -411,14 +412,15 @@ def draw_clouds():
 
 show(
     draw_clouds(),
-    "Eight clouds of estimates from 16 samples: unbiased ones wide around the exact gradient, Gumbel-softmax small and beside it",
+    "Eight clouds of estimates: unbiased ones wide around the exact gradient, Gumbel-softmax small and beside it",
 )
 
 # %% [markdown]
 # Every dot is an estimate from 16 samples, the ring is the mean of the dots, the cross the exact gradient. In the
 # upper row REINFORCE, reward to go and RLOO have their rings on the cross (unbiased) and clouds of very different
-# size. Importance weights make a cloud so small that you see only the ring, at no gradient at all. Below,
-# Gumbel-softmax at $\tau = 1$ is small and beside the cross. The last two come later.
+# size. Importance weights make a cloud so small that you see only the ring, at no gradient at all. (The widest dots
+# lie outside the frame.) Below, Gumbel-softmax at $\tau = 1$ is small and beside the cross. The last two come
+# later.
 #
 # > **Predict.** You can afford 16 samples a step. Which of the eight would you take? Is an unbiased one better than
 # > a biased one?
@@ -442,11 +444,11 @@ unbiased = ("reinforce", "reward_to_go", "rloo", "k2")
 best = min(at_16, key=lambda name: at_16[name]["mse"])
 assert best == "gumbel τ=1"
 assert all(at_16[name]["mse"] > at_16[best]["mse"] for name in unbiased)
-say(f"""No. What counts is how far from the exact gradient you land, and squared distance is variance plus squared
-bias. At n = 16 the least mean squared error is that of **{best}**, {at_16[best]["mse"]:.2f} of the gradient's
-squared length, though half of it is missing for good (squared bias {at_16[best]["bias2"]:.2f}). RLOO, the best of
-the unbiased, has {at_16["rloo"]["mse"]:.2f}, and REINFORCE {at_16["reinforce"]["mse"]:.1f}: worse than no step at
-all, whose error is 1.""")
+say(f"""No. What counts is how far from the exact gradient you land, and the mean squared distance is variance plus
+squared bias. At n = 16 the least is that of **{best}**, {at_16[best]["mse"]:.2f} of the gradient's squared length,
+though it is biased by {at_16[best]["bias"]:.2f} of the length. RLOO, the best of the unbiased, has
+{at_16["rloo"]["mse"]:.2f}, and REINFORCE {at_16["reinforce"]["mse"]:.1f}: further off than no gradient at all,
+whose error is 1.""")
 
 
 # %%
@@ -459,8 +461,7 @@ def draw_study(names=("reinforce", "reward_to_go", "rloo", "gumbel τ=1", "gumbe
         style = "o-" if name in unbiased else "s--"
         y, bars = [row["mse"] for row in own], [row["mse_se"] for row in own]
         ax.errorbar([row["n"] for row in own], y, bars, fmt=style, color=color, capsize=2, label=name)
-    ax.axhline(1, color="0.6", linewidth=0.8, zorder=0)
-    ax.text(66, 1.04, "no gradient at all", ha="right", va="bottom", fontsize=8, color="0.35")
+    ax.axhline(1, color="0.6", linewidth=0.8, zorder=0, label="no gradient at all")
     ax.set(xscale="log", yscale="log", xlabel="samples n", ylabel="mean squared error / ‖g‖²")
     ax.set_xticks([4, 16, 64], ["4", "16", "64"])
     ax.minorticks_off()
@@ -470,7 +471,7 @@ def draw_study(names=("reinforce", "reward_to_go", "rloo", "gumbel τ=1", "gumbe
 
 show(
     draw_study(),
-    "Mean squared error against samples: unbiased estimators fall as 1/n, Gumbel-softmax flattens at its bias, and RLOO crosses it",
+    "Error against samples: unbiased estimators fall as 1/n, Gumbel-softmax flattens at its bias, and RLOO crosses it",
 )
 
 # %%
@@ -485,43 +486,49 @@ removes noise and keeps bias.""")
 
 # %% [markdown]
 # This is one model, before training. What changes later? Impossible sentences become rare. A rare event with a
-# large cost is the worst case for sampling: most batches do not see it, and those that do are thrown far off.
-# Exactly, for RLOO with many samples (baseline = mean cost), on tables ever nearer to the maximum-likelihood bigram
-# with its verb after "here" repaired by hand:
+# large cost is the worst case for sampling: most batches do not see it, and those that do are thrown far off. Take
+# tables that hardly ever say "here" after a noun, blended with less and less of the uniform distribution: better
+# and better models. How many samples does RLOO need? (With its baseline at the mean cost, as with many samples;
+# computed exactly, as above.)
 
 # %%
 counted = counts / counts.sum(axis=1, keepdims=True)
 counted[1:3, 3] *= 0.02  # hardly ever "here" after a noun
 counted /= counted.sum(axis=1, keepdims=True)
+
+
+def samples_needed(error):
+    """for the model as it is -> P-impossible share of Q, KL(Q‖P), samples for that relative error"""
+    log_Q = mm.exact.log_prob(model, every)
+    Q, C = np.exp(log_Q), log_Q - world.log_prob(every, floored=True)
+    value, grads = mm.exact.loss_and_grads(model, world, T, objective="reverse_kl")
+    squares = [(estimators.k1(model, world, x[None])[1]["logits"] ** 2).sum() for x in every]  # ‖∇log Q(x)‖²
+    variance = Q @ ((C - value) ** 2 * squares) / (grads["logits"] ** 2).sum() - 1
+    return Q[~valid].sum(), float(value), variance / error**2
+
+
 lines = []
 for share in (0.5, 0.1, 0.01, 0.001):
     model.params["logits"][:] = np.log((1 - share) * counted + share / V)
-    Q_now = np.exp(mm.exact.log_prob(model, every))
-    value, grads = mm.exact.loss_and_grads(model, world, T, objective="reverse_kl")
-    exact_now = grads["logits"].ravel()
-    score_now = [estimators.k1(model, world, x[None])[1]["logits"].ravel() for x in every]
-    C_now = np.log(Q_now) - world.log_prob(every, floored=True)
-    second_moment = Q_now @ ((C_now - value) ** 2 * (np.array(score_now) ** 2).sum(axis=1))
-    variance = second_moment / (exact_now @ exact_now) - 1
-    lines.append((f"{share:g}", Q_now[~valid].sum(), float(value), variance / 0.01**2))
+    lines.append((f"{share:g}", *samples_needed(0.01)))
+model.params["logits"][:] = z
 table(
     ("share of uniform in Q", "impossible under P", "KL(Q‖P), nats", "samples for an error of 1 %"),
     [(share, f"{bad:.1%}", f"{kl:.2f}", f"{needed:,.0f}") for share, bad, kl, needed in lines],
 )
 assert lines[-1][-1] > lines[0][-1]
-model.params["logits"][:] = z
 
 # %% [markdown]
-# The better the model, the more samples it takes to see how it is still wrong. The exact gradient costs the same
-# throughout.
+# The better these models get, the more samples it takes to see how they are still wrong. The exact gradient costs
+# the same throughout.
 #
-# ## The same algebra in RLHF
+# ## k1, k2 and k3
 #
 # > **The same algebra in RLHF.** A language model $Q$ is trained on a reward, and a penalty $\mathrm{KL}(Q\|P)$
 # > keeps it near a reference model $P$, whose $\log P$ is known. The penalty is estimated from samples of $Q$. With
 # > $r = P(x)/Q(x)$ three estimates of its *value* are in use: $k_1 = -\log r$ and $k_3 = r - 1 - \log r$, both with
-# > mean $\mathrm{KL}(Q\|P)$, and $k_2 = (\log r)^2 / 2$, whose mean is another number. Many programs then treat the
-# > estimate as a *loss* and differentiate it, the samples held fixed.
+# > mean $\mathrm{KL}(Q\|P)$, and $k_2 = (\log r)^2 / 2$, whose mean is another number. A popular practice is then
+# > to treat the estimate as a *loss* and differentiate it, the samples held fixed.
 # >
 # > That is lesson 4's question again: the samples come from $Q$, and how they come about has to be differentiated
 # > too. As losses, per sequence, $a_t$ is 1 for $k_1$ (mean gradient zero), $\log Q - \log P$ for $k_2$ (REINFORCE,
