@@ -1,0 +1,778 @@
+# %% [markdown]
+# # 6 The approximation
+#
+# *Reading: 30 minutes. Computing: 20 seconds on a laptop. Before this: [lesson 1](1_two_cross_entropies.ipynb) and
+# [lesson 3](3_one_softmax_by_hand.ipynb).*
+#
+# **At the end you will know**
+#
+# - by which steps the reverse cross-entropy, which nobody can compute on text, became MixCE, which anybody can;
+# - which of the steps are exact, which change the objective, and what each one costs on a world where the truth is
+#   known;
+# - why a bound from below guarantees nothing;
+# - what MixCE keeps that a temperature or TaiLr throws away.
+
+# %%
+from types import SimpleNamespace
+
+import numpy as np
+from lesson import (
+    MAX_LEN,
+    P_COLOR,
+    Q_COLOR,
+    SENTENCES,
+    few,
+    figure,
+    optimal_table,
+    oranges,
+    say,
+    sentence_bars,
+    sentence_probs,
+    show,
+    source,
+    table,
+)
+
+import minimixce as mm
+
+# %% [markdown]
+# ## What we would like to have
+#
+# In lesson 1 a bigram $Q$ learned the world `agreement()`. Maximum likelihood, which minimises the forward
+# cross-entropy $F = E_{x \sim P}[-\log Q(x)]$, left it writing impossible sentences. Mixed with the reverse
+# cross-entropy
+#
+# $$R = E_{x \sim Q}[-\log P(x)]$$
+#
+# it stopped: the paper's ideal is $\eta F + (1-\eta) R$, `mixce_star`. (η = 1 is MLE.) A sentence of $Q$ that $P$
+# cannot produce costs a fortune there.
+
+# %%
+world = mm.worlds.agreement()
+
+
+def measures(model):
+    return SimpleNamespace(**{name: float(value) for name, value in mm.exact.measure(model, world, MAX_LEN).items()})
+
+
+mle = optimal_table("forward_ce")
+ideal = optimal_table("mixce_star", eta=0.5)
+say(f"""Share of valid sentences: MLE {measures(mle).validity:.3f}, η F + (1−η) R at η = 0.5
+    {measures(ideal).validity:.3f}.""")
+assert measures(mle).validity < 0.77
+assert measures(ideal).validity > 0.98
+
+# %% [markdown]
+# But $R$ asks for $\log P(x)$ of sentences that the model made up, and on text nobody knows it. There are only
+# samples of $P$. The authors of MixCE (Zhang et al., ACL 2023) replace $R$, step by step, by something that samples
+# suffice for:
+#
+# | link | the quantity to make small | what was done |
+# | --- | --- | --- |
+# | 0 | $E_{x \sim Q}[-\log P(x)]$ | nothing: this is $R$ |
+# | 1 | $-\log E_{x \sim Q}[P(x)]$ | mean and logarithm exchanged (Jensen) |
+# | 2 | $-E_{x \sim Q}[P(x)]$ | the logarithm left out |
+# | 3 | $-E_{x \sim P}[Q(x)]$ | $P$ and $Q$ exchanged |
+# | 4 | $-E_{x \sim P}[\sum_t q_t]$ | a product over tokens replaced by a sum, $q_t = Q(x_t \mid x_{<t})$ |
+#
+# Then MixCE is $\eta F$ plus $(1-\eta)$ times link 4. We walk through the chain one link at a time, and then
+# measure.
+
+# %% [markdown]
+# ## Link 1: Jensen, in the wrong direction
+#
+# The logarithm is concave: the logarithm of a mean is at least the mean of the logarithms. So
+#
+# $$-\log E_{x \sim Q}[P(x)] \le E_{x \sim Q}[-\log P(x)]$$
+#
+# The new quantity is a *lower* bound of $R$, and $R$ is to be made small.
+#
+# > **Predict.** You push the lower bound down. Must $R$ go down? Think of a model that writes "cat sleeps" with
+# > probability $1 - s$ and the impossible "cat here sleep" with probability $s$.
+
+
+# %% tags=["reveal"]
+def bound_and_R(probs, sentences):
+    """probs: Q of some sentences, all there is -> link 1, link 0 (P floored inside R, as in lesson 1)"""
+    rows = world.rows(sentences, MAX_LEN)
+    return -np.log(probs @ np.exp(world.log_prob(rows))), -probs @ world.log_prob(rows, floored=True)
+
+
+honest = bound_and_R(np.full(4, 0.25), SENTENCES[:4])  # the four valid sentences, equally often
+careless = bound_and_R(np.array([0.9, 0.1]), ("cat sleeps", "cat here sleep"))
+say(f"""No. A model that writes the four valid sentences equally often has the bound {honest[0]:.2f} and R =
+    {honest[1]:.2f} nats. One with s = 0.1 has a *lower* bound, {careless[0]:.2f}, and R = {careless[1]:.2f}. By the
+    bound it is the better one.""")
+assert careless[0] < honest[0]
+assert careless[1] > 4 * honest[1]
+
+# %% [markdown]
+# An upper bound would be a lid: press it down, and what is below goes down too. A lower bound is a floor: you can
+# lower the floor and the ball stays where it is. So link 1 guarantees nothing; whether it helps must be seen. Here
+# is what it has become blind to:
+
+
+# %%
+def jensen_figure():
+    fig = figure(7.5, 3.2)
+    ax = fig.subplots()
+    s = np.linspace(0, 1, 200)
+    pairs = [bound_and_R(np.array([1 - a, a]), ("cat sleeps", "cat here sleep")) for a in s[:-1]]
+    ax.plot(s[:-1], [r for _, r in pairs], color=P_COLOR, lw=2, label="R, link 0")
+    ax.plot(s[:-1], [b for b, _ in pairs], color=Q_COLOR, lw=2, label="its lower bound, link 1")
+    ax.fill_between(s[:-1], *zip(*pairs), color="0.93")
+    ax.text(0.62, 22, "what the bound does not see", ha="center", fontsize=9, color="0.35")
+    ax.set(xlabel='s, the share of the impossible "cat here sleep"', ylabel="nats per sentence", xlim=(0, 1), ylim=(0, None))
+    ax.legend(fontsize=9, loc="upper left")
+    return fig
+
+
+show(jensen_figure(), "R rises in a straight line with the share of an impossible sentence, the lower bound stays almost flat.")
+
+# %% [markdown]
+# $R$ averages *surprise*: one impossible sentence in a hundred is enough to ruin the mean. Link 1 averages
+# *probability*: an impossible sentence merely adds nothing. In $R$ an error has a price; in link 1 it is an
+# opportunity missed.
+
+# %% [markdown]
+# ## Link 2: without the logarithm
+#
+# $-\log y$ falls when $y$ grows. So what minimises $-\log E_Q P$ maximises $E_Q P$, and the logarithm can go.
+# Alone, that is exact: same minimum, and the same direction of the gradient everywhere. Only its length differs:
+#
+# $$\nabla(-\log E_Q P) = \frac{\nabla(-E_Q P)}{E_Q P}$$
+#
+# Keep an eye on that denominator. It is harmless as long as the quantity stands alone. In a mixture with $F$ it
+# decides who is heard.
+
+# %% [markdown]
+# ## Link 3: exchange P and Q
+#
+# $$E_{x \sim Q}[P(x)] = \sum_x P(x) \, Q(x) = E_{x \sim P}[Q(x)]$$
+#
+# This is the step that does the work, and it is exact. On the left one samples the model and asks the truth. On the
+# right one samples the *data* and asks the *model*. That can be done on text. The package calls $-\sum_x P(x) Q(x)$
+# the `overlap`. Let us look at the sum from both ends.
+
+# %%
+everything = mm.exact.sequences(world.vocab_size, MAX_LEN)  # every sentence there is, (n, MAX_LEN+1)
+P, Q = np.exp(world.log_prob(everything)), np.exp(mm.exact.log_prob(mle, everything))
+drawn_from_P = world.sample(20_000, MAX_LEN, seed=0)
+drawn_from_Q = mm.estimators.sample(mle, 20_000, MAX_LEN, seed=0)
+by_P = np.exp(mm.exact.log_prob(mle, drawn_from_P)).mean()
+by_Q = np.exp(world.log_prob(drawn_from_Q)).mean()
+say(f"""Over all {len(everything)} sentences ΣPQ = {P @ Q:.4f}; the package's overlap is
+    {measures(mle).overlap:.4f}. Sampled: Q(x) over the data {by_P:.4f}, P(x) over the model's own {by_Q:.4f}.""")
+assert np.isclose(P @ Q, -measures(mle).overlap)
+assert abs(by_P - by_Q) < 0.01
+
+# %% [markdown]
+# ## A weight that vanishes
+#
+# What is the gradient of link 3? The derivative of $Q$ is $Q$ times that of its logarithm, so
+#
+# $$\nabla E_{x \sim P}[Q(x)] = E_{x \sim P}[Q(x) \, \nabla \log Q(x)]$$
+#
+# Maximum likelihood again, on the same data, but each sentence weighted by its own probability under the model. And
+# here is the trouble: $Q(x)$ is a product, one factor for each token. On sentences of ten words, let alone on
+# pages, it is nearly nothing. See it on the world `stories()`, sentences of 62 different words, with the bigram
+# that counts them.
+
+# %%
+stories, longest = mm.worlds.stories(), 24
+counts = mm.exact.bigram_counts(stories, longest)
+story_model = mm.TableBigram(stories.vocab_size)
+story_model.params["logits"] = np.log(np.maximum(counts, 1e-12))
+story_rows = stories.sample(few(3000, 800), longest, seed=1)
+inputs, targets = stories.batch(story_rows)
+logits, _ = story_model.forward(inputs)
+q_t = np.exp(-mm.objectives.mle(logits, targets, reduction="none")[0])  # (n, longest−1); 1 where ignored
+lengths = (targets >= 0).sum(axis=1)
+Q_x = q_t.prod(axis=1)  # the weight of a sentence in link 3
+mean_q = np.where(targets >= 0, q_t, 0).sum(axis=1) / lengths  # the mean weight of its tokens in link 4
+half = int(np.searchsorted(np.sort(Q_x)[::-1].cumsum(), Q_x.sum() / 2)) + 1
+say(f"""Of {len(Q_x)} sentences of the data, the {half} with the largest Q(x) hold half of all the weight:
+    {half / len(Q_x):.1%}. The median sentence has Q(x) = {np.median(Q_x):.0e}; its tokens have a mean probability
+    of {np.median(mean_q):.2f}.""")
+assert half < 0.1 * len(Q_x)
+assert np.median(Q_x) < 1e-5
+
+
+# %%
+def vanishing_figure():
+    fig = figure(7.5, 3.2)
+    ax = fig.subplots()
+    jitter = np.random.default_rng(0).uniform(-0.3, 0.3, len(lengths))
+    ax.plot(lengths + jitter, Q_x, ".", color=oranges(2)[0], ms=3, alpha=0.4)
+    ax.plot(lengths + jitter, mean_q, ".", color=oranges(2)[1], ms=3, alpha=0.4)
+    for color, label in zip(oranges(2), ("Q(x), the weight of a sentence (link 3)", "mean of q over its tokens (link 4)")):
+        ax.plot([], [], "o", color=color, label=label)
+    ax.set(yscale="log", xlabel="length of the sentence, tokens with its end", ylabel="weight", xticks=range(4, 23, 2))
+    ax.legend(fontsize=8, loc="lower left")
+    return fig
+
+
+show(
+    vanishing_figure(), "Sentence weights fall exponentially with length, over many orders of magnitude; token weights do not."
+)
+
+# %% [markdown]
+# A gradient estimated from such weights is the gradient of a handful of short, common sentences.
+
+# %% [markdown]
+# ## Link 4: token by token
+#
+# The authors therefore weight each *token* by its own probability: instead of $\sum_t Q(x) \, \nabla \log q_t$ they
+# take
+#
+# $$\sum_t q_t \, \nabla \log q_t = \nabla \sum_t q_t$$
+#
+# That is a change of the objective, neither bound nor equality: a product of factors has become their sum. Weights
+# no longer vanish with length. What is lost is that a sentence counts as a whole: link 3 weights the "sleep" in
+# "cats here sleep" by how probable the model finds "cats here sleep"; link 4 only by how probable it finds "sleep"
+# after "here".
+#
+# Mixed with the forward cross-entropy this is the MixCE of lesson 3, weight $\eta + (1-\eta) q_t$ on MLE's
+# gradient:
+#
+# $$L = -E_{x \sim P} \sum_t \left[ \eta \log q_t + (1-\eta) \, q_t \right]$$
+#
+# (The weight $q_t$ is no importance weight. The samples come from $P$ and stay there.
+# [Lesson 5](5_when_you_can_only_sample.ipynb).)
+
+# %% [markdown]
+# ## Each link's own optimum
+#
+# Four quantities, then (links 2 and 3 are one number), each with its exact gradient in the table's logits. All are
+# named objectives of the package, but for link 1, which is a line.
+
+
+# %%
+def exact(name, eta=0.5):
+    return lambda logits: mm.exact.bigram_loss_and_grads(logits, world, objective=name, eta=eta, max_len=MAX_LEN)
+
+
+def jensen(logits):
+    """−log E_Q P -> value, gradient"""
+    overlap, gradient = exact("overlap")(logits)  # −E_Q P and its gradient
+    return -np.log(-overlap), gradient / -overlap
+
+
+forward = exact("forward_ce")
+links = {
+    "link 0: R": exact("reverse_ce"),
+    "link 1: −log E_Q P": jensen,
+    "links 2, 3: −E_P Q": exact("overlap"),
+    "link 4: −E_P Σ q": exact("mixce", eta=0.0),
+}
+
+
+# %%
+def minimise(link, eta):
+    """The table bigram at which η F + (1−η) link is least, from the uniform start -> mm.TableBigram"""
+    model, steps = mm.TableBigram(world.vocab_size), few(1500, 300)
+    optimizer = mm.AdamW(model.params, lr=0.1, weight_decay=0.0)
+    for step in range(steps):
+        logits = model.params["logits"]
+        gradient = eta * forward(logits)[1] + (1 - eta) * link(logits)[1]
+        optimizer.step({"logits": gradient}, lr=mm.optim.warmup_cosine(step, 0.1, 0, steps, 1e-4))
+    return model
+
+
+alone = {name: minimise(link, 0.0) for name, link in links.items()}
+table(["link, alone", "valid", *SENTENCES[:4]], [
+    [name, f"{measures(m).validity:.3f}", *(f"{a:.2f}" for a in sentence_probs(m)[:4])] for name, m in alone.items()
+])  # fmt: skip
+likeliest = -np.log(0.3)  # the least surprise that any sentence has
+assert all(abs(measures(m).reverse_ce - likeliest) < 0.2 for m in alone.values())
+
+# %% [markdown]
+# Alone, no link loses anything here: every one ends at nothing but "cat sleeps" and "cat here sleeps", the two
+# likeliest sentences, and at the least value that $R$ can have. (Between the two there is a tie; where in it
+# descent ends depends on the start.) All of it is valid, and all of it is collapse: half of the language is gone.
+# What keeps the other half alive is the forward cross-entropy. So the links must be judged in the mixture, as they
+# are used.
+#
+# > **Predict.** Mixed half and half with $F$, link 0 makes almost every sentence valid, MLE three in four. Where do
+# > the other links end, and which step costs most?
+
+# %% tags=["reveal"]
+mixed = {name: minimise(link, 0.5) for name, link in links.items()}
+names, validity = list(links), [measures(m).validity for m in mixed.values()]
+lost = -np.diff(validity)
+say(f"""Jensen. From link to link the share of valid sentences goes {" → ".join(f"{v:.3f}" for v in validity)}; the
+    steps lose {", ".join(f"{a:.3f}" for a in lost)}. MLE has {measures(mle).validity:.3f}: after the last link
+    hardly anything is left of what R had repaired.""")
+table(["η = 0.5, F mixed with", "valid", "KL(P‖Q)", "R"], [
+    [name, f"{r.validity:.3f}", f"{r.forward_kl:.3f}", f"{r.reverse_ce:.2f}"]
+    for name, r in [("nothing: MLE", measures(mle)), *((name, measures(m)) for name, m in mixed.items())]
+])  # fmt: skip
+assert validity[0] > 0.98
+assert lost.argmax() == 0
+assert 0.76 < validity[-1] < 0.79
+
+# %% [markdown]
+# ## The same by direction
+#
+# A second way to judge a link: does its gradient point where $\nabla R$ points? The *cosine* of the angle between
+# two gradients is $1$ if they agree and $0$ if they have nothing in common. It depends on the model at which the
+# gradients are taken, so we take four: the uniform start, random tables, the MLE optimum, and the ideal.
+
+
+# %%
+def cosine(a, b):
+    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+
+
+rng = np.random.default_rng(0)
+places = {
+    "uniform start": [np.zeros((6, 6))],
+    "random tables": list(rng.standard_normal((few(50, 10), 6, 6))),
+    "MLE optimum": [mle.params["logits"]],
+    "optimum with R,\nη = 0.5": [ideal.params["logits"]],
+}
+cosines = {
+    place: [np.mean([cosine(link(z)[1], links[names[0]](z)[1]) for z in tables]) for link in links.values()]
+    for place, tables in places.items()
+}
+table(["cosine to ∇R", *names], [[place.replace("\n", " "), *(f"{c:.2f}" for c in row)] for place, row in cosines.items()])
+
+
+# %%
+def links_figure():
+    fig = figure(7.5, 7.6)
+    top, middle, bottom = fig.subplots(3, 1)
+    shades = oranges(len(links))
+    for i, name in enumerate(names):
+        top.bar(np.arange(4) + (i - 1.5) * 0.2, [row[i] for row in cosines.values()], 0.2, color=shades[i], label=name)
+    top.set_xticks(range(4), cosines, fontsize=8)
+    top.set(title="Where it points: cosine of each link's gradient to ∇R", ylabel="cosine", ylim=(0, 1.45))
+    top.legend(fontsize=8, ncols=4, loc="upper center")
+    data = {"P": sentence_probs(world)}
+    for ax, models, title in (
+        (middle, alone, "Where it ends, alone"),
+        (bottom, mixed, "Where it ends, mixed with the forward cross-entropy at η = 0.5"),
+    ):
+        sentence_bars(ax, data | {name: sentence_probs(m) for name, m in models.items()}, legend=False)
+        ax.set_title(title)
+    bottom.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.86))
+    return fig
+
+
+show(
+    links_figure(),
+    "Above, cosines to ∇R of four links at four models; below, sentence probabilities at each link's optimum, alone and mixed.",
+)
+
+# %% [markdown]
+# This is the picture to keep. Read the top from left to right.
+#
+# *At the uniform start* all links after $R$ point the same way. They point where MLE points: every sentence of this
+# world has three tokens to predict (a fourth is forced by the horizon), so $Q(x)$ and $q_t$ are constants there,
+# and a constant weight changes no direction. *At the MLE optimum*, where $\nabla F = 0$ and only the second term
+# pulls, Jensen keeps most of the direction and the step to tokens loses most of it.
+#
+# The bottom tells the end of the story: the orange bars get lighter and the impossible sentences come back.
+
+# %%
+start, at_mle = cosines["uniform start"], cosines["MLE optimum"]
+flat = np.zeros((6, 6))
+say(f"""At the start the cosine between token MixCE's gradient and MLE's is
+    {cosine(links[names[3]](flat)[1], forward(flat)[1]):.3f}. At the MLE optimum the cosines to ∇R are
+    {at_mle[1]:.2f} after Jensen, {at_mle[2]:.2f} without the logarithm, {at_mle[3]:.2f} token by token.""")
+assert np.allclose(start[1:], start[1])
+assert np.isclose(cosine(links[names[3]](flat)[1], forward(flat)[1]), 1)
+assert at_mle[1] > 0.7
+assert at_mle[3] < 0.5
+
+# %% [markdown]
+# ## Which link costs most? It depends on what η means
+#
+# The two answers disagree: by validity at η = 0.5 it is Jensen, by direction at the MLE optimum it is the step to
+# tokens. Here is why. In $R$ an impossible token costs the floor of lesson 1, more than a whole sentence of
+# ordinary ones; in link 1 it merely earns nothing; and link 2 is softer again by the factor $E_Q P$. With each step
+# the second term speaks more softly, and at the same η the first term, $F$, wins. But nobody has to keep η. A
+# smaller η makes the second term louder.
+
+# %%
+lengths_at_mle = [np.linalg.norm(link(mle.params["logits"])[1]) for link in links.values()]
+say(
+    "Lengths of the gradients at the MLE optimum: "
+    + ", ".join(f"{n:.3f} for {name}" for n, name in zip(lengths_at_mle, names))
+    + "."
+)
+
+# %% [markdown]
+# A fair comparison fixes not η but the price: how far may $Q$ move away from $P$ in $\mathrm{KL}(P \| Q)$, and how
+# valid does it become for that? Each link traces a curve as η runs from 1 towards 0. As a control we add what costs
+# nothing to train: the MLE model, sampled at lower temperatures.
+
+# %%
+etas = few((0.99, 0.97, 0.95, 0.9, 0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01), (0.95, 0.8, 0.5, 0.2, 0.1, 0.05, 0.01))
+curves = {name: [measures(minimise(link, eta)) for eta in etas] for name, link in links.items()}
+tempered = []
+for temperature in np.arange(1.0, 0.09, -0.05):
+    model = mm.TableBigram(world.vocab_size)
+    model.params["logits"] = mle.params["logits"] / temperature
+    tempered.append(measures(model))
+curves["MLE, temperature"] = tempered
+
+
+def validity_at(name, price):
+    """Share of valid sentences where a curve passes KL(P‖Q) = price, interpolated"""
+    points = sorted((r.forward_kl, r.validity) for r in curves[name])
+    return float(np.interp(price, *zip(*points)))
+
+
+# %%
+def price_figure():
+    fig = figure(7.5, 4.0)
+    ax = fig.subplots()
+    styles = ("-", ":", "-", "-")
+    for name, color, style in zip(names, oranges(len(names)), styles):
+        ax.plot(
+            [r.forward_kl for r in curves[name]],
+            [r.validity for r in curves[name]],
+            "o" + style,
+            color=color,
+            ms=4,
+            lw=2,
+            label=name,
+        )
+    ax.plot(
+        [r.forward_kl for r in tempered],
+        [r.validity for r in tempered],
+        "s--",
+        color="0.4",
+        mfc="none",
+        ms=4,
+        label="MLE at lower temperature",
+    )
+    for name, color in zip(names, oranges(len(names))):
+        r = curves[name][etas.index(0.5)]
+        ax.plot(r.forward_kl, r.validity, "o", color=color, ms=11, mfc="none", mew=2)
+    ax.plot(measures(mle).forward_kl, measures(mle).validity, "*", color=Q_COLOR, ms=15, mec="black", label="MLE")
+    ax.plot([], [], "o", color="0.3", ms=11, mfc="none", mew=2, label="η = 0.5")
+    ax.set(
+        xlabel="price: KL(P‖Q), nats per sentence (logarithmic)",
+        ylabel="share of valid sentences",
+        xscale="log",
+        xlim=(0.32, 3),
+    )
+    ax.set_xticks([0.35, 0.5, 1, 2, 3], ["0.35", "0.5", "1", "2", "3"])
+    ax.xaxis.set_minor_locator(ax.xaxis.get_major_locator())
+    ax.legend(fontsize=8, loc="lower right")
+    return fig
+
+
+show(
+    price_figure(),
+    "Validity against KL(P‖Q): R above, links 1 to 3 on one curve below it, token MixCE and MLE's temperature lowest, together.",
+)
+
+# %%
+price = 0.6
+fair = {name: validity_at(name, price) for name in curves}
+say(f"""At the same price, KL(P‖Q) = {price}, valid sentences are:
+    {", ".join(f"{v:.3f} for {name}" for name, v in fair.items())}.""")
+assert fair[names[0]] > fair[names[2]] > fair[names[3]]
+assert abs(fair[names[1]] - fair[names[2]]) < 0.015
+assert abs(fair[names[3]] - fair["MLE, temperature"]) < 0.02
+
+# %% [markdown]
+# Three things to read off.
+#
+# - Links 1 to 3 lie on *one* curve: leaving out the logarithm costs nothing but a change of η. What looked like a
+#   loss at η = 0.5 was a volume knob.
+# - Jensen's exchange costs something that no η buys back, and the step to tokens costs something again, here more.
+#   The rest of the loss at η = 0.5 is volume: the rings, all at η = 0.5, slide down towards MLE.
+# - Token MixCE lies on the curve of the temperature. On this world, whatever validity it buys could be had by
+#   sampling the MLE model a little colder. No wonder: for a table the token loss falls apart into rows, and each
+#   row ends at lesson 3's fixed point for its own $p$. To sharpen row by row is all it can do.
+#
+# This is one small world and one family of models; [lesson 8](8_experiments_read_sceptically.ipynb) asks the same
+# of `stories` and of text. But it says what to expect: at η = 0.5 the token approximation repairs little of what
+# lesson 1 showed.
+
+# %%
+token_mixce = {eta: measures(minimise(links[names[3]], eta)).validity for eta in (0.5, 0.1, 0.01)}
+two_kls = measures(optimal_table("two_kls")).validity
+say(f"""Token MixCE: {", ".join(f"{v:.2f} valid at η = {eta}" for eta, v in token_mixce.items())}; MLE
+    {measures(mle).validity:.2f}; for comparison the two KLs of lesson 1, at η = 0.5, {two_kls:.3f}.""")
+assert token_mixce[0.5] < token_mixce[0.1] < token_mixce[0.01] < two_kls
+
+# %% [markdown]
+# ## Does MixCE sample from the model?
+#
+# > **Predict.** MixCE contains a reverse cross-entropy, an expectation over what the model writes. How often does
+# > its training call `model.generate`? And training on $R$ by RLOO ([lesson 5](5_when_you_can_only_sample.ipynb))?
+
+
+# %% tags=["reveal"]
+def calls_of_generate(objective, steps=20):
+    """Train a small GPT and count how often it is asked to write something."""
+    model = mm.GPT(mm.GPTConfig(world.vocab_size, block_size=MAX_LEN - 1, n_layer=1, n_head=1, n_embd=8), seed=0)
+    generate, calls = model.generate, []
+
+    def counted(*args, **options):
+        calls.append(1)
+        return generate(*args, **options)
+
+    model.generate = counted
+    batches = [world.batch(world.sample(16, MAX_LEN, seed=step)) for step in range(steps)]
+    mm.fit(model, batches, objective, progress=False)
+    return len(calls)
+
+
+def on_R(model, batch):
+    return mm.estimators.rloo(model, world, mm.estimators.sample(model, 16, MAX_LEN, seed=0))
+
+
+mixce_calls, rloo_calls = calls_of_generate(mm.objectives.mixce), calls_of_generate(on_R)
+say(f"""Never: {mixce_calls} calls in twenty steps of MixCE, {rloo_calls} in twenty of RLOO. Link 3 exchanged the
+    roles. MixCE sees the data and nothing else, and costs what MLE costs.""")
+assert mixce_calls == 0
+assert rloo_calls == 20
+
+# %% [markdown]
+# That is its great advantage, and its limit: it is never shown what the model would write. An impossible sentence
+# that the model loves occurs in no batch. It can lose probability only because other tokens gain some.
+
+# %% [markdown]
+# ## What remains: three weights
+#
+# After link 4 all that is left of the reverse cross-entropy is a weight on MLE's gradient, $w(q)$ of lesson 3:
+#
+# | | $w(q)$ | at $q \to 0$ | at $q = 1$ |
+# | --- | --- | --- | --- |
+# | MLE | $1$ | $1$ | $1$ |
+# | MixCE, η (η = 1 is MLE) | $\eta + (1-\eta) \, q$ | $\eta$ | $1$ |
+# | TaiLr, γ (γ = 0 is MLE) | $q / (\gamma + (1-\gamma) \, q)$ | $0$ | $1$ |
+#
+# TaiLr (Ji et al., ICLR 2023) came to a weight of this kind from another distance, the total variation. At the
+# start of training, $q \approx 1/V$ everywhere, all three are MLE times a constant. They part company as the model
+# learns. And what they do to the tail, the many rare tokens, is not the same.
+
+
+# %%
+def fixed_point(p, ratio, formula):
+    """Where training ends in a context with data p (V,): formula(p, λ) with the λ at which it sums to one (lesson 3)"""
+    low, high = (1 - ratio) * p.max() if formula is mixce_q else 1e-9, 1 / ratio
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if formula(p, middle, ratio).sum() > 1 else (low, middle)
+    return formula(p, high, ratio)
+
+
+def mixce_q(p, lam, eta):
+    return eta * p / (lam - (1 - eta) * p)
+
+
+def tailr_q(p, lam, gamma):
+    return np.maximum(0, (p / lam - gamma) / (1 - gamma))
+
+
+def cooled(p, entropy):
+    """p (V,) at the temperature τ that gives it this entropy -> q (V,), τ"""
+    low, high = 0.02, 1.0
+    for _ in range(60):
+        tau = (low + high) / 2
+        q = mm.layers.softmax_forward(np.log(p) / tau)[0]
+        low, high = (tau, high) if -(q * np.log(q)).sum() < entropy else (low, tau)
+    return q, tau
+
+
+# %% [markdown]
+# To compare fairly, give the temperature the same entropy that MixCE ends with. First the context of lesson 3, with
+# five tokens:
+
+# %%
+p = np.array([0.50, 0.25, 0.15, 0.07, 0.03])
+q_mixce = fixed_point(p, 0.1, mixce_q)
+q_cold, tau = cooled(p, -(q_mixce * np.log(q_mixce)).sum())
+q_tailr = fixed_point(p, 0.1, tailr_q)
+rows = (
+    ("the data, p", p),
+    ("MixCE, η = 0.1", q_mixce),
+    (f"temperature {tau:.2f}, same entropy", q_cold),
+    ("TaiLr, γ = 0.1", q_tailr),
+)
+table(["", *(f"q({v + 1})" for v in range(5)), "q(5) / q(4)"], [
+    [name, *(f"{a:.4f}" for a in q), f"{q[4] / q[3]:.2f}" if q[3] else "none left"] for name, q in rows
+])  # fmt: skip
+say(f"""The rarest token keeps {q_mixce[4] / p[4]:.2f} of its probability under MixCE, {q_cold[4] / p[4]:.4f} at the
+    temperature of the same entropy, nothing under TaiLr.""")
+assert q_mixce[4] > 10 * q_cold[4]
+assert q_tailr[4] == 0
+
+
+# %%
+zipf = 1 / np.arange(1, 1001)
+zipf /= zipf.sum()  # a thousand tokens, rare as words are: the k-th has a share of 1/k
+long_mixce = fixed_point(zipf, 0.1, mixce_q)
+long_cold, long_tau = cooled(zipf, -(long_mixce * np.log(long_mixce)).sum())
+long_tailr = fixed_point(zipf, 0.01, tailr_q)
+
+
+def tail_figure():
+    fig = figure(7.5, 3.8)
+    ax = fig.subplots()
+    shades, kept = oranges(3), long_tailr > 0
+    ax.plot(zipf, zipf, color=P_COLOR, lw=2, label="the data: q = p, MLE")
+    ax.plot(zipf, long_mixce, color=shades[0], lw=2, label="MixCE, η = 0.1")
+    ax.plot(zipf, long_cold, color=shades[1], lw=2, ls=":", label=f"MLE at temperature {long_tau:.2f}, same entropy")
+    ax.plot(zipf[kept], long_tailr[kept], color=shades[2], lw=2, ls="--", label="TaiLr, γ = 0.01: zero for the rest")
+    ax.set(xlabel="p, the data's probability of a token", ylabel="q, where training ends", xscale="log", yscale="log")
+    ax.set_ylim(long_cold.min() / 2, 2)
+    ax.legend(fontsize=8, loc="upper left")
+    return fig
+
+
+show(
+    tail_figure(),
+    "On double logarithmic axes MixCE's tail runs parallel to the data's, a temperature's falls steeper, TaiLr's stops.",
+)
+
+# %% [markdown]
+# On logarithmic axes a factor is a shift. MixCE scales every small $p$ by $\eta/\lambda$: its tail runs *parallel*
+# to the data's, lower down. A temperature raises $p$ to a power, $1/\tau$: its tail is *steeper*, and the rare die.
+# TaiLr has no tail. MixCE takes from the rare what it gives to the likeliest token, but it takes the same share
+# from each. Whether that is what you want is another matter: rare tokens are the names and numbers, and also the
+# errors.
+
+# %%
+tail = slice(500, None)  # the rarer half of the thousand
+slope = {
+    name: np.polyfit(np.log(zipf[tail]), np.log(q[tail]), 1)[0] for name, q in (("MixCE", long_mixce), ("cold", long_cold))
+}
+say(f"""Slopes of the rarer half: data 1, MixCE {slope["MixCE"]:.2f}, temperature {slope["cold"]:.2f} (1/τ =
+    {1 / long_tau:.2f}). TaiLr keeps {(long_tailr > 0).sum()} of {len(zipf)} tokens.""")
+assert slope["MixCE"] < 1.02
+assert slope["cold"] > 1.2
+
+# %% [markdown]
+# ## Appendix: EMO
+#
+# Not every objective is a weight on the same gradient. EMO (Ren et al., ICLR 2024, arXiv 2310.04691) asks not only
+# *whether* the model was wrong but *how far*: putting mass on a token that means nearly the same is cheaper than on
+# one that does not. With unit vectors $e_v$ for the tokens, held fixed, the cost of moving all of $Q$'s mass to the
+# token that came is
+#
+# $$d = \sum_v q(v) \, (1 - e_v \cdot e_x)$$
+#
+# and the loss is half $-\log q$, half $d$, the latter scaled by a stopped ratio to the former's size:
+# $\frac{1}{2} (-\log q + \mathrm{sg}[-\log q / d] \, d)$. Its value therefore *is* MLE's, whatever the vectors.
+# Only its gradient differs: the best example for "a surrogate's value means little".
+
+# %%
+source(mm.objectives.emo)
+
+# %%
+embedding = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])  # (V,C): tokens 0 and 1 mean nearly the same, 2 does not
+logits, target = np.zeros((1, 3)), np.array([0])
+mle_loss, mle_gradient = mm.objectives.mle(logits, target)
+emo_loss, emo_gradient = mm.objectives.emo(logits, target, embedding)
+say(f"""Three equal logits, token 0 came. Values: {float(mle_loss):.4f} and {float(emo_loss):.4f}. MLE's gradient
+    ({", ".join(f"{g:.2f}" for g in mle_gradient[0])}) pushes both wrong tokens alike; EMO's
+    ({", ".join(f"{g:.2f}" for g in emo_gradient[0])}) pushes the unrelated one harder and leaves the related one
+    almost alone.""")
+assert np.isclose(mle_loss, emo_loss)
+assert emo_gradient[0, 2] > mle_gradient[0, 2] > emo_gradient[0, 1]
+
+# %% [markdown]
+# ## Summary
+#
+# - MixCE comes from the reverse cross-entropy by Jensen (a bound, from the wrong side), leaving out a logarithm
+#   (exact alone; a change of η in a mixture), exchanging $P$ and $Q$ (exact), and weighting tokens instead of
+#   sentences (another objective).
+# - A lower bound of what you minimise guarantees nothing.
+# - Alone, every link collapses on the likeliest sentences. In the mixture the links differ.
+# - At fixed η = 0.5 Jensen costs most validity on `agreement()`, since the price of an impossible sentence is gone.
+#   At the MLE optimum the step to tokens turns the gradient most. At equal price both cost something, and token
+#   MixCE does what a temperature does.
+# - MixCE never samples from the model. It costs what MLE costs, and it never sees what the model would write.
+# - MixCE scales the tail, a temperature steepens it, TaiLr cuts it.
+
+# %% [markdown]
+# ## Exercises
+#
+# 1. *Pencil.* Two sentences, $P = (3/4, 1/4)$, $Q = (1/2, 1/2)$. Compute $R$, link 1 and link 2. Check that link 1
+#    is below $R$. For which $Q$ are they equal?
+# 2. *Code.* Alone, links 3 and 4 had the same optimum on `agreement()`. Make a world where they have not: the
+#    likeliest *first word* must not begin the likeliest *sentence*. Where does each of them end?
+# 3. *Code.* `world.with_floor(...)` changes the price of an impossible token. Minimise $\eta F + (1-\eta) R$ at η =
+#    0.5 for floors of −69, −20, −5 and −1 nats. At which does $R$ lose its advantage over link 1?
+# 4. *Think.* On text of a thousand tokens, what is the gradient of link 3 in a batch of sixteen? What would a
+#    program do that computes $Q(x)$ in float32?
+# 5. *Pencil.* At $q = 1/V$ MixCE's gradient is MLE's times a constant. Which constant, and why does AdamW hide it?
+
+# %% [markdown] tags=["solution"]
+# **Solution 1.** $R = -\frac{1}{2} \log \frac{3}{4} - \frac{1}{2} \log \frac{1}{4}$; $E_Q P = \frac{1}{2}$, so link
+# 1 is $\log 2$ and link 2 is $-\frac{1}{2}$. Jensen is an equality where $P(x)$ is the same for all $x$ that $Q$
+# writes: here, for $Q$ on one sentence alone.
+
+# %% tags=["solution"]
+two_P, two_Q = np.array([0.75, 0.25]), np.array([0.5, 0.5])
+say(f"R = {-two_Q @ np.log(two_P):.3f}, link 1 = {-np.log(two_Q @ two_P):.3f}, link 2 = {-two_Q @ two_P:.3f}.")
+assert -np.log(two_Q @ two_P) < -two_Q @ np.log(two_P)
+
+# %% [markdown] tags=["solution"]
+# **Solution 2.** Let "a" begin three sentences and "b" one that is likelier than each of them, though "a" is the
+# likelier first word. Link 3 looks at whole sentences and ends at "b x"; link 4 looks at one token at a time and
+# begins with "a".
+
+# %% tags=["solution"]
+greedy_world = mm.worlds.markov(
+    np.array([[0, 0.6, 0.4, 0, 0, 0], [0, 0, 0, 1 / 3, 1 / 3, 1 / 3], [0, 0, 0, 1, 0, 0], *[[1, 0, 0, 0, 0, 0]] * 3]),
+    words=["", "a", "b", "x", "y", "z"],
+)
+first = {}
+for name, objective, eta in (("link 3", "overlap", 0.5), ("link 4", "mixce", 0.0)):
+    model = optimal_table(objective, eta=eta, world=greedy_world, max_len=3)
+    first[name] = mm.layers.softmax_forward(model.params["logits"][0])[0]
+    say(f"{name}: Q(a first) = {first[name][1]:.2f}, Q(b first) = {first[name][2]:.2f}")
+assert first["link 3"][2] > 0.9
+assert first["link 4"][1] > 0.9
+
+# %% [markdown] tags=["solution"]
+# **Solution 3.** It keeps it for long. Even at −5 nats, a price hardly above that of a rare word, naming a price at
+# all is worth more than link 1's silence. Only where an impossible token is as cheap as a common one, at −1, does
+# $R$ fall behind.
+
+# %% tags=["solution"]
+repaired = {}
+for floor in (-69.0, -20.0, -5.0, -1.0):
+    repaired[floor] = measures(optimal_table("mixce_star", world=world.with_floor(floor))).validity
+    say(f"floor {floor:.0f} nats: {repaired[floor]:.3f} valid (link 1 at the same η: {validity[1]:.3f})")
+assert repaired[-69.0] > repaired[-20.0] > repaired[-5.0] > repaired[-1.0]
+assert repaired[-5.0] > validity[1] > repaired[-1.0]
+
+# %% [markdown] tags=["solution"]
+# **Solution 4.** It is the gradient of the one sentence with the largest $Q(x)$, if of any: the weights of sixteen
+# texts differ by factors of many powers of ten. At two nats a token $Q(x) = e^{-2000}$, which is zero in float32,
+# and in float64 too: the gradient is exactly nothing.
+
+# %% tags=["solution"]
+say(
+    f"e^−2000 in float64: {np.exp(-2000.0)}. The least positive float32 is e^{np.log(float(np.finfo(np.float32).smallest_subnormal)):.0f}."
+)
+assert np.exp(-2000.0) == 0
+
+# %% [markdown] tags=["solution"]
+# **Solution 5.** $\eta + (1-\eta)/V$. AdamW divides each coordinate's step by the recent size of its gradient, so a
+# constant factor cancels. Plain gradient descent would be slower by that factor.
+
+# %% tags=["solution"]
+logits, targets = np.zeros((4, 5)), np.array([0, 1, 2, 2])
+ratio = mm.objectives.mixce(logits, targets, eta=0.1)[1] / mm.objectives.mle(logits, targets)[1]
+say(
+    f"The package, V = 5, η = 0.1: every entry of the gradient is {ratio.mean():.3f} of MLE's; the formula says {0.1 + 0.9 / 5:.3f}."
+)
+assert np.allclose(ratio, 0.1 + 0.9 / 5)
+
+# %% [markdown]
+# **Where to go next.** This is the end of the evening path. [Which objective](which_objective.md) says what follows
+# for practice; the [explorer](explorer.html) lets you turn η by hand. In order,
+# [lesson 7](7_the_transformer_by_hand.ipynb) puts a transformer in the place of the table, and
+# [lesson 8](8_experiments_read_sceptically.ipynb) asks whether what happened here happens on text. The formulas of
+# the chain are in [math §5](math.md#5-the-approximation), the glossary of the words [here](glossary.md).
