@@ -152,8 +152,8 @@ assert np.allclose([p.sum(), q.sum()], 1)
 with_room = np.c_[every, np.full(len(every), -1)]  # horizon T + 1
 p_room, q_room = np.exp(world.log_prob(with_room)).sum(), np.exp(mm.exact.log_prob(uniform, with_room)).sum()
 say(
-    f"At T = {MAX_LEN + 1} the same {len(every)} sequences hold {p_room:.2f} of P, which never writes more than three words, but "
-    f"only {q_room:.2f} of the uniform Q. The rest is on longer ones."
+    f"At T = {MAX_LEN + 1} the same {len(every)} sequences hold {p_room:.2f} of P, which never writes more than three words, "
+    f"but only {q_room:.2f} of the uniform Q. The rest is on longer ones."
 )
 assert np.isclose(p_room, 1)
 assert q_room < 0.6
@@ -254,8 +254,8 @@ def picture():
 
 show(
     picture(),
-    "Bars of all likely sentences, P beside the MLE bigram: Q agrees with P on the sentences without 'here' and moves a quarter of "
-    "its probability from the two possible sentences with 'here' to the two impossible ones.",
+    "Bars of all likely sentences, P beside the MLE bigram: Q agrees with P on the sentences without 'here' and moves "
+    "nearly a quarter of its probability from the two possible sentences with 'here' to the two impossible ones.",
 )
 assert np.isclose(impossible, 0.24)
 
@@ -287,7 +287,7 @@ assert results["MLE"][1] > 0.2 > 0.01 > results["least KL(Q‖P)"][1]
 # %% [markdown]
 # Perplexity looks at the model *where the data go*. Samples go where the *model* goes. To see how far the two can
 # come apart, take a larger world and two ways to spoil it. `stories()` is still known exactly, but its sentences are
-# varied:
+# varied. ("Impossible moves" counts the pairs of a state and a token that never occur.)
 
 # %%
 stories = mm.worlds.stories()
@@ -295,7 +295,8 @@ print(stories.describe())
 
 # %% [markdown]
 # A world can play the role of a model, too: change its probabilities and call it $Q$. The first way is *noise*: at
-# each token, with probability $\varepsilon$, say anything at all. The second is a lower *temperature* $\tau$: raise
+# each token, with probability $\varepsilon$, say anything at all. (After an impossible word the state stays as it
+# was, so the sentence goes on as if the word had not been said.) The second is a lower *temperature* $\tau$: raise
 # the probabilities to the power $1/\tau$ and normalise them, so that likely words become likelier and impossible ones
 # stay impossible.
 
@@ -344,7 +345,7 @@ def plane():
     )
     ax.set_xticks([5, 6, 7, 8, 9, 10], [5, 6, 7, 8, 9, 10])
     ax.minorticks_off()
-    ax.legend(fontsize=8, loc="center right")
+    ax.legend(fontsize=8, loc="center right", markerscale=0.7)
     return fig
 
 
@@ -367,7 +368,7 @@ assert valid_b == 1
 # Both curves begin at $P$, where perplexity is lowest and all is possible. From there, one falls almost straight down
 # and the other runs to the right. A little noise costs little at each token of the data: every possible token keeps
 # nearly all its probability. But a sentence is sound only if *all* of its tokens are, and the slips of the model add
-# up.
+# up. A lower temperature makes no slips and pays in perplexity for the variety that it loses.
 #
 # How much can a model invent, then, at a given $F$? If a share $m$ of its probability is on impossible sentences,
 # only $1-m$ is left for the possible ones, and so
@@ -398,9 +399,6 @@ assert impossible < 1 - np.exp(-float(found["forward_kl"]))
 # If some sentences are more probable than others, is the most probable one, the *mode*, the best example of the
 # language? A short recursion finds it: the best way to finish from a state is the best over its next tokens of the
 # token and the best way to finish from there.
-#
-# > **Predict.** Draw thousands of sentences from `stories()` and make a histogram of their surprise, $-\log P(x)$.
-# > Where in it does the mode of `stories()` lie: near the middle, at the edge, outside?
 
 
 # %%
@@ -417,6 +415,10 @@ def most_probable(world, max_len):
         state = world.next_state[state, token]
     return " ".join(words), best[0]
 
+
+# %% [markdown]
+# > **Predict.** Draw thousands of sentences from `stories()` and make a histogram of their surprise, $-\log P(x)$.
+# > Where in it does the mode of `stories()` lie: near the middle, at the edge, outside?
 
 # %% tags=["reveal"]
 mode, mode_log_p = most_probable(stories, HORIZON)
@@ -437,11 +439,13 @@ def typical():
     fig = figure(7.5, 3.4)
     ax = fig.subplots()
     ax.hist(surprise, bins=np.arange(5, 41), color=P_COLOR, alpha=0.8, weights=np.full(len(surprise), 1 / len(surprise)))
-    for x, style, label in ((entropy, "--", "entropy H(P)"), (-mode_log_p, "-", f'the mode, "{mode}"')):
+    for x, style, label in ((entropy, "--", "entropy H(P)"), (-mode_log_p, "-", f'the mode:\n"{mode}"')):
         ax.axvline(x, color="0.2", linestyle=style, linewidth=1.8)
-        ax.annotate(label, (x, 0.97), (5, 0), xycoords=("data", "axes fraction"), textcoords="offset points", va="top")
+        ax.annotate(
+            label, (x, 0.97), (5, 0), xycoords=("data", "axes fraction"), textcoords="offset points", va="top", fontsize=9
+        )
     ax.set(xlabel="surprise of a sentence, −log P(x), nats", ylabel="share of sentences")
-    ax.set_ylim(top=1.2 * ax.get_ylim()[1])
+    ax.set_ylim(top=1.3 * ax.get_ylim()[1])
     return fig
 
 
@@ -468,7 +472,8 @@ say(
 
 # %%
 say(
-    f'A model that only ever writes "{mode}" has R = {-mode_log_p:.2f} nats; P itself, judged by P, has R = H(P) = {entropy:.2f}.'
+    f'A model that only ever writes "{mode}" has R = {-mode_log_p:.2f} nats. '
+    f"P itself, judged by P, has R = H(P) = {entropy:.2f}."
 )
 
 # %% [markdown]
@@ -492,8 +497,8 @@ say(
 # 2. *Pencil, then code.* Let the first noun be "cat" with probability $p$. Show that the MLE bigram writes something
 #    impossible with probability $p(1-p)$, and test it at three values of $p$ (copy `world.probs`, change row 0, make
 #    a `World`). At which $p$ does most go wrong?
-# 3. *Code.* Would remembering two tokens do? `mm.worlds.ngram(tokens, 3, V)` counts a model of that kind from one
-#    long row of tokens, where one boundary stands between sentences. What is its validity on `agreement()`?
+# 3. *Code.* Would remembering two tokens do? `mm.worlds.ngram(rows, 3, V)` counts a model of that kind from rows such
+#    as `world.sample` gives. What is its validity on `agreement()`?
 # 4. *Code.* Toss a coin that shows heads with probability $0.6$ a hundred times. Which sequence is the mode? How
 #    probable is it, and how probable is it to see between 50 and 70 heads?
 # 5. *Code.* Decode `stories()` greedily: in each state take the likeliest token. Do you get the mode?
@@ -529,8 +534,7 @@ for p_cat in (0.5, 0.6, 0.9):
 # **Solution 3.** It does: "here" together with the word before it says which verb must follow.
 
 # %% tags=["solution"]
-sentences = [row[row >= 0][:-1] for row in world.sample(5000, 5, seed=2)]  # each with its first boundary
-trigram = mm.worlds.ngram(np.r_[np.concatenate(sentences), 0], 3, V)
+trigram = mm.worlds.ngram(world.sample(5000, 5, seed=2), 3, V)
 say(f"validity of the trigram: {world.validity(trigram.sample(5000, 5, seed=3)):.4f}")
 assert world.validity(trigram.sample(5000, 5, seed=3)) == 1
 
@@ -561,10 +565,9 @@ say(
 )
 
 # %% [markdown] tags=["solution"]
-# **Solution 6.** Each token of the data has $Q(x_t \mid x_{<t}) \ge (1-\varepsilon) P(x_t \mid x_{<t})$, so its
-# surprise grows by at most $-\log(1-\varepsilon)$, and the exponential of a mean that grows by this is multiplied by
-# $1/(1-\varepsilon)$ at most. A token is drawn from $P$ itself with probability $1-\varepsilon$, and all $n$ with
-# $(1-\varepsilon)^n$.
+# **Solution 6.** At each token of the data $Q(x_t \mid x_{<t}) \ge (1-\varepsilon) P(x_t \mid x_{<t})$, so the mean
+# surprise grows by at most $-\log(1-\varepsilon)$, and its exponential by a factor of at most $1/(1-\varepsilon)$.
+# Each token is drawn from $P$ with probability $1-\varepsilon$, all $n$ of them with $(1-\varepsilon)^n$.
 
 # %% tags=["solution"]
 say(
