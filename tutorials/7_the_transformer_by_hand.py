@@ -45,7 +45,10 @@ import minimixce as mm
 # file; the package's own [layers.py](../minimixce/layers.py) computes the same, faster. A test holds the two equal.
 
 # %% [markdown]
-# # First sitting: the layers
+# ## First sitting: the layers
+#
+# One rule, and then one layer after the other: linear, layer norm, GELU, softmax, embedding. Each is derived, shown as it
+# stands in the code, and checked on the spot.
 #
 # ## What a backward pass has to find
 #
@@ -123,7 +126,8 @@ show(roads(x), "A diagram with two roads from x to L, one through a and one thro
 # - $W_{io}$ appears in output $o$ of every row, with slope $x_{ni}$: $\;dW_{io} = \sum_n x_{ni}\, dy_{no}$.
 # - $b_o$ appears in output $o$ of every row, with slope 1: $\;db_o = \sum_n dy_{no}$.
 #
-# Each sum is a matrix product. To see which, look for the index that is summed: it must stand in the middle.
+# The first two sums are matrix products, $dx = dy\, W^T$ and $dW = x^T dy$. To see which, look for the index that is
+# summed: it must stand in the middle. And look at the shapes: no other order of the two would fit.
 
 # %%
 source(one_file.linear, one_file.linear_backward)
@@ -265,7 +269,8 @@ assert np.allclose(one_file.softmax_backward(dp, p), p - [0, 1, 0])
 #
 # The first layer looks up a row of a table for each token: `x = W[tokens]`. That is the product of one-hot rows with $W$,
 # so $dW = \text{onehot}^T dx$. Row $v$ of `dW` is the sum of the `dx` of all places where token $v$ stood. A token that
-# stands in two places has two roads. A token that does not occur has none, and its row is zero.
+# stands in two places has two roads. A token that does not occur has none, and its row is zero. The table of positions,
+# which is added next, is simpler still: row $t$ is used once in each sequence, so its gradient is a sum over the batch.
 #
 # > **Predict.** NumPy can write to looked-up rows too: `dW[tokens] += dx`. Is that the same sum?
 
@@ -320,7 +325,10 @@ for parts in (["input", "output"], ["input"], ["output"]):
 # You now have every layer but attention. A good place for a break.
 
 # %% [markdown]
-# # Second sitting: the model
+# ## Second sitting: the model
+#
+# Three things are left: the one layer in which rows meet, the way layers are joined into a model, and what comes through
+# a whole model when lesson 4's gradient is put in at its top.
 
 # %% [markdown]
 # ## Attention: rows that look at one another
@@ -433,8 +441,8 @@ assert reached.tolist() == [True, True, True, False]
 #
 # So in a backward pass, an addition in the forward becomes a copy (both branches receive `dy`), and a copy in the forward
 # becomes an addition. The straight road runs through all blocks from the loss to the embedding and multiplies by nothing.
-# However many blocks there are, some of the derivative arrives undiminished. That is why deep transformers can be
-# trained.
+# However many blocks there are, part of the derivative arrives undiminished. This is one reason why deep transformers can
+# be trained at all.
 
 # %% [markdown]
 # ## The block and its mirror
@@ -449,10 +457,9 @@ source(one_file.forward, one_file.backward)
 # opposite order. What the forward wrote into the cache, the backward reads from it, and nothing else passes between the
 # two. Here is one block drawn twice.
 #
-# Up on the left in orange goes what the model Q computes. At the top it meets the data: in expectation over P, the
-# derivative at the logits is Q less P. What comes down on the right is drawn in blue, because it is all that the model
-# ever hears of P. Each rung is a cache.
-
+# Up on the left in orange goes what the model Q computes. At its top it meets the data: with maximum likelihood the
+# derivative at the logits is $q - \text{onehot}$, on average over the data Q less P. What comes down on the right is
+# drawn in blue, because it is all that the model ever hears of P. Each rung is a cache.
 
 # %%
 LAYERS = [  # of one block from its input to its output: forward, backward, parameters, what the cache holds
@@ -566,7 +573,8 @@ def check_model(backward):
         params, dlogits, cache = kept
         return tuple(backward(params, dloss * dlogits, cache, n_head).values())
 
-    return mm.gradcheck(model_forward, model_backward, list(params.values()), names=names)
+    values, coordinates = list(params.values()), few(64, 8)
+    return mm.gradcheck(model_forward, model_backward, values, names=names, coordinates=coordinates)
 
 
 report = check_model(one_file.backward)
@@ -665,8 +673,8 @@ wrong_grads = broken_backward(place, one_file.gelu_backward, gelu_backward_witho
 a, b = (np.concatenate([g.ravel() for g in grads.values()]) for grads in (right_grads, wrong_grads))
 cosine = a @ b / np.sqrt(a @ a * (b @ b))
 say(f"""The wrong gradient and the right one point almost the same way: the cosine between them is 1 − {1 - cosine:.0e}.
-A model trained with it would learn about as well. So a falling loss is no proof of a right gradient. A gradcheck is one,
-for the place at which it was made.""")
+A model trained with it would learn about as well. So a falling loss is no proof of a right gradient. The proof is a
+gradcheck, at the place where it was made.""")
 assert 0.9 < cosine < 1 - 1e-6
 
 # %% [markdown]
@@ -712,7 +720,7 @@ def loss_at(model, objective, name, place, change):
     return float(loss)
 
 
-cells, step = [], 1e-4
+cells, step = [], 1e-5
 for objective in ("reverse_ce", "two_kls"):
     _, grads = mm.exact.loss_and_grads(small, world, MAX_LEN, objective=objective)
     for name in ("wte.weight", "h.0.attn.c_attn.weight", "h.0.ln_2.weight"):
@@ -804,8 +812,8 @@ assert np.isclose(*sleeps[0])
 assert sleeps[1][0] - sleeps[1][1] > 0.8
 
 # %% [markdown]
-# > **Predict.** Now R alone, $-E_Q \log P$. The model can represent P. Does it find it? Try both from the untrained model
-# > and from the one that maximum likelihood has brought to P.
+# > **Predict.** Now R alone, $-E_Q \log P$. The model can represent P. Does it find it? Try from the untrained model and
+# > from the one that maximum likelihood has brought to P.
 
 # %% tags=["reveal"]
 from_scratch, from_mle = train("reverse_ce"), train("reverse_ce", start=mle)
@@ -834,7 +842,7 @@ assert cost_of_cat > -world.log_p_floor
 assert sentence_probs(from_mle)[best] > 0.9
 
 # %% [markdown]
-# The bigram was not to blame, and neither was the gradient, which is exact: it is what R asks for. R is linear in Q, so
+# Neither the model nor the gradient is to blame: the gradient is exact, and this is what R asks for. R is linear in Q, so
 # all mass on one of the likeliest sentences is a minimum. To be drawn to P, a model needs the entropy term that makes a
 # KL of R ($\text{KL}(Q \| P) = R - H(Q)$), or enough of F beside it.
 
@@ -855,16 +863,16 @@ assert sentence_probs(from_mle)[best] > 0.9
 # %% [markdown]
 # ## Exercises
 #
-# 1. *(Pencil.)* Add the same vector to every key of a head. Show that attention's output does not change. What is, then,
-#    the gradient of the part of `attn.c_attn.bias` that belongs to the keys? Check it on the model above.
+# 1. *(Pencil.)* Add one and the same vector to every key of a head. Show that attention's output does not change. What
+#    is, then, the gradient of the part of `attn.c_attn.bias` that belongs to the keys? Check it on the model above.
 # 2. *(Pencil and code.)* Newer models use RMS norm: $y_i = x_i\, r\, \text{weight}_i$ with
 #    $r = (\frac{1}{C} \sum_k x_k^2 + \epsilon)^{-1/2}$. It does not subtract the mean. Derive its backward and check it.
 # 3. *(Pencil and code.)* They also replace GELU by SwiGLU, a layer of two inputs: $y = a\, \sigma(a)\, b$, elementwise,
 #    where $\sigma(a) = 1 / (1 + e^{-a})$ has the slope $\sigma(a)(1 - \sigma(a))$. Derive and check `da` and `db`.
 # 4. *(Think.)* Below, one of four functions is wrong, somewhere in the model. The table shows the tensors from the output
 #    to the input. Which function is it, and in which block?
-# 5. *(Code.)* Make the four GELUs and layer norms of your choice wrong, one at a time, and draw which tensors turn red.
-#    What shape do you expect? Which tensor is red in every column?
+# 5. *(Code.)* Make GELUs and layer norms of your choice wrong, one at a time, and draw which tensors turn red. What shape
+#    do you expect? Which tensor is red in every column?
 # 6. *(Think.)* For the bigram it mattered a lot whether one minimised F or two KLs; for the transformer it did not. What
 #    does that say about comparing objectives on a model and a data set of your own?
 
