@@ -97,7 +97,8 @@ impossible token costs {-world.log_p_floor:.2f} nats, so nearly all of either is
 # $\varphi = Q (\log Q - \log P)$ and $w(x) = Q(x) (\log Q(x) - \log P(x) + 1)$.
 #
 # The other half you know. $\log Q(x)$ is a sum over positions of $\log \mathrm{softmax}$, and lesson 3 found the
-# gradient of each: onehot − softmax. Together, the sequence $x$ gives the logits at its position $t$
+# gradient of each: onehot − softmax. (There it was $-\log q$, with the other sign.) Together, the sequence $x$
+# gives the logits at its position $t$
 #
 # $$
 # \frac{\partial L}{\partial \mathrm{logits}(x, t)} = w(x) (\mathrm{onehot}(x_t) - \mathrm{softmax}) .
@@ -157,15 +158,15 @@ for name, weights in (("reverse_ce", R_weights), ("reverse_kl", KL_weights)):
 gradient = list_gradient(z, R_weights(z))
 dearer = list_gradient(z, R_weights(z) + 1000 * Q)  # w = Q · (cost + 1000)
 after = np.exp(log_Q(z - 0.01 * gradient))
-cat_sleeps = world.rows(["cat sleeps"], T)[0]
-here = int(np.flatnonzero((rows == cat_sleeps).all(axis=1))[0])
+its_row = world.rows(["cat sleeps"], T)
+number = int(np.flatnonzero((rows == its_row).all(axis=1))[0])  # of "cat sleeps" in the list
 assert np.allclose(gradient, dearer)
-assert after[here] > Q[here]
+assert after[number] > Q[number]
 say(f"""No, and nothing. The probabilities add up to one, so what one sequence loses another must gain, and a
 constant added to every cost adds a constant to R, whose gradient is zero: the two gradients above differ by
 {abs(gradient - dearer).max():.0e}. Only *differences* between costs count. "cat sleeps" costs less than most and
-gains: one small step takes it from {Q[here]:.4f} to {after[here]:.4f}. (The +1 in the weight of KL(Q‖P) is such a
-constant; drop it and nothing changes.) Keep this in mind: with samples instead of sums the constant does matter,
+gains: one small step takes it from {Q[number]:.4f} to {after[number]:.4f}. (The +1 in the weight of KL(Q‖P) is such
+a constant; drop it and nothing changes.) Keep this in mind: with samples instead of sums the constant does matter,
 and lesson 5 is about choosing it well.""")
 
 # %% [markdown]
@@ -209,8 +210,16 @@ def tree_gradient(z, w):
 
 for weights in (R_weights, KL_weights):
     assert np.allclose(tree_gradient(z, weights(z)), list_gradient(z, weights(z)))
-say(f"""The same gradients, from {len(prefixes)} rows of softmax, one a prefix, where the list took {drawn.sum()},
-one a position of a sequence.""")
+cat, cats, here, sleeps, sleep = range(1, 6)
+weight = dict(zip(sequence, R_weights(z)))
+W = sum(w for x, w in weight.items() if x[:2] == (cat, here))
+W_sleep, share = weight[(cat, here, sleep)], softmax(z)[here, sleep]
+say(f"""For example, at the prefix "cat here" and for R: W = {W:.2f}, of which {W_sleep:.2f} passes through "sleep",
+to which Q gives the share {share:.2f}. So the logit of "sleep" gets {W_sleep:.2f} − {W:.2f} · {share:.2f} =
+{W_sleep - W * share:+.2f}, and is pushed down.
+
+The same gradients, from {len(prefixes)} rows of softmax, one a prefix, where the list took {drawn.sum()}, one a
+position of a sequence.""")
 
 # %% [markdown]
 # ## Third way: the cost to go
@@ -258,7 +267,7 @@ one a position of a sequence.""")
 state = {(): 0}  # where the world is after a prefix
 for h in prefixes:
     state |= {(*h, v): int(world.next_state[state[h], v]) for v in range(1, V)}
-log_p = np.maximum(np.log(world.probs, where=world.probs > 0, out=np.full(world.probs.shape, -np.inf)), world.log_p_floor)
+log_p = world.tables(np).log_p_floored  # (states, V)
 
 
 def R_cost(z, h):
@@ -342,7 +351,6 @@ show(
 
 # %%
 U, bracket, dz = cost_to_go(z, R_cost)
-cat, cats, here, sleeps, sleep = range(1, 6)
 kept = sum(p for x, p in zip(sequence, Q) if p >= 0.02)
 assert bracket[(cat,)][here] > 0 > bracket[(cat,)][sleeps]
 assert bracket[(cats,)][here] > 0 > bracket[(cats,)][sleep]
@@ -367,14 +375,16 @@ can do about that is to avoid "here".""")
 
 # %%
 gpt = mm.GPT(mm.GPTConfig(V, block_size=T - 1, n_layer=2, n_head=2, n_embd=32, dtype="float64"), seed=0, device="cpu")
-timed = {}
-for method in ("list", "tree", "list", "tree"):  # the first round warms up
-    start = time.perf_counter()
-    _, timed[method] = mm.exact.loss_and_grads(gpt, world, T, objective="reverse_kl", method=method)
-    timed[method]["seconds"] = time.perf_counter() - start
-seconds = {method: grads.pop("seconds") for method, grads in timed.items()}
+by_method, seconds = {}, {}
+for method in ("list", "tree"):
+    rounds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        _, by_method[method] = mm.exact.loss_and_grads(gpt, world, T, objective="reverse_kl", method=method)
+        rounds.append(time.perf_counter() - start)
+    seconds[method] = min(rounds)
 for name in gpt.params:
-    assert np.allclose(timed["list"][name], timed["tree"][name], atol=1e-9)
+    assert np.allclose(by_method["list"][name], by_method["tree"][name], atol=1e-9)
 say(f"""{gpt.num_params:,} parameters, the same gradient in all of them: {1000 * seconds["list"]:.0f} ms by the
 list, {1000 * seconds["tree"]:.0f} ms by the tree, on the machine that made this page.""")
 
@@ -388,37 +398,59 @@ def tree_positions(V, T):
     return sum((V - 1) ** k for k in range(T - 1))
 
 
+def triples(world, T):
+    """Different (length, world state, last token) among the prefixes"""
+    state, total = np.zeros(1, dtype=int), 0
+    for _ in range(T - 1):
+        total += len(state)
+        following = world.next_state[state] * world.vocab_size + np.arange(world.vocab_size)  # a pair as one number
+        state = np.unique(following[:, 1:]) // world.vocab_size
+    return total
+
+
 assert (list_positions(V, T), tree_positions(V, T)) == (drawn.sum(), len(prefixes))
-table(
-    ("tokens V, horizon T", "sequences", "positions, list", "positions, tree", "list / tree"),
-    [
-        (f"{v}, {t}", *(f"{n:,}" for n in (mm.exact.num_sequences(v, t), a, b)), f"{a / b:.1f}")
-        for v, t in ((6, 4), (6, 8), (20, 5), (62, 4))
-        for a, b in [(list_positions(v, t), tree_positions(v, t))]
-    ],
-)
 
 # %% [markdown]
-# The tree is cheaper by a factor near $(T-1)(V-2)$. Both grow as $(V-1)^T$, and no cleverness about sharing will
-# save a sum over that many different futures. Unless the futures are *not* different: with a bigram $Q$ and a world
-# that is an automaton, two prefixes with the same length, the same world state and the same last token have the
-# same $U$. Merge them, and the recursion for $U$ becomes dynamic programming over length and such pairs. Without a
-# horizon, in a Markov world, it is one linear system ([math §4](math.md#4-exact-gradients-by-the-tree)).
+# The tree is cheaper by a factor near $(T-1)(V-2)$, and costs to go visit the same prefixes as the tree. But both
+# grow as $(V-1)^T$, and no sharing of prefixes will save a sum over that many different futures. Unless the futures
+# are *not* different: with a bigram $Q$ and a world that is an automaton, two prefixes with the same length, the
+# same world state and the same last token have the same $U$. Merge them, and the recursion for $U$ becomes dynamic
+# programming over such triples. Without a horizon, in a Markov world, it is one linear system
+# ([math §4](math.md#4-exact-gradients-by-the-tree)).
+
+# %%
+stories = mm.worlds.stories()
+
+
+def written(n):
+    return f"{n:,}" if n < 10**8 else f"about 10^{len(str(n)) - 1}"
+
+
+table(
+    ("world, horizon", "sequences", "positions, list", "prefixes, tree", "triples, bigram Q"),
+    [
+        (
+            f"{w.name}, {t}",
+            *map(written, (mm.exact.num_sequences(v, t), list_positions(v, t), tree_positions(v, t), triples(w, t))),
+        )
+        for w, t in ((world, 4), (world, 8), (stories, 4), (stories, 22))
+        for v in [w.vocab_size]
+    ],
+)
 
 # %%
 for name, cost in (("reverse_ce", R_cost), ("reverse_kl", KL_cost)):
     loss, dlogits = mm.exact.bigram_loss_and_grads(z, world, objective=name, max_len=T)
     assert np.allclose(dlogits, cost_to_go(z, cost)[2])
 
-stories, horizon = mm.worlds.stories(), 22
+horizon = 22
 start = time.perf_counter()
 loss, _ = mm.exact.bigram_loss_and_grads(np.zeros((stories.vocab_size,) * 2), stories, objective="reverse_kl", max_len=horizon)
 taken = time.perf_counter() - start
-digits = (horizon - 1) * np.log10(stories.vocab_size - 1)
-say(f"""On `agreement()` the gradient is the same again. On `stories()`, with {stories.vocab_size} tokens and
-horizon {horizon}, there are about 10^{digits:.0f} sequences, and the exact KL(Q‖P) of the uniform table,
-{float(loss):.0f} nats, with its gradient took {taken:.1f} s. For a model with a memory, such as a transformer,
-nothing merges, and {horizon} tokens are out of reach: that is where lesson 5 begins.""")
+say(f"""On `agreement()` the package's dynamic programme gives the same gradient again. On `stories()`, with
+{stories.vocab_size} tokens and horizon {horizon}, the exact KL(Q‖P) of the uniform table, {float(loss):.0f} nats,
+with its gradient took {taken:.1f} s. For a model with a memory, such as a transformer, nothing merges, and
+{horizon} tokens are out of reach: that is where lesson 5 begins.""")
 
 # %% [markdown]
 # ## Token by token is something else
