@@ -1,4 +1,4 @@
-"""The pages to look things up in, math.md, map.md and the API reference: they hold what they promise, and links lead somewhere."""
+"""The pages to look things up in: math.md, map.md and the API reference hold what they promise, and links lead somewhere."""
 
 import ast
 import html.parser
@@ -126,8 +126,9 @@ def test_the_map_names_what_exists():
     for file, name in tests:
         tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
         assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{file}::{name}"
-    for row in rows:
-        assert re.search(r"\]\((\d_\w+)\.ipynb\) \|$", row), row
+    lessons = [re.search(r"\| (?:\[\d\]\((\d_\w+)\.ipynb\)|—) \|$", row) for row in rows]
+    assert all(lessons)
+    assert {lesson.group(1) for lesson in lessons} == LESSONS | {None}
 
 
 def test_the_map_covers_every_section_objective_estimator_and_layer():
@@ -263,6 +264,9 @@ def test_docstrings_keep_their_lines_and_backticks_become_links():
     body = PAGES["minimixce.exact.html"][1]
     table = next(line for line in exact.__doc__.splitlines() if line.startswith("| js "))
     assert f"\n{table}\n" in body  # line structure and all
+    laid = re.search(r'<pre class="laid">(.+?)</pre>', body, re.S).group(1)
+    assert laid.count("\n") == exact.__doc__.count("\n|") - 1
+    assert "A sequence x has at most T−1 ordinary tokens" in body  # a break that only the width of the source made
     assert "objective=&quot;mixce_star&quot;" in body
     assert '<a href="minimixce.backend.html#rng">backend.rng</a>' in PAGES["minimixce.layers.html"][1]
     assert '<a href="minimixce.exact.html#loss_and_grads">' not in body  # its own page: no detour

@@ -2,8 +2,9 @@
 
 One page for each module and an index, api.html. Modules are read as source and not imported, because a syntax tree keeps what
 objects lose: the order of the file, the text of default values, and the comments beside fields and constants. Docstrings are
-plain text with hand-laid tables and formulas, so their lines stay as they are. Classes for the style sheet: module, contents,
-entry, method, signature, doc (plain text: white-space: pre-wrap), fields, kind, source.
+plain text: hand-laid tables and formulas keep their lines, paragraphs lose the breaks that only the width of the source made.
+Classes for the style sheet: module, contents, entry, method, signature, kind, doc (paragraphs with white-space: pre-wrap, for
+a break that stays is a newline), laid (a table or formula, in pre), fields (in pre), bases, source.
 """
 
 import ast
@@ -35,6 +36,7 @@ MODULES = (  # in the order of reading
     "checkpoint",
     "cli",
 )
+_WRAPPED_FROM = 100  # characters: a line that could not have held another word; sources are 128 wide, indentation included
 _NAME = re.compile(r"`([^`\n]+)`|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 
 
@@ -177,8 +179,27 @@ def _targets(modules, exported):
     return everywhere, own
 
 
-def _prose(doc, find):
-    """A docstring as HTML: text in backticks is code; what `find` knows becomes a link."""
+def _doc_html(doc, find):
+    """A docstring as HTML. Lines that begin with a space or a bar are laid by hand; where a line of prose is so long that the
+    next word would not have fitted, its break means nothing."""
+    parts, kind, previous = [], None, ""  # parts: [whether laid, text]
+    for line in doc.split("\n"):
+        laid = line.startswith((" ", "|"))
+        if not line:
+            kind = None
+        elif kind is not laid:
+            parts.append([laid, line])
+            kind = laid
+        else:
+            joint = " " if not laid and len(previous) + len(line.split()[0]) >= _WRAPPED_FROM else "\n"
+            parts[-1][1] += joint + line
+        previous = line
+    tags = {True: ('<pre class="laid">', "</pre>"), False: ("<p>", "</p>")}
+    return f'<div class="doc">{"".join(tags[laid][0] + _linked(text, find) + tags[laid][1] for laid, text in parts)}</div>'
+
+
+def _linked(doc, find):
+    """Text as HTML: what stands in backticks is code; what `find` knows becomes a link."""
     parts, end = [], 0
     for match in _NAME.finditer(doc):
         code, plain = match.group(1), match.group(0)
@@ -219,7 +240,7 @@ def _first_sentence(doc):
 def _entry_html(entry, module, everywhere, own):
     tag, shown = ("h3", "method") if "." in entry.name else ("h2", "entry")
     find = _finder(module, everywhere, own, entry)
-    kind = f' <span class="kind">{entry.kind}</span>' if entry.kind in ("classmethod", "property", "constant") else ""
+    kind = f' <small class="kind">{entry.kind}</small>' if entry.kind in ("classmethod", "property", "constant") else ""
     parts = [
         f'<section class="{shown}" id="{entry.name}">',
         f'<{tag} class="signature"><code>{html.escape(entry.signature)}</code>{kind}</{tag}>',
@@ -228,7 +249,7 @@ def _entry_html(entry, module, everywhere, own):
         links = (f"{_link(base, everywhere.get(base))}" for base in entry.bases)
         parts.append(f'<p class="bases">Has also what {", ".join(links)} has.</p>')
     if entry.doc:
-        parts.append(f'<div class="doc">{_prose(entry.doc, find)}</div>')
+        parts.append(_doc_html(entry.doc, find))
     if entry.fields:
         parts.append(f'<pre class="fields"><code>{html.escape(entry.fields)}</code></pre>')
     parts.append(f'<p class="source">minimixce/{module}.py, line {entry.line}</p>')
@@ -246,7 +267,7 @@ def _module_html(module, everywhere, own):
     entries = "\n".join(_entry_html(entry, module.name, everywhere, own) for entry in module.entries)
     return (
         f'<article class="module">\n<h1><code>minimixce.{module.name}</code></h1>\n'
-        f'<div class="doc">{_prose(module.doc, _finder(module.name, everywhere, own))}</div>\n'
+        f"{_doc_html(module.doc, _finder(module.name, everywhere, own))}\n"
         f'<nav class="contents"><ul>\n{links}\n</ul></nav>\n{entries}\n'
         '<p><a href="api.html">All modules</a></p>\n</article>'
     )
@@ -261,8 +282,7 @@ def _exported():
 
 def _index_html(modules, exported):
     rows = "\n".join(
-        f"<tr><td>{_link(f'minimixce.{module.name}', page_of(module.name))}</td>"
-        f"<td>{html.escape(_first_sentence(module.doc))}</td></tr>"
+        f"<tr><td>{_link(module.name, page_of(module.name))}</td><td>{html.escape(_first_sentence(module.doc))}</td></tr>"
         for module in modules
     )
     names = "\n".join(
@@ -270,7 +290,8 @@ def _index_html(modules, exported):
     )
     return (
         '<article class="module">\n<h1>API reference</h1>\n'
-        "<p>One page for each file of the package, in an order to read them in. The text is that of the docstrings.</p>\n"
+        "<p>One page for each file of <code>minimixce</code>, in an order to read them in. The text is that of "
+        "the docstrings.</p>\n"
         f"<table>\n<thead><tr><th>module</th><th>what it holds</th></tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n"
         "<p>After <code>import minimixce as mm</code> these stand under <code>mm</code> itself, everything else under its "
         f"module:</p>\n<ul>\n{names}\n</ul>\n</article>"
