@@ -411,11 +411,11 @@ def triples(world, T):
 assert (list_positions(V, T), tree_positions(V, T)) == (drawn.sum(), len(prefixes))
 
 # %% [markdown]
-# The tree is cheaper by a factor near $(T-1)(V-2)$, and costs to go visit the same prefixes as the tree. But both
-# grow as $(V-1)^T$, and no sharing of prefixes will save a sum over that many different futures. Unless the futures
-# are *not* different: with a bigram $Q$ and a world that is an automaton, two prefixes with the same length, the
-# same world state and the same last token have the same $U$. Merge them, and the recursion for $U$ becomes dynamic
-# programming over such triples. Without a horizon, in a Markov world, it is one linear system
+# The tree is cheaper by a factor of about $(T-1)(V-2)$, and costs to go visit the same prefixes as the tree. But
+# both grow as $(V-1)^T$, and no sharing of prefixes will save a sum over that many different futures. Unless the
+# futures are *not* different: with a bigram $Q$ and a world that is an automaton, two prefixes with the same
+# length, the same world state and the same last token have the same $U$. Merge them, and the recursion for $U$
+# becomes dynamic programming over such triples. Without a horizon, in a Markov world, it is one linear system
 # ([math §4](math.md#4-exact-gradients-by-the-tree)).
 
 # %%
@@ -548,7 +548,8 @@ show(
 # Below zero means pushed up. After "here" comes the last word, nothing follows, and the three agree up to how often
 # they think that one gets there. After the nouns they disagree in size and in sign.
 #
-# It is not a matter of speed on the way to the same place. Follow each gradient to its end.
+# It is not a matter of speed on the way to the same place. Follow each gradient (the token-level one with the
+# model's own prefixes) from the same start to its end.
 
 
 # %%
@@ -676,8 +677,8 @@ assert all(0.1 < ratio < 0.2 for ratio in ratios)
 # %% [markdown] tags=["solution"]
 # **Solution 5.** Zero, whatever $P$. A prefix that is never reached has $Q(h) = 0$; on the one path that is taken,
 # tokens that are not have $Q(v|h) = 0$, and the one that is has $c + U(hv) = U(h)$. So every one-hot table is a
-# stationary point, optimal or not: training on $R$ can stick at a wrong corner, and gets there, because $R$ alone
-# is least at a corner.
+# stationary point, optimal or not. $R$ alone is least at a corner, so training on it moves towards corners, and can
+# stick at a wrong one.
 
 # %% tags=["solution"]
 corner = np.full((V, V), -40.0)  # as good as one-hot: e^-40

@@ -179,7 +179,7 @@ for name, numbers in a.items():
 
 # %% [markdown]
 # The package's own lines, for any model. `s.backward(weights)` is the formula with $a$, in the logits, and from
-# there the model's backward.
+# there the model's backward. (Where `rloo` speaks of js, it serves another divergence.)
 
 # %%
 source(estimators.reinforce, estimators.reward_to_go, estimators.rloo)
@@ -296,6 +296,7 @@ say(f"""Bias on `agreement()`, over the length of the gradient:
 {cosine(by_tau[0.1], g):.2f} to the exact gradient and {cosine(by_tau[0.1], token_level):.2f} to lesson 4's
 token-level gradient.""")
 assert cosine(by_tau[0.1], token_level) > cosine(by_tau[0.1], g)
+assert np.linalg.norm(by_tau[0.1] - g) > 0.5 * np.linalg.norm(g)
 
 # %% [markdown]
 # ## Importance weights
@@ -331,18 +332,24 @@ assert importance_bias > 0.9
 p = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
 q = p.copy()  # the model is already right
 ratio, mixce = q / p, q  # what multiplies the gradient −∇log q of each token drawn from P
+token = np.arange(1, 6)
 table(
-    ("token", *range(1, 6)),
-    [(name, *(f"{v:.2f}" for v in w)) for name, w in (("P", p), ("importance weight Q/P", ratio), ("MixCE's weight", mixce))],
+    ("token", *token),
+    [(name, *(f"{v:.2f}" for v in w)) for name, w in (("P", p), ("importance weight Q/P", ratio), ("MixCE's weight q", mixce))],
 )
-pull = {name: (p * w) @ (q - np.eye(5)) for name, w in (("importance", ratio), ("MixCE", mixce))}  # Σ p w (softmax − onehot)
-assert np.allclose(pull["importance"], 0)
-assert np.abs(pull["MixCE"]).max() > 0.01
-say(f"""No. At Q = P importance weights are all 1, as they must be: they only exchange the distribution that is
-drawn from, and it is the same. MixCE's weights are not 1, and have nothing of P in them. Their gradient at Q = P is
-not zero (largest element {np.abs(pull["MixCE"]).max():.3f}): tokens that the model finds likely are made likelier
-still. The samples come from P and *stay* samples of P. That is a change of objective, not of the distribution under
-an expectation.""")
+under_Q = q @ token  # the average of anything, here of the token's number
+by_ratio, by_mixce = p @ (ratio * token), p @ (mixce * token) / (p @ mixce)  # the second with its weights made to average 1
+pull = (p * mixce) @ (q - np.eye(5))  # MixCE's gradient: Σ p w (softmax − onehot)
+assert np.isclose(by_ratio, under_Q)
+assert abs(by_mixce - under_Q) > 0.1
+assert np.abs(pull).max() > 0.01
+say(f"""No. Importance weights exchange the distribution under an average: weighted by Q/P, the mean token number
+over P becomes that over Q ({by_ratio:.2f} and {under_Q:.2f}). At Q = P there is nothing to exchange, and all
+weights are 1. MixCE's weights are not 1 there, have nothing of P in them, and give an average that is neither P's
+nor Q's ({by_mixce:.2f}). Its gradient at Q = P is not zero either (largest element {np.abs(pull).max():.3f}): what
+the model finds likely is made likelier still. For sequences, too, an importance weight is one number Q(x)/P(x) for
+a whole sequence, of any size; MixCE has a q between 0 and 1 for each token. The samples come from P and *stay*
+samples of P. The weights change the objective, not the distribution.""")
 
 # %% [markdown]
 # ## Clouds around the exact gradient
@@ -455,7 +462,7 @@ whose error is 1.""")
 def draw_study(names=("reinforce", "reward_to_go", "rloo", "gumbel τ=1", "gumbel τ=0.1", "importance")):
     fig = figure(7.5, 3.6)
     ax = fig.subplots()
-    colors = [*oranges(3), *["#7a3e9d", "#b58ad0"], P_COLOR]  # samples of Q by score, by a soft choice, samples of P
+    colors = [*oranges(3), "#7a3e9d", "#b58ad0", P_COLOR]  # samples of Q by score, by a soft choice, samples of P
     for name, color in zip(names, colors):
         own = [row for row in study if row["estimator"] == name]
         style = "o-" if name in unbiased else "s--"
@@ -541,30 +548,40 @@ assert lines[-1][-1] > lines[0][-1]
 other = mm.exact.loss_and_grads(model, world, T, objective="forward_kl")[1]["logits"].ravel()  # ∇KL(P‖Q)
 
 
-def mean_gradient(estimator, **options):
-    return Q @ np.array([estimator(model, world, x[None], **options)[1]["logits"].ravel() for x in every])
+def mean_of(estimator, **options):
+    """of value (a number) and gradient (V·V,), over all sequences"""
+    found = [estimator(model, world, x[None], **options) for x in every]
+    return Q @ [float(value) for value, _ in found], Q @ np.array([grads["logits"].ravel() for _, grads in found])
 
 
 means = {
-    "k1": mean_gradient(estimators.k1),
-    "k2": mean_gradient(estimators.k2),
-    "k3": mean_gradient(estimators.k3),
-    "k2 per token": mean_gradient(estimators.k2, per="token"),
-    "k3 per token": mean_gradient(estimators.k3, per="token"),
+    "k1": mean_of(estimators.k1),
+    "k2": mean_of(estimators.k2),
+    "k3": mean_of(estimators.k3),
+    "k2 per token": mean_of(estimators.k2, per="token"),
+    "k3 per token": mean_of(estimators.k3, per="token"),
 }
+
+
+def off(mean, target):
+    return np.linalg.norm(mean - target) / np.linalg.norm(target)
+
+
+# %%
 table(
-    ("differentiated as a loss", "length of its mean", "off ∇KL(Q‖P)", "off ∇KL(P‖Q)"),
+    ("as a loss", "mean value, nats", "length of the mean gradient", "off ∇KL(Q‖P)", "off ∇KL(P‖Q)"),
     [
-        (name, f"{np.linalg.norm(m):.3f}", *(f"{np.linalg.norm(m - t) / np.linalg.norm(t):.2f}" for t in (g.ravel(), other)))
-        for name, m in means.items()
+        (name, f"{value:.2f}", f"{np.linalg.norm(m):.3f}", f"{off(m, g.ravel()):.2f}", f"{off(m, other):.2f}")
+        for name, (value, m) in means.items()
     ],
 )
-say(f"""Means over all sequences, so no sampling error; distances over the length of the target. ∇KL(Q‖P) has length
-{np.linalg.norm(g):.3f}, ∇KL(P‖Q) {np.linalg.norm(other):.3f}.""")
-assert np.allclose(means["k1"], 0)
-assert np.allclose(means["k2"], g.ravel())
-assert np.allclose(means["k3"], other)
-assert np.allclose(means["k2 per token"], token_level)
+say(f"""Means over all sequences, so no sampling error; distances (“off”) over the length of the target. KL(Q‖P) is
+{float(KL):.2f} nats; ∇KL(Q‖P) has length {np.linalg.norm(g):.3f}, ∇KL(P‖Q) {np.linalg.norm(other):.3f}.""")
+assert np.allclose([means["k1"][0], means["k3"][0]], KL)
+assert np.allclose(means["k1"][1], 0)
+assert np.allclose(means["k2"][1], g.ravel())
+assert np.allclose(means["k3"][1], other)
+assert np.allclose(means["k2 per token"][1], token_level)
 
 # %% [markdown]
 # The means of $k_1$ and $k_3$ as *values* are right, and their gradients are not: an unbiased value does not make
@@ -601,8 +618,9 @@ assert np.allclose(means["k2 per token"], token_level)
 
 # %% [markdown] tags=["solution"]
 # **Solution 1.** $\mathbb{E}_Q[\nabla \log Q] = \sum_x Q \nabla Q / Q = \nabla \sum_x Q = \nabla 1 = 0$. With the
-# mean over all $n$, sample $i$'s cost is $C(x_i) - \frac{1}{n} C(x_i)$ less what the others paid divided by $n$.
-# The others are independent of $x_i$ and contribute zero; what is left is $(1 - 1/n) C(x_i) \nabla \log Q(x_i)$.
+# mean over all $n$ as baseline, sample $i$ has the weight $(1 - 1/n) C(x_i)$, less the costs of the others over
+# $n$. The others are independent of $x_i$ and contribute zero; what is left is
+# $(1 - 1/n) \mathbb{E}[C \nabla \log Q]$.
 
 # %% tags=["solution"]
 half = C[:, None] / 2 - C / 2  # (156,156): C(x) less the mean of C(x) and C(y), for every pair
@@ -629,7 +647,7 @@ assert min(variances, key=variances.get) == best_b
 # **Solution 3.** Unbiased for the same two reasons: what was paid before is left out, and the others are
 # independent. A sample that has ended pays 0 from there on, and counts as such. It is nearer to lesson 4's bracket,
 # but the mean of the others is $U$ averaged over *all* prefixes of that length, where the bracket has the $U$ of
-# this one.
+# this one. In this world the gain is small.
 
 
 # %% tags=["solution"]
@@ -643,20 +661,11 @@ tried = {
     "both": np.array([both(rows).ravel() for rows in draws]),
     "RLOO": np.array([estimators.rloo(model, world, rows, objective="reverse_kl")[1]["logits"].ravel() for rows in draws]),
 }
-table(
-    ("n = 16", "variance / ‖g‖²", "distance of the mean", "expected from noise alone"),
-    [
-        (
-            name,
-            *(
-                f"{v:.2f}"
-                for v in (e.var(axis=0).sum() / (g**2).sum(), np.linalg.norm(e.mean(axis=0) - g.ravel()) / np.linalg.norm(g))
-            ),
-            f"{np.sqrt(e.var(axis=0).sum() / len(e)) / np.linalg.norm(g):.2f}",
-        )
-        for name, e in tried.items()
-    ],
-)
+lines = []
+for name, each in tried.items():
+    variance = each.var(axis=0).sum() / (g**2).sum()
+    lines.append((name, f"{variance:.2f}", f"{off(each.mean(axis=0), g.ravel()):.2f}", f"{np.sqrt(variance / len(each)):.2f}"))
+table(("n = 16", "variance / ‖g‖²", "distance of the mean from g / ‖g‖", "to expect from noise alone"), lines)
 
 # %% [markdown] tags=["solution"]
 # **Solution 4.** Averaging ten steps divides the variance by ten and leaves the bias. So look at squared bias plus
