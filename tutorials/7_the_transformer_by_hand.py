@@ -673,8 +673,8 @@ wrong_grads = broken_backward(place, one_file.gelu_backward, gelu_backward_witho
 a, b = (np.concatenate([g.ravel() for g in grads.values()]) for grads in (right_grads, wrong_grads))
 cosine = a @ b / np.sqrt(a @ a * (b @ b))
 say(f"""The wrong gradient and the right one point almost the same way: the cosine between them is 1 − {1 - cosine:.0e}.
-A small step against the wrong one lowers the loss almost as fast. So a falling loss is no proof of a right gradient. The proof is a
-gradcheck, at the place where it was made.""")
+A small step against the wrong one lowers the loss almost as fast. So a falling loss is no proof of a right
+gradient. The proof is a gradcheck, at the place where it was made.""")
 assert 0.9 < cosine < 1 - 1e-6
 
 # %% [markdown]
