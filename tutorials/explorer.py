@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from lesson import MAX_LEN, SENTENCES, VALID, sentence_probs
 
 import minimixce as mm
-from lesson import MAX_LEN, SENTENCES, VALID, sentence_probs
 from minimixce.plots import P_COLOR, Q_COLOR
 from minimixce.synthetic import fixed_point
 
@@ -41,11 +41,12 @@ PRESETS = {  # distributions of the next of five tokens, to start from
 }
 
 
-def build(folder):
-    """Write explorer.html into `folder`, which is made if need be -> its path."""
+def build(folder, home=""):
+    """Write explorer.html into `folder`, which is made if need be -> its path. `home`: a page that it links back to, if any."""
     page = TEMPLATE.read_text(encoding="utf-8")
     numbers = json.dumps(page_numbers(), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for name, value in {"P_COLOR": P_COLOR, "Q_COLOR": Q_COLOR, "NUMBERS": numbers}.items():
+    back = f'<p><a href="{home}">Start here</a></p>\n  ' if home else ""
+    for name, value in {"P_COLOR": P_COLOR, "Q_COLOR": Q_COLOR, "HOME": back, "NUMBERS": numbers}.items():
         page = page.replace("{{" + name + "}}", value)
     path = Path(folder) / PAGE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +54,7 @@ def build(folder):
     return path
 
 
+@functools.cache
 def page_numbers():
     """Everything the page is given. Six significant digits; infinity, which JSON lacks, is null."""
     world = mm.worlds.agreement()
@@ -100,11 +102,13 @@ def short(x):
 
 def examples():
     """Fixed points of the presets by the package, with which the page compares its own when it loads."""
-    found = []
-    for p in PRESETS.values():
-        found += [{"objective": "mixce", "ratio": eta, "p": p, "q": mixce_point(p, eta).tolist()} for eta in (0.01, 0.1, 0.5, 1)]
-        found += [{"objective": "tailr", "ratio": g, "p": p, "q": tailr_point(p, g).tolist()} for g in (0, 0.01, 0.1, 0.5, 0.99)]
-    return found
+    points = {"mixce": (mixce_point, (0.01, 0.1, 0.5, 1.0)), "tailr": (tailr_point, (0.0, 0.01, 0.1, 0.5, 0.99))}
+    return [
+        {"objective": name, "ratio": ratio, "p": p, "q": point(p, ratio).tolist()}
+        for p in PRESETS.values()
+        for name, (point, ratios) in points.items()
+        for ratio in ratios
+    ]
 
 
 # ---- the optimum of each objective ------------------------------------------------------------------------------------
@@ -123,9 +127,9 @@ def optimum(objective, ratio=None):
     world = mm.worlds.agreement()
     if objective in ("mle", "mixce", "tailr"):
         counts = mm.exact.bigram_counts(world, MAX_LEN)
-        point = tailr_point if objective == "tailr" else mixce_point
+        p, eta = counts / counts.sum(axis=1, keepdims=True), 1.0 if ratio is None else ratio
         with np.errstate(divide="ignore"):
-            return np.log([point(row / row.sum(), 1.0 if ratio is None else ratio) for row in counts])
+            return np.log([tailr_point(row, ratio) for row in p] if objective == "tailr" else fixed_point(p, eta))
     if objective == "reverse_ce":
         return likeliest_sentences(world)
     q, values = grid()
@@ -136,7 +140,7 @@ def optimum(objective, ratio=None):
 
 
 def mixce_point(p, eta):
-    """The q (V,) at which MixCE is least for next-token probabilities p (V,); η = 1 is MLE."""
+    """The q (V,) at which MixCE is least for next-token probabilities p (V,), η > 0 (η = 1 is MLE)."""
     return fixed_point(np.asarray(p)[None], eta)[0]
 
 
@@ -203,9 +207,7 @@ def grid(points=21, widest=10.0):
 
 
 def loss_and_grad(logits, objective, eta=0.5):
-    loss, grad = mm.exact.bigram_loss_and_grads(
-        logits, mm.worlds.agreement(), objective=objective, eta=eta, max_len=MAX_LEN
-    )
+    loss, grad = mm.exact.bigram_loss_and_grads(logits, mm.worlds.agreement(), objective=objective, eta=eta, max_len=MAX_LEN)
     return float(loss), grad
 
 
@@ -213,7 +215,9 @@ def descend(z, objective, eta, tolerance=1e-10):
     """The minimum near z (V,V) by BFGS on the package's exact gradient, until no derivative is above the tolerance."""
     value, grad = loss_and_grad(z, objective, eta)
     identity = inverse = np.eye(z.size)
-    while np.abs(grad).max() > tolerance:
+    for _ in range(1000):
+        if np.abs(grad).max() < tolerance:
+            return z
         direction = -(inverse @ grad.ravel()).reshape(z.shape)
         step = min(1.0, 4 / np.abs(direction).max())
         new, new_grad = loss_and_grad(z + step * direction, objective, eta)
@@ -225,7 +229,7 @@ def descend(z, objective, eta, tolerance=1e-10):
             turn = identity - np.outer(moved, bent) / along
             inverse = turn @ inverse @ turn.T + np.outer(moved, moved) / along
         z, value, grad = z + step * direction, new, new_grad
-    return z
+    raise RuntimeError(f"{objective} at η = {eta} has not come to its minimum")
 
 
 def fixed_policy(z, tolerance=1e-10):
@@ -234,7 +238,7 @@ def fixed_policy(z, tolerance=1e-10):
     There a gradient is as good as zero. What vanishes is the advantage, the gradient over (visits to the row × q), which is
     log q + the cost to go − its mean; taking it off the logits, half at a time, ends where q ∝ exp(−cost to go).
     """
-    while True:
+    for _ in range(1000):
         q = np.exp(mm.exact.log_softmax(z))
         ordinary = q.copy()
         ordinary[:, 0] = 0  # what goes on; a sequence makes at most MAX_LEN − 1 choices
@@ -243,6 +247,7 @@ def fixed_policy(z, tolerance=1e-10):
         if np.abs(advantage).max() < tolerance:
             return z
         z = z - advantage / 2
+    raise RuntimeError("reverse_kl has not come to its minimum")
 
 
 if __name__ == "__main__":
