@@ -195,7 +195,8 @@ say(
 # %% [markdown]
 # The expected gradient in this row is an average over what comes,
 # $\sum_v p_v \, (\mathrm{softmax} - \mathrm{onehot}(v)) = q - p$. It vanishes when $q = p$: **maximum likelihood
-# counts**. Let descent find that on its own.
+# counts**. Let descent find that on its own. (With `reduction="none"` the package's objectives return the loss of
+# each target and a weight `w`. For MLE every weight is 1. What it is for you will see soon.)
 
 
 # %%
@@ -580,9 +581,9 @@ table(["row “here” trained by", "q(sleeps)", "q(sleep)", "Q(cat here sleep)"
 # %%
 say(f"""At η = 0.5 the row hardly moves, and the share of valid sentences goes from {valid[0]:.3f} to
     {valid[1]:.3f}. At η = 0.1 it is {valid[2]:.3f}: sharpening one row gives up “cats here sleep” for the sake of
-    “cat here sleeps”, and “cats here” still goes on to the wrong verb. With nouns this even in number, one row
-    cannot mend what the model has forgotten. Lesson 6 lets all rows move, and asks where the power of the reverse
-    cross-entropy of lesson 1 was lost.""")
+    “cat here sleeps”, and “cats here” still goes on to the wrong verb. As long as both nouns come before it, one
+    row cannot mend what the model has forgotten. Lesson 6 lets all rows move, and asks where the power of the
+    reverse cross-entropy of lesson 1 was lost.""")
 assert valid[0] < valid[1] < valid[0] + 0.02
 
 # %% [markdown]

@@ -44,8 +44,8 @@ import minimixce as mm
 #
 # $$R = E_{x \sim Q}[-\log P(x)]$$
 #
-# it stopped: the paper's ideal is $\eta F + (1-\eta) R$, `mixce_star`. (η = 1 is MLE.) A sentence of $Q$ that $P$
-# cannot produce costs a fortune there.
+# it stopped: the paper's ideal, MixCE*, is $\eta F + (1-\eta) R$ (`mixce_star`). (η = 1 is MLE.) A sentence of $Q$
+# that $P$ cannot produce is dear there.
 
 # %%
 world = mm.worlds.agreement()
@@ -130,7 +130,7 @@ def jensen_figure():
 show(jensen_figure(), "R rises in a straight line with the share of an impossible sentence, the lower bound stays almost flat.")
 
 # %% [markdown]
-# $R$ averages *surprise*: one impossible sentence in a hundred is enough to ruin the mean. Link 1 averages
+# $R$ averages *surprise*: one impossible sentence in a hundred already shows in the mean. Link 1 averages
 # *probability*: an impossible sentence merely adds nothing. In $R$ an error has a price; in link 1 it is an
 # opportunity missed.
 
@@ -388,9 +388,9 @@ assert at_mle[3] < 0.5
 #
 # The two answers disagree: by validity at η = 0.5 it is Jensen, by direction at the MLE optimum it is the step to
 # tokens. Here is why. In $R$ an impossible token costs the floor of lesson 1, more than a whole sentence of
-# ordinary ones; in link 1 it merely earns nothing; and link 2 is softer again by the factor $E_Q P$. With each step
-# the second term speaks more softly, and at the same η the first term, $F$, wins. But nobody has to keep η. A
-# smaller η makes the second term louder.
+# ordinary ones; in link 1 it merely earns nothing; and link 2 is softer again by the factor $E_Q P$. These two
+# steps turn the second term down, the step to tokens turns it up again a little, and at the same η the louder term
+# wins, which now is $F$. But nobody has to keep η. A smaller η makes the second term louder.
 
 # %%
 lengths_at_mle = [np.linalg.norm(link(mle.params["logits"])[1]) for link in links.values()]
@@ -426,37 +426,18 @@ def validity_at(name, price):
 def price_figure():
     fig = figure(7.5, 4.0)
     ax = fig.subplots()
-    styles = ("-", ":", "-", "-")
-    for name, color, style in zip(names, oranges(len(names)), styles):
-        ax.plot(
-            [r.forward_kl for r in curves[name]],
-            [r.validity for r in curves[name]],
-            "o" + style,
-            color=color,
-            ms=4,
-            lw=2,
-            label=name,
-        )
-    ax.plot(
-        [r.forward_kl for r in tempered],
-        [r.validity for r in tempered],
-        "s--",
-        color="0.4",
-        mfc="none",
-        ms=4,
-        label="MLE at lower temperature",
-    )
+    ring = {"marker": "o", "ms": 11, "mfc": "none", "mew": 2, "ls": "none"}
     for name, color in zip(names, oranges(len(names))):
-        r = curves[name][etas.index(0.5)]
-        ax.plot(r.forward_kl, r.validity, "o", color=color, ms=11, mfc="none", mew=2)
-    ax.plot(measures(mle).forward_kl, measures(mle).validity, "*", color=Q_COLOR, ms=15, mec="black", label="MLE")
-    ax.plot([], [], "o", color="0.3", ms=11, mfc="none", mew=2, label="η = 0.5")
-    ax.set(
-        xlabel="price: KL(P‖Q), nats per sentence (logarithmic)",
-        ylabel="share of valid sentences",
-        xscale="log",
-        xlim=(0.32, 3),
-    )
+        kl, valid = zip(*((r.forward_kl, r.validity) for r in curves[name]))
+        ax.plot(kl, valid, "o:" if name == names[1] else "o-", color=color, ms=4, lw=2, label=name)
+        half = etas.index(0.5)
+        ax.plot(kl[half], valid[half], color=color, **ring)
+    kl, valid = zip(*((r.forward_kl, r.validity) for r in tempered))
+    ax.plot(kl, valid, "s--", color="0.4", mfc="none", ms=4, label="MLE at lower temperature")
+    ax.plot(kl[0], valid[0], "*", color=Q_COLOR, ms=15, mec="black", label="MLE")
+    ax.plot([], [], color="0.3", label="η = 0.5", **ring)
+    ax.set(xlabel="price: KL(P‖Q), nats per sentence (logarithmic)", ylabel="share of valid sentences")
+    ax.set(xscale="log", xlim=(0.32, 3))
     ax.set_xticks([0.35, 0.5, 1, 2, 3], ["0.35", "0.5", "1", "2", "3"])
     ax.xaxis.set_minor_locator(ax.xaxis.get_major_locator())
     ax.legend(fontsize=8, loc="lower right")
@@ -473,6 +454,8 @@ prices = (0.6, 1.2)
 fair = {name: [validity_at(name, price) for price in prices] for name in curves}
 table(["valid at the price", *map(str, prices)], [[name, *(f"{v:.3f}" for v in row)] for name, row in fair.items()])
 R_0, _, link_3, link_4, cold = (np.array(row) for row in fair.values())
+say(f"""Lost by Jensen's exchange: {", ".join(f"{a:.3f}" for a in R_0 - link_3)}; by the step to tokens:
+    {", ".join(f"{a:.3f}" for a in link_3 - link_4)}.""")
 assert (R_0 > link_3 + 0.005).all()
 assert (link_3 > link_4 + 0.005).all()
 assert np.allclose(link_4, cold, atol=0.02)
@@ -482,8 +465,9 @@ assert np.allclose(link_4, cold, atol=0.02)
 #
 # - Links 1 to 3 lie on *one* curve: leaving out the logarithm costs nothing but a change of η. What looked like a
 #   loss at η = 0.5 was a volume knob.
-# - Jensen's exchange costs something that no η buys back, and the step to tokens costs something again, here more.
-#   The rest of the loss at η = 0.5 is volume: the rings, all at η = 0.5, slide down towards MLE.
+# - Jensen's exchange costs something at these prices that no η buys back, and the step to tokens costs at least
+#   about as much again. The rest of the loss at η = 0.5 is volume: the rings, all at η = 0.5, slide down towards
+#   MLE.
 # - Token MixCE lies on the curve of the temperature. On this world, whatever validity it buys could be had by
 #   sampling the MLE model a little colder. No wonder: for a table the token loss falls apart into rows, and each
 #   row ends at lesson 3's fixed point for its own $p$. To sharpen row by row is all it can do.
@@ -541,7 +525,7 @@ def on_R(model, batch):
 
 mixce_calls, rloo_calls = calls_of_generate(mm.objectives.mixce), calls_of_generate(on_R)
 say(f"""Never: {mixce_calls} calls in twenty steps of MixCE, {rloo_calls} in twenty of RLOO. Link 3 exchanged the
-    roles. MixCE sees the data and nothing else, and costs what MLE costs.""")
+    roles. MixCE sees the data and nothing else: one forward and one backward pass a step, as MLE.""")
 assert mixce_calls == 0
 assert rloo_calls == 20
 
@@ -652,9 +636,9 @@ show(
 # %% [markdown]
 # On logarithmic axes a factor is a shift. MixCE scales every small $p$ by $\eta/\lambda$: its tail runs *parallel*
 # to the data's, lower down. A temperature raises $p$ to a power, $1/\tau$: its tail is *steeper*, and the rare die.
-# TaiLr has no tail. MixCE takes from the rare what it gives to the likeliest token, but it takes the same share
-# from each. Whether that is what you want is another matter: rare tokens are the names and numbers, and also the
-# errors.
+# TaiLr has no tail. MixCE takes from the rare what it gives to the likeliest token, but it takes nearly the same
+# share from each. Whether that is what you want is another matter: rare tokens are the names and numbers, and also
+# the errors.
 
 # %%
 tail = slice(500, None)  # the rarer half of the thousand
@@ -706,7 +690,8 @@ assert emo_gradient[0, 2] > mle_gradient[0, 2] > emo_gradient[0, 1]
 # - At fixed η = 0.5 Jensen costs most validity on `agreement()`, since the price of an impossible sentence is gone.
 #   At the MLE optimum the step to tokens turns the gradient most. At equal price both cost something, and token
 #   MixCE does what a temperature does.
-# - MixCE never samples from the model. It costs what MLE costs, and it never sees what the model would write.
+# - MixCE never samples from the model. It needs nothing that MLE does not need, and it never sees what the model
+#   would write.
 # - MixCE scales the tail, a temperature steepens it, TaiLr cuts it.
 
 # %% [markdown]
@@ -715,9 +700,11 @@ assert emo_gradient[0, 2] > mle_gradient[0, 2] > emo_gradient[0, 1]
 # 1. *Pencil.* Two sentences, $P = (3/4, 1/4)$, $Q = (1/2, 1/2)$. Compute $R$, link 1 and link 2. Check that link 1
 #    is below $R$. For which $Q$ are they equal?
 # 2. *Code.* Alone, links 3 and 4 had the same optimum on `agreement()`. Make a world where they have not: the
-#    likeliest *first word* must not begin the likeliest *sentence*. Where does each of them end?
-# 3. *Code.* `world.with_floor(...)` changes the price of an impossible token. Minimise $\eta F + (1-\eta) R$ at η =
-#    0.5 for floors of −69, −20, −5 and −1 nats. At which does $R$ lose its advantage over link 1?
+#    likeliest *first word* must not begin the likeliest *sentence* (`mm.worlds.markov`, then
+#    `optimal_table("overlap", world=…, max_len=3)`). Where does each of them end?
+# 3. *Code.* `world.with_floor(…)` changes the price of an impossible token; `optimal_table(…, world=…)` takes such
+#    a world. Minimise $\eta F + (1-\eta) R$ at η = 0.5 for floors of −69, −20, −5 and −1 nats. At which does $R$
+#    lose its advantage over link 1?
 # 4. *Think.* On text of a thousand tokens, what is the gradient of link 3 in a batch of sixteen? What would a
 #    program do that computes $Q(x)$ in float32?
 # 5. *Pencil.* At $q = 1/V$ MixCE's gradient is MLE's times a constant. Which constant, and why does AdamW hide it?
