@@ -86,12 +86,9 @@ for verb in ("sleeps", "sleep"):
 # thing costs nothing, an impossible one infinitely much. Take the mean surprise when one distribution draws $x$ and
 # another one judges it:
 #
-# $$
-# \begin{aligned}
-# F &= -\sum_x P(x) \log Q(x) & &\text{the forward cross-entropy: the data draw, the model judges} \\
-# R &= -\sum_x Q(x) \log P(x) & &\text{the reverse cross-entropy: the model draws, the data judge}
-# \end{aligned}
-# $$
+# $$ F = -\sum_x P(x) \log Q(x) \quad \text{the forward cross-entropy: the data draw, the model judges} $$
+#
+# $$ R = -\sum_x Q(x) \log P(x) \quad \text{the reverse cross-entropy: the model draws, the data judge} $$
 #
 # Minimising $F$ is maximum likelihood. It asks: *does the model find likely what people write?* $R$ asks what a
 # reader asks: *would people write what the model writes?* The eight sentences above fail the second question only.

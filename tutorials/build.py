@@ -82,9 +82,11 @@ def execute(notebook, name, fast):
 def formula(latex, display=False):
     """LaTeX -> MathML. Raises ValueError where a command would be left over, so that no page shows one."""
     mathml = convert(latex.strip(), display="block" if display else "inline")
-    if "\\" in mathml:
+    if "\\" in mathml or "<mi>&</mi>" in mathml:
         raise ValueError(f"a formula cannot be shown as MathML: {latex}")
-    return mathml
+    thin = '<mspace width="0.17em"></mspace>'  # which browsers leave out around the names of functions
+    mathml = re.sub(r"(<mi>(?:log|exp|ln)</mi>)(?=<m(?:i|n|sub|sup|frac|row|over|subsup)\b)", rf"\1{thin}", mathml)
+    return re.sub(r"(</mi>|</msub>|</msup>|&#x00029;</mo>)(?=<mi>(?:log|exp|ln)</mi>)", rf"\1{thin}", mathml)
 
 
 def code(text, language="python"):
@@ -94,6 +96,11 @@ def code(text, language="python"):
     except ClassNotFound:
         lexer = get_lexer_by_name("text")
     return highlight(text.rstrip("\n"), lexer, HtmlFormatter(cssclass="highlight"))
+
+
+def breakable(name):
+    """Code inside a line, escaped, which may break between the parts of a long name."""
+    return re.sub(r"(_|\.|::|/)(?=\w)", r"\1<wbr>", html.escape(name))
 
 
 def slug(heading):
@@ -111,6 +118,7 @@ class Site:
         rules = self.markdown.renderer.rules
         rules["math_inline"] = lambda tokens, i, *_: formula(tokens[i].content)
         rules["math_inline_double"] = rules["math_block"] = lambda tokens, i, *_: formula(tokens[i].content, True) + "\n"
+        rules["code_inline"] = lambda tokens, i, *_: f"<code>{breakable(tokens[i].content)}</code>"
         rules["fence"] = lambda tokens, i, *_: code(tokens[i].content, tokens[i].info.strip())
 
     def render(self, text, page, base=HERE):
@@ -292,24 +300,23 @@ def title_of(source):
 
 
 def neighbours(name, order, titles):
-    """Links to the lessons before and after."""
+    """The end of a lesson's page: how to run it, and links to the lessons before and after."""
     i = order.index(name)
-    links = [(order[i - 1], "←", "prev")] if name != LESSONS[0] else []
-    links += [(order[i + 1], "→", "next")] if order[i + 1] in LESSONS else []
-    return (
-        '<nav class="around" aria-label="Lessons">'
-        + " ".join(
-            f'<a rel="{rel}" href="{other}.html">{arrow} {html.escape(titles[other])}</a>' for other, arrow, rel in links
-        )
-        + "</nav>"
+    links = [(order[i - 1], "← ", "prev")] if i and order[i - 1] in LESSONS else []
+    links += [(order[i + 1], "", "next")] if order[i + 1] in LESSONS else []
+    run = f'<p class="run">To run and change it: <code>python tutorials/{name}.py</code>, or open it as a notebook.</p>'
+    around = (
+        f'<a rel="{rel}" href="{other}.html">{arrow}{html.escape(titles[other])}{" →" if rel == "next" else ""}</a>'
+        for other, arrow, rel in links
     )
+    return f'{run}\n<nav class="around" aria-label="Lessons">{" ".join(around)}</nav>'
 
 
 @functools.lru_cache(maxsize=1)
 def pygments_css():
     """Colours of code, light and dark."""
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
-    return f"\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n.highlight {{ background: none; }}\n"
+    return f"\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n.highlight {{ background: var(--panel); }}\n"
 
 
 def main():
