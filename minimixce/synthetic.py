@@ -143,10 +143,9 @@ def uses(job):
 def fit_exact(job, data, tolerance=1e-10, most=1000):
     """The optimum of an objective with exact gradients -> learned (V,V), loss, steps, curve.
 
-    A table Q starts at the counts and goes down the natural gradient: a step in logits of the gradient over
-    (how often a row is seen) · Q(v|row), which undoes the softmax's own scale, at most 1 in any logit, halved while the loss
-    would rise, until no entry of the gradient is above `tolerance` or no step gets lower than rounding lets see. The neural Q
-    follows the same gradient by Adam.
+    A table Q starts at the counts and goes downhill by _down, with steps halved while the loss would rise, until no entry of
+    the gradient is above `tolerance` or no step gets lower than rounding lets see. The neural Q follows the same gradient by
+    Adam.
     """
     V, world = job.vocab_size, data.world
     counts = exact.bigram_counts(world) if job.forward == "population" else counts_of(data.train, V)
@@ -167,18 +166,10 @@ def fit_exact(job, data, tolerance=1e-10, most=1000):
         curve.append({"step": step, "loss": float(loss), "avg_js": metrics.average_js(world.probs, q)})
         if job.objective == "mixce":
             curve[-1]["surrogate"] = surrogate(q, counts, job.eta)
-        if step == most or rate < 1e-6 or np.abs(gradient).max() <= tolerance:
+        if step == most or rate < 1e-4 or np.abs(gradient).max() <= tolerance:
             break
-        if objective == "mixce":  # a row moves as much as its tokens weigh
-            seen = (counts * (job.eta + (1 - job.eta) * q)).sum(axis=1) / counts[0].sum()
-        else:
-            seen = share * counts.sum(axis=1) / counts[0].sum()
-        if share < 1:
-            inside = q.copy()
-            inside[:, 0] = 0
-            seen = seen + (1 - share) * np.linalg.solve((np.eye(V) - inside).T, np.eye(V)[0])
-        direction = np.clip(gradient / np.maximum(seen[:, None] * q, 1e-300), -1, 1)
-        while rate >= 1e-6:
+        direction = _down(z, q, gradient, counts, job)
+        while rate >= 1e-4:
             new = loss_and_grads(z - rate * direction)
             rounding = 1e-14 * abs(loss)  # where the loss can no longer tell, the gradient has to fall
             if new[0] < loss - rounding or (new[0] <= loss + rounding and np.abs(new[1]).max() < np.abs(gradient).max()):
@@ -186,6 +177,46 @@ def fit_exact(job, data, tolerance=1e-10, most=1000):
                 break
             rate /= 2
     return q, float(loss), step, curve
+
+
+def _down(z, q, gradient, counts, job):
+    """A direction (V,V) in logits against which the loss of fit_exact falls, of about the right length.
+
+    The natural gradient: over (how often a row is seen) · Q(v|row), which undoes the softmax's own scale, at most 1 in any
+    logit. For mixce_star the way to each row's optimum at the present costs A_v of its tokens under R, which it is slow to
+    reach otherwise: minimising −Σ w_v log q_v + Σ A_v q_v gives q_v = w_v / (λ + A_v).
+    """
+    n, share = counts[0].sum(), 1.0 if job.objective in ("mle", "mixce") else job.eta
+    seen = share * counts.sum(axis=1) / n
+    if job.objective == "mixce_star" and 0 < share < 1 and (seen > 0).all():
+        weights = share * counts / n
+        costs = (gradient + weights) / np.maximum(q, 1e-300) - seen[:, None]
+        return exact.log_softmax(z) - np.log(np.maximum(_rows_at_optimum(weights, costs), 1e-30))
+    if job.objective == "mixce":  # a row moves as much as its tokens weigh
+        seen = (counts * (job.eta + (1 - job.eta) * q)).sum(axis=1) / n
+    if share < 1:
+        inside = q.copy()
+        inside[:, 0] = 0
+        seen = seen + (1 - share) * np.linalg.solve((np.eye(len(q)) - inside).T, np.eye(len(q))[0])
+    return np.clip(gradient / np.maximum(seen[:, None] * q, 1e-300), -1, 1)
+
+
+def _rows_at_optimum(weights, costs):
+    """Rows q_v = w_v / (λ + A_v) that sum to one, λ by Newton's method; weights ≥ 0, not all 0 in a row, and costs (S,V).
+
+    The sum falls and is convex in λ above every −A_v with a weight, so from where one term alone is one the steps never pass
+    the root.
+    """
+    there = weights > 0
+    level = np.where(there, weights - costs, -np.inf).max(axis=1, keepdims=True)
+    for _ in range(100):
+        distance = np.where(there, level + costs, 1)
+        q = weights / distance
+        step = (q.sum(axis=1, keepdims=True) - 1) / (q / distance).sum(axis=1, keepdims=True)
+        level += step
+        if (np.abs(step) <= 1e-14 * np.abs(level)).all():
+            break
+    return q / q.sum(axis=1, keepdims=True)
 
 
 def surrogate(q, counts, eta):
