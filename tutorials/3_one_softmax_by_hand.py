@@ -404,7 +404,7 @@ say(f"""The weight is least at q = e⁻² = {least:.3f}, where it is η − (1�
 
 # %% [markdown]
 # > **Predict.** A model gives the right answer probability $e^{-2}$. We train it on that answer alone, over and
-# > over, at η = 0.01. With the stop gradient it learns it. Without?
+# > over, at $\eta = 0.01$. With the stop gradient it learns it. Without?
 
 
 # %% tags=["reveal"]
@@ -427,8 +427,8 @@ assert forgotten < 0.01
 # %% [markdown]
 # ## Values at different η do not compare
 #
-# > **Predict.** One and the same model, the MLE bigram of `agreement()`, is evaluated with the MixCE loss at η = 1,
-# > 0.5, 0.1 and 0. Are the four values alike? Does a lower one mean a better model?
+# > **Predict.** One and the same model, the MLE bigram of `agreement()`, is evaluated with the MixCE loss at
+# > $\eta = 1$, $0.5$, $0.1$ and $0$. Are the four values alike? Does a lower one mean a better model?
 
 
 # %% tags=["reveal"]
@@ -611,8 +611,8 @@ assert valid[0] < valid[1] < valid[0] + 0.02
 #    one, and say why the check is blind.
 # 4. *Think.* In the context “here” ($p = (3/5, 2/5)$), where does MixCE's fixed point go as η goes to 0? And if the
 #    two were equally likely?
-# 5. *Code.* Is the loss at the fixed point really least there? Evaluate $\sum_v p_v f(q_v)$ of MixCE at η = 0.1 at
-#    its fixed point and at a thousand random $q$ near it.
+# 5. *Code.* Is the loss at the fixed point really least there? Evaluate $\sum_v p_v f(q_v)$ of MixCE at
+#    $\eta = 0.1$ at its fixed point and at a thousand random $q$ near it.
 
 # %% [markdown] tags=["solution"]
 # **Solution 1.** Softmax minus one-hot: $(1/2, -3/4, 1/4)$. MixCE's weight is $1/2 + 1/2 \cdot 1/4 = 5/8$, so its

@@ -386,8 +386,8 @@ assert at_mle[3] < 0.5
 # %% [markdown]
 # ## Which link costs most? It depends on what η means
 #
-# The two answers disagree: by validity at η = 0.5 it is Jensen, by direction at the MLE optimum it is the step to
-# tokens. Here is why. In $R$ an impossible token costs the floor of lesson 1, more than a whole sentence of
+# The two answers disagree: by validity at $\eta = 0.5$ it is Jensen, by direction at the MLE optimum it is the step
+# to tokens. Here is why. In $R$ an impossible token costs the floor of lesson 1, more than a whole sentence of
 # ordinary ones; in link 1 it merely earns nothing; and link 2 is softer again by the factor $E_Q P$. These two
 # steps turn the second term down, the step to tokens turns it up again a little, and at the same η the louder term
 # wins, which now is $F$. But nobody has to keep η. A smaller η makes the second term louder.
@@ -464,17 +464,17 @@ assert np.allclose(link_4, cold, atol=0.02)
 # Three things to read off.
 #
 # - Links 1 to 3 lie on *one* curve: leaving out the logarithm costs nothing but a change of η. What looked like a
-#   loss at η = 0.5 was a volume knob.
+#   loss at $\eta = 0.5$ was a volume knob.
 # - Jensen's exchange costs something at these prices that no η buys back, and the step to tokens costs at least
-#   about as much again. The rest of the loss at η = 0.5 is volume: the rings, all at η = 0.5, slide down towards
-#   MLE.
+#   about as much again. The rest of the loss at $\eta = 0.5$ is volume: the rings, all at $\eta = 0.5$, slide down
+#   towards MLE.
 # - Token MixCE lies on the curve of the temperature. On this world, whatever validity it buys could be had by
 #   sampling the MLE model a little colder. No wonder: for a table the token loss falls apart into rows, and each
 #   row ends at lesson 3's fixed point for its own $p$. To sharpen row by row is all it can do.
 #
 # This is one small world and one family of models; [lesson 8](8_experiments_read_sceptically.ipynb) asks the same
-# of `stories` and of text. But it says what to expect: at η = 0.5 the token approximation repairs little of what
-# lesson 1 showed.
+# of `stories` and of text. But it says what to expect: at $\eta = 0.5$ the token approximation repairs little of
+# what lesson 1 showed.
 
 # %% [markdown]
 # The first of the three can be had exactly. Where $\eta \nabla F + (1-\eta) \nabla(-\log E_Q P)$ vanishes, so does
@@ -687,9 +687,9 @@ assert emo_gradient[0, 2] > mle_gradient[0, 2] > emo_gradient[0, 1]
 #   sentences (another objective).
 # - A lower bound of what you minimise guarantees nothing.
 # - Alone, every link collapses on the likeliest sentences. In the mixture the links differ.
-# - At fixed η = 0.5 Jensen costs most validity on `agreement()`, since the price of an impossible sentence is gone.
-#   At the MLE optimum the step to tokens turns the gradient most. At equal price both cost something, and token
-#   MixCE does what a temperature does.
+# - At fixed $\eta = 0.5$ Jensen costs most validity on `agreement()`, since the price of an impossible sentence is
+#   gone. At the MLE optimum the step to tokens turns the gradient most. At equal price both cost something, and
+#   token MixCE does what a temperature does.
 # - MixCE never samples from the model. It needs nothing that MLE does not need, and it never sees what the model
 #   would write.
 # - MixCE scales the tail, a temperature steepens it, TaiLr cuts it.
@@ -703,8 +703,8 @@ assert emo_gradient[0, 2] > mle_gradient[0, 2] > emo_gradient[0, 1]
 #    likeliest *first word* must not begin the likeliest *sentence* (`mm.worlds.markov`, then
 #    `optimal_table("overlap", world=…, max_len=3)`). Where does each of them end?
 # 3. *Code.* `world.with_floor(…)` changes the price of an impossible token; `optimal_table(…, world=…)` takes such
-#    a world. Minimise $\eta F + (1-\eta) R$ at η = 0.5 for floors of −69, −20, −5 and −1 nats. At which does $R$
-#    lose its advantage over link 1?
+#    a world. Minimise $\eta F + (1-\eta) R$ at $\eta = 0.5$ for floors of −69, −20, −5 and −1 nats. At which does
+#    $R$ lose its advantage over link 1?
 # 4. *Think.* On text of a thousand tokens, what is the gradient of link 3 in a batch of sixteen? What would a
 #    program do that computes $Q(x)$ in float32?
 # 5. *Pencil.* At $q = 1/V$ MixCE's gradient is MLE's times a constant. Which constant, and why does AdamW hide it?
