@@ -371,7 +371,7 @@ can do about that is to avoid "here".""")
 #
 # Nothing in the three ways asks that $Q$ be a table. They give $\partial L / \partial \mathrm{logits}$ at every
 # prefix, and from there a model's own backward takes over. Here is a small transformer, with list and tree through
-# the same `backward`, and a count of the positions at which logits are computed.
+# the same `backward`; then a count of the positions at which logits are computed.
 
 # %%
 gpt = mm.GPT(mm.GPTConfig(V, block_size=T - 1, n_layer=2, n_head=2, n_embd=32, dtype="float64"), seed=0, device="cpu")
@@ -615,9 +615,9 @@ assert found["sequence level"]["reverse_kl"] < found["token level"]["reverse_kl"
 #    $W(h) = Q(h) [ \mathrm{spent}(h) + U(h) ]$, and from that, that the second and the third way are the same line.
 # 2. *Pencil.* Take $T = 2$: one token is drawn, then the boundary is forced. Write the gradient of $R$ in one line.
 # 3. *Code.* Find $w(x)$ for the overlap, $-\sum_x P(x) Q(x)$, and compute its gradient with `tree_gradient`. Check
-#    it.
+#    it. (Here $P(x)$ is 0 where it is 0: `world.log_prob(rows)` without a floor.)
 # 4. *Code.* Set the floor to $-10$ nats instead of about $-69$. What happens to the brackets of "here" after "cat"
-#    and "cats", and why?
+#    and "cats", and why? (In this lesson only `log_p` knows the floor.)
 # 5. *Think.* Let each row of $Q$ put everything on one token. What is the gradient of $R$? Is such a $Q$ optimal?
 # 6. *Think.* At which prefixes does the token-level gradient (with $D = Q$) agree with the exact one, whatever the
 #    world?

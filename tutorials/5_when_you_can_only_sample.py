@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 5 When you can only sample
 #
-# *Reading: 30 minutes. Computing: 40 seconds on a laptop. Before this:
+# *Reading: 30 minutes. Computing: 30 seconds on a laptop. Before this:
 # [lesson 4](4_the_exact_reverse_gradient.ipynb); mean and variance of a random number.*
 #
 # **At the end you will know**
@@ -93,10 +93,10 @@ look at; that a draw may *cross* it is all that matters, and pathwise does not s
 # ## A token is a step
 #
 # Drawing a token is such a step. It can be written like the Gaussian, with noise kept apart: if $g$ is *Gumbel
-# noise*, the token $\mathrm{argmax}(\mathrm{logits} + g)$ has exactly the probabilities
-# $\mathrm{softmax}(\mathrm{logits})$. Move the logits a little and, for nearly all noise, the token does not change
-# at all. So there are two things to do: take the score function and fight its variance (REINFORCE and what
-# follows), or soften the step and accept an error (Gumbel-softmax).
+# noise*, $-\log(-\log u)$ of a uniform $u$ for each token, the token $\mathrm{argmax}(\mathrm{logits} + g)$ has
+# exactly the probabilities $\mathrm{softmax}(\mathrm{logits})$. Move the logits a little and, for nearly all noise,
+# the token does not change at all. So there are two things to do: take the score function and fight its variance
+# (REINFORCE and what follows), or soften the step and accept an error (Gumbel-softmax).
 #
 # Back to `agreement()` and the table of lesson 4, and to $\mathrm{KL}(Q\|P)$, for which every estimator below has a
 # form. We can list all sequences, so we know the exact gradient, and can even compute mean and variance of an
@@ -337,19 +337,22 @@ table(
     ("token", *token),
     [(name, *(f"{v:.2f}" for v in w)) for name, w in (("P", p), ("importance weight Q/P", ratio), ("MixCE's weight q", mixce))],
 )
-under_Q = q @ token  # the average of anything, here of the token's number
-by_ratio, by_mixce = p @ (ratio * token), p @ (mixce * token) / (p @ mixce)  # the second with its weights made to average 1
-pull = (p * mixce) @ (q - np.eye(5))  # MixCE's gradient: Σ p w (softmax − onehot)
-assert np.isclose(by_ratio, under_Q)
-assert abs(by_mixce - under_Q) > 0.1
+pull = (p * mixce) @ (q - np.eye(5))  # MixCE's gradient at Q = P: Σ p w (softmax − onehot)
+other_q = np.full(5, 0.2)  # and a Q that is not P
+by_ratio, by_mixce = (p @ (w * token) / (p @ w) for w in (other_q / p, other_q))  # the mean token number over P, weighted
+assert np.isclose(by_ratio, other_q @ token)
+assert np.isclose(by_mixce, p @ token)
 assert np.abs(pull).max() > 0.01
-say(f"""No. Importance weights exchange the distribution under an average: weighted by Q/P, the mean token number
-over P becomes that over Q ({by_ratio:.2f} and {under_Q:.2f}). At Q = P there is nothing to exchange, and all
-weights are 1. MixCE's weights are not 1 there, have nothing of P in them, and give an average that is neither P's
-nor Q's ({by_mixce:.2f}). Its gradient at Q = P is not zero either (largest element {np.abs(pull).max():.3f}): what
-the model finds likely is made likelier still. For sequences, too, an importance weight is one number Q(x)/P(x) for
-a whole sequence, of any size; MixCE has a q between 0 and 1 for each token. The samples come from P and *stay*
-samples of P. The weights change the objective, not the distribution.""")
+say(f"""No. At Q = P importance weights are all 1, because there is nothing to exchange; MixCE's are not, and have
+nothing of P in them. Its gradient there is not zero either (largest element {np.abs(pull).max():.3f}): what the
+model finds likely is made likelier still. And where Q is not P, importance weights turn an average over P into the
+average over Q. Take a uniform Q and the mean token number, {p @ token:.2f} under P and {other_q @ token:.2f} under
+Q: weighted by Q/P, P's tokens give {by_ratio:.2f}, weighted by MixCE's q they still give {by_mixce:.2f}. The
+samples come from P and *stay* samples of P. The weights change the objective, not the distribution.""")
+
+# %% [markdown]
+# For sequences, too: an importance weight is one number $Q(x)/P(x)$ for a whole sequence, of any size; MixCE has a
+# number $q_t$ between 0 and 1 for each token.
 
 # %% [markdown]
 # ## Clouds around the exact gradient
