@@ -256,7 +256,7 @@ def cells(tab, row):
 
 
 def as_numbers(texts):
-    special = {"∞": np.inf, "<0.001": 2.5e-4}
+    special = {"∞": np.inf, "<.001": 2.5e-4}
     return [special[text] if text in special else float(text.removesuffix(" %")) for text in texts]
 
 
@@ -380,7 +380,12 @@ def test_every_input_has_a_name(visit):
 
 @pytest.mark.browser
 @pytest.mark.parametrize(
-    "fragment", ["", "#objective=tailr&control=1&sentences=two_kls", "#objective=mixce&sentences=reverse_ce"]
+    "fragment",
+    [
+        "",
+        "#objective=tailr&control=1&sentences=two_kls",
+        "#objective=mixce&eta=0.01&p=.3,.25,.2,.15,.1&control=1&sentences=reverse_kl",
+    ],
 )
 def test_a_phone_shows_all_of_it(visit, fragment):
     tab = visit(fragment, width=360)
