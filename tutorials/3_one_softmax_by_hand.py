@@ -447,9 +447,9 @@ say(
     "Not alike, though nothing about the model changed: "
     + ", ".join(f"{value:.2f} at η = {eta}" for eta, value in zip(etas, values))
 )
-say("""(nats per sequence, in expectation over the data). The loss is a weighted mean of −log q, which is positive,
-    and −q, which is negative. Another η is another scale, like Celsius and Fahrenheit. A curve of losses over η
-    says nothing about models.""")
+say("""All are nats per sequence, in expectation over the data. The loss is a weighted mean of −log q, which is
+    positive, and −q, which is negative. Another η is another scale, like Celsius and Fahrenheit. A curve of losses
+    over η says nothing about models.""")
 assert values == sorted(values, reverse=True)
 assert values[-1] < 0 < values[0]
 
@@ -523,19 +523,13 @@ def fixed_point_figure():
     for (label, formula, ratio), color in zip(curves, oranges(3)):
         lam = normaliser(formula, p_five, ratio)
         inside = lam > (1 - ratio) * grid if formula is mixce_q else grid >= 0
-        ax.plot(
-            grid[inside],
-            formula(grid[inside], lam, ratio),
-            color=color,
-            lw=2,
-            ls="--" if "TaiLr" in label else "-",
-            label=label,
-        )
+        style = {"color": color, "lw": 2, "ls": "--" if "TaiLr" in label else "-", "label": label}
+        ax.plot(grid[inside], formula(grid[inside], lam, ratio), **style)
         ax.plot(p_five, fixed[label], "o", color=color)
     cut = 0.1 * normaliser(tailr_q, p_five, 0.1)
-    note = "TaiLr is exactly zero\nleft of here"
+    arrow = {"arrowstyle": "->", "color": "0.5"}
     ax.annotate(
-        note, (cut, 0), (cut, 0.4), ha="center", fontsize=8, color="0.35", arrowprops={"arrowstyle": "->", "color": "0.5"}
+        "TaiLr is exactly zero\nleft of here", (cut, 0), (cut, 0.4), ha="center", fontsize=8, color="0.35", arrowprops=arrow
     )
     ax.set(xlabel="p, the data's probability of a token", ylabel="q, where training ends", xlim=(0, 0.55), ylim=(-0.02, 0.95))
     ax.set_xticks(p_five, [f"{a:.2f}" for a in p_five])

@@ -57,7 +57,7 @@ def measures(model):
 
 mle = optimal_table("forward_ce")
 ideal = optimal_table("mixce_star", eta=0.5)
-say(f"""Share of valid sentences: MLE {measures(mle).validity:.3f}, η F + (1−η) R at η = 0.5
+say(f"""Share of valid sentences: MLE {measures(mle).validity:.3f}; η F + (1−η) R at η = 0.5:
     {measures(ideal).validity:.3f}.""")
 assert measures(mle).validity < 0.77
 assert measures(ideal).validity > 0.98
