@@ -175,11 +175,11 @@ def _parser():
     c.add("--forward", "samples", "what the forward part is taken from: samples or, with exact gradients, population")
     c.add("--vocab", "20,50,100", "vocabularies, boundary included")
     c.add("--zeros", "0.5", "shares of impossible transitions of the random worlds")
-    c.add("--corpus", None, "bigram worlds of these text files instead of random ones", nargs="+")
+    c.add("--corpus", None, "bigram worlds of these text files; random ones too only with --zeros or --full", nargs="+")
     c.add("--objectives", "mle,mixce,mixce_star,two_kls,js", "objectives")
     c.add("--etas", "0,0.01,0.1,0.5,0.9,0.99,1", "ratios η of all but mle (js: those between)")
     c.add("--seeds", "7,42,777,4222,99999", "seeds of worlds and samples")
-    c.add("--full", False, "vocabularies 20,50,100,500,1000 and zeros 0.1,0.5,0.9, which takes hours")
+    c.add("--full", False, "vocabularies 20,50,100,500,1000, zeros 0.1,0.5,0.9 and the corpora, if any; hours")
     c.add("--jobs", 0, "processes; 0 for one a core")
     c.add("--quiet", False, "print no progress")
 
@@ -974,7 +974,8 @@ def _synthetic(args):
     for name, rows, fields in ((synthetic.TABLE_FILE, results, columns), (synthetic.SUMMARY_FILE, table, list(table[0]))):
         checkpoint.write_atomically(out / name, _csv([{field: row[field] for field in fields} for row in rows]).encode())
     print(synthetic.format_table(table))
-    figures = plots.synthetic(results, *synthetic.examples(results, table, out), out)
+    drawn = [{**r, "world": synthetic.world_of(r)} for r in results]
+    figures = plots.synthetic(drawn, *synthetic.examples(results, table, out), out)
     print(
         f"mean ± standard error over seeds, at the η of least avg. JS; files in {out}/: runs.jsonl, runs.csv, table.csv, ",
         end="",
@@ -997,13 +998,18 @@ def _synthetic_jobs(args):
         raise ValueError("--protocol paper has its own model and data: leave out --model and --forward")
     if args.model == "gpt" and "forward" in args.given:
         raise ValueError("--model gpt is trained on samples: leave out --forward")
-    vocab, zeros = ("20,50,100,500,1000", "0.1,0.5,0.9") if args.full else (args.vocab, args.zeros)
+    vocab, zeros = args.vocab, args.zeros
+    if args.full:
+        vocab, zeros = (
+            value if name in args.given else full
+            for name, value, full in (("vocab", vocab, "20,50,100,500,1000"), ("zeros", zeros, "0.1,0.5,0.9"))
+        )
     for path in args.corpus or ():
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist")
     return synthetic.grid(
         _numbers("vocab", vocab, int),
-        _numbers("zeros", zeros, float),
+        () if args.corpus and not args.full and "zeros" not in args.given else _numbers("zeros", zeros, float),
         _parse_seeds(args.seeds),
         [name.strip() for name in args.objectives.split(",")],
         _numbers("etas", args.etas, float),

@@ -9,6 +9,7 @@ from .metrics import mean_and_deviation
 
 P_COLOR, Q_COLOR = "#1f77b4", "#e6710a"
 _MARKERS = "osv^<>DPXhp"
+_LEAST = 1e-12  # what logarithmic axes of the synthetic experiments end at
 _DARK, _LIGHT = (0.45, 0.18, 0.0), (1.0, 0.75, 0.5)  # the ends of Q's shades
 
 
@@ -99,53 +100,70 @@ def world_comparison(result, path):
     figure.savefig(path, dpi=110)
 
 
-def synthetic(results, kept, gold, folder):
+def synthetic(results, kept, gold, mixce, folder):
     """The figures of `minimixce synthetic` -> names of the PNG files.
 
     results: dicts of synthetic.run_grid; kept {label: {"learned": (V,V), "curve": list of dicts}}: the run of each objective
-    at its best η in the first world and with the first seed, `gold` (V,V) that world.
+    at its best η in the first world and with the first seed, `gold` (V,V) that world, `mixce` such a dict with the one run of
+    mixce whose loss is drawn, or an empty one.
     """
     folder = Path(folder)
-    figure = new_figure(figsize=(3 * (1 + len(kept)), 3.4), layout="constrained")
+    figure = new_figure(figsize=(3 * (1 + len(kept)), 3), layout="constrained")
     axes = figure.subplots(1, 1 + len(kept))
     for ax, (title, matrix) in zip(axes, {"P": gold, **{label: run["learned"] for label, run in kept.items()}}.items()):
         shown = [[max(p, 1e-9) for p in row] for row in matrix]
         image = ax.imshow(shown, cmap="Blues" if title == "P" else "Oranges", norm="log", clim=(1e-6, 1))
         ax.set(title=title, xlabel="next token", ylabel="last token" if title == "P" else "")
-        figure.colorbar(image, ax=ax, shrink=0.6)
+        figure.colorbar(image, ax=ax, shrink=0.8)
     figure.savefig(folder / "matrices.png", dpi=110)
 
-    vocabularies = list(dict.fromkeys(r["vocab_size"] for r in results))
+    vocabularies, of_worlds = (list(dict.fromkeys(r[name] for r in results)) for name in ("vocab_size", "world"))
     objectives, etas = list(dict.fromkeys(r["objective"] for r in results)), sorted({r["eta"] for r in results})
-    figure = new_figure(figsize=(1.5 + 4 * len(vocabularies), 7), layout="constrained")
-    axes = figure.subplots(2, len(vocabularies), squeeze=False, sharex=True, sharey="row")
-    for column, V in zip(axes.T, vocabularies):
-        for ax, measure, title in zip(column, ("avg_js", "avg_zeros"), ("avg. JS", "avg. 0s")):
+    figure = new_figure(figsize=(2 + 4 * len(vocabularies), 6.6 * len(of_worlds)), layout="constrained")
+    axes = figure.subplots(2 * len(of_worlds), len(vocabularies), squeeze=False, sharex=True, sharey="row")
+    panels = itertools.product(of_worlds, (("avg_js", "avg. JS", "nats"), ("avg_zeros", "avg. 0s", "probability")))
+    for row, (world, (measure, title, unit)) in zip(axes, panels):
+        for ax, V in zip(row, vocabularies):
+            here = [r for r in results if (r["world"], r["vocab_size"]) == (world, V)]
             for color, marker, objective in zip(_shades(len(objectives)), itertools.cycle(_MARKERS), objectives):
-                own = [r for r in results if (r["objective"], r["vocab_size"]) == (objective, V)]
-                groups = {eta: [max(r[measure], 1e-12) for r in own if r["eta"] == eta] for eta in etas}
+                own = [r for r in here if r["objective"] == objective]
+                groups = {eta: [max(r[measure], _LEAST) for r in own if r["eta"] == eta] for eta in etas}
                 means = {etas.index(eta): sum(values) / len(values) for eta, values in groups.items() if values}
-                ax.plot(list(means), list(means.values()), f"{marker}-", color=color, label=objective, markersize=5)
-            ax.set(yscale="log", title=f"{title}, {V} tokens", xlabel="η")
+                if objective == "mle" and means:  # it has no η: a level to compare with
+                    ax.axhline(*means.values(), color=color, linestyle=":", label=objective)
+                else:
+                    ax.plot(list(means), list(means.values()), f"{marker}-", color=color, label=objective, markersize=5)
+            ax.set(yscale="log", title=f"{title}, {world}, {V} tokens", xlabel="η (η = 1 is MLE)")
             ax.set_xticks(range(len(etas)), [f"{eta:g}" for eta in etas])
+        row[0].set_ylabel(f"{unit} ({_LEAST:.0e} or less at the bottom)")
     axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(folder / "ratios.png", dpi=110)
 
-    figure = new_figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for color, (label, run) in zip(_shades(len(kept)), kept.items()):
+    figure = new_figure(figsize=(12, 4.6), layout="constrained")
+    panels = figure.subplot_mosaic([["fit", "loss"], ["fit", "surrogate"]] if mixce else [["fit"]])
+    measured = all(math.isfinite(point["avg_js"]) for run in kept.values() for point in run["curve"])
+    ax, name, title = panels["fit"], "avg_js" if measured else "loss", "avg. JS" if measured else "loss"
+    for color, marker, (label, run) in zip(_shades(len(kept)), itertools.cycle(_MARKERS), kept.items()):
+        steps, values = ([point[key] for point in run["curve"]] for key in ("step", name))
+        values = [max(value, _LEAST) for value in values] if measured else values
+        ax.plot(steps, values, f"{marker}-", color=color, label=label, markersize=4)
+    ax.set(
+        title=f"Learning at the best η: {title}",
+        xlabel="step, or epoch",
+        ylabel="nats" if measured else "nats, of each its own loss",
+    )
+    ax.set_yscale("log" if measured else "linear")
+    ax.legend(fontsize=8)
+    for label, run in mixce.items():
         steps = [point["step"] for point in run["curve"]]
-        if math.isfinite(run["curve"][0]["avg_js"]):
-            left.plot(steps, [max(point["avg_js"], 1e-12) for point in run["curve"]], ".-", color=color, label=label)
-        if "surrogate" in run["curve"][0]:
-            right.plot(steps, [point["loss"] for point in run["curve"]], ".-", color=Q_COLOR, label=f"{label}: the loss")
-            surrogate = [point["surrogate"] for point in run["curve"]]
-            right.plot(steps, surrogate, ".--", color=_DARK, label="the surrogate's value, same gradient")
-    left.set(title="Fit while learning", xlabel="step", ylabel="avg. JS", yscale="log")
-    right.set(title="MixCE's loss, and the value its surrogate prints", xlabel="step", ylabel="nats per sequence")
-    for ax in (left, right):
-        if ax.lines:
-            ax.legend(fontsize=8)
+        for key, title, color, line in (
+            ("loss", f"{label}: its true loss", Q_COLOR, "-"),
+            ("surrogate", "what its surrogate prints on the way, by the same gradient", _DARK, "--"),
+        ):
+            panels[key].plot(steps, [point[key] for point in run["curve"]], f".{line}", color=color)
+            panels[key].set(title=title, ylabel="nats per sequence", xscale="symlog")
+            panels[key].set_xlim(left=-0.1)
+        panels["surrogate"].set(xlabel="step, or epoch")
     figure.savefig(folder / "curves.png", dpi=110)
     return "matrices.png", "ratios.png", "curves.png"
 

@@ -54,7 +54,7 @@ def grid(vocab_sizes=(20, 50, 100), zeros=(0.5,), seeds=SEEDS, objectives=OBJECT
     for name, values, low, high in (("etas", etas, 0, 1), ("zeros", zeros, 0, 0.99), ("vocab_sizes", vocab_sizes, 2, 5000)):
         if wrong := [value for value in values if not low <= value <= high]:
             raise ValueError(f"{name} must be between {low} and {high}, got {wrong[0]}")
-    of_worlds = [("", share) for share in zeros] if not corpora else [(corpus, 0.0) for corpus in corpora]
+    of_worlds = [("", share) for share in zeros] + [(corpus, 0.0) for corpus in corpora]
     jobs = []
     for corpus, share in of_worlds:
         for vocab_size in vocab_sizes:
@@ -239,6 +239,8 @@ def _fit_neural(job, world, counts, loss_and_grads, warmup=500, steps=3500):
         if step % 50 == 0:
             q = np.exp(exact.log_softmax(logits[:, 0]))
             curve.append({"step": step, "loss": float(loss), "avg_js": metrics.average_js(world.probs, q)})
+            if job.objective == "mixce":
+                curve[-1]["surrogate"] = surrogate(q, counts, job.eta)
         if step < steps:
             optimizer.step(model.backward(dlogits[:, None], cache), optim.warmup_cosine(step, 5e-3, 0, steps, 0.001))
     return metrics.transition_matrix(model), float(loss), steps, curve
@@ -496,13 +498,17 @@ def _read_runs(path):
             continue
 
 
+def world_of(result):
+    """The name of a result's world in tables and figures."""
+    return Path(result["corpus"]).stem if result["corpus"] else f"random {result['zeros']:.0%} zeros"
+
+
 def summarize(results):
     """The paper's table: for each world, vocabulary and objective the η with the least mean avg. JS over seeds -> list of
     dicts, with mean and standard error over seeds."""
     groups = {}
     for r in results:
-        world = Path(r["corpus"]).stem if r["corpus"] else f"random {r['zeros']:.0%} zeros"
-        groups.setdefault((world, r["vocab_size"], r["objective"]), {}).setdefault(r["eta"], []).append(r)
+        groups.setdefault((world_of(r), r["vocab_size"], r["objective"]), {}).setdefault(r["eta"], []).append(r)
     table = []
     for (world, vocab_size, objective), by_eta in groups.items():
         rows = min(by_eta.values(), key=lambda rows: np.mean([r["avg_js"] for r in rows]))
@@ -516,14 +522,24 @@ def summarize(results):
 
 
 def examples(results, table, folder):
-    """What there is to draw of the first world and seed: {label: learned matrix and curve at the best η}, and the world."""
-    first, kept = Job(*(results[0][name] for name in Job._fields)), {}
+    """What there is to draw of the first world and seed -> {label: learned matrix and curve at the best η of each objective},
+    the world (V,V), and such a dict of the one run of mixce whose loss is worth a look: η nearest to 0.1, between 0 and 1."""
+    first = Job(*(results[0][name] for name in Job._fields))
+
+    def kept(objective, eta):
+        job = first._replace(objective=objective, eta=eta)
+        label = objective if objective == "mle" else f"{objective}, η = {eta:g}"
+        return {label: checkpoint.read_json(Path(folder) / "matrices" / f"{job.name}.json")}
+
+    best, at_a_ratio = {}, {}
     for row in table:
         if (row["world"], row["vocab_size"]) == (table[0]["world"], first.vocab_size):
-            job = first._replace(objective=row["objective"], eta=row["best_eta"])
-            label = job.objective if job.objective == "mle" else f"{job.objective}, η = {job.eta:g}"
-            kept[label] = checkpoint.read_json(Path(folder) / "matrices" / f"{job.name}.json")
-    return kept, data_of(first.corpus, first.vocab_size, first.zeros, first.seed).world.probs.tolist()
+            best |= kept(row["objective"], row["best_eta"])
+    if between := [r["eta"] for r in results if r["objective"] == "mixce" and 0 < r["eta"] < 1]:
+        at_a_ratio = kept("mixce", min(between, key=lambda eta: abs(math.log(eta / 0.1))))
+    if at_a_ratio and not all("surrogate" in run["curve"][0] for run in at_a_ratio.values()):
+        at_a_ratio = {}  # a GPT's is printed on batches, where it is noise
+    return best, data_of(first.corpus, first.vocab_size, first.zeros, first.seed).world.probs.tolist(), at_a_ratio
 
 
 def format_table(table):

@@ -1,0 +1,227 @@
+"""The tables of synthetic_results.md, from the CSV files beside this one: python tutorials/results/synthetic_page.py
+
+First it computes what needs no grid, in seconds: the fixed points of MixCE on the counts (synthetic_fixed_points.csv) and the
+optima of the objectives with a reverse part (synthetic_collapse.csv). Then it writes every table of the page anew, between
+lines <!-- name --> and <!-- end -->. The commands that made the other files stand on the page.
+"""
+
+import csv
+import math
+import os
+import re
+import statistics
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from minimixce import metrics, synthetic, worlds
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "synthetic_results.md"
+ETAS = synthetic.ETAS
+
+
+def read(name):
+    """Rows of synthetic_NAME.csv, numbers as floats."""
+    with open(HERE / f"synthetic_{name}.csv", newline="") as file:
+        return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def write(name, rows):
+    with open(HERE / f"synthetic_{name}.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+# ---- what needs no grid -----------------------------------------------------------------------------------------------
+
+
+def fixed_points(seed):
+    """avg. JS and avg. 0s of counting (η = 1) and of MixCE's fixed point on the counts, 20 tokens."""
+    data = synthetic.data_of("", 20, 0.5, seed)
+    counts = synthetic.counts_of(data.train, 20)
+    counting = counts / counts.sum(axis=1, keepdims=True)
+    rows = []
+    for eta in ETAS[1:]:  # at η = 0 there is none: each row is one token
+        q = synthetic.fixed_point(counting, eta)
+        measures = {"avg_js": metrics.average_js(data.world.probs, q), "avg_zeros": metrics.average_zeros(data.world.probs, q)}
+        rows.append({"seed": seed, "eta": eta, **measures})
+    return rows
+
+
+def collapse(seed=7):
+    """What the optimum of each objective writes, at 20 tokens."""
+    data, rows = synthetic.data_of("", 20, 0.5, seed), []
+    p = data.world
+    rows.append(
+        {"objective": "P itself", "eta": "", "empty": p.probs[0, 0], "entropy": p.entropy(), "length": p.expected_length()}
+    )
+    for objective in ("mixce_star", "two_kls"):
+        for eta in (0.0, 0.5, 0.9, 0.99):
+            learned, *_ = synthetic.fit_exact(synthetic.Job("", 20, 0.5, seed, objective, eta), data)
+            q = worlds.markov(learned / learned.sum(axis=1, keepdims=True))
+            row = {"objective": objective, "eta": eta, "empty": q.probs[0, 0]}
+            rows.append(row | {"entropy": q.entropy(), "length": q.expected_length()})
+    return rows
+
+
+# ---- tables -----------------------------------------------------------------------------------------------------------
+
+
+def markdown(heads, rows):
+    lines = ["| " + " | ".join(heads) + " |", "| " + " | ".join("---" for _ in heads) + " |"]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
+
+
+def mean(values):
+    """ "mean ± standard error", or the one value."""
+    values = list(values)
+    if len(values) == 1:
+        return f"{values[0]:.2e}"
+    return f"{statistics.mean(values):.2e} ± {statistics.stdev(values) / math.sqrt(len(values)):.0e}"
+
+
+def of(rows, name="avg_js", **fields):
+    """The values of one measure in the rows with these fields."""
+    return [row[name] for row in rows if all(row[key] == value for key, value in fields.items())]
+
+
+def summary(name):
+    heads = ("world", "tokens", "objective", "best η", "avg. JS", "avg. 0s", "seeds", "gradient", "allowed to use")
+    rows = []
+    for r in read(name):
+        measures = (f"{r[m]:.2e}" + (f" ± {r[m + '_se']:.0e}" if r["seeds"] > 1 else "") for m in ("avg_js", "avg_zeros"))
+        eta = "" if r["objective"] == "mle" else f"{r['best_eta']:g}"
+        rows.append((r["world"], f"{r['vocab_size']:g}", f"`{r['objective']}`", eta, *measures, f"{r['seeds']:g}"))
+        rows[-1] += (r["gradient"], r["uses"])
+    return markdown(heads, rows)
+
+
+def columns():
+    """MixCE at 20 tokens: counting, fixed point, and what training ends at."""
+    points, runs, network, paper = read("fixed_points"), read("runs"), read("neural_runs"), read("paper_runs")
+    seeds = sorted({r["seed"] for r in network})
+    counting = mean(r["avg_js"] for r in points if r["eta"] == 1 and r["seed"] in seeds)
+    rows = []
+    for eta in ETAS:
+        point = [r["avg_js"] for r in points if r["eta"] == eta and r["seed"] in seeds]
+        trained = (
+            [v for s in seeds for v in of(found, objective="mixce", eta=eta, vocab_size=20, seed=s)]
+            for found in (runs, network, paper)
+        )
+        rows.append((f"{eta:g}", counting, mean(point) if point else "none", *map(mean, trained)))
+    heads = (
+        "η (η = 1 is MLE)",
+        "counting",
+        "fixed point on the counts",
+        "table, exact",
+        "network, exact",
+        "the paper's protocol",
+    )
+    return markdown(heads, rows)
+
+
+def near_one():
+    """How much η = 0.99 and 0.9 differ from η = 1, seed by seed, beside how far training ends from the optimum."""
+    points, paper = read("fixed_points"), read("paper_runs")
+    seeds = sorted({r["seed"] for r in paper})
+
+    def js(rows, eta, seed):
+        return of([r for r in rows if r.get("objective", "mixce") == "mixce"], eta=eta, seed=seed)[0]
+
+    rows = []
+    for eta in (0.99, 0.9, 0.5):
+        changes = ([js(rows_, eta, s) - js(rows_, 1.0, s) for s in seeds] for rows_ in (points, paper))
+        rows.append((f"{eta:g}", *map(mean, changes), mean(js(paper, eta, s) - js(points, eta, s) for s in seeds)))
+    return markdown(("η", "fixed point, change from η = 1", "protocol, change from η = 1", "protocol less fixed point"), rows)
+
+
+def reference():
+    """Seed 7, 20 tokens: the authors' code, the protocol here, and the optimum."""
+    runs, paper, sampled, rows = read("runs"), read("paper_runs"), read("gumbel_runs"), []
+    for r in read("reference"):
+        fields = {"objective": r["objective"], "eta": r["eta"], "vocab_size": 20, "seed": 7}
+        here, best = of(paper + sampled, **fields), of(runs, **fields)
+        label = f"`{r['objective']}`" + ("" if r["objective"] == "mle" else f", η = {r['eta']:g}")
+        how = "by RLOO" if r["objective"] == "js" else "exact"
+        rows.append((label, f"{r['avg_js']:.2e}", *(f"{x[0]:.2e}" for x in (here, best)), how))
+    return markdown(("seed 7", "the authors' code", "the protocol here", "at the optimum", "which is found"), rows)
+
+
+def point_mass():
+    rows = []
+    for r in read("collapse"):
+        name, eta = (r["objective"], "") if r["eta"] == "" else (f"`{r['objective']}`", f"{r['eta']:g}")
+        rows.append((name, eta, f"{r['empty']:.3f}", f"{r['entropy']:.2f}", f"{r['length']:.2f}"))
+    return markdown(("", "η", "Q(empty sequence)", "entropy of Q, nats", "mean length, the end counted"), rows)
+
+
+def single(name):
+    """Runs with one seed, each by itself."""
+    rows = []
+    for r in read(name):
+        eta = "" if r["objective"] == "mle" else f"{r['eta']:g}"
+        rows.append((f"`{r['objective']}`", eta, f"{r['avg_js']:.2e}", f"{r['avg_zeros']:.2e}", f"{r['steps']:g}"))
+        rows[-1] += (r["gradient"], r["uses"])
+    return markdown(("objective", "η", "avg. JS", "avg. 0s", "steps", "gradient", "allowed to use"), rows)
+
+
+def speed():
+    rows = []
+    for r in read("speed"):
+        unpadded = "" if r["unpadded_ratio"] == "" else f"{r['unpadded_ratio']:.0f}×"
+        rows.append((f"`{r['objective']}`", f"{r['batches']:g}", f"{r['here_s']:.3f}", f"{r['pytorch_s']:.2f}"))
+        rows[-1] += (f"{r['ratio']:.0f}×", f"{r['smallest']:.0f}–{r['largest']:.0f}", unpadded)
+    heads = ("objective", "batches", "here, s", "PyTorch, s", "ratio", "over rounds", "ratio without padding there")
+    return markdown(heads, rows)
+
+
+def dropout():
+    found = read("dropout")
+    rows = [(f"{r['seed']:g}", f"{r['by_row']:.2e}", f"{r['by_token']:.2e}") for r in found]
+    rows.append(("mean", *(mean(r[name] for r in found) for name in ("by_row", "by_token"))))
+    rows.append(("by row less by token", mean(r["by_row"] - r["by_token"] for r in found), ""))
+    return markdown(("seed", "a mask a row and batch (here)", "a mask a token"), rows)
+
+
+TABLES = {
+    "table": lambda: summary("table"),
+    "columns": columns,
+    "near one": near_one,
+    "reference": reference,
+    "point mass": point_mass,
+    "gumbel": lambda: single("gumbel_runs"),
+    "gpt": lambda: single("gpt_runs"),
+    "full": lambda: summary("full_table"),
+    "speed": speed,
+    "dropout": dropout,
+}
+
+
+def rendered(page):
+    """The page's text with every table written anew."""
+    for name, table in TABLES.items():
+        place = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
+        text = f"\n{table()}\n\n"
+        page, count = place.subn(text, page)  # a table has no backslash
+        if count != 1:
+            raise ValueError(f"{PAGE.name} must have one place for the table {name!r}, found {count}")
+    return page
+
+
+def main():
+    write("fixed_points", [row for seed in synthetic.SEEDS for row in fixed_points(seed)])
+    write("collapse", collapse())
+    PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
