@@ -37,10 +37,12 @@ class Report:
 
     @property
     def ok(self):
+        """Whether every tensor's error is within the tolerance."""
         return all(row.ok for row in self.rows)
 
     @property
     def max_relative_error(self):
+        """The largest relative error over all tensors."""
         return max(row.relative_error for row in self.rows)
 
     @property
@@ -303,6 +305,7 @@ def random_params(model, rng):
 
 
 def small_gpt(rng):
+    """A float64 GPT small enough for every coordinate to be checked, with random parameters, on the CPU."""
     config = GPTConfig(vocab_size=5, block_size=4, n_layer=2, n_head=2, n_embd=8, dropout=0.1, dtype="float64")
     return random_params(GPT(config, device="cpu"), rng)
 

@@ -123,6 +123,7 @@ class LanguageModel:
 
     @property
     def num_params(self):
+        """How many numbers the parameters hold."""
         return sum(p.size for p in self.params.values())
 
     @property

@@ -79,6 +79,7 @@ class Adam(AdamW):
         self.l2 = l2
 
     def step(self, grads, lr=None):
+        """One update from grads {name: array}, to which the decay is added here; `lr` as in AdamW.step."""
         if self.l2 and isinstance(grads, dict):
             grads = {name: g + self.l2 * self.params[name] if name in self.params else g for name, g in grads.items()}
         super().step(grads, lr)

@@ -35,6 +35,7 @@ class CharTokenizer:
 
     @property
     def vocab_size(self):
+        """V, the boundary included."""
         return 1 + len(self.characters)
 
     def encode(self, text):
@@ -52,6 +53,7 @@ class CharTokenizer:
         return "".join(self.characters[i - 1] for i in np.asarray(ids).tolist() if i != BOUNDARY)
 
     def fields(self):
+        """What a run keeps of it, as JSON."""
         return {"type": self.kind, "boundary": BOUNDARY, "characters": self.characters}
 
 
@@ -70,6 +72,7 @@ class ByteTokenizer:
         return (ids[ids != BOUNDARY] - 1).astype(np.uint8).tobytes().decode("utf-8", errors="replace")
 
     def fields(self):
+        """What a run keeps of it, as JSON."""
         return {"type": self.kind, "boundary": BOUNDARY}
 
 
@@ -87,6 +90,7 @@ class WordTokenizer:
 
     @property
     def vocab_size(self):
+        """V, the boundary included."""
         return 1 + len(self.words)
 
     def encode(self, text):
@@ -101,6 +105,7 @@ class WordTokenizer:
         return " ".join(self.words[i - 1] for i in np.asarray(ids).tolist() if i != BOUNDARY)
 
     def fields(self):
+        """What a run keeps of it, as JSON."""
         return {"type": self.kind, "boundary": BOUNDARY, "words": self.words}
 
 

@@ -15,6 +15,8 @@
 
 # %%
 import numpy as np
+
+import minimixce as mm
 from lesson import (
     INVALID,
     MAX_LEN,
@@ -29,8 +31,6 @@ from lesson import (
     show,
     table,
 )
-
-import minimixce as mm
 
 # %% [markdown]
 # ## Eight sentences by a well-trained model

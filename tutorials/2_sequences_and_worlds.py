@@ -12,6 +12,8 @@
 
 # %%
 import numpy as np
+
+import minimixce as mm
 from lesson import (
     MAX_LEN,
     P_COLOR,
@@ -27,8 +29,6 @@ from lesson import (
     show,
     table,
 )
-
-import minimixce as mm
 
 # %% [markdown]
 # ## A sentence is a row of tokens

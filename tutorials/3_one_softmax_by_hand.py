@@ -13,9 +13,9 @@
 
 # %%
 import numpy as np
-from lesson import P_COLOR, SENTENCES, few, figure, oranges, say, sentence_probs, show, source, table
 
 import minimixce as mm
+from lesson import P_COLOR, SENTENCES, few, figure, oranges, say, sentence_probs, show, source, table
 
 # %% [markdown]
 # ## From three numbers to a loss

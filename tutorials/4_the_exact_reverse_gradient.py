@@ -17,9 +17,9 @@ import itertools
 import time
 
 import numpy as np
-from lesson import INVALID_COLOR, few, figure, optimal_table, oranges, say, sentence_bars, sentence_probs, show, table
 
 import minimixce as mm
+from lesson import INVALID_COLOR, few, figure, optimal_table, oranges, say, sentence_bars, sentence_probs, show, table
 
 # %% [markdown]
 # ## Why the reverse cross-entropy is harder

@@ -14,9 +14,9 @@
 
 # %%
 import numpy as np
-from lesson import P_COLOR, Q_COLOR, few, figure, oranges, say, show, source, table
 
 import minimixce as mm
+from lesson import P_COLOR, Q_COLOR, few, figure, oranges, say, show, source, table
 from minimixce import estimators
 
 # %% [markdown]

@@ -16,6 +16,8 @@
 from types import SimpleNamespace
 
 import numpy as np
+
+import minimixce as mm
 from lesson import (
     MAX_LEN,
     P_COLOR,
@@ -32,8 +34,6 @@ from lesson import (
     source,
     table,
 )
-
-import minimixce as mm
 
 # %% [markdown]
 # ## What we would like to have

@@ -16,6 +16,8 @@
 import types
 
 import numpy as np
+
+import minimixce as mm
 import one_file
 from lesson import (
     MAX_LEN,
@@ -33,8 +35,6 @@ from lesson import (
     source,
     table,
 )
-
-import minimixce as mm
 
 # %% [markdown]
 # The bigram of the earlier lessons forgets the number of the noun across "here": it has one softmax for each last token,

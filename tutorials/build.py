@@ -264,7 +264,7 @@ def build(out, fast=False, lessons=None):
             nbformat.write(notebook, HERE / f"{name}.ipynb")
         bodies[name], titles[name] = lesson_body(notebook, name, site), title_of(notebook.cells[0].source)
     titles["explorer"] = "Explorer"
-    explorer.build(site.out)
+    explorer.build(site.out, home="index.html")
     for file, title in PAGES:
         name = Path(file).stem
         bodies[name], titles[name] = site.render((HERE / file).read_text(encoding="utf-8"), name), title

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from lesson import MAX_LEN, SENTENCES, VALID, sentence_probs
 
 import minimixce as mm
+from lesson import MAX_LEN, SENTENCES, VALID, sentence_probs
 from minimixce.plots import P_COLOR, Q_COLOR
 from minimixce.synthetic import fixed_point
 
