@@ -123,6 +123,8 @@ def synthetic(results, kept, gold, mixce, folder):
     axes = figure.subplots(2 * len(of_worlds), len(vocabularies), squeeze=False, sharex=True, sharey="row")
     panels = itertools.product(of_worlds, (("avg_js", "avg. JS", "nats"), ("avg_zeros", "avg. 0s", "probability")))
     for row, (world, (measure, title, unit)) in zip(axes, panels):
+        values = [max(r[measure], _LEAST) for r in results if r["world"] == world]
+        row[0].set_ylim(min(values) / 3, 3 * max(values))
         for ax, V in zip(row, vocabularies):
             here = [r for r in results if (r["world"], r["vocab_size"]) == (world, V)]
             for color, marker, objective in zip(_shades(len(objectives)), itertools.cycle(_MARKERS), objectives):

@@ -293,7 +293,8 @@ def fit_gpt(job, data, steps=1000, batch_size=64, longest=65):
         objective, gradient = functools.partial(objectives.mixce, eta=job.eta), "of batches"
     else:
         objective = world_training.sequence_step(job.objective, world, max_len, eta=job.eta, seed=job.seed)
-        gradient = "of batches; exact" if world_training.is_listed(world, max_len) else "of batches; RLOO (sampled)"
+        reverse = "; exact" if world_training.is_listed(world, max_len) else "; RLOO (sampled)"
+        gradient = "of batches" + (reverse if uses(job) != "samples" else "")
     batches = world_training.RowBatches(world, rows, batch_size, job.seed)
     measurements = fit(model, batches, objective, steps=steps, lr=3e-3, warmup=50, eval_every=50, progress=False)
     learned = metrics.transition_matrix(model, world, 2000, max_len, job.seed)
@@ -557,24 +558,32 @@ def format_table(table):
 
 
 def estimate(jobs):
-    """Seconds that jobs should take one after another, from the time of one exact gradient at each vocabulary."""
-    seconds = {}
+    """Seconds that jobs should take one after another, from the time of one exact gradient at each vocabulary.
+
+    How many gradients a run needs, and what sampling costs, were measured at 20 to 1000 tokens: an order of magnitude.
+    """
+    gradient = {}
     for V in {job.vocab_size for job in jobs}:
-        world, z = worlds.random_markov(V, 0.5, 0), np.zeros((V, V))
-        start = time.perf_counter()
-        exact.bigram_loss_and_grads(z, world, objective="two_kls", eta=0.5)
-        seconds[V] = 2 * (time.perf_counter() - start)
-    cost = {"mle": 1, "mixce": 200, "mixce_star": 600, "two_kls": 60, "js": 0}
-    total = 0.0
+        world, z, times = worlds.random_markov(V, 0.5, 0), np.zeros((V, V)), []
+        z[:, 0] = 2  # so that sequences end
+        for _ in range(2):
+            start = time.perf_counter()
+            exact.bigram_loss_and_grads(z, world, objective="two_kls", eta=0.5)
+            times.append(time.perf_counter() - start)
+        gradient[V] = min(times)
+    gradients = {"mle": 2, "mixce": 100, "mixce_star": 100, "two_kls": 40, "js": 0}
+    data = {(job.corpus, job.vocab_size, job.zeros, job.seed) for job in jobs}
+    total = sum(0.3 + V / 140 for _, V, _, _ in data)
     for job in jobs:
-        if job.protocol == "paper":  # measured at V = 20 and 100, for an order of magnitude
-            total += 2 + job.vocab_size / 10 + (0 if job.objective in ("mle", "mixce") else 150 + job.vocab_size)
+        V = job.vocab_size
+        if job.protocol == "paper":
+            total += 0.5 + V / 50 + (V**2 / 16 if uses(job) != "samples" else 0)
         elif job.model == "gpt":
             total += 60
         elif job.model == "neural":
-            total += 3500 * seconds[job.vocab_size]
+            total += 3500 * gradient[V]
         else:
-            total += cost[job.objective] * seconds[job.vocab_size] + job.vocab_size / 250 * (job.objective == "js")
+            total += 0.1 + gradients[job.objective] * gradient[V] + (0.3 + V / 200) * (job.objective == "js")
     return total
 
 

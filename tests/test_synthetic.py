@@ -8,6 +8,7 @@ import math
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -211,6 +212,27 @@ def test_a_gpt_learns_a_small_world(few_sequences, monkeypatch, objective, eta):
     assert result["avg_js"] < 0.02
 
 
+@pytest.mark.parametrize(("longest", "way"), [(6, "tree"), (30, "rloo")])
+def test_a_gpt_s_reverse_part_is_the_tree_where_the_space_allows(few_sequences, monkeypatch, longest, way):
+    calls = {"tree": 0, "rloo": 0}
+
+    def count(module, name, key):
+        original = getattr(module, name)
+
+        def counted(*args, **options):
+            calls[key] += 1
+            return original(*args, **options)
+
+        monkeypatch.setattr(module, name, counted)
+
+    count(exact, "_tree", "tree")
+    count(estimators, "rloo", "rloo")
+    monkeypatch.setattr(synthetic, "fit_gpt", functools.partial(synthetic.fit_gpt, steps=3, longest=longest))
+    result, _, _ = run(Job("", 6, 0.3, 1, "two_kls", 0.5, "exact", "gpt"))
+    assert calls == {"tree": 0, "rloo": 0} | {way: 3}
+    assert result["gradient"] == {"tree": "of batches; exact", "rloo": "of batches; RLOO (sampled)"}[way]
+
+
 # ---- the paper's protocol ---------------------------------------------------------------------------------------------
 
 
@@ -368,9 +390,70 @@ def test_the_command_s_table_depends_on_neither_workers_nor_interruption(tmp_pat
         assert (tmp_path / "one" / figure).stat().st_size > 5_000
 
 
+@pytest.mark.slow
+def test_a_grid_that_is_killed_goes_on(tmp_path):
+    words = ["synthetic", *SMALL, "--objectives", "mle,mixce,two_kls", "--jobs", "2", "--out"]
+    assert cli.main([*words, str(tmp_path / "whole")]) == 0
+    process = subprocess.Popen([sys.executable, "-m", "minimixce", *words, str(tmp_path / "killed")])
+    runs, deadline = tmp_path / "killed" / "runs.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None and not (runs.exists() and runs.read_text().count("\n") > 2):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert runs.read_text().count("\n") > 2
+    assert not (tmp_path / "killed" / "table.csv").exists()
+    assert cli.main([*words, str(tmp_path / "killed"), "--resume"]) == 0
+    for name in ("runs.csv", "table.csv"):
+        assert (tmp_path / "whole" / name).read_text() == (tmp_path / "killed" / name).read_text()
+
+
+def test_going_on_with_a_smaller_grid_keeps_what_was_done(few_sequences, tmp_path):
+    jobs = synthetic.grid((5,), (0.5,), (1, 2), ("mle",))
+    synthetic.run_grid(jobs, tmp_path, progress=False)
+    assert len(synthetic.run_grid(jobs[:1], tmp_path, progress=False)) == 1
+    assert [job for job, _ in synthetic._read_runs(tmp_path / "runs.jsonl")] == jobs
+
+
+def test_the_estimate_comes_first_and_grows_with_the_grid(few_sequences, tmp_path, capsys, monkeypatch):
+    def stop(*_, **__):
+        raise ValueError("stopped before any run")
+
+    monkeypatch.setattr(synthetic, "run_grid", stop)
+    assert cli.main(["synthetic", "--full", "--vocab", "5,200", "--jobs", "1", "--out", str(tmp_path / "out")]) == 2
+    assert f"{2 * 3 * 5 * 27} runs in 1 at a time, about " in capsys.readouterr().out  # zeros 10, 50 and 90 %
+    small, large = (synthetic.estimate(synthetic.grid((V,), seeds=(1,))) for V in (20, 300))
+    assert large > 2 * small > 0
+
+
+CORPUS = "the cat sat.\nthe dog sat.\na cat ran.\n" * 20
+
+
+@pytest.mark.parametrize("objective", ["mle", "two_kls"])
+def test_the_protocol_takes_a_corpus(few_sequences, tmp_path, monkeypatch, objective):
+    for name, value in (("TRAIN", 1000), ("DEVELOPMENT", 100)):
+        monkeypatch.setattr(synthetic, name, value)
+    monkeypatch.setattr(synthetic, "fit_paper", functools.partial(synthetic.fit_paper, epochs=20, batch_size=100, rate=2e-2))
+    (tmp_path / "text.txt").write_text(CORPUS)
+    words = ["synthetic", "--protocol", "paper", "--corpus", str(tmp_path / "text.txt"), "--vocab", "6", "--seeds", "1"]
+    words += ["--etas", "0.5", "--objectives", objective, "--quiet", "--jobs", "1", "--out", str(tmp_path / "out")]
+    assert cli.main(words) == 0
+    (line,) = (tmp_path / "out" / "runs.jsonl").read_text().splitlines()
+    assert json.loads(line)["avg_js"] < 0.1
+
+
+def test_full_has_corpora_and_random_worlds(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(CORPUS)
+    seen = []
+    monkeypatch.setattr(synthetic, "run_grid", lambda jobs, *_: seen.append({(bool(j.corpus), j.zeros) for j in jobs}) or 1 / 0)
+    for options in (["--full"], []):
+        with pytest.raises(ZeroDivisionError):
+            cli.main(["synthetic", *options, "--corpus", str(tmp_path / "text.txt"), "--vocab", "6", "--quiet", "--jobs", "1"])
+    assert seen == [{(False, 0.1), (False, 0.5), (False, 0.9), (True, 0.0)}, {(True, 0.0)}]
+
+
 def test_a_corpus_makes_a_world(tmp_path):
     text = tmp_path / "text.txt"
-    text.write_text("the cat sat.\nthe dog sat.\na cat ran.\n" * 20)
+    text.write_text(CORPUS)
     words = ["synthetic", "--corpus", str(text), "--vocab", "6", "--seeds", "1", "--etas", "0.5", "--objectives", "mle,mixce"]
     assert cli.main([*words, "--quiet", "--jobs", "1", "--out", str(tmp_path / "out")]) == 0
     line = json.loads((tmp_path / "out" / "runs.jsonl").read_text().splitlines()[0])
