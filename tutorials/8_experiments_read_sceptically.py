@@ -152,7 +152,7 @@ def load(name):
 
 
 def of(data, decoding, **equal):
-    """The rows of one way to decode, one for each seed."""
+    """The rows of one way to decode; with everything that varies in `equal`, one for each seed."""
     return [r for r in data["rows"] if r["decoding"] == decoding and all(r[k] == v for k, v in equal.items())]
 
 
@@ -184,29 +184,33 @@ each way. Bars and ± are standard errors over seeds.
 
 
 # %% tags=["reveal"]
+def means(groups, *names):
+    """Means over seeds of measures, one array for each, over groups of rows."""
+    return [np.array([np.mean([r[name] for r in rows]) for rows in groups]) for name in names]
+
+
+def mle_by_temperature(data):
+    """Groups of rows of MLE at every temperature it was decoded at."""
+    matched = [of(data, f"entropy of η = {eta:g}") for eta in data["settings"]["etas"][1:]]
+    values = sorted({r["temperature"] for r in of(data, "temperature")})
+    return [*(of(data, "temperature", temperature=t) for t in values), *matched]
+
+
 def at_equal_perplexity(data, measure):
-    """(η, MixCE's measure, MLE's measure at the temperature of the same perplexity), means over seeds."""
-    etas, temperatures = data["settings"]["etas"], sorted({r["temperature"] for r in of_all(data, "temperature")})
-    points = [of(data, "temperature", temperature=t) for t in temperatures] + [of(data, "as trained", eta=1.0)]
-    x, y = ([np.mean([r[name] for r in rows]) for rows in points] for name in ("perplexity", measure))
+    """[(η, MixCE's measure, MLE's at the low temperature that has the same perplexity)], interpolated."""
+    low = [rows for rows in mle_by_temperature(data) if rows[0]["temperature"] < 0.9]
+    x, y = means(low, "perplexity", measure)
     order = np.argsort(x)
-    for eta in etas[1:]:
-        rows = of(data, "as trained", eta=eta)
-        perplexity, own = (np.mean([r[name] for r in rows]) for name in ("perplexity", measure))
-        if min(x) <= perplexity <= max(x):
-            yield eta, own, np.interp(perplexity, np.array(x)[order], np.array(y)[order])
+    mixce = [of(data, "as trained", eta=eta) for eta in data["settings"]["etas"][1:]]
+    return [
+        (rows[0]["eta"], own, np.interp(perplexity, x[order], y[order]))
+        for rows, perplexity, own in zip(mixce, *means(mixce, "perplexity", measure))
+    ]
 
 
-def of_all(data, decoding):
-    return [r for r in data["rows"] if r["decoding"] == decoding]
-
-
-pairs = list(at_equal_perplexity(stories, "validity"))
-say(
-    "The **temperature**. "
-    + "; ".join(f"at the perplexity of η = {eta:g}, {mle:.1%} for MLE and {own:.1%} for MixCE" for eta, own, mle in pairs)
-    + "."
-)
+pairs = at_equal_perplexity(stories, "validity")
+say("The **temperature**, at every η, and not by a little. Possible sentences at equal perplexity:")
+table(["η", "MixCE", "MLE at a temperature"], [[f"{eta:g}", f"{own:.1%}", f"{mle:.1%}"] for eta, own, mle in pairs])
 assert all(mle > own for _, own, mle in pairs)
 
 # %% [markdown]
@@ -215,34 +219,44 @@ assert all(mle > own for _, own, mle in pairs)
 # right the price is entropy, which every way of decoding has. The star is $P$.
 
 # %%
-WAYS = {  # label: (decoding, what varies, line style)
-    "MixCE, η": ("as trained", "eta", "o-"),
-    "MLE, temperature": ("temperature", "temperature", "s--"),
-    "MLE, top-p": ("top-p", "top_p", "^:"),
+WAYS = {  # label: what varies, line style, where its numbers stand
+    "MixCE, η": ("eta", "o-", (4, -11)),
+    "MLE, temperature τ": ("temperature", "s--", (-5, 5)),
+    "MLE, top-p": ("top_p", "^:", (7, 0)),
 }
 
 
 def points_of(data, way):
-    """Groups of rows along one way to be more careful, from plain MLE on: [(value, rows of all seeds)]."""
-    decoding, name, _ = WAYS[way]
-    values = sorted({r[name] for r in of_all(data, decoding)}, reverse=True)
-    groups = [(value, of(data, decoding, **{name: value})) for value in values]
-    return groups if decoding == "as trained" else [(1.0, of(data, "as trained", eta=1.0)), *groups]
+    """Groups of rows along one way to be more careful, from plain MLE on."""
+    name = WAYS[way][0]
+    if name == "eta":
+        return [of(data, "as trained", eta=eta) for eta in data["settings"]["etas"]]
+    groups = mle_by_temperature(data)
+    if name == "top_p":
+        groups = [of(data, "top-p", top_p=p) for p in {r["top_p"] for r in of(data, "top-p")}]
+    return [of(data, "as trained", eta=1.0), *sorted(groups, key=lambda rows: -np.mean([r[name] for r in rows]))]
 
 
 def draw(ax, data, x, y):
-    for (way, (_, _, style)), color in zip(WAYS.items(), oranges(3)):
-        groups = [(v, rows) for v, rows in points_of(data, way) if all(math.isfinite(r[x]) for r in rows)]
-        (xs, x_errors), (ys, y_errors) = (
-            zip(*(mean_and_error([r[name] for r in rows]) for _, rows in groups)) for name in (x, y)
-        )
+    for (way, (name, style, offset)), color in zip(WAYS.items(), oranges(3)):
+        groups = points_of(data, way)
+        there = [rows for rows in groups if all(math.isfinite(r[x]) for r in rows)]
+        (xs, x_errors), (ys, y_errors) = (zip(*(mean_and_error([r[m] for r in rows]) for rows in there)) for m in (x, y))
         ax.errorbar(xs, ys, xerr=x_errors, yerr=y_errors, fmt=style, color=color, capsize=2, markersize=5, label=way)
-        for at, up, (value, _) in list(zip(xs, ys, groups))[1:]:
-            ax.annotate(f"{value:g}", (at, up), xytext=(3, -9), textcoords="offset points", fontsize=7, color=color)
+        if endless := [rows for rows in groups if rows not in there]:  # at the right edge
+            at = means(endless, y)[0]
+            ax.plot([0.97] * len(at), at, style[0], color=color, markersize=5, transform=ax.get_yaxis_transform())
+            ax.text(0.94, at.max(), "top-p:\n∞", ha="right", va="top", fontsize=8, transform=ax.get_yaxis_transform())
+        for at, up, rows in list(zip(xs, ys, there))[1:]:
+            value = np.mean([r[name] for r in rows])
+            if name == "temperature" and value > 0.48:
+                continue  # a number at every point would be too many
+            side = {"ha": "right" if offset[0] < 0 else "left", "textcoords": "offset points", "fontsize": 7}
+            ax.annotate(f"{value:.2g}", (at, up), offset, color="0.25", **side)
 
 
 def plane(data, y, label, star):
-    fig = figure(9, 4.2)
+    fig = figure(9, 4.4)
     axes = fig.subplots(1, 2, sharey=True)
     for ax, x, title in zip(
         axes, ("perplexity", "entropy"), ("perplexity of held-out text", "entropy of Q(·|h), nats per token")
@@ -254,9 +268,10 @@ def plane(data, y, label, star):
             ax.axhline(star[y], color=P_COLOR, linewidth=1, label="held-out text")
         ax.set_xlabel(title)
     axes[0].set(ylabel=label, xscale="log")
-    axes[0].xaxis.set_major_formatter("{x:g}")
-    axes[0].xaxis.set_minor_formatter("{x:g}")
-    axes[0].legend(fontsize=8, loc="lower right")
+    axes[0].set_xticks(ticks := [3, 5, 10, 20, 40], ticks)
+    axes[0].set_xlim(0.8 * min(min(r["perplexity"] for r in data["rows"]), star.get("perplexity", math.inf)))
+    axes[0].minorticks_off()
+    axes[0].legend(fontsize=8, loc="lower right", bbox_to_anchor=(0.93, 0))
     return fig
 
 
@@ -272,29 +287,34 @@ def control(data, measures):
     rows = [["MLE (η = 1)", *(shown(of(data, "as trained", eta=1.0), m, d) for m, d in measures.items())]]
     for eta in data["settings"]["etas"][1:]:
         rows.append([f"MixCE, η = {eta:g}", *(shown(of(data, "as trained", eta=eta), m, d) for m, d in measures.items())])
-        matched = of_all(data, f"entropy of η = {eta:g}")
+        matched = of(data, f"entropy of η = {eta:g}")
         temperature = np.mean([r["temperature"] for r in matched])
         rows.append([f"MLE, τ = {temperature:.2f}", *(shown(matched, m, d) for m, d in measures.items())])
     return rows
 
 
 table(
-    ["", "perplexity", "entropy", "possible", "different", "not in training"],
+    ["", "perplexity", "entropy", "possible", "different", "of the possible, new"],
     control(stories, {"perplexity": 2, "entropy": 3, "validity": 3, "different": 3, "new": 3}),
 )
 
 # %%
-mle, half = of(stories, "as trained", eta=1.0), of(stories, "as trained", eta=0.5)
-matched = of_all(stories, "entropy of η = 0.5")
-impossible = [1 - np.mean([r["validity"] for r in rows]) for rows in (mle, half, matched)]
+mle, half, cool = of(stories, "as trained", eta=1.0), of(stories, "as trained", eta=0.5), of(stories, "entropy of η = 0.5")
+wrong, wrong_half, wrong_cool = 1 - means([mle, half, cool], "validity")[0]
 say(f"""
-Read downwards in pairs. MLE writes impossible sentences {impossible[0]:.1%} of the time, MixCE at η = 0.5
-{impossible[1]:.1%}, and MLE at the
-matching temperature {impossible[2]:.1%}. At η = 0.5 the token approximation repairs
-{(impossible[0] - impossible[1]) / impossible[0]:.0%} of what
-MLE does wrong, a temperature {(impossible[0] - impossible[2]) / impossible[0]:.0%}. [Lesson
-6](6_the_approximation.ipynb) says why so little: the weight of
-a token is its own probability, and a token that makes a sentence impossible may be probable where it stands.
+Read downwards in pairs. MLE writes impossible sentences {wrong:.1%} of the time, MixCE at η = 0.5 {wrong_half:.1%}, and MLE at
+the matching temperature {wrong_cool:.1%}. So at η = 0.5 the token approximation repairs {(wrong - wrong_half) / wrong:.0%} of
+what MLE gets wrong, and the temperature {(wrong - wrong_cool) / wrong:.0%}, at a lower perplexity.
+[Lesson 6](6_the_approximation.ipynb) says why it is so little: the weight of a token is its own probability, and the token that
+makes a sentence impossible may be probable where it stands.
+""")
+tail, cold = of(stories, "as trained", eta=0.01), of(stories, "entropy of η = 0.01")
+assert means([tail], "perplexity")[0] < means([cold], "perplexity")[0]
+say(f"""
+One thing a temperature does not do. At η = 0.01 MixCE has perplexity {shown(tail, "perplexity", 1)}, MLE at the same entropy
+{shown(cold, "perplexity", 1)}. MixCE keeps the tail that a temperature kills, as its fixed point says. What is kept
+there includes the
+impossible: validity is {shown(tail, "validity", 2)} against {shown(cold, "validity", 2)}.
 """)
 
 # %% [markdown]
@@ -304,7 +324,7 @@ a token is its own probability, and a token that makes a sentence impossible may
 # %%
 large = load("stories_large")
 table(
-    ["2 layers, 64 channels", "perplexity", "entropy", "possible", "different", "not in training"],
+    ["2 layers, 64 channels", "perplexity", "entropy", "possible", "different", "of the possible, new"],
     control(large, {"perplexity": 2, "entropy": 3, "validity": 4, "different": 3, "new": 3}),
 )
 
@@ -334,7 +354,7 @@ table(
 )
 
 # %%
-mle, tenth, cool = of(docs, "as trained", eta=1.0), of(docs, "as trained", eta=0.1), of_all(docs, "entropy of η = 0.1")
+mle, tenth, cool = of(docs, "as trained", eta=1.0), of(docs, "as trained", eta=0.1), of(docs, "entropy of η = 0.1")
 assert np.mean([r["word_validity"] for r in tenth]) > np.mean([r["word_validity"] for r in mle])
 say(f"""
 η = 0.1 lifts word validity from {shown(mle, "word_validity")} to {shown(tenth, "word_validity")}, and the temperature
@@ -391,16 +411,16 @@ print(f"s = {s:.1e}, wanted: {level / 10:.1e}; n = {math.ceil(2 * (2 * s / (leve
 # nucleus says how much.
 
 # %% tags=["solution"]
-for value, rows in points_of(stories, "MLE, top-p"):
-    print(f"p = {value:g}: {shown(rows, 'outside', 4)} of the held-out tokens can never be written")
+for rows in points_of(stories, "MLE, top-p")[1:]:
+    print(f"p = {rows[0]['top_p']:g}: {shown(rows, 'outside', 4)} of the held-out tokens can never be written")
 
 # %% [markdown] tags=["solution"]
 # **Solution 4.** Interpolate η's curve at the temperature's variety.
 
 # %% tags=["solution"]
 target = of(stories, "temperature", temperature=0.7)
-groups = [rows for _, rows in points_of(stories, "MixCE, η")]
-variety, validity = (np.array([np.mean([r[m] for r in rows]) for rows in groups]) for m in ("different", "validity"))
+groups = points_of(stories, "MixCE, η")
+variety, validity = means(groups, "different", "validity")
 order = np.argsort(variety)
 wanted = np.mean([r["different"] for r in target])
 print(

@@ -9,6 +9,7 @@ import inspect
 import os
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,9 @@ def say(markdown):
     """Prose whose numbers were computed just now. Lines are joined as Markdown joins them."""
     text = inspect.cleandoc(markdown)
     if not _display({"text/markdown": text, "text/plain": text}):
-        print(f"{text}\n")
+        for paragraph in text.split("\n\n"):
+            laid = re.search(r"^(- |\d\. |\||```|    )", paragraph, re.M)  # lists, tables and code keep their lines
+            print(paragraph if laid else textwrap.fill(paragraph, 100), end="\n\n")
 
 
 def source(*objects):
