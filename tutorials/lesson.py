@@ -156,3 +156,25 @@ def optimal_table(objective, eta=0.5, world=None, max_len=MAX_LEN, steps=3000):
             grads = {"logits": dlogits}
         optimizer.step(grads, lr=mm.optim.warmup_cosine(step, 0.1, 0, steps, 1e-4))
     return model
+
+
+# ---- fixed points, which lesson 3 derives -----------------------------------------------------------------------------
+
+
+def mixce_q(p, lam, eta):
+    """The q (V,) at which p w(q) = λ q with MixCE's w; it sums to one at a single λ."""
+    return eta * p / (lam - (1 - eta) * p)
+
+
+def tailr_q(p, lam, gamma):
+    """The same with TaiLr's w, or 0 where that would be negative."""
+    return np.maximum(0, (p / lam - gamma) / (1 - gamma))
+
+
+def fixed_point(formula, p, ratio):
+    """Where training ends in a context with data p (V,) -> q = formula(p, λ, ratio) that sums to one, and its λ."""
+    low, high = ((1 - ratio) * p.max() if formula is mixce_q else 0), 1  # λ, a mean weight, is at most 1
+    for _ in range(100):
+        lam = (low + high) / 2
+        low, high = (lam, high) if formula(p, lam, ratio).sum() > 1 else (low, lam)
+    return formula(p, high, ratio), high
