@@ -50,23 +50,22 @@ for row in rows:
 # any other: the model has to predict *that the sentence ends here*, or it would never stop. After it, −1 fills the
 # row up.
 #
-# A model reads a sentence from left to right and predicts at each place the next token. So one row gives as many
-# exercises as it has tokens after the first: read the inputs so far, predict the target.
+# A model reads a sentence from left to right and predicts at each place the next token. So one row asks for as many
+# predictions as it has tokens after the first: read the inputs so far, predict the target.
 
 # %%
-inputs, targets = world.batch(rows)
-t = 3
-print("inputs ", inputs[t], "\ntargets", targets[t], "  (−1: nothing to predict)")
-for i in range(len(targets[t])):
-    context = " ".join(world.words[token] for token in inputs[t, 1 : i + 1])
-    print(f"  after '{context}' comes {world.words[targets[t, i]] or 'the boundary'}")
+inputs, targets = (array[1] for array in world.batch(rows))  # of the second sentence
+print("inputs ", inputs, "\ntargets", targets, "  (−1: nothing to predict)")
+for i in np.flatnonzero(targets >= 0):
+    context = " ".join(["(boundary)", *(world.words[token] for token in inputs[1 : i + 1])])
+    print(f"  after '{context}' comes {world.words[targets[i]] or '(boundary)'}")
 
 # %% [markdown]
 # ## A world is an automaton
 #
-# Where do the probabilities $P$ come from? A world has *states*. In a state it draws the next token from a fixed
-# distribution, and the token decides the state it goes to. A state is what the world remembers of the sentence so
-# far; two beginnings with the same future can share one.
+# Where do the probabilities $P$ come from? A world has *states*, and begins in state 0. In a state it draws the next
+# token from a fixed distribution, and the token decides the state it goes to. A state is what the world remembers of
+# the sentence so far; two beginnings with the same future can share one.
 
 # %%
 moves = []
@@ -95,9 +94,10 @@ table(["in state", "next token", "with probability", "then in state"], moves)
 
 
 def log_prob(row):
+    """row (6,) -> log P(x)"""
     state, total = 0, 0.0
     for token in row[1:]:
-        if token >= 0:
+        if token >= 0:  # not the filling
             p = world.probs[state, token]
             total += np.log(p) if p > 0 else -np.inf
             state = world.next_state[state, token]
@@ -145,8 +145,8 @@ assert len(every) == mm.exact.num_sequences(V, MAX_LEN)
 assert np.allclose([p.sum(), q.sum()], 1)
 
 # %% [markdown]
-# The horizon belongs to the question. Move it, and a sentence that was cut off by force has to end by itself, or goes
-# on. Give the same sequences room for one token more, so that their last boundary has to be drawn:
+# The horizon is part of what $P$ and $Q$ are. Move it, and a sentence that was ended by force has to end by itself, or
+# goes on. Give the same sequences room for one token more, so that their last boundary has to be drawn:
 
 # %%
 with_room = np.c_[every, np.full(len(every), -1)]  # horizon T + 1
@@ -185,16 +185,16 @@ assert abs(ways["2000 samples"] - ways["list"]) < 0.05
 # \text{perplexity} = \exp\left(\frac{F}{\text{targets per sentence}}\right), \qquad F = -\sum_x P(x) \log Q(x).
 # $$
 #
-# It is $F$, the forward cross-entropy, on another scale; so no $Q$ has a lower one than $P$ itself. Take care what
-# counts as a target. The same sentences have two perplexities here, because at one horizon more boundaries are forced
-# than at the other:
+# It is $F$, the forward cross-entropy, on another scale; so no $Q$ has a lower one than $P$ itself. (Measured on samples
+# one can, by luck.) Take care what counts as a target. The same sentences have two perplexities here, because at one
+# horizon more boundaries are forced than at the other:
 
 
 # %%
 def perplexity(Q, rows):
     """exp of the mean −log Q over targets. Q: a model, or a world in the role of one; rows drawn from P."""
     log_q = Q.log_prob(rows) if isinstance(Q, mm.worlds.World) else mm.exact.log_prob(Q, rows)
-    return np.exp(-log_q.sum() / (rows[:, 1:-1] >= 0).sum())
+    return np.exp(-log_q.sum() / (rows[:, 1:-1] >= 0).sum())  # the last column is never a target
 
 
 for max_len in (MAX_LEN, MAX_LEN + 1):
@@ -260,9 +260,9 @@ show(
 assert np.isclose(impossible, 0.24)
 
 # %% [markdown]
-# This is the picture to remember. What the model lacks is not data but memory, and what it does with the lack is to
-# *over-generalise*: each of the two pairs of words in "cat here sleep" occurs in the language, so the model has no
-# reason to refuse the whole.
+# This is the picture to remember. What the model lacks is not data but memory, and the result is that it
+# *over-generalises*: both pairs of neighbours in "cat here sleep" occur in the language, so the model has no reason
+# to refuse the whole.
 #
 # ## Low perplexity, good samples?
 #
@@ -275,19 +275,23 @@ held_out = world.sample(2000, MAX_LEN, seed=1)
 results = {}
 for name, Q in {"MLE": mle, "least KL(Q‖P)": careful, "uniform": uniform}.items():
     results[name] = perplexity(Q, held_out), 1 - float(mm.exact.measure(Q, world, MAX_LEN)["validity"])
-say("It can, and its perplexity is far higher. The bigram that minimises KL(Q‖P), of lesson 1, in the middle:")
+say("It can, and its perplexity is far higher. In the middle, the bigram that minimises KL(Q‖P), of lesson 1:")
 table(
     ["bigram", "perplexity", "writes something impossible"],
     [[name, f"{a:.2f}", f"{b:.3f}"] for name, (a, b) in results.items()],
 )
-say(f"The perplexity of P itself is {perplexity(world, held_out):.2f}. The best by perplexity is not the best writer.")
+say(
+    f"The perplexity of P itself is {perplexity(world, held_out):.2f}. The table that is best by perplexity is not the one "
+    "that invents least. (That one drops one of P's sentences, so its perplexity has no upper limit: what you see is how far "
+    "training went.)"
+)
 assert results["MLE"][0] < results["least KL(Q‖P)"][0]
 assert results["MLE"][1] > 0.2 > 0.01 > results["least KL(Q‖P)"][1]
 
 # %% [markdown]
 # Perplexity looks at the model *where the data go*. Samples go where the *model* goes. To see how far the two can
 # come apart, take a larger world and two ways to spoil it. `stories()` is still known exactly, but its sentences are
-# varied. ("Impossible moves" counts the pairs of a state and a token that never occur.)
+# varied. ("Impossible moves": the share of pairs of a state and a token that never occur.)
 
 # %%
 stories = mm.worlds.stories()
@@ -358,7 +362,8 @@ show(
 (a, valid_a), (b, valid_b) = noise[0.05], temperature[0.5]
 say(
     f"P with noise ε = 0.05: perplexity {a:.2f}, and {100 * valid_a:.0f} % of its sentences are possible. P at temperature "
-    f"τ = 0.5: perplexity {b:.2f}, and {100 * valid_b:.0f} % are possible. The lower perplexity belongs to the worse writer."
+    f"τ = 0.5: perplexity {b:.2f}, and {100 * valid_b:.0f} % are possible. The lower perplexity belongs to the one that "
+    "writes nonsense."
 )
 assert a < b
 assert valid_a < 0.8
@@ -371,7 +376,8 @@ assert valid_b == 1
 # up. A lower temperature makes no slips and pays in perplexity for the variety that it loses.
 #
 # How much can a model invent, then, at a given $F$? If a share $m$ of its probability is on impossible sentences,
-# only $1-m$ is left for the possible ones, and so
+# only $1-m$ is left for the possible ones. The best it can do with that is to deal it out in the proportions of $P$:
+# $Q(x) = (1-m) P(x)$, which costs $-\log(1-m)$ nats more than $P$ itself. So
 #
 # $$
 # F - H(P) = \mathrm{KL}(P \| Q) \ge -\log(1-m), \qquad m \le 1 - e^{-\mathrm{KL}(P \| Q)}.
@@ -386,8 +392,9 @@ excess = np.log(a / perplexity(stories, text))  # nats per token
 bound = 1 - np.exp(-excess * targets_per_sentence)
 say(
     f"At ε = 0.05 the excess is {excess:.3f} nats per token, {excess * targets_per_sentence:.2f} per sentence. It allows "
-    f"up to {100 * bound:.0f} % of impossible sentences, and noise makes nearly full use of it: {100 - 100 * valid_a:.0f} %. "
-    f"The bigram on agreement() has {float(found['forward_kl']):.2f} nats to spare per sentence; the bound is "
+    f"up to {100 * bound:.0f} % of impossible sentences, and noise makes nearly full use of it: {100 - 100 * valid_a:.0f} % "
+    "(what it leaves to the possible ones is nearly in the proportions of P). "
+    f"The MLE bigram on agreement() has a KL(P‖Q) of {float(found['forward_kl']):.2f} nats; the bound is "
     f"{100 - 100 * np.exp(-float(found['forward_kl'])):.0f} %, and it writes {100 * impossible:.0f} %."
 )
 assert 1 - valid_a < bound + 0.03
@@ -426,9 +433,9 @@ surprise = -stories.log_prob(text)
 entropy = stories.entropy(HORIZON)
 near = np.mean(surprise < -mode_log_p + 1)
 say(
-    f'At the very edge. The mode is "{mode}", with probability {np.exp(mode_log_p):.4f} and a surprise of {-mode_log_p:.2f} '
-    f"nats. The mean surprise is the entropy, {entropy:.2f}, and only {100 * near:.1f} % of the sentences drawn come within "
-    "one nat of the mode."
+    f'At the left edge: nothing is less surprising. The mode is "{mode}", with probability {np.exp(mode_log_p):.4f} and a '
+    f"surprise of {-mode_log_p:.2f} nats. The mean surprise is the entropy, {entropy:.2f}, and only {100 * near:.1f} % of the "
+    "sentences drawn come within one nat of the mode."
 )
 assert (surprise >= -mode_log_p - 1e-9).all()
 assert near < 0.05
@@ -454,21 +461,30 @@ show(
     "Histogram of the surprise of sentences of stories(): they spread around the entropy, and the mode, a three-word "
     "sentence, lies at the far left edge.",
 )
+
+# %%
 middle = np.argsort(np.abs(surprise - entropy))[:3]
 quoted = "; ".join(f'"{stories.text(text[i])}"' for i in middle)
+like = np.abs(surprise - entropy) < 1  # of the sentences drawn, those within one nat of the entropy
+number = np.mean(like * np.exp(surprise))  # each stands for 1/P(x) sentences: Σ_x P(x) · 1/P(x) counts them
 say(
-    f"Three sentences whose surprise is nearest to the entropy: {quoted}. Each is {np.exp(entropy + mode_log_p):,.0f} times "
-    f"less probable than the mode. But exp(H) = {np.exp(entropy):,.0f}: there are millions like them."
+    f"Three sentences whose surprise is nearest to the entropy: {quoted}. Each is about {np.exp(entropy + mode_log_p):,.0f} "
+    f"times less probable than the mode. But there are about {number / 1e6:.1f} million sentences within one nat of the "
+    f"entropy, and together they hold {100 * like.mean():.0f} % of P."
 )
+assert number > 100_000
+assert like.mean() > 5 * near
 
 # %% [markdown]
 # What you meet is what there is *much of*: probability times number. There is one mode, and there are very many
-# sentences like these. The surprise of a sentence is a sum over its tokens, some more surprising and some less, so it
-# gathers around its mean. Sentences with about that surprise are called *typical*.
+# sentences like these. The surprise of a sentence is a sum over its tokens, some more surprising and some less. The
+# longer the text, the more these even out, and the nearer its surprise *per token* comes to the mean. Text with about
+# that surprise is called *typical*. (These sentences are short, so the histogram is still wide; exercise 4 has a
+# hundred tokens.)
 #
-# Two consequences. Searching for the most probable text, as greedy decoding and beam search try to, does not look for
-# text like the data. And the corner at which the reverse cross-entropy $R$ was least in lesson 1 is this sentence: a
-# model that never writes anything else has the least $R$ of all.
+# Two consequences. To search for the most probable text, as beam search does, is not to look for text like the data.
+# And the corner at which the reverse cross-entropy $R$ was least in lesson 1 is this sentence: a model that never
+# writes anything else has the least $R$ of all.
 
 # %%
 say(
@@ -487,8 +503,9 @@ say(
 #   depend on what is counted.
 # - A bigram has one row for "here" where the world has two states. Maximum likelihood fills it with the average, and
 #   a quarter of what it writes, nearly, is impossible.
-# - Perplexity judges the model where the data go. It says little about what the model invents.
-# - The mode is a sentence at the edge of the distribution. What you meet is typical.
+# - Perplexity judges the model where the data go. All it says about what the model invents is a bound per sentence,
+#   $1 - e^{-\mathrm{KL}(P \| Q)}$, and that is loose as soon as a sentence costs a nat or two too much.
+# - The mode is one sentence, and far from typical. What you meet is what there is much of.
 
 # %% [markdown]
 # ## Exercises
@@ -551,7 +568,8 @@ say(
 )
 
 # %% [markdown] tags=["solution"]
-# **Solution 5.** No. Greedy decoding takes the best next token, not the best sentence, and can be led to a long one.
+# **Solution 5.** No. Greedy decoding takes the best next token, not the best sentence, and is led to a long one, with
+# about the surprise of a typical sentence.
 
 # %% tags=["solution"]
 state, row = 0, [0]
