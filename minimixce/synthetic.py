@@ -298,7 +298,7 @@ def fit_gpt(job, data, steps=1000, batch_size=64, longest=65):
     batches = world_training.RowBatches(world, rows, batch_size, job.seed)
     measurements = fit(model, batches, objective, steps=steps, lr=3e-3, warmup=50, eval_every=50, progress=False)
     learned = metrics.transition_matrix(model, world, 2000, max_len, job.seed)
-    curve = [{"step": m["step"], "loss": m["loss"], "avg_js": math.nan} for m in measurements]
+    curve = [{"step": m["step"], "loss": m["loss"]} for m in measurements]
     return learned, measurements[-1]["loss"], steps, curve, gradient
 
 
@@ -306,9 +306,10 @@ def fit_paper(job, data, epochs=50, batch_size=1000, patience=5, rate=1e-3, l2=1
     """The paper's protocol -> learned, loss on development data, steps, curve: one point an epoch.
 
     Losses are sums over tokens, means over sequences. A batch is seen through its bigram counts, so a step costs one pass over
-    V rows, with one dropout mask for each row and batch (the reference draws one for each token); js, whose part under P does
-    not add up over tokens, weights the counts of each sequence by itself. What needs samples of Q is Gumbel-softmax at τ = 1
-    with as many sequences as the batch; the best epoch by development loss is kept.
+    V rows; js, whose part under P does not add up over tokens, weights the counts of each sequence by itself. What needs
+    samples of Q is Gumbel-softmax at τ = 1 with as many sequences as the batch; the best epoch by development loss is kept.
+    Dropout has one mask for each row and batch where the reference draws one for each token (benchmarks/synthetic.py --dropout
+    compares the two), and none in samples of Q, which one mask for all of them would make too noisy.
     """
     V, world = job.vocab_size, data.world
     model = Bigram(BigramConfig(V, dropout=dropout), job.seed, "cpu")
@@ -328,9 +329,12 @@ def fit_paper(job, data, epochs=50, batch_size=1000, patience=5, rate=1e-3, l2=1
         for batch in batches:
             logits, cache = model.forward(everyone, training=True, rng=rng)
             _, dlogits = _under_p(logits[:, 0], batch, job, world)
+            grads = model.backward(dlogits[:, None], cache)
             if sampled:
-                dlogits += _under_q(logits[:, 0], world, job, batch_size, exponentials, _into_input(model, cache))[1]
-            optimizer.step(model.backward(dlogits[:, None], cache))
+                logits, cache = model.forward(everyone)
+                _, dlogits = _under_q(logits[:, 0], world, job, batch_size, exponentials, _into_input(model, cache))
+                grads = model.backward(dlogits[:, None], cache, grads)
+            optimizer.step(grads)
             steps += 1
         logits, development = model.forward(everyone)[0][:, 0], _development(data, job)
         loss = float(_under_p(logits, development, job, world)[0])
@@ -447,11 +451,11 @@ def _under_q(logits, world, job, n, exponentials, into_input=None):
 
 
 def _into_input(model, cache):
-    """`into_input` of _under_q for a Bigram whose forward pass over all V tokens left this cache."""
-    (_, _, relu, dropped, _), params = cache, model.params
-    slope = (relu.y > 0) * (1 if dropped.scale is None else dropped.scale)
-    slope, inputs = slope[:, 0].astype(relu.y.dtype), params["embedding.weight"] @ params["hidden.weight"]  # (V,H), (V,H)
-    return lambda dlogits, tokens: (dlogits @ params["output.weight"].T * slope[tokens]) @ inputs.T
+    """`into_input` of _under_q for a Bigram whose forward pass over all V tokens, without dropout, left this cache."""
+    (_, _, relu, _, _), params = cache, model.params
+    active = (relu.y > 0)[:, 0].astype(relu.y.dtype)  # (V,H)
+    inputs = params["embedding.weight"] @ params["hidden.weight"]  # (V,H)
+    return lambda dlogits, tokens: (dlogits @ params["output.weight"].T * active[tokens]) @ inputs.T
 
 
 # ---- a grid of runs ---------------------------------------------------------------------------------------------------

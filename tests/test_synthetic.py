@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -313,17 +314,6 @@ def test_gumbel_softmax_from_a_table_of_logits_is_the_estimator(monkeypatch, obj
         np.testing.assert_allclose(g, (1 - eta) * grads[name], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
-def test_the_derivative_in_the_next_input_goes_through_the_same_dropout():
-    V = 5
-    model = mm.Bigram(mm.BigramConfig(V, 6, 7, dropout=0.5, dtype="float64"), 1, "cpu")
-    one_hot, dlogits = np.eye(V)[:, None], np.random.default_rng(0).standard_normal((V, V))
-    _, cache = model.forward(np.arange(V)[:, None], training=True, rng=np.random.default_rng(4))
-    found = synthetic._into_input(model, cache)(dlogits, np.arange(V))
-    _, _, of_soft = model.extend_forward(one_hot, training=True, rng=np.random.default_rng(4))
-    dx, _, _ = model.extend_backward(dlogits[:, None], None, of_soft)
-    np.testing.assert_allclose(found, dx[:, 0], rtol=1e-12)
-
-
 @pytest.mark.parametrize(("objective", "eta"), [("mle", 1.0), ("mixce", 0.9), ("two_kls", 0.5), ("js", 0.5)])
 def test_the_protocol_learns_and_repeats_itself(few_sequences, monkeypatch, objective, eta):
     monkeypatch.setattr(synthetic, "fit_paper", functools.partial(synthetic.fit_paper, epochs=10, batch_size=100, rate=2e-2))
@@ -496,3 +486,40 @@ def test_four_ranks_of_mpi_give_the_same_table(tmp_path):
     subprocess.run(argv, check=True, timeout=300, capture_output=True)
     for name in ("runs.csv", "table.csv"):
         assert (tmp_path / "one" / name).read_text() == (tmp_path / "four" / name).read_text()
+
+
+# ---- the results page -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page():
+    """tutorials/results/synthetic_page.py as a module."""
+    path = Path(__file__).parents[1] / "tutorials" / "results" / "synthetic_page.py"
+    spec = importlib.util.spec_from_file_location("synthetic_page", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_s_tables_are_those_of_the_files(page):
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert page.rendered(text) == text
+    assert page.rendered(text.replace("| `mle` |", "| `mle`, better |")) == text
+
+
+def test_the_files_of_the_page_are_what_the_code_gives(page):
+    """Seed 7 again: fixed points to rounding, and the exact runs of the default grid where they take no time."""
+    rows = [row for row in page.read("fixed_points") if row["seed"] == 7]
+    for row, again in zip(rows, page.fixed_points(7), strict=True):
+        assert row == pytest.approx(again, rel=1e-9)
+    for found, again in zip(page.read("collapse"), page.collapse(), strict=True):
+        assert found["objective"] == again["objective"]
+        assert [found[k] for k in ("empty", "entropy", "length")] == pytest.approx(
+            [again[k] for k in ("empty", "entropy", "length")], rel=1e-5, abs=1e-5
+        )
+    for objective, eta in (("mle", 1.0), ("two_kls", 0.5), ("mixce", 0.5), ("mixce_star", 0.99)):
+        result, _, _ = run(Job("", 20, 0.5, 7, objective, eta))
+        (value,) = page.of(page.read("runs"), vocab_size=20, seed=7, objective=objective, eta=eta)
+        assert result["avg_js"] == pytest.approx(value, rel=1e-6)
+        (used,) = page.of(page.read("runs"), "uses", vocab_size=20, seed=7, objective=objective, eta=eta)
+        assert used == result["uses"]
