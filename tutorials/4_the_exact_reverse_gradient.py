@@ -8,7 +8,7 @@
 #
 # - how to differentiate $R = -\mathbb{E}_Q \log P$ and $\mathrm{KL}(Q\|P)$ through every sequence that a model can
 #   write, in three ways that agree to the last digits: by a list, by a tree, by costs to go;
-# - why the third is the policy-gradient theorem, here an identity that needs no sampling and no trick;
+# - why the third is the policy-gradient theorem of reinforcement learning, here with nothing sampled;
 # - what each of them costs;
 # - why a divergence taken token by token has another gradient than the divergence between sequences.
 
@@ -25,21 +25,18 @@ from lesson import INVALID_COLOR, few, figure, optimal_table, oranges, say, sent
 # ## Why the reverse cross-entropy is harder
 #
 # The forward cross-entropy $F = -\mathbb{E}_{x \sim P} \log Q(x)$ is an average over data. The parameters of $Q$
-# sit inside the logarithm, so you draw data and differentiate.
-#
-# In the reverse one,
+# sit inside the logarithm: draw data and differentiate. In the reverse one,
 #
 # $$
 # R = -\mathbb{E}_{x \sim Q} \log P(x) = -\sum_x Q(x) \log P(x),
 # $$
 #
 # the logarithm belongs to $P$ and holds no parameter at all. The parameters sit in *what is drawn*. If you drew
-# sequences from $Q$ and differentiated $-\log P(x)$ for each, you would get exactly zero. The gradient is in how
-# the probabilities $Q(x)$ move. In a small world you need not draw anything: write down the sum, with every
-# sequence in it, and differentiate that.
+# sequences from $Q$ and differentiated $-\log P(x)$ for each, you would get exactly zero. In a small world you need
+# not draw: write down the sum over every sequence, and differentiate that.
 #
-# Here is such a world. `agreement()` has $V = 6$ tokens, and with horizon $T = 4$ a sequence has at most three
-# words: after the third the boundary is forced. $Q$ is a table of logits $z$, one row for each last token.
+# `agreement()` is such a world: $V = 6$ tokens, and with horizon $T = 4$ at most three words. $Q$ is a table of
+# logits $z$, one row for each last token.
 
 # %%
 world, T = mm.worlds.agreement(), 4
@@ -56,8 +53,8 @@ def softmax(z):
 
 
 # %% [markdown]
-# As the model take the best bigram by maximum likelihood, which is counting, blended with a little of the uniform
-# distribution, so that no probability is zero and no term can hide.
+# The model is the best bigram by maximum likelihood, which is counting, blended with a little of the uniform
+# distribution, so that no probability is zero.
 
 # %%
 counts = mm.exact.bigram_counts(world, T)  # (V,V) expected counts under P
@@ -86,8 +83,9 @@ impossible token costs {-world.log_p_floor:.2f} nats, so nearly all of either is
 # %% [markdown]
 # ## First way: the list
 #
-# Take any $L = \sum_x \varphi(P(x), Q(x))$ and ask how it moves when the *log-probability* of one sequence moves.
-# Since $Q = e^{\log Q}$, we have $\partial Q / \partial \log Q = Q$, and so
+# Take any $L = \sum_x \varphi(P(x), Q(x))$, a sum of some function $\varphi$ of the two probabilities of a sequence. Ask
+# how it moves when the *log-probability* of one sequence moves. Since $Q = e^{\log Q}$, we have
+# $\partial Q / \partial \log Q = Q$, and so
 #
 # $$
 # w(x) = \frac{\partial L}{\partial \log Q(x)} = Q(x) \frac{\partial \varphi}{\partial Q(x)} .
@@ -97,8 +95,8 @@ impossible token costs {-world.log_p_floor:.2f} nats, so nearly all of either is
 # $\varphi = Q (\log Q - \log P)$ and $w(x) = Q(x) (\log Q(x) - \log P(x) + 1)$.
 #
 # The other half you know. $\log Q(x)$ is a sum over positions of $\log \mathrm{softmax}$, and lesson 3 found the
-# gradient of each: onehot − softmax. (There it was $-\log q$, with the other sign.) Together, the sequence $x$
-# gives the logits at its position $t$
+# gradient of each: onehot − softmax. (There it was $-\log q$, with the other sign.) Together, at position $t$ of the
+# sequence $x$,
 #
 # $$
 # \frac{\partial L}{\partial \mathrm{logits}(x, t)} = w(x) (\mathrm{onehot}(x_t) - \mathrm{softmax}) .
@@ -128,9 +126,8 @@ def list_gradient(z, w):
 
 
 # %% [markdown]
-# Never believe a gradient that has not been compared with a numerical derivative. `mm.gradcheck` moves each of the
-# 36 logits up and down a little and looks at the value. Then compare with the package, which does the same sum for
-# any model.
+# Lesson 3's referee compares with numerical derivatives, one for each logit. Then compare with the package, which does
+# the same sum for any model.
 
 # %%
 for name, value, weights in (("reverse_ce", R, R_weights), ("reverse_kl", KL, KL_weights)):
@@ -150,9 +147,9 @@ for name, weights in (("reverse_ce", R_weights), ("reverse_kl", KL_weights)):
     assert np.allclose(grads["logits"], list_gradient(z, weights(z)))
 
 # %% [markdown]
-# > **Predict.** For $R$ every weight $w(x) = -Q(x) \log P(x)$ is positive or zero, also that of "cat sleeps".
-# > Gradient descent lowers $\log Q(x)$ where $w(x) > 0$. So does every sequence lose probability? And what changes
-# > if you add the same 1,000 nats to the cost $-\log P(x)$ of every sequence?
+# > **Predict.** For $R$ no weight $w(x) = -Q(x) \log P(x)$ is negative, and that of "cat sleeps" is positive. A
+# > positive $w(x)$ pushes $\log Q(x)$ down. So does every sequence lose probability? And what changes if you add the
+# > same 1,000 nats to the cost $-\log P(x)$ of every sequence?
 
 # %% tags=["reveal"]
 gradient = list_gradient(z, R_weights(z))
@@ -162,19 +159,19 @@ its_row = world.rows(["cat sleeps"], T)
 number = int(np.flatnonzero((rows == its_row).all(axis=1))[0])  # of "cat sleeps" in the list
 assert np.allclose(gradient, dearer)
 assert after[number] > Q[number]
-say(f"""No, and nothing. The probabilities add up to one, so what one sequence loses another must gain, and a
+say(f"""No; and nothing changes. The probabilities add up to one, so what one sequence loses another must gain, and a
 constant added to every cost adds a constant to R, whose gradient is zero: the two gradients above differ by
-{abs(gradient - dearer).max():.0e}. Only *differences* between costs count. "cat sleeps" costs less than most and
-gains: one small step takes it from {Q[number]:.4f} to {after[number]:.4f}. (The +1 in the weight of KL(Q‖P) is such
-a constant; drop it and nothing changes.) Keep this in mind: with samples instead of sums the constant does matter,
-and lesson 5 is about choosing it well.""")
+{abs(gradient - dearer).max():.0e}. Only *differences* between costs count. "cat sleeps" costs {-log_P[number]:.2f} nats,
+far less than the average, R, and gains: one small step takes it from {Q[number]:.4f} to {after[number]:.4f}. (The +1 in
+the weight of KL(Q‖P) is such a constant; drop it and nothing changes.) With samples instead of sums the constant does
+matter: lesson 5 chooses it well.""")
 
 # %% [markdown]
 # ## Second way: the tree
 #
-# The list does the same work again and again. "cat here sleeps" and "cat here sleep" share the prefix "cat here",
-# and with it its softmax. So collect the terms of the list by prefix. Write $h$ for a prefix, $hv$ for $h$ with one
-# more token $v$, and
+# The list does the same work again and again. "cat here sleeps" and "cat here sleep" share the prefix "cat here", and
+# with it a softmax. So collect the terms of the list by prefix. Write $h$ for a prefix, $hv$ for $h$ with one more
+# token $v$, and
 #
 # $$
 # W(h) = \sum_{x \text{ through } h} w(x)
@@ -187,8 +184,8 @@ and lesson 5 is about choosing it well.""")
 # \frac{\partial L}{\partial \mathrm{logits}(h)_v} = W(hv) - W(h) Q(v|h) ,
 # $$
 #
-# and $W$ comes from one walk from the leaves to the root, because $W(h) = \sum_v W(hv)$. In words: what passes
-# through $v$, less what would pass there if the weight at $h$ were dealt out by the model's own probabilities.
+# and $W$ comes from one walk from the leaves to the root, because $W(h) = \sum_v W(hv)$. In words: the weight that
+# passes through $v$, less what would pass there if the weight at $h$ were dealt out by the model's own probabilities.
 
 # %%
 prefixes = [h for k in range(T - 1) for h in itertools.product(range(1, V), repeat=k)]  # shortest first
@@ -214,12 +211,11 @@ cat, cats, here, sleeps, sleep = range(1, 6)
 weight = dict(zip(sequence, R_weights(z)))
 W = sum(w for x, w in weight.items() if x[:2] == (cat, here))
 W_sleep, share = weight[(cat, here, sleep)], softmax(z)[here, sleep]
-say(f"""For example, at the prefix "cat here" and for R: W = {W:.2f}, of which {W_sleep:.2f} passes through "sleep",
-to which Q gives the share {share:.2f}. So the logit of "sleep" gets {W_sleep:.2f} − {W:.2f} · {share:.2f} =
+say(f"""For example, at the prefix "cat here" and for R: W = {W:.3f}, of which {W_sleep:.3f} passes through "sleep",
+to which Q gives the share {share:.3f}. So the logit of "sleep" gets {W_sleep:.3f} − {W:.3f} · {share:.3f} =
 {W_sleep - W * share:+.2f}, and is pushed down.
 
-The same gradients, from {len(prefixes)} rows of softmax, one a prefix, where the list took {drawn.sum()}, one a
-position of a sequence.""")
+The same gradients as the list's, from {len(prefixes)} prefixes instead of {drawn.sum()} positions of sequences.""")
 
 # %% [markdown]
 # ## Third way: the cost to go
@@ -235,15 +231,15 @@ position of a sequence.""")
 # with $U = 0$ after the boundary, and where the boundary is forced. At the start, $U$ is the whole expected cost:
 # $R$, or the KL divergence.
 #
-# Differentiate that line by the product rule. (In the KL divergence $c$ moves too, but
-# $\sum_v Q(v|h) \partial \log Q(v|h) = \sum_v \partial Q(v|h) = 0$: no effect on average.)
+# Write $\partial$ for the derivative in any parameter, and use the product rule. (In the KL divergence $c$ moves too,
+# but $\sum_v Q(v|h) \partial \log Q(v|h) = \sum_v \partial Q(v|h) = 0$: no effect on average.)
 #
 # $$
 # \partial U(h) = \sum_v \partial Q(v|h) [ c(v|h) + U(hv) ] + \sum_v Q(v|h) \partial U(hv) .
 # $$
 #
 # The last term is the same expression one token later, averaged over that token. Put it in, again and again, and
-# each prefix comes to stand with the probability of getting there, $Q(h)$:
+# each prefix gets the probability of being reached, $Q(h)$, as its factor:
 #
 # $$
 # \partial L = \sum_h Q(h) \sum_v \partial Q(v|h) [ c(v|h) + U(hv) ] .
@@ -259,9 +255,10 @@ position of a sequence.""")
 #
 # The bracket asks: does taking $v$ here cost more, from now to the end, than the average token here? In
 # reinforcement learning prefixes are *states*, tokens are *actions*, $-c$ is a *reward*, $-U$ is the *value
-# function* and the bracket, with its sign turned, is the *advantage*. There this line is called the policy-gradient
-# theorem, and the usual derivation goes through samples and $\nabla Q = Q \nabla \log Q$. Here it is a rearranged
-# sum: nothing is sampled, so nothing varies.
+# function* and the bracket, with its sign turned, is the *advantage*. (For the KL divergence the reward holds
+# $-\log Q$: a bonus for entropy.) There the line is called the policy-gradient theorem (Sutton et al., 2000), and one
+# meets it as something to be estimated from samples. Here it is a rearranged sum: nothing is sampled, so nothing
+# varies.
 
 # %%
 state = {(): 0}  # where the world is after a prefix
@@ -311,9 +308,9 @@ for name, value, weights, cost in (("reverse_ce", R, R_weights, R_cost), ("rever
 # %% [markdown]
 # ## The tree, drawn
 #
-# Every edge below leads to one more token. Its width is the probability $Q(hv)$ that the model comes that way. Its
-# colour is the bracket, for $R$: **red** costs more than the average token there, and a gradient step pushes it
-# down; **blue** costs less, and is pushed up. The number is the bracket in nats.
+# Every edge below leads to one more token. Its width is the probability $Q(hv)$ that the model comes that way, its
+# number and colour are the bracket for $R$, in nats: **red** costs more than the average token there, and a gradient
+# step pushes it down; **blue** costs less, and is pushed up.
 
 
 # %%
@@ -355,23 +352,23 @@ kept = sum(p for x, p in zip(sequence, Q) if p >= 0.02)
 assert bracket[(cat,)][here] > 0 > bracket[(cat,)][sleeps]
 assert bracket[(cats,)][here] > 0 > bracket[(cats,)][sleep]
 say(f"""Drawn are the sequences with a probability of at least 2 %, {kept:.0%} of all; grey words end a sequence
-that P cannot produce. Start at the right. After "cat here" the word "sleep" is impossible and red
-({bracket[(cat, here)][sleep]:+.1f}), after "cats here" the word "sleeps" ({bracket[(cats, here)][sleeps]:+.1f}): no
-surprise. Now go one step to the left. P finds "here" and the verb equally likely after a noun, so both cost the
-same there; yet "here" is red ({bracket[(cat,)][here]:+.1f} and {bracket[(cats,)][here]:+.1f}). It pays for what it
-leads to: beyond it lies a word at which this Q, which forgets the number, will often be wrong. The best a bigram
-can do about that is to avoid "here".""")
+that P cannot produce. Start at the right. After "cat here" the impossible "sleep" is red
+({bracket[(cat, here)][sleep]:+.1f}), after "cats here" it is "sleeps" ({bracket[(cats, here)][sleeps]:+.1f}). Now
+go one step to the left. P finds "here" and the verb equally likely after a noun, so both cost the same there; yet
+"here" is red ({bracket[(cat,)][here]:+.1f} and {bracket[(cats,)][here]:+.1f}). It pays for what it leads to: beyond
+it lies a word at which this Q, which forgets the number, will often be wrong. So the gradient asks for less
+"here".""")
 
 # %% [markdown]
-# One more thing is in the picture. The two prefixes "cat here" and "cats here" end in the same token, so in a table
-# they share a row of logits: "cat here" pulls it one way, "cats here" the other, and $Q(h)$ decides how they add
-# up. In a transformer they share all parameters, and the same sum is taken by its backward pass.
+# The prefixes "cat here" and "cats here" end in the same token, so in the table they share a row of logits: one pulls
+# it one way, the other the other way, and $Q(h)$ decides how they add up. In a transformer they share all parameters,
+# and its backward pass takes the same sum.
 #
 # ## From a table to any model
 #
-# Nothing in the three ways asks that $Q$ be a table. They give $\partial L / \partial \mathrm{logits}$ at every
-# prefix, and from there a model's own backward takes over. Here is a small transformer, with list and tree through
-# the same `backward`; then a count of the positions at which logits are computed.
+# None of the three ways needs $Q$ to be a table. They give $\partial L / \partial \mathrm{logits}$ at every prefix, and
+# from there a model's own backward takes over. Here is a small transformer, by list and by tree; then a count of how
+# often each of them computes logits.
 
 # %%
 gpt = mm.GPT(mm.GPTConfig(V, block_size=T - 1, n_layer=2, n_head=2, n_embd=32, dtype="float64"), seed=0, device="cpu")
@@ -411,12 +408,12 @@ def triples(world, T):
 assert (list_positions(V, T), tree_positions(V, T)) == (drawn.sum(), len(prefixes))
 
 # %% [markdown]
-# The tree is cheaper by a factor of about $(T-1)(V-2)$, and costs to go visit the same prefixes as the tree. But
-# both grow as $(V-1)^T$, and no sharing of prefixes will save a sum over that many different futures. Unless the
-# futures are *not* different: with a bigram $Q$ and a world that is an automaton, two prefixes with the same
-# length, the same world state and the same last token have the same $U$. Merge them, and the recursion for $U$
-# becomes dynamic programming over such triples. Without a horizon, in a Markov world, it is one linear system
-# ([math §4](math.md#4-exact-gradients-by-the-tree)).
+# The tree has fewer positions by a factor of about $(T-1)(V-1)$, and costs to go visit the same prefixes as the tree.
+# But all three grow by a factor of $V-1$ with each token that you add to the horizon, and no sharing of prefixes will
+# save a sum over that many different futures. Unless the futures are *not* different: with a bigram $Q$ and a world
+# that is an automaton, two prefixes with the same length, the same world state and the same last token have the same
+# $U$. Merge them, and the recursion for $U$ becomes dynamic programming over such triples. Without a horizon, in a
+# Markov world, it is one linear system ([math §4](math.md#4-exact-gradients-by-the-tree)).
 
 # %%
 stories = mm.worlds.stories()
@@ -437,6 +434,7 @@ table(
         for v in [w.vocab_size]
     ],
 )
+assert np.isclose(list_positions(63, 22) / tree_positions(63, 22), (22 - 1) * (63 - 1), rtol=0.01)
 
 # %%
 for name, cost in (("reverse_ce", R_cost), ("reverse_kl", KL_cost)):
@@ -448,15 +446,15 @@ start = time.perf_counter()
 loss, _ = mm.exact.bigram_loss_and_grads(np.zeros((stories.vocab_size,) * 2), stories, objective="reverse_kl", max_len=horizon)
 taken = time.perf_counter() - start
 say(f"""On `agreement()` the package's dynamic programme gives the same gradient again. On `stories()`, with
-{stories.vocab_size} tokens and horizon {horizon}, the exact KL(Q‖P) of the uniform table, {float(loss):.0f} nats,
-with its gradient took {taken:.1f} s. For a model with a memory, such as a transformer, nothing merges, and
+{stories.vocab_size} tokens and horizon {horizon}, it took {taken:.1f} s for the exact KL(Q‖P) of the uniform table,
+{float(loss):.0f} nats, and its gradient. For a model with a memory, such as a transformer, nothing merges, and
 {horizon} tokens are out of reach: that is where lesson 5 begins.""")
 
 # %% [markdown]
 # ## Token by token is something else
 #
 # A tempting shortcut: a language model predicts one token at a time, so compare it with $P$ one token at a time. At
-# each prefix take the divergence between two next-token distributions, and add up over prefixes that come with some
+# each prefix take the divergence between the two next-token distributions, and add up over prefixes, each with some
 # weight $D(h)$:
 #
 # $$
@@ -464,12 +462,12 @@ with its gradient took {taken:.1f} s. For a model with a memory, such as a trans
 # $$
 #
 # $D$ is taken as given, because that is what a training loop does: it is handed some prefixes, of the data
-# ($D = P$) or written by the model ($D = Q$), and differentiates the loss on them. This is how token-level
-# distillation works.
+# ($D = P$) or written by the model ($D = Q$), and differentiates the loss on them. Token-level distillation, where a
+# larger model is the $P$, works like this, with this divergence or another.
 #
-# By the chain rule of probability, with $D = Q$ the *value* is not an approximation:
+# With $D = Q$ the *value* is not an approximation. $\log Q(x) - \log P(x)$ is a sum over tokens, so
 # $\sum_h Q(h) \mathrm{KL}(Q(\cdot|h) \| P(\cdot|h))$ is $\mathrm{KL}(Q\|P)$ between sequences, exactly. For a given
-# prefix the gradient is lesson 3's,
+# prefix the gradient is that of a mean cost through one softmax:
 #
 # $$
 # \frac{\partial L_D}{\partial \mathrm{logits}(h)_v} = D(h) Q(v|h) [ c(v|h) - \bar{c}(h) ], \qquad
@@ -511,12 +509,12 @@ assert np.isclose(value, KL(z))
 assert cosine(by_token, by_sequence) < 0.7
 assert by_token[cat, here] < 0 < by_sequence[cat, here]
 assert by_token[cats, here] < 0 < by_sequence[cats, here]
-say(f"""No. The values are equal ({value:.4f} and {KL(z):.4f}), the gradients are not: their cosine is
+say(f"""No. The values are equal ({value:.4f} and {KL(z):.4f}), the gradients are not: the cosine between them is
 {cosine(by_token, by_sequence):.2f} with the model's prefixes, {cosine(by_token_P, by_sequence):.2f} with P's.
 Compare the brackets: c(v|h) − c̄(h) is c(v|h) + U(hv) − U(h) with the future left out. Where nothing follows, both
-agree. Before that, the token-level gradient does not know that choosing a token now decides *which prefixes come
-later*: that is hidden in D(h), which was held fixed. It sees "here" after "cat" as perfectly good (P says so) and
-pushes it **up**, against the exact gradient.""")
+agree. Before that, the token-level gradient does not see that a token decides *which prefixes come later*: that is
+hidden in D(h), which was held fixed. To it "here" after a noun is good (P says so), and it pushes "here" **up**,
+against the exact gradient.""")
 
 
 # %%
@@ -534,7 +532,7 @@ def draw_rows():
         ax.axhline(0, color="black", linewidth=0.8)
         ax.set_title(f"logits after “{world.words[row]}”", fontsize=10)
         if row == cat:
-            ax.set_ylabel("∂ KL(Q‖P) / ∂ logit, nats")
+            ax.set_ylabel("gradient in the logit, nats")
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     return fig
 
@@ -545,11 +543,11 @@ show(
 )
 
 # %% [markdown]
-# Below zero means pushed up. After "here" comes the last word, nothing follows, and the three agree up to how often
-# they think that one gets there. After the nouns they disagree in size and in sign.
+# Below zero means pushed up. After "here" comes the last word, hardly anything follows, and the three agree up to how
+# often they think that one gets there. After the nouns they disagree in size and in sign.
 #
-# It is not a matter of speed on the way to the same place. Follow each gradient (the token-level one with the
-# model's own prefixes) from the same start to its end.
+# Nor are these two ways to the same place. Follow each gradient (the token-level one with the model's own prefixes)
+# from the same start to its end.
 
 
 # %%
@@ -586,14 +584,14 @@ assert found["sequence level"]["validity"] > 0.95 > 0.9 > found["token level"]["
 assert found["sequence level"]["reverse_kl"] < found["token level"]["reverse_kl"] - 5
 
 # %% [markdown]
-# The token-level gradient ends at a $Q$ that still writes an impossible sentence; it has repaired the word after
-# "here" for one number and left the other. The sequence-level gradient gives up a possible sentence and avoids the
-# trouble.
+# Both settle on "sleeps" after "here". The token-level gradient leaves it at that, and still writes "cats here sleeps",
+# which is impossible. The sequence-level gradient also stops writing "here" after "cats": it gives up a possible
+# sentence and avoids the trouble.
 #
-# Be fair to the shortcut: if $Q$ can represent $P$, both end at $Q = P$, where every next-token divergence is zero
-# and there is nothing to trade. The difference is in what a *limited* $Q$ does with its limits, and on the way
-# there. With $P$'s prefixes the token-level loss needs no sampling at all, and that is worth something. But it is
-# another objective, and has to be called one.
+# Be fair to the shortcut: if $Q$ can represent $P$, then $Q = P$ is the end of both, for there every next-token
+# divergence is zero. The difference is in what a *limited* $Q$ does with its limits, and on the way there. With $P$'s
+# prefixes the token-level loss needs no samples of $Q$, and that is worth something. But it is another objective, and
+# has to be called one.
 
 # %% [markdown]
 # ## Summary
@@ -601,13 +599,14 @@ assert found["sequence level"]["reverse_kl"] < found["token level"]["reverse_kl"
 # - $R$ and $\mathrm{KL}(Q\|P)$ have their parameters in what is drawn. With every sequence in the sum they
 #   differentiate like anything else: $w(x) = \partial L / \partial \log Q(x)$, then onehot − softmax at each
 #   position.
-# - The tree collects by prefix: $W(hv) - W(h) Q(v|h)$. It computes each prefix once, and works for every
-#   divergence.
+# - The tree collects by prefix: $W(hv) - W(h) Q(v|h)$. It computes each prefix once, and works for every sum of
+#   $\varphi(P(x), Q(x))$.
 # - Costs to go: $Q(h) Q(v|h) [ c(v|h) + U(hv) - U(h) ]$, the policy-gradient theorem as an identity. It needs a
 #   cost that adds over tokens.
-# - A token is judged by what it leads to. Only differences between costs count.
-# - Token-level divergences leave out $U(hv)$: the same value with $D = Q$, another gradient, another optimum.
-# - List and tree grow as $(V-1)^T$. A bigram $Q$ merges prefixes and escapes; a transformer does not.
+# - A token is judged by what it leads to, and only differences between costs count.
+# - Token-level divergences leave out $U(hv)$: the same value with $D = Q$, another gradient, another end.
+# - All three ways grow by a factor of $V-1$ with each token of the horizon. A bigram $Q$ merges prefixes and escapes; a
+#   transformer does not.
 #
 # ## Exercises
 #
@@ -617,7 +616,7 @@ assert found["sequence level"]["reverse_kl"] < found["token level"]["reverse_kl"
 # 3. *Code.* Find $w(x)$ for the overlap, $-\sum_x P(x) Q(x)$, and compute its gradient with `tree_gradient`. Check
 #    it. (Here $P(x)$ is 0 where it is 0: `world.log_prob(rows)` without a floor.)
 # 4. *Code.* Set the floor to $-10$ nats instead of about $-69$. What happens to the brackets of "here" after "cat"
-#    and "cats", and why? (In this lesson only `log_p` knows the floor.)
+#    and "cats", and why? (`cost_to_go` meets the floor in `log_p` only.)
 # 5. *Think.* Let each row of $Q$ put everything on one token. What is the gradient of $R$? Is such a $Q$ optimal?
 # 6. *Think.* At which prefixes does the token-level gradient (with $D = Q$) agree with the exact one, whatever the
 #    world?
@@ -660,9 +659,10 @@ assert np.isclose(-(P * Q).sum(), float(loss))
 assert np.allclose(tree_gradient(z, -P * Q), grads["logits"])
 
 # %% [markdown] tags=["solution"]
-# **Solution 4.** They shrink by the same factor, nearly. $R$ is a finite part plus the floor times the expected
-# number of impossible tokens, so brackets are a finite part plus the floor times a difference of such numbers. The
-# floor is a hyper-parameter: it says how much worse an impossible sentence is than a rare one.
+# **Solution 4.** They shrink by the factor of the floor, nearly. $R$ is a finite part plus the floor's price times the
+# expected number of impossible tokens, so a bracket is a finite part plus that price times a difference of such
+# numbers, and here the finite parts are small. The floor is a hyper-parameter: it says how much worse an impossible
+# sentence is than a rare one.
 
 # %% tags=["solution"]
 with_69, log_p_of_69 = cost_to_go(z, R_cost)[1], log_p
@@ -670,8 +670,8 @@ log_p = np.maximum(log_p_of_69, -10)
 with_10, log_p = cost_to_go(z, R_cost)[1], log_p_of_69
 ratios = [with_10[(noun,)][here] / with_69[(noun,)][here] for noun in (cat, cats)]
 say(f"""After "cat": {with_69[(cat,)][here]:+.2f} becomes {with_10[(cat,)][here]:+.2f} nats; after "cats":
-{with_69[(cats,)][here]:+.2f} becomes {with_10[(cats,)][here]:+.2f}. Ratios {ratios[0]:.3f} and {ratios[1]:.3f}; the
-floors' is {10 / -world.log_p_floor:.3f}.""")
+{with_69[(cats,)][here]:+.2f} becomes {with_10[(cats,)][here]:+.2f}. Ratios {ratios[0]:.3f} and {ratios[1]:.3f};
+that of the prices is {10 / -world.log_p_floor:.3f}.""")
 assert all(0.1 < ratio < 0.2 for ratio in ratios)
 
 # %% [markdown] tags=["solution"]
@@ -690,7 +690,7 @@ assert largest < 1e-9
 
 # %% [markdown] tags=["solution"]
 # **Solution 6.** Where the future is the same whatever token comes next, so that $U(hv)$ is one constant and drops
-# out: at prefixes of $T-2$ words, after whose next token the boundary is drawn or forced and $U(hv) = 0$. Elsewhere
+# out: at prefixes of $T-2$ words, whose next token is the last that is drawn, so that $U(hv) = 0$. Elsewhere
 # only by luck, or where $Q = P$ in all that follows (then $U(hv) = 0$ for the KL divergence). That is why a $Q$
 # that can represent $P$ is not led astray.
 
