@@ -60,14 +60,11 @@ def to_notebook(path):
     return notebook
 
 
-def execute(notebook, name, fast):
+def execute(notebook, fast):
     """Run a notebook's cells in tutorials/, in place. Raises nbclient's CellExecutionError with the failing cell."""
-    os.environ.pop("MINIMIXCE_FAST", None)
-    if fast:
-        os.environ["MINIMIXCE_FAST"] = "1"
-    NotebookClient(
-        notebook, timeout=600, kernel_name="python3", record_timing=False, resources={"metadata": {"path": HERE}}
-    ).execute()
+    client = NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False)
+    client.resources = {"metadata": {"path": HERE}}
+    client.execute(env=os.environ | {"MINIMIXCE_FAST": "1" if fast else ""})
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]  # progress bars
@@ -247,56 +244,67 @@ def menu(current, titles, headings):
     return "\n".join([*lines, "</ul>"])
 
 
-def build(out, fast=False, lessons=None):
-    """The whole site into `out` -> the names of its pages; `lessons` limits which are executed (for work on one)."""
-    import api_reference
+def build(out, fast=False, lessons=LESSONS):
+    """The whole site into the folder `out`, of `lessons` alone where these are fewer -> the names of its pages.
+
+    Raises FileExistsError where `out` holds something that is no site.
+    """
     import explorer
 
     site = Site(out)
+    if site.out.is_dir() and any(site.out.iterdir()) and not (site.out / "style.css").exists():
+        raise FileExistsError(f"{out} holds files that are no site; choose another --out")
     site.out.mkdir(parents=True, exist_ok=True)
     bodies, titles = {}, {"index": "Start here"}
-    for name in LESSONS:
-        if lessons and name not in lessons:
-            continue
+    for name in lessons:
         print(name, flush=True)
-        notebook = execute(to_notebook(HERE / f"{name}.py"), name, fast)
+        notebook = execute(to_notebook(HERE / f"{name}.py"), fast)
         if not fast:
             nbformat.write(notebook, HERE / f"{name}.ipynb")
-        bodies[name], titles[name] = lesson_body(notebook, name, site), title_of(notebook.cells[0].source)
-    titles["explorer"] = "Explorer"
+        bodies[name], titles[name] = (
+            lesson_body(notebook, name, site),
+            notebook.cells[0].source.split("\n")[0].removeprefix("# "),
+        )
     explorer.build(site.out, home="index.html")
+    titles["explorer"] = "Explorer"
     for file, title in PAGES:
         name = Path(file).stem
         bodies[name], titles[name] = site.render((HERE / file).read_text(encoding="utf-8"), name), title
-    one_file = (HERE / "one_file.py").read_text(encoding="utf-8")
-    bodies["one_file"], titles["one_file"] = f"<h1>The whole idea in one file</h1>\n{code(one_file)}", "One file"
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    bodies["readme"], titles["readme"] = site.render(readme, "readme", ROOT), "README"
-    reference = {Path(file).stem: page for file, page in api_reference.pages().items()}
-    titles["api"] = "API reference"
-    bodies |= {name: body for name, (_, body) in reference.items()}
-    bodies["index"] = site.render((HERE / "index.md").read_text(encoding="utf-8"), "index")
-
-    order = list(titles)
-    for name, body in bodies.items():
-        own = titles.get(name) or reference[name][0]
-        around = neighbours(name, order, titles) if name in LESSONS else ""
-        shown = name if name in titles else "api"
-        page = _PAGE.format(
-            title=html.escape(own),
-            menu=menu(shown, titles, site.headings.get(name, []) if name not in ("index", "readme") else []),
-            wide=' class="source"' if name == "one_file" else "",
-            body=body,
-            around=around,
-        )
-        (site.out / f"{name}.html").write_text(page, encoding="utf-8")
+    other_bodies, other_titles = other_pages(site)
+    write_pages(site, bodies | other_bodies, titles | other_titles)
     style = (HERE / "site.css").read_text(encoding="utf-8")
     (site.out / "style.css").write_text(style + pygments_css(), encoding="utf-8")
-    return [*bodies, "explorer"]
+    return ["explorer", *bodies, *other_bodies]
 
 
-def title_of(source):
-    return re.match(r"# (.+)", source).group(1)
+def other_pages(site):
+    """The first page, the one-file version, README and the API reference -> bodies and titles by name of page."""
+    import api_reference
+
+    one_file = code((HERE / "one_file.py").read_text(encoding="utf-8"))
+    reference = {Path(file).stem: page for file, page in api_reference.pages().items()}
+    bodies = {name: body for name, (_, body) in reference.items()} | {
+        "index": site.render((HERE / "index.md").read_text(encoding="utf-8"), "index"),
+        "one_file": f"<h1>The whole idea in one file</h1>\n{one_file}",
+        "readme": site.render((ROOT / "README.md").read_text(encoding="utf-8"), "readme", ROOT),
+    }
+    titles = {"one_file": "One file", "readme": "README", "api": "API reference"}
+    return bodies, titles | {name: title for name, (title, _) in reference.items() if name != "api"}
+
+
+def write_pages(site, bodies, titles):
+    """Each body in its frame. The menu has every title but those of single modules, which stand under the API reference."""
+    in_menu = {name: title for name, title in titles.items() if not name.startswith("minimixce.")}
+    for name, body in bodies.items():
+        headings = site.headings.get(name, []) if name not in ("index", "readme") else []
+        page = _PAGE.format(
+            title=html.escape(titles[name]),
+            menu=menu(name if name in in_menu else "api", in_menu, headings),
+            wide=' class="source"' if name == "one_file" else "",
+            body=body,
+            around=neighbours(name, list(titles), titles) if name in LESSONS else "",
+        )
+        (site.out / f"{name}.html").write_text(page, encoding="utf-8")
 
 
 def neighbours(name, order, titles):
@@ -325,10 +333,13 @@ def main():
     parser.add_argument("--fast", action="store_true", help="a tenth of the work, for tests; notebooks are left alone")
     parser.add_argument("--lesson", action="append", help="execute only this one (its number), leave out the others")
     args = parser.parse_args()
-    chosen = [name for name in LESSONS if name[0] in (args.lesson or ())]
-    if args.lesson and len(chosen) < len(args.lesson):
-        parser.error(f"--lesson must be a number from 1 to {len(LESSONS)}, got {' '.join(args.lesson)}")
-    pages = build(args.out, args.fast, chosen)
+    if unknown := set(args.lesson or ()) - {name[0] for name in LESSONS}:
+        parser.error(f"--lesson must be a number from 1 to {len(LESSONS)}, got {min(unknown)}")
+    chosen = [name for name in LESSONS if not args.lesson or name[0] in args.lesson]
+    try:
+        pages = build(args.out, args.fast, chosen)
+    except FileExistsError as error:
+        parser.error(str(error))
     print(f"{len(pages)} pages; open {args.out}/index.html")
 
 
