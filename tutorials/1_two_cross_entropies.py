@@ -49,7 +49,7 @@ table(["sentence", "P(sentence)"], [[text, f"{p:.2f}"] for text, p in zip(VALID,
 # (MLE): among all such tables, the one that makes sentences drawn from $P$ as probable as can be. `optimal_table`
 # does this with the exact expectation over $P$, so it is as if the training data were endless.
 #
-# Eight sentences that this model writes:
+# Eight sentences that this model writes (`MAX_LEN` is the greatest length, a sentence's end included):
 
 # %%
 model = optimal_table("forward_ce")  # the name of the objective: soon you will know why
@@ -91,7 +91,8 @@ for verb in ("sleeps", "sleep"):
 # $$ R = -\sum_x Q(x) \log P(x) \quad \text{the reverse cross-entropy: the model draws, the data judge} $$
 #
 # Minimising $F$ is maximum likelihood. It asks: *does the model find likely what people write?* $R$ asks what a
-# reader asks: *would people write what the model writes?* The eight sentences above fail the second question only.
+# reader asks: *would people write what the model writes?* The marked sentences above fail the second question. The
+# first is never put to them.
 
 # %% [markdown]
 # If the same distribution draws and judges, the mean surprise is its *entropy*, $H(P) = -\sum_x P(x) \log P(x)$. A
@@ -121,7 +122,7 @@ values = [[name, *(f"{value:.3f}" for value in quantities(Q).values())] for name
 table(["Q", *quantities(P)], values)
 
 # %% [markdown]
-# Look along the rows. $F$ and both divergences like $Q = P$ best of the three. $R$ does not.
+# Look down the columns. $F$ and both divergences are least at $Q = P$. $R$ is not.
 #
 # ## Where each is least
 #
@@ -144,9 +145,9 @@ assert np.allclose(best["R"], [1, 0, 0])
 # $Q$ draws: *linear* in $Q$. A mean of prices is least when only the cheapest is bought. $R$ never asks $Q$ for
 # variety.
 #
-# $F$ is another matter, because there the judge is $Q$ itself. Favouring A makes B and C dearer, the last bit without
-# bound: $-\log Q(x)$ goes to infinity as $Q(x)$ goes to zero. $F$ and both divergences are strictly convex in $Q$:
-# bowls, each with one lowest point.
+# $F$ is another matter, because there the judge is $Q$ itself. Favouring A makes B and C dearer, and without bound:
+# $-\log Q(x)$ goes to infinity as $Q(x)$ goes to zero. $F$ and both divergences are strictly convex in $Q$: bowls,
+# each with one lowest point.
 #
 # ## The picture to remember
 #
@@ -180,12 +181,11 @@ def descend(f, start, steps=400, rate=0.5):
 
 
 # %%
-def draw_simplex(ax, levels_of=None, spacing=0.15):
-    """The triangle of all Q, contours of levels_of (one value for each point of the grid), P as a blue dot."""
-    if levels_of is not None:
-        x, y = (grid @ CORNERS).T
-        levels = levels_of.min() + spacing * np.arange(1, 16)
-        ax.tricontour(x, y, levels_of, levels=levels, colors="0.65", linewidths=0.9)
+def draw_simplex(ax, values):
+    """The triangle of all Q, contours of values (one for each point of the grid), P as a blue dot."""
+    x, y = (grid @ CORNERS).T
+    levels = values.min() + 0.15 * np.arange(1, 16)
+    ax.tricontour(x, y, values, levels=levels, colors="0.65", linewidths=0.9)
     ax.plot(*CORNERS[[0, 1, 2, 0]].T, color="0.2", linewidth=1.2)
     for name, corner, offset in zip("ABC", CORNERS, [(-15, -4), (15, -4), (0, 9)]):
         ax.annotate(name, corner, offset, textcoords="offset points", ha="center", va="center", fontsize=11)
@@ -222,9 +222,9 @@ show(
 
 # %% [markdown]
 # The contours of $R$ are parallel straight lines: a plane has no lowest point inside the triangle, so the minimum is
-# a corner, and the path runs past $P$ into it. The other three are bowls with their lowest point at $P$. (Paths do
-# not cross the contours at right angles because the steps are taken in the logits: there, likely outcomes move more
-# than unlikely ones.)
+# a corner, and the path runs past $P$ into it. The other three are bowls with their lowest point at $P$. (The paths
+# do not cross the contours at right angles, because the steps are taken in the logits, and such a step moves likely
+# outcomes more than unlikely ones.)
 #
 # ## Which of them pull the same way?
 #
@@ -268,9 +268,9 @@ say(
 # divergences (the first is the MLE model once more, for the gradients of $F$ and $\mathrm{KL}(P \| Q)$ are the same).
 #
 # One matter must be settled before. $R$ and $\mathrm{KL}(Q \| P)$ are infinite as soon as $Q$ gives any probability
-# to what is impossible, and an infinite number tells no two models apart. So inside them, here as in the paper, an
-# impossible word counts as if it had probability $10^{-30}$. Its price is then finite, but high: the *floor*,
-# $-\log 10^{-30}$.
+# to what is impossible, and an infinite number tells no two models apart. So inside them, here as in the authors'
+# code, an impossible word counts as if it had probability $10^{-30}$. This is the *floor*. The price of such a word,
+# $-\log 10^{-30}$, is high but finite.
 
 # %%
 best_bigram = {"KL(P‖Q)": optimal_table("forward_kl"), "KL(Q‖P)": optimal_table("reverse_kl")}
@@ -284,16 +284,12 @@ say(
     f"{found['KL(P‖Q)']['impossible_tokens']:.2f} of them per sentence, and their product is what makes its KL(Q‖P) so large."
 )
 
-
 # %%
-def bars(models, height=3.4):
-    fig = figure(7.5, height)
-    sentence_bars(fig.subplots(), {"P": sentence_probs(world)} | {name: sentence_probs(Q) for name, Q in models.items()})
-    return fig
-
-
+fig = figure(7.5, 3.4)
+bars = {"P": sentence_probs(world)} | {f"bigram, least {name}": sentence_probs(Q) for name, Q in best_bigram.items()}
+sentence_bars(fig.subplots(), bars)
 show(
-    bars({f"bigram, least {name}": Q for name, Q in best_bigram.items()}),
+    fig,
     "Bars of every sentence under P and under two bigrams: the one with least KL(P‖Q) covers all four sentences and two "
     "impossible ones, the one with least KL(Q‖P) writes nothing impossible and drops a possible sentence.",
 )
@@ -323,15 +319,14 @@ say(
 #
 # ## Mixing the two
 #
-# Neither omission nor invention is what you want of a language model, so mix the two cross-entropies, with a ratio
-# $\eta$ (eta):
+# Neither omission nor invention is what you want of a language model. The MixCE paper (Zhang et al., ACL 2023,
+# arXiv 2305.16958) mixes the two cross-entropies, with a ratio $\eta$ (eta):
 #
 # $$
 # \text{MixCE}^{*} = \eta \, F + (1-\eta) \, R, \qquad 0 \le \eta \le 1 \qquad (\eta = 1 \text{ is MLE}).
 # $$
 #
-# This is the ideal objective of the MixCE paper (Zhang et al., ACL 2023, arXiv 2305.16958). The star says that it
-# needs $P$. It is called `mixce_star` in the code.
+# This is its ideal objective. The star says that it needs $P$. It is called `mixce_star` in the code.
 
 # %%
 etas = [1.0, 0.9, 0.5]
@@ -379,11 +374,11 @@ show(
 )
 
 # %% [markdown]
-# The grey contours on the left are those of the mixture at $\eta = 1/2$. A smaller $\eta$ buys validity, on the
-# right; with the floor's price inside $R$, even a tenth of it counts for much. On the left is the price: even where
-# $Q$ is free to be $P$, the minimum of the mixture is not $P$. It leaves $P$ as soon as $\eta < 1$ and ends in the
-# corner. The mixture of the two *divergences* does not do this. The difference between the two is, by the definitions
-# above, a term that rewards a small entropy of $Q$:
+# On the right is what a smaller $\eta$ buys: the bigram writes less that is impossible. With the floor's price inside
+# $R$, even a tenth of it counts for much. On the left, with the contours of the mixture at $\eta = 1/2$, is what it
+# costs: even where $Q$ is free to be $P$, the minimum is not $P$. It leaves $P$ as soon as $\eta < 1$ and ends in the
+# corner. The mixture of the two *divergences* does not do this. The difference between the two mixtures is, by the
+# definitions above, a term that rewards a small entropy of $Q$, and a constant:
 #
 # $$
 # \eta F + (1-\eta) R = \eta \, \mathrm{KL}(P \| Q) + (1-\eta) \, \mathrm{KL}(Q \| P) + (1-\eta) \, H(Q) + \eta \, H(P).
@@ -421,8 +416,7 @@ assert abs(R - exact["reverse_ce"]) < 3
 
 # %% [markdown]
 # Nobody can make the call `world.log_prob` for English. Could one count instead, and take for $P(x)$ how often the
-# corpus contains $x$? In a world with four sentences, yes. In a slightly larger one, `stories()`, which knows 62
-# words:
+# corpus contains $x$? In a world with four sentences, yes. Try it in a slightly larger one, `stories()`:
 
 # %%
 stories = mm.worlds.stories()
@@ -430,8 +424,8 @@ corpus = {stories.text(row) for row in stories.sample(10_000, 40, seed=0)}
 fresh = [stories.text(row) for row in stories.sample(1000, 40, seed=1)]
 unseen = np.mean([text not in corpus for text in fresh])
 say(
-    f'A fresh sentence: "{fresh[0]}". Of 1000 such sentences, every one possible under P, {unseen:.0%} '
-    "do not occur among 10,000 others. Counting would call them impossible."
+    f'This world knows {len(stories.words) - 1} words. A fresh sentence: "{fresh[0]}". Of 1000 such sentences, every one '
+    f"possible under P, {unseen:.0%} do not occur among 10,000 others. Counting would call them impossible."
 )
 assert unseen > 0.5
 
@@ -458,7 +452,7 @@ assert unseen > 0.5
 #   $\mathrm{KL}(Q \| P)$ do not.
 # - Free to be $P$, a model ends at $P$ by either divergence. Restricted, it invents by $\mathrm{KL}(P \| Q)$ and
 #   omits by $\mathrm{KL}(Q \| P)$.
-# - MixCE* is $\eta F + (1-\eta) R$. It trades inventions for omissions, it sharpens, and it needs $P$.
+# - MixCE* is $\eta F + (1-\eta) R$. It trades inventions for omissions, it is not least at $P$, and it needs $P$.
 
 # %% [markdown]
 # ## Exercises
@@ -467,11 +461,11 @@ assert unseen > 0.5
 #    in multiples of $\log 2$.
 # 2. *Pencil.* Let $P$ be uniform over three outcomes. Where is $R$ least? Where is $\mathrm{KL}(Q \| P)$? What does
 #    the second panel of the picture become?
-# 3. *Code.* Two hills and one bump. Let $P$ live on the positions 0 … 20, half of it a bell around 5, half around 15,
-#    and let $Q$ be a single bell with any centre and width. Find the best $Q$ by each divergence. Then move the hills
-#    to 9 and 11. Is $\mathrm{KL}(Q \| P)$ "mode-seeking" still?
+# 3. *Code.* Let $P$ live on the positions 0 … 20, half of it a bell around 5, half a bell around 15, both with a
+#    standard deviation of $3/2$. Let $Q$ be a single bell with any centre and width. Find the best $Q$ by each
+#    divergence. Then move the hills to 9 and 11. Is $\mathrm{KL}(Q \| P)$ "mode-seeking" still?
 # 4. *Think, then code.* "We lowered our model's reverse cross-entropy, so its distribution is closer to the data's."
-#    Find a change to a model that lowers $R$ without any training, and try it on the MLE bigram.
+#    Take $Q = P$, on three outcomes. What change of its logits lowers $R$, and what does it do to both divergences?
 # 5. *Code.* `world.with_floor(-10)` is the same world with a cheaper impossible word. What is $R$ of the MLE bigram
 #    there, and what in $R$ has not changed?
 
@@ -525,22 +519,18 @@ for hills in ((5, 15), (9, 11)):
 # depends on what $Q$ is able to be.
 
 # %% [markdown] tags=["solution"]
-# **Solution 4.** Lower the temperature: divide all logits by a $\tau < 1$. The model then prefers what it already
-# preferred. $R$ falls, while $F$, which is what $Q$'s distance from $P$ would be measured by, rises. $R$ alone is
-# never evidence of being close: its minimum is a model that repeats one sentence.
+# **Solution 4.** Lower the temperature: divide all logits by a $\tau < 1$. The model then prefers even more what it
+# already preferred. $R$ falls below its value at $P$, and both divergences rise from zero. A lower $R$ alone is no
+# evidence of being closer: its minimum is a model that repeats one sentence.
 
 # %% tags=["solution"]
-logits = model.params["logits"]
 for tau in (1.0, 0.7, 0.4):
-    cooled = mm.TableBigram(world.vocab_size)
-    cooled.params["logits"][:] = logits / tau
-    f = mm.exact.measure(cooled, world, MAX_LEN)
-    say(f"τ = {tau}: R = {f['reverse_ce']:.2f}, F = {f['forward_ce']:.2f}, KL(P‖Q) = {f['forward_kl']:.2f}")
+    found = quantities(softmax(np.log(P) / tau))
+    say(f"τ = {tau}: " + ", ".join(f"{name} = {value:.3f}" for name, value in found.items()))
 
 # %% [markdown] tags=["solution"]
-# **Solution 5.** $R$ is a finite part, the price of all the possible words, plus the floor times the expected number
-# of impossible words. The floor changes the second part alone. What it buys is a choice, not a fact about $P$: report
-# both parts.
+# **Solution 5.** $R$ is a finite part, the price of all the possible words, plus the price of an impossible word times
+# their expected number. Only the latter price has changed. It is a choice, not a fact about $P$: report both parts.
 
 # %% tags=["solution"]
 for floored in (world, world.with_floor(-10)):

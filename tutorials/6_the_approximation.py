@@ -7,8 +7,8 @@
 # **At the end you will know**
 #
 # - by which steps the reverse cross-entropy, which nobody can compute on text, became MixCE, which anybody can;
-# - which of the steps are exact, which change the objective, and what each one costs on a world where the truth is
-#   known;
+# - which of the steps are exact, which change the objective, and what each one costs, by several measures, on a world
+#   where the truth is known;
 # - why a bound from below guarantees nothing;
 # - what MixCE keeps that a temperature or TaiLr throws away.
 
@@ -25,6 +25,8 @@ from lesson import (
     SENTENCES,
     few,
     figure,
+    fixed_point,
+    mixce_q,
     optimal_table,
     oranges,
     say,
@@ -33,19 +35,19 @@ from lesson import (
     show,
     source,
     table,
+    tailr_q,
 )
 
 # %% [markdown]
 # ## What we would like to have
 #
 # In lesson 1 a bigram $Q$ learned the world `agreement()`. Maximum likelihood, which minimises the forward
-# cross-entropy $F = E_{x \sim P}[-\log Q(x)]$, left it writing impossible sentences. Mixed with the reverse
-# cross-entropy
+# cross-entropy $F = E_{x \sim P}[-\log Q(x)]$, left it writing impossible sentences. In the reverse cross-entropy
 #
 # $$R = E_{x \sim Q}[-\log P(x)]$$
 #
-# it stopped: the paper's ideal, MixCE*, is $\eta F + (1-\eta) R$ (`mixce_star`). (η = 1 is MLE.) A sentence of $Q$
-# that $P$ cannot produce is dear there.
+# such sentences are dear. The paper's ideal, MixCE*, mixes the two, $\eta F + (1-\eta) R$ (`mixce_star`; η = 1 is
+# MLE), and the model all but stops writing them.
 
 # %%
 world = mm.worlds.agreement()
@@ -87,8 +89,8 @@ assert measures(ideal).validity > 0.98
 #
 # The new quantity is a *lower* bound of $R$, and $R$ is to be made small.
 #
-# > **Predict.** You push the lower bound down. Must $R$ go down? Think of a model that writes "cat sleeps" with
-# > probability $1 - s$ and the impossible "cat here sleep" with probability $s$.
+# > **Predict.** You push the lower bound down. Must $R$ go down? Compare two models: one writes the four sentences of
+# > $P$ equally often, the other writes "cat sleeps" nine times in ten and the impossible "cat here sleep" once.
 
 
 # %% tags=["reveal"]
@@ -100,16 +102,15 @@ def bound_and_R(probs, sentences):
 
 honest = bound_and_R(np.full(4, 0.25), SENTENCES[:4])  # the four valid sentences, equally often
 careless = bound_and_R(np.array([0.9, 0.1]), ("cat sleeps", "cat here sleep"))
-say(f"""No. A model that writes the four valid sentences equally often has the bound {honest[0]:.2f} and R =
-    {honest[1]:.2f} nats. One with s = 0.1 has a *lower* bound, {careless[0]:.2f}, and R = {careless[1]:.2f}. By the
-    bound it is the better one.""")
+say(f"""No. The first model has the bound {honest[0]:.2f} and R = {honest[1]:.2f} nats. The second has a *lower*
+    bound, {careless[0]:.2f}, and R = {careless[1]:.2f}. By the bound it is the better one.""")
 assert careless[0] < honest[0]
 assert careless[1] > 4 * honest[1]
 
 # %% [markdown]
-# An upper bound would be a lid: press it down, and what is below goes down too. A lower bound is a floor: you can
-# lower the floor and the ball stays where it is. So link 1 guarantees nothing; whether it helps must be seen. Here
-# is what it has become blind to:
+# An upper bound would be a lid: press it down, and what is below goes down too. A lower bound can sink alone. So link
+# 1 guarantees nothing; whether it helps must be seen. Here is what it has become blind to, for models that write
+# "cat sleeps" and the impossible "cat here sleep":
 
 
 # %%
@@ -118,8 +119,8 @@ def jensen_figure():
     ax = fig.subplots()
     s = np.linspace(0, 1, 200)
     pairs = [bound_and_R(np.array([1 - a, a]), ("cat sleeps", "cat here sleep")) for a in s[:-1]]
-    ax.plot(s[:-1], [r for _, r in pairs], color=P_COLOR, lw=2, label="R, link 0")
-    ax.plot(s[:-1], [b for b, _ in pairs], color=Q_COLOR, lw=2, label="its lower bound, link 1")
+    ax.plot(s[:-1], [r for _, r in pairs], color=oranges(4)[0], lw=2, label="R, link 0")
+    ax.plot(s[:-1], [b for b, _ in pairs], color=oranges(4)[1], lw=2, label="its lower bound, link 1")
     ax.fill_between(s[:-1], *zip(*pairs), color="0.93")
     ax.text(0.62, 22, "what the bound does not see", ha="center", fontsize=9, color="0.35")
     ax.set(xlabel='s, the share of the impossible "cat here sleep"', ylabel="nats per sentence", xlim=(0, 1), ylim=(0, None))
@@ -130,9 +131,9 @@ def jensen_figure():
 show(jensen_figure(), "R rises in a straight line with the share of an impossible sentence, the lower bound stays almost flat.")
 
 # %% [markdown]
-# $R$ averages *surprise*: one impossible sentence in a hundred already shows in the mean. Link 1 averages
-# *probability*: an impossible sentence merely adds nothing. In $R$ an error has a price; in link 1 it is an
-# opportunity missed.
+# $R$ averages *surprise*: one impossible sentence in a hundred already shows in the mean, at the price that the floor
+# of lesson 1 sets. Link 1 averages *probability*: an impossible sentence merely adds nothing. In $R$ an error has a
+# price; in link 1 it is an opportunity missed.
 
 # %% [markdown]
 # ## Link 2: without the logarithm
@@ -175,8 +176,7 @@ assert abs(by_P - by_Q) < 0.01
 #
 # Maximum likelihood again, on the same data, but each sentence weighted by its own probability under the model. And
 # here is the trouble: $Q(x)$ is a product, one factor for each token. On sentences of ten words, let alone on
-# pages, it is nearly nothing. See it on the world `stories()`, sentences of 62 different words, with the bigram
-# that counts them.
+# pages, it is nearly nothing. See it on the larger world of lesson 1, `stories()`, with the bigram of its counts.
 
 # %%
 stories, longest = mm.worlds.stories(), 24
@@ -190,7 +190,7 @@ q_t = np.exp(-mm.objectives.mle(logits, targets, reduction="none")[0])  # (n, lo
 lengths = (targets >= 0).sum(axis=1)
 Q_x = q_t.prod(axis=1)  # the weight of a sentence in link 3
 mean_q = np.where(targets >= 0, q_t, 0).sum(axis=1) / lengths  # the mean weight of its tokens in link 4
-half = int(np.searchsorted(np.sort(Q_x)[::-1].cumsum(), Q_x.sum() / 2)) + 1
+half = int(np.searchsorted(np.sort(Q_x)[::-1].cumsum(), Q_x.sum() / 2)) + 1  # the fewest that hold half the weight
 say(f"""Of {len(Q_x)} sentences of the data, the {half} with the largest Q(x) hold half of all the weight:
     {half / len(Q_x):.1%}. The median sentence has Q(x) = {np.median(Q_x):.0e}; its tokens have a mean probability
     of {np.median(mean_q):.2f}.""")
@@ -217,7 +217,7 @@ show(
 )
 
 # %% [markdown]
-# A gradient estimated from such weights is the gradient of a handful of short, common sentences.
+# A gradient estimated from such weights is the gradient of a few short, common sentences.
 
 # %% [markdown]
 # ## Link 4: token by token
@@ -227,10 +227,10 @@ show(
 #
 # $$\sum_t q_t \, \nabla \log q_t = \nabla \sum_t q_t$$
 #
-# That is a change of the objective, neither bound nor equality: a product of factors has become their sum. Weights
-# no longer vanish with length. What is lost is that a sentence counts as a whole: link 3 weights the "sleep" in
-# "cats here sleep" by how probable the model finds "cats here sleep"; link 4 only by how probable it finds "sleep"
-# after "here".
+# That changes the objective: a product of factors has become their sum. (The sum is never smaller than the product,
+# so this is a bound again, and again from the wrong side.) Weights no longer vanish with length. What is lost is that
+# a sentence counts as a whole: link 3 weights the "sleep" in "cats here sleep" by how probable the model finds "cats
+# here sleep"; link 4 only by how probable it finds "sleep" at its place.
 #
 # Mixed with the forward cross-entropy this is the MixCE of lesson 3, weight $\eta + (1-\eta) q_t$ on MLE's
 # gradient:
@@ -243,8 +243,8 @@ show(
 # %% [markdown]
 # ## Each link's own optimum
 #
-# Four quantities, then (links 2 and 3 are one number), each with its exact gradient in the table's logits. All are
-# named objectives of the package, but for link 1, which is a line.
+# Links 2 and 3 are the same number, so there are four quantities. Each has an exact gradient in the table's logits;
+# all but link 1 are objectives of the package.
 
 
 # %%
@@ -269,7 +269,7 @@ links = {
 
 # %%
 def minimise(link, eta):
-    """The table bigram at which η F + (1−η) link is least, from the uniform start -> mm.TableBigram"""
+    """η F + (1−η) link brought down from the uniform start, with its exact gradient -> mm.TableBigram"""
     model, steps = mm.TableBigram(world.vocab_size), few(1000, 300)
     optimizer = mm.AdamW(model.params, lr=0.1, weight_decay=0.0)
     for step in range(steps):
@@ -282,26 +282,25 @@ def minimise(link, eta):
 alone = {name: minimise(link, 0.0) for name, link in links.items()}
 rows = [[name, f"{measures(m).validity:.3f}", *(f"{a:.2f}" for a in sentence_probs(m)[:4])] for name, m in alone.items()]
 table(["alone", "valid", *SENTENCES[:4]], rows)
-likeliest = -np.log(0.3)  # the least surprise that any sentence has
-assert all(abs(measures(m).reverse_ce - likeliest) < 0.2 for m in alone.values())
+least_R = -np.log(sentence_probs(world).max())  # the surprise of the likeliest sentence
+assert all(abs(measures(m).reverse_ce - least_R) < 0.2 for m in alone.values())
 
 # %% [markdown]
 # Alone, no link loses anything here: every one ends at nothing but "cat sleeps" and "cat here sleeps", the two
-# likeliest sentences, and at the least value that $R$ can have. (Between the two there is a tie; where in it
-# descent ends depends on the start.) All of it is valid, and all of it is collapse: half of the language is gone.
-# What keeps the other half alive is the forward cross-entropy. So the links must be judged in the mixture, as they
-# are used.
+# likeliest sentences, and at the least value that $R$ can have. (The two tie; how descent shares the mass between
+# them means nothing.) All of it is valid, and all of it is collapse: at most half of the language is left. What keeps
+# the other half alive is the forward cross-entropy. So the links must be judged in the mixture, as they are used.
 #
-# > **Predict.** Mixed half and half with $F$, link 0 makes almost every sentence valid, MLE three in four. Where do
-# > the other links end, and which step costs most?
+# > **Predict.** With MLE three sentences in four are valid, with link 0 and $F$, half and half, almost every one.
+# > Where do the other links end, and which step costs most?
 
 # %% tags=["reveal"]
 mixed = {name: minimise(link, 0.5) for name, link in links.items()}
 names, validity = list(links), [measures(m).validity for m in mixed.values()]
 lost = -np.diff(validity)
-say(f"""Jensen. From link to link the share of valid sentences goes {" → ".join(f"{v:.3f}" for v in validity)}; the
-    steps lose {", ".join(f"{a:.3f}" for a in lost)}. MLE has {measures(mle).validity:.3f}: after the last link
-    hardly anything is left of what R had repaired.""")
+say(f"""Jensen, by this measure. From link to link the share of valid sentences goes
+    {" → ".join(f"{v:.3f}" for v in validity)}. The steps lose {", ".join(f"{a:.3f}" for a in lost)}. MLE has
+    {measures(mle).validity:.3f}: after the last link hardly anything is left of what R had repaired.""")
 found = {"nothing: MLE": measures(mle)} | {name: measures(m) for name, m in mixed.items()}
 rows = [[name, f"{r.validity:.3f}", f"{r.forward_kl:.3f}", f"{r.reverse_ce:.2f}"] for name, r in found.items()]
 table(["F mixed with", "valid", "KL(P‖Q)", "R"], rows)
@@ -327,13 +326,13 @@ places = {
     "uniform start": [np.zeros((6, 6))],
     "random tables": list(rng.standard_normal((few(50, 10), 6, 6))),
     "MLE optimum": [mle.params["logits"]],
-    "optimum with R,\nη = 0.5": [ideal.params["logits"]],
+    "optimum with R, η = 0.5": [ideal.params["logits"]],
 }
 cosines = {
     place: [np.mean([cosine(link(z)[1], links[names[0]](z)[1]) for z in tables]) for link in links.values()]
     for place, tables in places.items()
 }
-table(["cosine to ∇R", *names], [[place.replace("\n", " "), *(f"{c:.2f}" for c in row)] for place, row in cosines.items()])
+table(["cosine to ∇R", *names], [[place, *(f"{c:.2f}" for c in row)] for place, row in cosines.items()])
 
 
 # %%
@@ -343,7 +342,7 @@ def links_figure():
     shades = oranges(len(links))
     for i, name in enumerate(names):
         top.bar(np.arange(4) + (i - 1.5) * 0.2, [row[i] for row in cosines.values()], 0.2, color=shades[i], label=name)
-    top.set_xticks(range(4), cosines, fontsize=8)
+    top.set_xticks(range(4), [place.replace(", ", ",\n") for place in cosines], fontsize=8)
     top.set(title="Where it points: cosine of each link's gradient to ∇R", ylabel="cosine", ylim=(0, 1.45))
     top.legend(fontsize=8, ncols=4, loc="upper center")
     data = {"P": sentence_probs(world)}
@@ -366,31 +365,25 @@ show(
 # This is the picture to keep. Read the top from left to right.
 #
 # *At the uniform start* all links after $R$ point the same way. They point where MLE points: every sentence of this
-# world has three tokens to predict (a fourth is forced by the horizon), so $Q(x)$ and $q_t$ are constants there,
-# and a constant weight changes no direction. *At the MLE optimum*, where $\nabla F = 0$ and only the second term
-# pulls, Jensen keeps most of the direction and the step to tokens loses most of it.
+# world has three tokens to predict (after three words the end is forced), so $Q(x)$ and $q_t$ are constants there,
+# and a constant weight changes no direction. *At random tables*, too, Jensen turns the gradient away and the later
+# steps hardly matter, and likewise *at the optimum with $R$*. *At the MLE optimum*, where $\nabla F = 0$ and only
+# the second term pulls, Jensen keeps most of the direction and the step to tokens loses most of it.
 #
 # The bottom tells the end of the story: the orange bars get lighter and the impossible sentences come back.
 
 # %%
-start, at_mle = cosines["uniform start"], cosines["MLE optimum"]
 flat = np.zeros((6, 6))
-say(f"""At the start the cosine between token MixCE's gradient and MLE's is
-    {cosine(links[names[3]](flat)[1], forward(flat)[1]):.3f}. At the MLE optimum the cosines to ∇R are
-    {at_mle[1]:.2f} after Jensen, {at_mle[2]:.2f} without the logarithm, {at_mle[3]:.2f} token by token.""")
-assert np.allclose(start[1:], start[1])
-assert np.isclose(cosine(links[names[3]](flat)[1], forward(flat)[1]), 1)
-assert at_mle[1] > 0.7
-assert at_mle[3] < 0.5
+assert np.isclose(cosine(links[names[3]](flat)[1], forward(flat)[1]), 1)  # at the start, token MixCE points where MLE does
 
 # %% [markdown]
-# ## Which link costs most? It depends on what η means
+# ## Which link costs most? It depends on the measure
 #
-# The two answers disagree: by validity at $\eta = 0.5$ it is Jensen, by direction at the MLE optimum it is the step
-# to tokens. Here is why. In $R$ an impossible token costs the floor of lesson 1, more than a whole sentence of
-# ordinary ones; in link 1 it merely earns nothing; and link 2 is softer again by the factor $E_Q P$. These two
-# steps turn the second term down, the step to tokens turns it up again a little, and at the same η the louder term
-# wins, which now is $F$. But nobody has to keep η. A smaller η makes the second term louder.
+# By validity at $\eta = 0.5$ it is Jensen, by direction it is Jensen or the step to tokens. The first of these
+# numbers mixes up two things. In $R$ an impossible token costs more than a whole sentence of ordinary ones; in link 1
+# it merely earns nothing; and link 2 is softer again by the factor $E_Q P$. These two steps turn the second term
+# down, the step to tokens turns it up again a little, and at the same η the louder term wins, which now is $F$. But
+# nobody has to keep η. A smaller η makes the second term louder.
 
 # %%
 lengths_at_mle = [np.linalg.norm(link(mle.params["logits"])[1]) for link in links.values()]
@@ -401,25 +394,27 @@ say(
 )
 
 # %% [markdown]
-# A fair comparison fixes not η but the price: how far may $Q$ move away from $P$ in $\mathrm{KL}(P \| Q)$, and how
-# valid does it become for that? Each link traces a curve as η runs from 1 towards 0. As a control we add what costs
-# nothing to train: the MLE model, sampled at lower temperatures.
+# So let us fix not η but a price: how far may $Q$ move away from $P$ in $\mathrm{KL}(P \| Q)$, and how valid does it
+# become for that? Each link traces a curve as η runs from 1 towards 0. As a control we add what costs nothing to
+# train: the MLE model, sampled at lower temperatures.
+
 
 # %%
-etas = few((0.99, 0.97, 0.95, 0.9, 0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01), (0.95, 0.8, 0.5, 0.1, 0.05, 0.01))
-curves = {name: [measures(minimise(link, eta)) for eta in etas] for name, link in links.items()}
-tempered = []
-for temperature in np.arange(1.0, 0.09, -0.05):
+def at_temperature(tau):
     model = mm.TableBigram(world.vocab_size)
-    model.params["logits"] = mle.params["logits"] / temperature
-    tempered.append(measures(model))
-curves["MLE, temperature"] = tempered
+    model.params["logits"] = mle.params["logits"] / tau
+    return model
+
+
+etas = few((0.99, 0.98, 0.96, 0.94, 0.9, 0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01), (0.98, 0.9, 0.5, 0.2, 0.05, 0.01))
+curves = {name: [measures(mle), *(measures(minimise(link, eta)) for eta in etas)] for name, link in links.items()}
+tempered = [measures(at_temperature(tau)) for tau in np.arange(1.0, 0.09, -0.05)]
 
 
 def validity_at(name, price):
     """Share of valid sentences where a curve passes KL(P‖Q) = price, interpolated"""
-    points = sorted((r.forward_kl, r.validity) for r in curves[name])
-    return float(np.interp(price, *zip(*points)))
+    points = sorted((np.log(r.forward_kl), r.validity) for r in curves[name])
+    return float(np.interp(np.log(price), *zip(*points)))
 
 
 # %%
@@ -430,7 +425,7 @@ def price_figure():
     for name, color in zip(names, oranges(len(names))):
         kl, valid = zip(*((r.forward_kl, r.validity) for r in curves[name]))
         ax.plot(kl, valid, "o:" if name == names[1] else "o-", color=color, ms=4, lw=2, label=name)
-        half = etas.index(0.5)
+        half = 1 + etas.index(0.5)  # after MLE
         ax.plot(kl[half], valid[half], color=color, **ring)
     kl, valid = zip(*((r.forward_kl, r.validity) for r in tempered))
     ax.plot(kl, valid, "s--", color="0.4", mfc="none", ms=4, label="MLE at lower temperature")
@@ -449,58 +444,73 @@ show(
     "Validity against KL(P‖Q): R above, links 1 to 3 on one curve below, token MixCE and MLE's temperature together, lowest.",
 )
 
+# %% [markdown]
+# Now every measure beside every step:
+
 # %%
-prices = (0.6, 1.2)
-fair = {name: [validity_at(name, price) for price in prices] for name in curves}
-table(["valid at the price", *map(str, prices)], [[name, *(f"{v:.3f}" for v in row)] for name, row in fair.items()])
-R_0, _, link_3, link_4, cold = (np.array(row) for row in fair.values())
-say(f"""Lost by Jensen's exchange: {", ".join(f"{a:.3f}" for a in R_0 - link_3)}; by the step to tokens:
-    {", ".join(f"{a:.3f}" for a in link_3 - link_4)}.""")
-assert (R_0 > link_3 + 0.005).all()
-assert (link_3 > link_4 + 0.005).all()
-assert np.allclose(link_4, cold, atol=0.02)
+by_step = (
+    {"valid sentences at η = 0.5": validity}
+    | {f"cosine to ∇R, {place}": row for place, row in cosines.items()}
+    | {f"valid sentences at KL(P‖Q) = {price}": [validity_at(name, price) for name in names] for price in (0.4, 0.6, 1.2)}
+)
+costs = {measure: np.round(-np.diff(values), 3) + 0.0 for measure, values in by_step.items()}
+table(
+    ["what each step loses", "Jensen", "no logarithm", "tokens"],
+    [[name, *(f"{c:.3f}" for c in row)] for name, row in costs.items()],
+)
+jensen_cost, logarithm_cost, token_cost = np.array(list(costs.values())).T
+assert (jensen_cost > 0.005).all()
+assert np.abs(logarithm_cost[1:]).max() < 0.01  # nothing, but at fixed η
+assert (jensen_cost > token_cost)[[0, 1, 2, 4]].all()
+assert (token_cost > jensen_cost)[[3, 5, 6]].all()
+assert abs(token_cost - jensen_cost)[7] < 0.01
 
 # %% [markdown]
-# Three things to read off.
+# Three things to read off, from the curves and from the table.
 #
 # - Links 1 to 3 lie on *one* curve: leaving out the logarithm costs nothing but a change of η. What looked like a
 #   loss at $\eta = 0.5$ was a volume knob.
-# - Jensen's exchange costs something at these prices that no η buys back, and the step to tokens costs at least
-#   about as much again. The rest of the loss at $\eta = 0.5$ is volume: the rings, all at $\eta = 0.5$, slide down
-#   towards MLE.
-# - Token MixCE lies on the curve of the temperature. On this world, whatever validity it buys could be had by
-#   sampling the MLE model a little colder. No wonder: for a table the token loss falls apart into rows, and each
-#   row ends at lesson 3's fixed point for its own $p$. To sharpen row by row is all it can do.
+# - At equal price both Jensen and tokens cost something that no η buys back. At a low price, near the MLE model, the
+#   step to tokens costs more; at a higher one they cost about the same. The rest of the loss at $\eta = 0.5$ is
+#   volume: the rings, all at $\eta = 0.5$, slide down towards MLE.
+# - Token MixCE lies on the curve of the temperature. For a table the token loss falls apart into rows, and each row
+#   ends at lesson 3's fixed point for its own $p$. On this world no row has more than two outcomes, at three to two
+#   or one to one, and two numbers can be sharpened in one way only. Longer rows are another matter: see the tail,
+#   below.
 #
 # This is one small world and one family of models; [lesson 8](8_experiments_read_sceptically.ipynb) asks the same
-# of `stories` and of text. But it says what to expect: at $\eta = 0.5$ the token approximation repairs little of
-# what lesson 1 showed.
+# of `stories` and of text. On this one, at $\eta = 0.5$, the token approximation repairs little of what lesson 1
+# showed.
 
 # %% [markdown]
-# The first of the three can be had exactly. Where $\eta \nabla F + (1-\eta) \nabla(-\log E_Q P)$ vanishes, so does
+# The first and the third can be had exactly. Where $\eta \nabla F + (1-\eta) \nabla(-\log E_Q P)$ vanishes, so does
 # $\eta \, E_Q P \, \nabla F + (1-\eta) \nabla(-E_Q P)$: link 1 at η is link 2 at a smaller η, with $E_Q P$ taken at
-# the optimum.
+# the optimum. And the temperature of token MixCE follows from the row "here" alone.
 
 # %%
 reached = -measures(mixed[names[1]]).overlap  # E_Q P at link 1's optimum, η = 0.5
 smaller = 0.5 * reached / (0.5 * reached + 0.5)
 twin = minimise(links[names[2]], smaller)
-say(f"""Link 2 at η = {smaller:.3f} ends with {measures(twin).validity:.4f} valid; link 1 at η = 0.5 with
-    {measures(mixed[names[1]]).validity:.4f}.""")
+say(f"""Link 2 at η = {smaller:.3f} ends with {measures(twin).validity:.3f} valid; link 1 at η = 0.5 with
+    {measures(mixed[names[1]]).validity:.3f}.""")
 assert np.allclose(sentence_probs(twin), sentence_probs(mixed[names[1]]), atol=0.01)
 
-# %%
-token_mixce = {eta: measures(minimise(links[names[3]], eta)).validity for eta in (0.5, 0.1, 0.01)}
-two_kls = measures(optimal_table("two_kls")).validity
-say(f"""Token MixCE: {", ".join(f"{v:.2f} valid at η = {eta}" for eta, v in token_mixce.items())}; MLE
-    {measures(mle).validity:.2f}; for comparison the two KLs of lesson 1, at η = 0.5, {two_kls:.3f}.""")
-assert token_mixce[0.5] < token_mixce[0.1] < token_mixce[0.01] < two_kls
+here, sleeps, sleep = (world.words.index(word) for word in ("here", "sleeps", "sleep"))
+p_here = mm.exact.bigram_counts(world, MAX_LEN)[here, [sleeps, sleep]]
+p_here = p_here / p_here.sum()
+q_here = fixed_point(mixce_q, p_here, 0.5)[0]
+tau = np.log(p_here[0] / p_here[1]) / np.log(q_here[0] / q_here[1])  # dividing logits by τ divides their difference
+say(f"""Lesson 3's fixed point for ({p_here[0]:.1f}, {p_here[1]:.1f}) at η = 0.5 is ({q_here[0]:.3f}, {q_here[1]:.3f}),
+    which is temperature {tau:.2f}. MLE at this temperature ends with {measures(at_temperature(tau)).validity:.3f}
+    valid; token MixCE with {validity[3]:.3f}.""")
+assert np.allclose(sentence_probs(at_temperature(tau)), sentence_probs(mixed[names[3]]), atol=0.01)
 
 # %% [markdown]
 # ## Does MixCE sample from the model?
 #
-# > **Predict.** MixCE contains a reverse cross-entropy, an expectation over what the model writes. How often does
-# > its training call `model.generate`? And training on $R$ by RLOO ([lesson 5](5_when_you_can_only_sample.ipynb))?
+# > **Predict.** MixCE was made from a reverse cross-entropy, an expectation over what the model writes. How often does
+# > its training call `model.generate`? And training on $R$ itself by RLOO, which estimates the gradient from what the
+# > model writes ([lesson 5](5_when_you_can_only_sample.ipynb))?
 
 
 # %% tags=["reveal"]
@@ -550,80 +560,60 @@ assert rloo_calls == 20
 
 
 # %%
-def mixce_q(p, lam, eta):
-    return eta * p / (lam - (1 - eta) * p)
+def entropy(q):
+    return -(q[q > 0] * np.log(q[q > 0])).sum()
 
 
-def tailr_q(p, lam, gamma):
-    return np.maximum(0, (p / lam - gamma) / (1 - gamma))
-
-
-def fixed_point(p, ratio, formula):
-    """Where training ends in a context with data p (V,): formula(p, λ) with the λ at which it sums to one (lesson 3)"""
-    low, high = (1 - ratio) * p.max() if formula is mixce_q else 1e-9, 1 / ratio
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if formula(p, middle, ratio).sum() > 1 else (low, middle)
-    return formula(p, high, ratio)
-
-
-def cooled(p, entropy):
-    """p (V,) at the temperature τ that gives it this entropy -> q (V,), τ"""
-    low, high = 0.02, 1.0
+def as_sharp_as(target, family):
+    """Of q = family(a), sharper as a goes from 0 to 1, the one with the entropy of target (V,) -> q (V,), a"""
+    low, high = 0.0, 1.0
     for _ in range(60):
-        tau = (low + high) / 2
-        q = mm.layers.softmax_forward(np.log(p) / tau)[0]
-        low, high = (tau, high) if -(q * np.log(q)).sum() < entropy else (low, tau)
-    return q, tau
+        a = (low + high) / 2
+        low, high = (low, a) if entropy(family(a)) < entropy(target) else (a, high)
+    return family(a), a
 
 
-# %%
-here = world.words.index("here")
-p_here = mm.exact.bigram_counts(world, MAX_LEN)[here]
-q_here = mm.layers.softmax_forward(mixed[names[3]].params["logits"][here])[0]
-p_here, q_here = (p_here / p_here.sum())[[4, 5]], q_here[[4, 5]]  # sleeps, sleep
-q_fixed = fixed_point(p_here, 0.5, mixce_q)
-say(f"""The row "here" of token MixCE at η = 0.5 ended above at ({q_here[0]:.3f}, {q_here[1]:.3f}); the fixed point
-    for p = ({p_here[0]:.1f}, {p_here[1]:.1f}) is ({q_fixed[0]:.3f}, {q_fixed[1]:.3f}). The row knew of nothing but
-    its own p.""")
-assert np.allclose(q_here, q_fixed, atol=0.01)
+def sharpened(p, eta):
+    """MixCE's end for p (V,), and a temperature's and TaiLr's of the same entropy -> {label: q (V,)}"""
+    mixce = fixed_point(mixce_q, p, eta)[0]
+    cold, a = as_sharp_as(mixce, lambda a: mm.layers.softmax_forward(np.log(p) / (1 - a))[0])
+    tailr, gamma = as_sharp_as(mixce, lambda gamma: fixed_point(tailr_q, p, gamma)[0])
+    return {f"MixCE, η = {eta}": mixce, f"temperature {1 - a:.2f}": cold, f"TaiLr, γ = {gamma:.2g}": tailr}
+
 
 # %% [markdown]
-# To compare fairly, give the temperature the same entropy that MixCE ends with. First the context of lesson 3, with
-# five tokens:
+# MixCE, a temperature and TaiLr all sharpen. To compare *how*, give all three the same entropy. First the context of
+# lesson 3, with five tokens:
 
 # %%
 p = np.array([0.50, 0.25, 0.15, 0.07, 0.03])
-q_mixce = fixed_point(p, 0.1, mixce_q)
-q_cold, tau = cooled(p, -(q_mixce * np.log(q_mixce)).sum())
-q_tailr = fixed_point(p, 0.1, tailr_q)
-ends = {"the data, p": p, "MixCE, η = 0.1": q_mixce, f"temperature {tau:.2f}": q_cold, "TaiLr, γ = 0.1": q_tailr}
-rows = [[name, *(f"{a:.4f}" for a in q), f"{q[4] / q[3]:.2f}" if q[3] else "none left"] for name, q in ends.items()]
+ends = sharpened(p, 0.1)
+rows = [
+    [name, *(f"{a:.4f}" for a in q), f"{q[4] / q[3]:.2f}" if q[3] else "none left"]
+    for name, q in ({"the data, p": p} | ends).items()
+]
 table(["", *(f"q({v + 1})" for v in range(5)), "q(5) / q(4)"], rows)
-say(f"""The rarest token keeps {q_mixce[4] / p[4]:.2f} of its probability under MixCE, {q_cold[4] / p[4]:.4f} at the
-    temperature of the same entropy, nothing under TaiLr.""")
-assert q_mixce[4] > 10 * q_cold[4]
-assert q_tailr[4] == 0
+kept = [q[4] / p[4] for q in ends.values()]
+say(f"""The rarest token keeps {kept[0]:.3f} of its probability under MixCE, {kept[1]:.3f} at the temperature, and
+    {kept[2]:.3f} under TaiLr.""")
+assert kept[0] > 10 * kept[1] > kept[2] == 0
 
 
 # %%
 zipf = 1 / np.arange(1, 1001)
 zipf /= zipf.sum()  # a thousand tokens, rare as words are: the k-th has a share of 1/k
-long_mixce = fixed_point(zipf, 0.1, mixce_q)
-long_cold, long_tau = cooled(zipf, -(long_mixce * np.log(long_mixce)).sum())
-long_tailr = fixed_point(zipf, 0.01, tailr_q)
+long_ends = sharpened(zipf, 0.1)
+long_mixce, long_cold, long_tailr = long_ends.values()
 
 
 def tail_figure():
     fig = figure(7.5, 3.8)
     ax = fig.subplots()
-    shades, kept = oranges(3), long_tailr > 0
     ax.plot(zipf, zipf, color=P_COLOR, lw=2, label="the data: q = p, MLE")
-    ax.plot(zipf, long_mixce, color=shades[0], lw=2, label="MixCE, η = 0.1")
-    ax.plot(zipf, long_cold, color=shades[1], lw=2, ls=":", label=f"MLE at temperature {long_tau:.2f}, same entropy")
-    ax.plot(zipf[kept], long_tailr[kept], color=shades[2], lw=2, ls="--", label="TaiLr, γ = 0.01: zero for the rest")
+    for (label, q), color, style in zip(long_ends.items(), oranges(3), ("-", ":", "--")):
+        ax.plot(zipf[q > 0], q[q > 0], color=color, lw=2, ls=style, label=label)
     ax.set(xlabel="p, the data's probability of a token", ylabel="q, where training ends", xscale="log", yscale="log")
-    ax.set_ylim(long_cold.min() / 2, 2)
+    ax.set_ylim(long_cold.min() / 2, 1)
     ax.legend(fontsize=8, loc="upper left")
     return fig
 
@@ -634,19 +624,19 @@ show(
 )
 
 # %% [markdown]
-# On logarithmic axes a factor is a shift. MixCE scales every small $p$ by $\eta/\lambda$: its tail runs *parallel*
-# to the data's, lower down. A temperature raises $p$ to a power, $1/\tau$: its tail is *steeper*, and the rare die.
-# TaiLr has no tail. MixCE takes from the rare what it gives to the likeliest token, but it takes nearly the same
-# share from each. Whether that is what you want is another matter: rare tokens are the names and numbers, and also
-# the errors.
+# On logarithmic axes a factor is a shift. MixCE scales every small $p$ by nearly $\eta/\lambda$: its tail runs
+# *parallel* to the data's, lower down. A temperature raises $p$ to a power, $1/\tau$: its tail is *steeper*, and a
+# token loses the more the rarer it is. TaiLr cuts the tail off. MixCE takes from the rare what it gives to the
+# likeliest token, but it takes nearly the same share from each. Whether that is what you want is another matter: rare
+# tokens are the names and numbers, and also the errors.
 
 # %%
 tail = slice(500, None)  # the rarer half of the thousand
 slope = {
     name: np.polyfit(np.log(zipf[tail]), np.log(q[tail]), 1)[0] for name, q in (("MixCE", long_mixce), ("cold", long_cold))
 }
-say(f"""Slopes of the rarer half: data 1, MixCE {slope["MixCE"]:.2f}, temperature {slope["cold"]:.2f} (1/τ =
-    {1 / long_tau:.2f}). TaiLr keeps {(long_tailr > 0).sum()} of {len(zipf)} tokens.""")
+say(f"""Slopes of the rarer half: data 1, MixCE {slope["MixCE"]:.2f}, temperature {slope["cold"]:.2f}. TaiLr keeps
+    {(long_tailr > 0).sum()} of {len(zipf)} tokens.""")
 assert slope["MixCE"] < 1.02
 assert slope["cold"] > 1.2
 
@@ -662,7 +652,7 @@ assert slope["cold"] > 1.2
 #
 # and the loss is half $-\log q$, half $d$, the latter scaled by a stopped ratio to the former's size:
 # $\frac{1}{2} (-\log q + \mathrm{sg}[-\log q / d] \, d)$. Its value therefore *is* MLE's, whatever the vectors.
-# Only its gradient differs: the best example for "a surrogate's value means little".
+# Only its gradient differs, so its value says nothing of what it does.
 
 # %%
 source(mm.objectives.emo)
@@ -684,12 +674,13 @@ assert emo_gradient[0, 2] > mle_gradient[0, 2] > emo_gradient[0, 1]
 #
 # - MixCE comes from the reverse cross-entropy by Jensen (a bound, from the wrong side), leaving out a logarithm
 #   (exact alone; a change of η in a mixture), exchanging $P$ and $Q$ (exact), and weighting tokens instead of
-#   sentences (another objective).
+#   sentences (another objective, and a bound from the wrong side again).
 # - A lower bound of what you minimise guarantees nothing.
 # - Alone, every link collapses on the likeliest sentences. In the mixture the links differ.
-# - At fixed $\eta = 0.5$ Jensen costs most validity on `agreement()`, since the price of an impossible sentence is
-#   gone. At the MLE optimum the step to tokens turns the gradient most. At equal price both cost something, and
-#   token MixCE does what a temperature does.
+# - Which step costs most depends on the measure. On `agreement()` it is Jensen by validity at $\eta = 0.5$ and by
+#   direction at three places out of four; it is the step to tokens by direction at the MLE optimum, and by validity
+#   at a low price in $\mathrm{KL}(P \| Q)$; at a higher price the two are about equal.
+# - On `agreement()` token MixCE does what a temperature does.
 # - MixCE never samples from the model. It needs nothing that MLE does not need, and it never sees what the model
 #   would write.
 # - MixCE scales the tail, a temperature steepens it, TaiLr cuts it.
@@ -699,9 +690,9 @@ assert emo_gradient[0, 2] > mle_gradient[0, 2] > emo_gradient[0, 1]
 #
 # 1. *Pencil.* Two sentences, $P = (3/4, 1/4)$, $Q = (1/2, 1/2)$. Compute $R$, link 1 and link 2. Check that link 1
 #    is below $R$. For which $Q$ are they equal?
-# 2. *Code.* Alone, links 3 and 4 had the same optimum on `agreement()`. Make a world where they have not: the
-#    likeliest *first word* must not begin the likeliest *sentence* (`mm.worlds.markov`, then
-#    `optimal_table("overlap", world=…, max_len=3)`). Where does each of them end?
+# 2. *Code.* Alone, links 3 and 4 end at the likeliest sentences of `agreement()`. Make a world where link 4 does not:
+#    the likeliest *first word* must not begin the likeliest *sentence* (`mm.worlds.markov(transitions)`, row 0 the
+#    start, column 0 the end; then `optimal_table("overlap", world=…, max_len=3)`). Where does each of them end?
 # 3. *Code.* `world.with_floor(…)` changes the price of an impossible token; `optimal_table(…, world=…)` takes such
 #    a world. Minimise $\eta F + (1-\eta) R$ at $\eta = 0.5$ for floors of −69, −20, −5 and −1 nats. At which does
 #    $R$ lose its advantage over link 1?
@@ -738,9 +729,9 @@ assert first["link 3"][2] > 0.9
 assert first["link 4"][1] > 0.9
 
 # %% [markdown] tags=["solution"]
-# **Solution 3.** It keeps it for long. Even at −5 nats, a price hardly above that of a rare word, naming a price at
-# all is worth more than link 1's silence. Only where an impossible token is as cheap as a common one, at −1, does
-# $R$ fall behind.
+# **Solution 3.** It keeps it for long. Even at −5 nats, the price of a word that comes once in $e^5$ times, naming a
+# price at all is worth more than link 1's silence. Only where an impossible token is as cheap as a common one, at −1,
+# does $R$ fall behind.
 
 # %% tags=["solution"]
 repaired = {}
