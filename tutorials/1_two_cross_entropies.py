@@ -194,6 +194,7 @@ def draw_simplex(ax, values):
     ax.axis("off")
 
 
+# %%
 def picture():
     fig, start = figure(7.5, 7.2), [0.1, 0.3, 0.6]
     titles = {
@@ -347,6 +348,7 @@ def mixture(eta):
     return value
 
 
+# %%
 def mixture_picture():
     fig = figure(7.5, 3.5)
     left, right = fig.subplots(1, 2, width_ratios=[1, 1.45])
