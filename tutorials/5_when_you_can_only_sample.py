@@ -9,8 +9,9 @@
 # - two ways to differentiate an average over something that is drawn, and why tokens allow only one of them;
 # - REINFORCE, reward to go and RLOO, each written in one line and derived from lesson 4;
 # - what Gumbel-softmax and importance weights do instead, and what they miss;
-# - how to compare such estimators: by mean squared error at the number of samples you can pay, not by bias alone;
-# - what k1, k2 and k3 are when they are differentiated, as in RLHF.
+# - how to compare such estimators: by their error at the number of samples you can pay, not by bias alone;
+# - what becomes of three estimates of KL, k1, k2 and k3, when they are differentiated, as in RLHF (reinforcement
+#   learning from human feedback).
 
 # %%
 import numpy as np
@@ -39,15 +40,16 @@ from minimixce import estimators
 # \mathbb{E}[ f(x) (x - \mu) ] .
 # $$
 #
-# The first looks at the slope of $f$. The second never does: it only asks how good each draw was, and makes good
-# draws more likely. Take $f(x) = x^2$ at $\mu = 1$, where $J = \mu^2 + 1$ and the exact derivative is $2\mu = 2$.
+# The derivative of $\log p_\mu(x)$ in $\mu$ is called the *score*; here it is $x - \mu$. The first road looks at the
+# slope of $f$, the second only at its value. Take $f(x) = x^2$ at $\mu = 1$, where $J = \mu^2 + 1$ and the exact
+# derivative is $2\mu = 2$.
 
 # %%
 mu, epsilon = 1.0, np.random.default_rng(0).standard_normal(100_000)
 x = mu + epsilon
 roads = {"pathwise": 2 * x, "score function": x**2 * (x - mu), "score function, f + 10": (x**2 + 10) * (x - mu)}
 table(
-    ("one draw each", "mean", "standard deviation", "draws for an error of 1 % of 2"),
+    ("estimate from one draw", "mean", "standard deviation", "draws for an error of 1 %"),
     [(name, f"{d.mean():.2f}", f"{d.std():.1f}", f"{d.var() / 0.02**2:,.0f}") for name, d in roads.items()],
 )
 for d in roads.values():
@@ -59,7 +61,7 @@ def draw_roads(n=16):
     fig = figure(7.5, 2.9)
     bins = np.linspace(-12, 16, 113)
     for ax, (name, d) in zip(fig.subplots(1, 3, sharey=True), roads.items()):
-        ax.hist(d.reshape(-1, n)[:6000].mean(axis=1), bins, color=Q_COLOR)
+        ax.hist(d.reshape(-1, n).mean(axis=1), bins, color=Q_COLOR, histtype="stepfilled")
         ax.axvline(2, color="black", linewidth=1.2)
         ax.set(title=name, xlabel=f"estimate from {n} draws", yticks=[])
     return fig
@@ -71,10 +73,9 @@ show(
 )
 
 # %% [markdown]
-# All three are *unbiased*: their mean is the derivative (the black line). They differ in variance. And adding a
-# constant to $f$, which moves no derivative, makes the score function much worse: it multiplies a noise of mean
-# zero, $x - \mu$, by a larger number. You met that constant in lesson 4, where it changed nothing, because there
-# nothing was noise.
+# All three are *unbiased*: their mean is the derivative (the black line). They differ in variance. Adding a constant to
+# $f$, which moves no derivative, makes the score function much worse: it multiplies a noise of mean zero, $x - \mu$,
+# by a larger number. In lesson 4 such a constant changed nothing, because there nothing was noise.
 #
 # > **Predict.** Now let $f$ be a step, 1 where $x > 0$ and 0 elsewhere. $J(\mu)$ is the probability of $x > 0$, a
 # > smooth curve. Which of the two roads still leads to its derivative?
@@ -86,21 +87,20 @@ slope_of_the_step = np.zeros_like(x)  # wherever it has one
 score = step * (x - mu)
 assert abs(score.mean() - exact) < 5 * score.std() / np.sqrt(len(x))
 say(f"""Only the score function: {score.mean():.3f}, exactly {exact:.3f}. The pathwise estimate is
-{slope_of_the_step.mean():.0f} in every draw, with no variance at all and entirely wrong. A step has no slope to
-look at; that a draw may *cross* it is all that matters, and pathwise does not see it.""")
+{slope_of_the_step.mean():.0f} in every draw, with no variance at all and entirely wrong. All that matters is that a draw
+may *cross* the step, and a slope does not show that.""")
 
 # %% [markdown]
 # ## A token is a step
 #
-# Drawing a token is such a step. It can be written like the Gaussian, with noise kept apart: if $g$ is *Gumbel
-# noise*, $-\log(-\log u)$ of a uniform $u$ for each token, the token $\mathrm{argmax}(\mathrm{logits} + g)$ has
+# Drawing a token is such a step. It can be written like the Gaussian, with noise kept apart: if $\epsilon$ is *Gumbel
+# noise*, $-\log(-\log u)$ of a uniform $u$ for each token, the token $\mathrm{argmax}(\mathrm{logits} + \epsilon)$ has
 # exactly the probabilities $\mathrm{softmax}(\mathrm{logits})$. Move the logits a little and, for nearly all noise,
-# the token does not change at all. So there are two things to do: take the score function and fight its variance
-# (REINFORCE and what follows), or soften the step and accept an error (Gumbel-softmax).
+# the token does not change at all. That leaves two roads: take the score function and fight its variance (REINFORCE
+# and what follows), or soften the step and accept an error (Gumbel-softmax).
 #
-# Back to `agreement()` and the table of lesson 4, and to $\mathrm{KL}(Q\|P)$, for which every estimator below has a
-# form. We can list all sequences, so we know the exact gradient, and can even compute mean and variance of an
-# estimator without drawing.
+# Back to `agreement()`, to the table of lesson 4 and to $\mathrm{KL}(Q\|P)$. There we can list all sequences, so we know
+# the exact gradient $g$, and can even compute mean and variance of an estimator without drawing.
 
 # %%
 world, T = mm.worlds.agreement(), 4
@@ -115,52 +115,59 @@ g = grads["logits"]  # (V,V), the exact gradient
 # %% [markdown]
 # ## REINFORCE
 #
-# Lesson 4's list says $\nabla L = \sum_x Q(x) C(x) \nabla \log Q(x)$, where $C(x) = \log Q(x) - \log P(x)$ is the
-# cost of a whole sequence. (The moving of $\log Q$ inside $C$ averages to zero.) That is an average over $Q$. Draw
-# $x_1, \dots, x_n$ from $Q$ and take the mean:
+# Write $\nabla$ for the gradient in all parameters. Lesson 4's list says
+# $\nabla L = \sum_x Q(x) C(x) \nabla \log Q(x)$, where $C(x) = \log Q(x) - \log P(x)$ is the cost of a whole sequence.
+# (The moving of $\log Q$ inside $C$ averages to zero.) That is an average over $Q$. Draw $x_1, \dots, x_n$ from $Q$
+# and take the mean:
 #
 # $$
 # \hat{g} = \frac{1}{n} \sum_i C(x_i) \nabla \log Q(x_i) .
 # $$
 #
-# This is REINFORCE (Williams, 1992), the score function for sequences. Every token of a sample is pushed down by
-# the cost of the whole. All of its relatives have the same form, with another number $a_t$ for each token:
+# This is REINFORCE (Williams, 1992), the score function for sequences. Every token of a sample is pushed down by the
+# cost of the whole. Its relatives have the same form, with another number $a_{i,t}$ for token $t$ of sample $i$:
 #
 # $$
 # \hat{g} = \frac{1}{n} \sum_i \sum_t a_{i,t} (\mathrm{onehot}(x_{i,t}) - \mathrm{softmax}) .
 # $$
 
+
 # %%
-log_q = np.log(np.exp(z) / np.exp(z).sum(axis=1, keepdims=True))
-
-
 def weighted(rows, a):
     """rows (n,T+1) of samples, a (n,T−1) or (n,1) a number for each of their tokens -> the formula above, (V,V)"""
     inputs, targets = world.batch(rows)
+    q = np.exp(mm.exact.log_softmax(model.params["logits"]))
     a, dz = np.broadcast_to(a, targets.shape), np.zeros((V, V))
     for i, t in zip(*np.nonzero(targets >= 0)):
         last, token = inputs[i, t], targets[i, t]
-        dz[last] += a[i, t] * (np.eye(V)[token] - np.exp(log_q[last]))
+        dz[last] += a[i, t] * (np.eye(V)[token] - q[last])
     return dz / len(rows)
 
 
 def costs(rows):
     """c_t = log q_t − log p_t of each token, 0 after the end -> (n,T−1)"""
     inputs, targets = world.batch(rows)
+    log_q = mm.exact.log_softmax(model.params["logits"])
     return np.where(targets >= 0, log_q[inputs, targets] - world.token_log_probs(rows, floored=True), 0)
+
+
+def to_go(c):
+    """c (n,T−1) -> the sums from each t to the end, (n,T−1)"""
+    return c[:, ::-1].cumsum(axis=1)[:, ::-1]
 
 
 # %% [markdown]
 # ## Reward to go, and a baseline
 #
 # In lesson 4 the bracket at a prefix was $c + U(hv) - U(h)$: *costs from here on*, compared with *what is usual
-# here*. REINFORCE has neither. Give it both.
+# here*. REINFORCE has neither. Give it one or the other.
 #
 # **Reward to go.** What was paid before a token does not depend on it. Given the tokens before, $\nabla \log q_t$
-# has mean zero, so those costs contribute noise and nothing else. Leave them out: $a_t = \sum_{s \ge t} c_s$.
+# has mean zero, so the product of the two has mean zero. Leave it out: $a_t = \sum_{s \ge t} c_s$, where $c_s$ is the
+# cost of token $s$. The mean stays, and the variance, as a rule, falls.
 #
 # **Baseline.** Subtract from each cost a number $b$ that does not depend on the sample: the mean stays, since
-# $\mathbb{E}[b \nabla \log Q] = 0$, and the variance falls if $b$ is near the mean cost. RLOO, *REINFORCE
+# $\mathbb{E}[b \nabla \log Q] = 0$, and with $b$ near the mean cost the variance, as a rule, falls. RLOO, *REINFORCE
 # leave-one-out* (Kool et al., 2019), takes for each sample the mean of *the others*. Its own cost must not enter: a
 # baseline that moves with the sample would bias the gradient.
 
@@ -170,7 +177,7 @@ c = costs(rows)
 C = c.sum(axis=1, keepdims=True)  # (n,1)
 a = {
     "reinforce": C,
-    "reward_to_go": c[:, ::-1].cumsum(axis=1)[:, ::-1],  # sums from t to the end
+    "reward_to_go": to_go(c),
     "rloo": C - (C.sum() - C) / (len(C) - 1),
 }
 for name, numbers in a.items():
@@ -179,7 +186,7 @@ for name, numbers in a.items():
 
 # %% [markdown]
 # The package's own lines, for any model. `s.backward(weights)` is the formula with $a$, in the logits, and from
-# there the model's backward. (Where `rloo` speaks of js, it serves another divergence.)
+# there the model's backward. (The lines about js serve another divergence.)
 
 # %%
 source(estimators.reinforce, estimators.reward_to_go, estimators.rloo)
@@ -187,15 +194,19 @@ source(estimators.reinforce, estimators.reward_to_go, estimators.rloo)
 # %% [markdown]
 # ## Mean and variance, without statistics
 #
-# An estimator from one sample is a function of that sample. In a small world we can go through all of them: its
-# mean is $\sum_x Q(x) \hat{g}(x)$, its variance $\sum_x Q(x) \|\hat{g}(x)\|^2 - \|\mathbb{E} \hat{g}\|^2$. For RLOO
-# with $n = 2$, all pairs.
+# An estimate from one sample $x$ is a function of it, $\hat{g}(x)$. In a small world we can go through all of them: the
+# mean is $\sum_x Q(x) \hat{g}(x)$, the variance $\sum_x Q(x) \|\hat{g}(x)\|^2 - \|\mathbb{E} \hat{g}\|^2$. For RLOO with
+# $n = 2$, all pairs.
 
 # %%
-every = mm.exact.sequences(V, T)
-Q, c = np.exp(mm.exact.log_prob(model, every)), costs(every)
-score = np.array([weighted(x[None], 1.0).ravel() for x in every])  # (156,36) ∇log Q(x)
-C = c.sum(axis=1)
+every = mm.exact.sequences(V, T)  # (156,T+1)
+P, Q, c = np.exp(world.log_prob(every)), np.exp(mm.exact.log_prob(model, every)), costs(every)
+valid, C = P > 0, c.sum(axis=1)
+
+
+def each_alone(a):
+    """a (156,T−1) or (156,1) -> the estimate from each sequence alone, (156,36)"""
+    return np.array([weighted(every[i : i + 1], a[i : i + 1]).ravel() for i in range(len(every))])
 
 
 def moments(each, weights):
@@ -205,12 +216,13 @@ def moments(each, weights):
     return np.linalg.norm(mean - g.ravel()) / np.linalg.norm(g), variance / (g**2).sum()
 
 
-to_go = np.array([weighted(x[None], own[None]).ravel() for x, own in zip(every, c[:, ::-1].cumsum(axis=1)[:, ::-1])])
+# %%
+score = each_alone(np.ones((len(every), 1)))  # ∇log Q(x)
 first, second = np.divmod(np.arange(len(every) ** 2), len(every))  # all pairs
 pairs = 0.5 * (C[first] - C[second])[:, None] * (score[first] - score[second])
 found = {
     "reinforce": moments(C[:, None] * score, Q),
-    "reward_to_go": moments(to_go, Q),
+    "reward_to_go": moments(each_alone(to_go(c)), Q),
     "rloo, n = 2": moments(pairs, Q[first] * Q[second]),
     "baseline = mean cost": moments((C - KL)[:, None] * score, Q),
 }
@@ -226,28 +238,31 @@ table(
 assert max(bias for bias, _ in found.values()) < 1e-12
 assert found["baseline = mean cost"][1] < found["reward_to_go"][1] < found["reinforce"][1]
 needed = found["baseline = mean cost"][1]
+low, high, bad = C[valid].min(), C[valid].max(), C[~valid].min()
 say(f"""No bias, to the last digit. But one sample's variance is dozens of times the squared length of what it
 estimates: even with the mean cost as baseline, which is what RLOO tends to with many samples, {needed:.0f} samples
 have an error as large as the gradient itself, and an error of 1 % takes {needed / 0.01**2:,.0f}. The reason is in
-the costs: here most are near zero, and the rest 69 nats or more. (An RLOO baseline from one other sample is itself
-noise; with more it gets better.)""")
+the costs: of possible sequences from {low:.1f} to {high:.1f} nats, of impossible ones {bad:.0f} and more. (An RLOO
+baseline from one other sample is itself noise; with more it gets better.)""")
+assert bad > 50
+assert max(abs(low), abs(high)) < 5
 
 # %% [markdown]
 # ## Gumbel-softmax
 #
-# The other road. Keep the hard choice $\mathrm{argmax}(\mathrm{logits} + g)$ on the way forward, and on the way
-# back pretend that it had been $\mathrm{softmax}((\mathrm{logits} + g) / \tau)$, which has a slope. This is called
+# The other road. Keep the hard choice $\mathrm{argmax}(\mathrm{logits} + \epsilon)$ on the way forward, and on the way
+# back pretend that it had been $\mathrm{softmax}((\mathrm{logits} + \epsilon) / \tau)$, which has a slope. This is called
 # *straight-through*; $\tau$ is a temperature, and for $\tau \to 0$ the softmax becomes the choice. First for a
 # single token with a cost $c_v$ for each $v$: the pretended choice costs $\sum_v \mathrm{soft}_v c_v$, so the
-# gradient is a softmax backward, divided by $\tau$.
+# gradient is lesson 3's softmax backward, divided by $\tau$.
 
 # %%
 source(mm.layers.softmax_backward)
 
 logits, cost = np.log([0.6, 0.3, 0.1]), np.array([1.0, 2.0, 30.0])
 q = np.exp(logits)
-exact_one = q * (cost - q @ cost)  # lesson 1's, and lesson 4's with T = 2
-noise = np.random.default_rng(0).gumbel(size=(100_000, 3))
+exact_one = q * (cost - q @ cost)  # lesson 4's, with one token to draw
+noise = np.random.default_rng(0).gumbel(size=(few(100_000, 20_000), 3))
 chosen = np.eye(3)[(logits + noise).argmax(axis=1)]
 assert np.allclose(chosen.mean(axis=0), q, atol=0.01)  # argmax of logits + noise does sample softmax(logits)
 single = {"score function, mean baseline": ((chosen @ cost) - q @ cost)[:, None] * (chosen - q)}
@@ -262,8 +277,8 @@ one_token = {
     for name, d in single.items()
 }
 table(
-    ("one token, one draw", "bias / length", "standard deviation / length"),
-    [(name, f"{bias:.2f}", f"{spread:.2f}") for name, (bias, spread) in one_token.items()],
+    ("one token, one draw; over ‖g‖", "bias", "sampling error of the bias", "standard deviation"),
+    [(name, f"{bias:.3f}", f"{sd / np.sqrt(len(noise)):.3f}", f"{sd:.2f}") for name, (bias, sd) in one_token.items()],
 )
 assert one_token["Gumbel-softmax, τ = 2"][0] > one_token["Gumbel-softmax, τ = 0.5"][0]
 assert one_token["Gumbel-softmax, τ = 2"][1] < one_token["Gumbel-softmax, τ = 0.1"][1]
@@ -271,32 +286,31 @@ assert one_token["Gumbel-softmax, τ = 2"][1] < one_token["Gumbel-softmax, τ = 
 # %% [markdown]
 # High $\tau$: little variance, much bias. Low $\tau$: the reverse. For one token the bias dies with $\tau$.
 #
-# For sequences it does not. The soft choice is passed on as the next input of the model, so derivatives flow from
-# later tokens back to earlier ones through the model. But the *world*, too, moves to another state with each token,
-# and from its state nothing flows back: an automaton has no slope. So part of lesson 4's $U(hv)$ is missing,
-# whatever $\tau$; Gumbel-softmax leans towards the token-level gradient. `estimators.gumbel` does all this for any
-# model.
+# For sequences it need not. Derivatives do flow back from later tokens to earlier ones, through the next input of the
+# model, but only as slopes at the token that was chosen: a linear guess at what *another* token would have led to. And
+# the *world* moves to another state with each token, too; through its state nothing flows back, here as in the MixCE
+# paper's code. So part of lesson 4's $U(hv)$ is missing, whatever $\tau$, and what remains leans towards the
+# token-level gradient. `estimators.gumbel` does all this for any model.
 
 # %%
-token_level = Q @ np.array([weighted(x[None], own[None]).ravel() for x, own in zip(every, costs(every))])  # lesson 4's, D = Q
+token_level = Q @ each_alone(c)  # lesson 4's, with the model's prefixes
 
 
 def cosine(a, b):
     return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
 
-lines, batches = [], [estimators.gumbel_noise(few(20_000, 4_000), T, V, seed) for seed in range(5)]
+lines, batches = [], [estimators.gumbel_noise(few(20_000, 2_000), T, V, seed) for seed in range(5)]
 for tau in (1.0, 0.5, 0.25):
     each = [estimators.gumbel(model, world, noise, objective="reverse_kl", tau=tau)[1]["logits"].ravel() for noise in batches]
-    mean, error = np.mean(each, axis=0), np.sqrt(np.var(each, axis=0, ddof=1).sum() / len(each))
+    mean, error = np.mean(each, axis=0), np.sqrt(np.var(each, axis=0, ddof=1).sum() / len(each)) / np.linalg.norm(g)
     bias = np.linalg.norm(mean - g.ravel()) / np.linalg.norm(g)
+    lines.append((tau, bias, error, cosine(mean, g.ravel()), cosine(mean, token_level)))
     assert bias > 0.5
-    assert cosine(mean, token_level) > cosine(mean, g.ravel())
-    error /= np.linalg.norm(g)
-    lines.append((f"{tau:g}", *(f"{v:.2f}" for v in (bias, error, cosine(mean, g.ravel()), cosine(mean, token_level)))))
+    assert lines[-1][-1] > lines[-1][-2]
 table(
-    ("τ, whole sequences", "bias / ‖g‖", "sampling error of the mean", "cosine to g", "cosine to the token-level gradient"),
-    lines,
+    ("τ, whole sequences", "bias / ‖g‖", "its sampling error", "cosine to g", "cosine to the token-level gradient"),
+    [(f"{tau:g}", *(f"{number:.2f}" for number in numbers)) for tau, *numbers in lines],
 )
 
 # %% [markdown]
@@ -313,14 +327,12 @@ table(
 # just those that the reverse divergence is about.
 
 # %%
-P = np.exp(world.log_prob(every))
-valid = P > 0
 by_weights = np.array(
     [estimators.importance(model, world, x[None], objective="reverse_kl")[1]["logits"].ravel() for x in every[valid]]
 )
 importance_bias, importance_variance = moments(by_weights, P[valid])
-say(f"""Its bias is {importance_bias:.2f} of the length of the gradient, its variance {importance_variance:.1e}: it
-is very sure of nearly nothing. Samples of P cannot show what P never does.""")
+say(f"""The bias is {importance_bias:.2f} of the length of the gradient, the variance {importance_variance:.1e} of its
+square: the estimate is very sure, and nearly zero. Samples of P cannot show what P never does.""")
 assert importance_bias > 0.9
 
 # %% [markdown]
@@ -332,36 +344,26 @@ assert importance_bias > 0.9
 # %% tags=["reveal"]
 p = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
 q = p.copy()  # the model is already right
-ratio, mixce = q / p, q  # what multiplies the gradient −∇log q of each token drawn from P
 token = np.arange(1, 6)
-table(
-    ("token", *token),
-    [(name, *(f"{v:.2f}" for v in w)) for name, w in (("P", p), ("importance weight Q/P", ratio), ("MixCE's weight q", mixce))],
-)
-pull = (p * mixce) @ (q - np.eye(5))  # MixCE's gradient at Q = P: Σ p w (softmax − onehot)
-other_q = np.full(5, 0.2)  # and a Q that is not P
+weights = {"P": p, "importance weight Q/P": q / p, "MixCE's weight q": q}
+table(("token", *token), [(name, *(f"{number:.2f}" for number in numbers)) for name, numbers in weights.items()])
+other_q = p[::-1]  # and a Q that is not P
 by_ratio, by_mixce = (p @ (w * token) / (p @ w) for w in (other_q / p, other_q))  # the mean token number over P, weighted
 assert np.isclose(by_ratio, other_q @ token)
-assert np.isclose(by_mixce, p @ token)
-assert np.abs(pull).max() > 0.01
+assert abs(by_mixce - other_q @ token) > 0.5
 say(f"""No. At Q = P importance weights are all 1, because there is nothing to exchange; MixCE's are not, and have
-nothing of P in them. Its gradient there is not zero either (largest element {np.abs(pull).max():.3f}): what the
-model finds likely is made likelier still. And where Q is not P, importance weights turn an average over P into the
-average over Q. Take a uniform Q and the mean token number, {p @ token:.2f} under P and {other_q @ token:.2f} under
-Q: weighted by Q/P, P's tokens give {by_ratio:.2f}, weighted by MixCE's q they still give {by_mixce:.2f}. The
-samples come from P and *stay* samples of P. The weights change the objective, not the distribution.""")
-
-# %% [markdown]
-# For sequences, too: an importance weight is one number $Q(x)/P(x)$ for a whole sequence, of any size; MixCE has a
-# number $q_t$ between 0 and 1 for each token.
+nothing of P in them. And where Q is not P, importance weights turn an average over P into the average over Q. Take
+the probabilities in reverse order as Q, and the mean token number, {p @ token:.2f} under P and {other_q @ token:.2f}
+under Q. Weighted by Q/P, P's tokens give {by_ratio:.2f}. Weighted by MixCE's q they give {by_mixce:.2f}, which is
+neither. The samples stay samples of P; the weights change what is minimised.""")
 
 # %% [markdown]
 # ## Clouds around the exact gradient
 #
-# Now a model with a memory: a small transformer, before training. Its gradient has thousands of coordinates, so
-# look at the estimates from two sides: *along* the exact gradient, and *across* it, in the direction in which the
-# token-level gradient leaves it. Both directions are fixed, the second found with samples of its own. Units are the
-# length of the exact gradient, so that a perfect estimate sits at (1, 0) and no estimate at all at (0, 0).
+# Now a model with a memory: a small transformer, before training. Its gradient has thousands of coordinates, so look
+# at the estimates in two directions: *along* the exact gradient, and *across* it, the way in which the token-level
+# gradient leaves it (found with samples of its own). Units are the length of the exact gradient: a perfect estimate
+# sits at (1, 0), a gradient of zero at (0, 0).
 
 # %%
 gpt = mm.GPT(mm.GPTConfig(V, block_size=T - 1, n_layer=2, n_head=2, n_embd=32), seed=0, device="cpu")
@@ -384,7 +386,7 @@ def estimates(n, seed):
         "Gumbel-softmax, τ = 0.1": estimators.gumbel(gpt, world, noise, tau=0.1, **of),
         "k2 per token": estimators.k2(gpt, world, rows, per="token"),
         "k3": estimators.k3(gpt, world, rows),
-    }
+    }  # k2 and k3: below
     return {name: flat(grads) for name, (_, grads) in found.items()}
 
 
@@ -392,11 +394,11 @@ def estimates(n, seed):
 g_gpt = flat(mm.exact.loss_and_grads(gpt, world, T, objective="reverse_kl")[1])
 length = np.linalg.norm(g_gpt)
 along = g_gpt / length
-across = flat(estimators.k2(gpt, world, estimators.sample(gpt, 20_000, T, seed=10**6), per="token")[1])
+across = flat(estimators.k2(gpt, world, estimators.sample(gpt, few(20_000, 2_000), T, seed=10**6), per="token")[1])
 across -= (across @ along) * along
 across /= np.linalg.norm(across)
 clouds = {}
-for seed in range(few(200, 30)):
+for seed in range(few(200, 10)):
     for name, estimate in estimates(16, seed).items():
         clouds.setdefault(name, []).append((estimate @ along / length, estimate @ across / length))
 clouds = {name: np.array(points) for name, points in clouds.items()}
@@ -427,17 +429,16 @@ show(
 )
 
 # %% [markdown]
-# Every dot is an estimate from 16 samples, the ring is the mean of the dots, the cross the exact gradient. In the
-# upper row REINFORCE, reward to go and RLOO have their rings on the cross (unbiased) and clouds of very different
-# size. Importance weights make a cloud so small that you see only the ring, at no gradient at all. (The widest dots
-# lie outside the frame.) Below, Gumbel-softmax at $\tau = 1$ is small and beside the cross. The last two come
-# later.
+# Every dot is an estimate from 16 samples. In the upper row REINFORCE, reward to go and RLOO have their rings on the
+# cross (unbiased) and clouds of very different size. (The widest dots lie outside the frame.) Importance weights make
+# a cloud so small that it fits into the ring, at zero. Below, Gumbel-softmax at $\tau = 1$ is small and beside the cross.
+# The last two come later.
 #
 # > **Predict.** You can afford 16 samples a step. Which of the eight would you take? Is an unbiased one better than
 # > a biased one?
 
 # %% tags=["reveal"]
-study = estimators.study(gpt, world, T, objective="reverse_kl", sizes=(4, 16, 64), repeats=few(100, 20), seed=0)
+study = estimators.study(gpt, world, T, objective="reverse_kl", sizes=(4, 16, 64), repeats=few(100, 10), seed=0)
 at_16 = {row["estimator"]: row for row in study if row["n"] == 16}
 table(
     ("n = 16", "mean squared error", "variance", "squared bias"),
@@ -455,11 +456,11 @@ unbiased = ("reinforce", "reward_to_go", "rloo", "k2")
 best = min(at_16, key=lambda name: at_16[name]["mse"])
 assert best == "gumbel τ=1"
 assert all(at_16[name]["mse"] > at_16[best]["mse"] for name in unbiased)
-say(f"""No. What counts is how far from the exact gradient you land, and the mean squared distance is variance plus
-squared bias. At n = 16 the least is that of **{best}**, {at_16[best]["mse"]:.2f} of the gradient's squared length,
-though it is biased by {at_16[best]["bias"]:.2f} of the length. RLOO, the best of the unbiased, has
-{at_16["rloo"]["mse"]:.2f}, and REINFORCE {at_16["reinforce"]["mse"]:.1f}: further off than no gradient at all,
-whose error is 1.""")
+say(f"""Not always. For one step it counts how far from the exact gradient you land, and the mean squared distance is
+variance plus squared bias. At n = 16 the least is that of **{best}**, {at_16[best]["mse"]:.2f} of the gradient's squared
+length, though its bias is {at_16[best]["bias"]:.2f} of the length. RLOO, the best of the unbiased, has
+{at_16["rloo"]["mse"]:.2f}, and REINFORCE {at_16["reinforce"]["mse"]:.1f}: further off than a gradient of zero, whose
+error is 1.""")
 
 
 # %%
@@ -472,7 +473,7 @@ def draw_study(names=("reinforce", "reward_to_go", "rloo", "gumbel τ=1", "gumbe
         style = "o-" if name in unbiased else "s--"
         y, bars = [row["mse"] for row in own], [row["mse_se"] for row in own]
         ax.errorbar([row["n"] for row in own], y, bars, fmt=style, color=color, capsize=2, label=name)
-    ax.axhline(1, color="0.6", linewidth=0.8, zorder=0, label="no gradient at all")
+    ax.axhline(1, color="0.6", linewidth=0.8, zorder=0, label="a gradient of zero")
     ax.set(xscale="log", yscale="log", xlabel="samples n", ylabel="mean squared error / ‖g‖²")
     ax.set_xticks([4, 16, 64], ["4", "16", "64"])
     ax.minorticks_off()
@@ -482,25 +483,25 @@ def draw_study(names=("reinforce", "reward_to_go", "rloo", "gumbel τ=1", "gumbe
 
 show(
     draw_study(),
-    "Error against samples: unbiased estimators fall as 1/n, Gumbel-softmax flattens at its bias, and RLOO crosses it",
+    "Error against samples: unbiased estimators fall about as 1/n, Gumbel-softmax flattens at its bias, and RLOO crosses it",
 )
 
 # %%
 at_64 = {row["estimator"]: row for row in study if row["n"] == 64}
 crossing = 16 * at_16["rloo"]["variance"] / at_64["gumbel τ=1"]["bias2"]
 assert at_64["rloo"]["mse"] < at_64["gumbel τ=1"]["mse"]
-say(f"""Solid lines are unbiased and fall as 1/n for ever. Dashed ones level out at their squared bias. So the
-answer depends on n: RLOO overtakes Gumbel-softmax near n = {crossing:.0f} (its variance at 16 samples, extended,
+say(f"""Solid lines are unbiased and fall about as 1/n for ever. Dashed ones level out at their squared bias. So the
+answer depends on n: RLOO overtakes Gumbel-softmax near n = {crossing:.0f} (where its variance, extended from 16,
 equals the other's squared bias), and at 64 it has {at_64["rloo"]["mse"]:.2f} against
-{at_64["gumbel τ=1"]["mse"]:.2f}. And it depends on what the steps are for: an optimizer averages over steps, which
-removes noise and keeps bias.""")
+{at_64["gumbel τ=1"]["mse"]:.2f}. And it depends on what is done with the steps. An optimizer averages over them,
+which removes noise and keeps bias; and its learning rate mends an error of length, but not of direction
+(exercise 5).""")
 
 # %% [markdown]
-# This is one model, before training. What changes later? Impossible sentences become rare. A rare event with a
-# large cost is the worst case for sampling: most batches do not see it, and those that do are thrown far off. Take
-# tables that hardly ever say "here" after a noun, blended with less and less of the uniform distribution: better
-# and better models. How many samples does RLOO need? (With its baseline at the mean cost, as with many samples;
-# computed exactly, as above.)
+# This is one model, before training. Later, impossible sentences become rare. A rare event with a large cost is bad for
+# sampling: most batches do not see it, and those that do are thrown far off. Take tables that hardly ever say "here"
+# after a noun, blended with less and less of the uniform distribution: better and better models. How many samples
+# does RLOO need? (With the mean cost as baseline, computed exactly, as above.)
 
 # %%
 counted = counts / counts.sum(axis=1, keepdims=True)
@@ -509,13 +510,12 @@ counted /= counted.sum(axis=1, keepdims=True)
 
 
 def samples_needed(error):
-    """for the model as it is -> P-impossible share of Q, KL(Q‖P), samples for that relative error"""
-    log_Q = mm.exact.log_prob(model, every)
-    Q, C = np.exp(log_Q), log_Q - world.log_prob(every, floored=True)
-    value, grads = mm.exact.loss_and_grads(model, world, T, objective="reverse_kl")
-    squares = [(estimators.k1(model, world, x[None])[1]["logits"] ** 2).sum() for x in every]  # ‖∇log Q(x)‖²
-    variance = Q @ ((C - value) ** 2 * squares) / (grads["logits"] ** 2).sum() - 1
-    return Q[~valid].sum(), float(value), variance / error**2
+    """for the model as it is -> P-impossible share of Q, KL(Q‖P), samples for that error relative to its gradient"""
+    Q, C = np.exp(mm.exact.log_prob(model, every)), costs(every).sum(axis=1)
+    each = (C - Q @ C)[:, None] * each_alone(np.ones((len(every), 1)))
+    exact = Q @ each
+    variance = (Q @ (each**2).sum(axis=1) - exact @ exact) / (exact @ exact)
+    return Q[~valid].sum(), Q @ C, variance / error**2
 
 
 lines = []
@@ -530,8 +530,8 @@ table(
 assert lines[-1][-1] > lines[0][-1]
 
 # %% [markdown]
-# The better these models get, the more samples it takes to see how they are still wrong. The exact gradient costs
-# the same throughout.
+# The better these models get, the more samples it takes to see how they are still wrong. The exact gradient costs the
+# same throughout.
 #
 # ## k1, k2 and k3
 #
@@ -541,12 +541,13 @@ assert lines[-1][-1] > lines[0][-1]
 # > mean $\mathrm{KL}(Q\|P)$, and $k_2 = (\log r)^2 / 2$, whose mean is another number. A popular practice is then
 # > to treat the estimate as a *loss* and differentiate it, the samples held fixed.
 # >
-# > That is lesson 4's question again: the samples come from $Q$, and how they come about has to be differentiated
-# > too. As losses, per sequence, $a_t$ is 1 for $k_1$ (mean gradient zero), $\log Q - \log P$ for $k_2$ (REINFORCE,
-# > exactly $\nabla \mathrm{KL}(Q\|P)$), and $1 - r$ for $k_3$ (exactly $\nabla \mathrm{KL}(P\|Q)$, the *other*
+# > That leaves out how the samples come about, lesson 4's question again. As losses, per sequence, $a_t$ is 1 for
+# > $k_1$ (mean gradient zero), $\log Q - \log P$ for $k_2$ (REINFORCE, in the mean exactly
+# > $\nabla \mathrm{KL}(Q\|P)$), and $1 - r$ for $k_3$ (in the mean exactly $\nabla \mathrm{KL}(P\|Q)$, the *other*
 # > divergence). Summed token by token, $k_2$ and $k_3$ miss what a token does to later ones. Tang and Munos (2025,
 # > arXiv 2506.09477) found both mistakes, the differentiated estimate and the forgotten sequence, in papers and in
-# > open-source code. See [math §7](math.md#7-estimators).
+# > open-source code. What works is this lesson's way: $k_1$ of the sequence, or of the tokens to come, not as a loss
+# > but as a cost in $a_t$. See [math §7](math.md#7-estimators).
 
 # %%
 other = mm.exact.loss_and_grads(model, world, T, objective="forward_kl")[1]["logits"].ravel()  # ∇KL(P‖Q)
@@ -589,22 +590,22 @@ assert np.allclose(means["k2 per token"][1], token_level)
 
 # %% [markdown]
 # The means of $k_1$ and $k_3$ as *values* are right, and their gradients are not: an unbiased value does not make
-# an unbiased gradient. And $k_2$ per token has exactly the token-level gradient of lesson 4 for its mean. Look at
-# the clouds again: `k2 per token` sits beside the cross, and `k3` sits near no gradient, because
-# $\nabla \mathrm{KL}(P\|Q)$ is so much shorter.
+# an unbiased gradient. And the mean of $k_2$ per token is exactly the token-level gradient of lesson 4. Look at the
+# clouds again: `k2 per token` sits beside the cross, and `k3` near zero, because $\nabla \mathrm{KL}(P\|Q)$, which
+# knows no floor, is so much shorter.
 #
 # ## Summary
 #
-# - Pathwise gradients follow each draw, score-function gradients reweight draws. Tokens are steps: pathwise sees
-#   nothing.
+# - Pathwise gradients follow each draw, score-function gradients reweight draws. For tokens, which are steps, pathwise
+#   sees nothing.
 # - REINFORCE: lesson 4's list, sampled. Reward to go drops what was paid before; RLOO subtracts what the others
-#   paid. All unbiased.
-# - Gumbel-softmax differentiates a soft choice: little variance, and a bias that in sequences does not die with
-#   $\tau$.
+#   paid. All are unbiased.
+# - Gumbel-softmax differentiates a soft choice: at large $\tau$ little variance, and a bias that in sequences did not
+#   die with $\tau$.
 # - Importance weights on samples of $P$ cannot see what $P$ never does. MixCE's $q_t$ is not an importance weight.
-# - Mean squared error is variance plus squared bias. With 16 samples the least error was a biased estimator's; with
-#   many it is not.
-# - k1, k2, k3: the value of an estimate and its derivative are two things.
+# - Mean squared error is variance plus squared bias. As they come, a biased estimator had the least with 16 samples;
+#   with many an unbiased one has.
+# - k1, k2, k3: that an estimate has the right mean says nothing about the mean of its derivative.
 #
 # ## Exercises
 #
@@ -613,10 +614,11 @@ assert np.allclose(means["k2 per token"][1], token_level)
 # 2. *Code.* Which constant $b$ makes the variance of REINFORCE least on `agreement()`? Is it the mean cost?
 # 3. *Code.* Combine reward to go and RLOO: at each position, subtract the mean of the other samples' costs from
 #    there on. Is it unbiased? Is its variance, estimated from repeated draws of 16, lower than RLOO's?
-# 4. *Think.* Your optimizer averages gradients over about ten steps. Which column of the study would you look at to
-#    choose an estimator?
-# 5. *Pencil.* Show that $k_3$ per sequence, as a loss, has the mean gradient $\nabla \mathrm{KL}(P\|Q)$, even if
+# 4. *Pencil.* Show that $k_3$ per sequence, as a loss, has the mean gradient $\nabla \mathrm{KL}(P\|Q)$, even if
 #    $P$ has zeros.
+# 5. *Pencil, then code.* An unbiased estimator has the variance $v$, over $\|g\|^2$. By which number $\lambda$ should
+#    you multiply it, so that its mean squared error is least, and how large is it then? Compare RLOO and Gumbel-softmax
+#    at $n = 16$, each at its best $\lambda$.
 #
 # ## Solutions
 
@@ -651,42 +653,50 @@ assert min(variances, key=variances.get) == best_b
 # **Solution 3.** Unbiased for the same two reasons: what was paid before is left out, and the others are
 # independent. A sample that has ended pays 0 from there on, and counts as such. It is nearer to lesson 4's bracket,
 # but the mean of the others is $U$ averaged over *all* prefixes of that length, where the bracket has the $U$ of
-# this one. In this world the gain is small.
+# this one. In this world the two variances differ by little, if at all.
 
 
 # %% tags=["solution"]
 def both(rows):
-    to_go = costs(rows)[:, ::-1].cumsum(axis=1)[:, ::-1]
-    return weighted(rows, to_go - (to_go.sum(axis=0) - to_go) / (len(rows) - 1))
+    a = to_go(costs(rows))
+    return weighted(rows, a - (a.sum(axis=0) - a) / (len(rows) - 1))
 
 
-draws = [estimators.sample(model, 16, T, seed) for seed in range(few(400, 100))]
+draws = [estimators.sample(model, 16, T, seed) for seed in range(few(400, 50))]
 tried = {
     "both": np.array([both(rows).ravel() for rows in draws]),
     "RLOO": np.array([estimators.rloo(model, world, rows, objective="reverse_kl")[1]["logits"].ravel() for rows in draws]),
 }
 lines = []
 for name, each in tried.items():
-    variance = each.var(axis=0).sum() / (g**2).sum()
-    lines.append((name, f"{variance:.2f}", f"{off(each.mean(axis=0), g.ravel()):.2f}", f"{np.sqrt(variance / len(each)):.2f}"))
+    squares = ((each - each.mean(axis=0)) ** 2).sum(axis=1) / (g**2).sum()
+    variance, error = squares.mean(), squares.std() / np.sqrt(len(each))
+    away = off(each.mean(axis=0), g.ravel())
+    lines.append((name, f"{variance:.2f} ± {error:.2f}", f"{away:.2f}", f"{np.sqrt(variance / len(each)):.2f}"))
 table(("n = 16", "variance / ‖g‖²", "distance of the mean from g / ‖g‖", "to expect from noise alone"), lines)
 
 # %% [markdown] tags=["solution"]
-# **Solution 4.** Averaging ten steps divides the variance by ten and leaves the bias. So look at squared bias plus
-# a tenth of the variance, which at $n = 16$ is about the mean squared error at 160 samples, where RLOO has long
-# overtaken Gumbel-softmax. (The parameters move between those steps, so the average is not quite one over a single
-# gradient.)
-
-# %% tags=["solution"]
-averaged = {name: row["bias2"] + row["variance"] / 10 for name, row in at_16.items() if name in ("rloo", "gumbel τ=1")}
-assert averaged["rloo"] < averaged["gumbel τ=1"]
-say(", ".join(f"{name}: {error:.2f}" for name, error in averaged.items()) + " of ‖g‖².")
+# **Solution 4.** $\mathbb{E}_Q[(1 - P/Q) \nabla \log Q] = \sum_x (Q - P) \nabla \log Q$. The first half is zero as
+# in solution 1, and $-\sum_x P \nabla \log Q = \nabla F = \nabla \mathrm{KL}(P\|Q)$. Where $P = 0$ the second half
+# has nothing to add: an impossible sample gets $a_t = 1$, however high its price. Impossible sentences lose only what
+# the possible ones gain.
 
 # %% [markdown] tags=["solution"]
-# **Solution 5.** $\mathbb{E}_Q[(1 - P/Q) \nabla \log Q] = \sum_x (Q - P) \nabla \log Q$. The first half is zero as
-# in solution 1, and $-\sum_x P \nabla \log Q = \nabla F = \nabla \mathrm{KL}(P\|Q)$. Where $P = 0$ the second half
-# has nothing to add, so a $k_3$ loss never learns of impossible sentences from samples of $Q$ that are impossible,
-# except that something must be taken from them to give to the others.
+# **Solution 5.** Variance plus squared bias is $\lambda^2 v + (1 - \lambda)^2$, least at $\lambda = 1/(1+v)$, where it is
+# $v/(1+v)$. For any estimator it is
+# $\mathbb{E}\|\lambda \hat{g} - g\|^2 = \lambda^2 \mathbb{E}\|\hat{g}\|^2 - 2 \lambda \mathbb{E}[\hat{g} \cdot g] + \|g\|^2$.
+# With lengths in units of $\|g\|$ and $s = \mathbb{E}[\hat{g} \cdot g]$, where the ring stands along the gradient, the
+# least is $1 - s^2 / \mathbb{E}\|\hat{g}\|^2$.
+
+# %% tags=["solution"]
+v, gumbel = at_16["rloo"]["variance"], at_16["gumbel τ=1"]
+s = clouds["Gumbel-softmax, τ = 1"][:, 0].mean()
+square = gumbel["mse"] + 2 * s - 1  # E‖ĝ‖²
+spread = at_16["rloo"]["variance_se"] / (1 + v) ** 2, gumbel["mse_se"]
+say(f"""RLOO at λ = {1 / (1 + v):.2f}: {v / (1 + v):.2f} ± {spread[0]:.2f} instead of {at_16["rloo"]["mse"]:.2f}. Gumbel-softmax
+at λ = {s / square:.2f}: {1 - s**2 / square:.2f} ± {spread[1]:.2f}. With its length free, RLOO is level with Gumbel-softmax or
+ahead already at 16 samples. (And λ below 1 makes it biased: a biased estimator, and the better one.)""")
+assert v / (1 + v) < gumbel["mse"] + 0.05
 
 # %% [markdown]
 # Next: [lesson 6, the approximation](6_the_approximation.ipynb): from the reverse cross-entropy to a loss that
