@@ -117,6 +117,7 @@ def test_at_20_tokens_and_seed_7():
         assert np.abs(learned - synthetic.fixed_point(counting, eta)).max() < 1e-7, eta
     result, _, curve = run(Job("", 20, 0.5, 7, "two_kls", 0.01))
     assert result["avg_js"] <= 2e-7
+    assert result["steps"] <= 50  # of a fraction of a millisecond each
     assert curve[0]["avg_js"] > 1e-5
     with_p, _, _ = run(Job("", 20, 0.5, 7, "two_kls", 0.5, forward="population"))
     assert with_p["avg_js"] < 1e-9
