@@ -185,7 +185,9 @@ assert np.allclose(db_twice, 2 * db)
 # Layer norm shifts each row to mean 0 and scales it to variance 1; then each channel gets its own scale and shift. With
 # $C$ channels, mean $\mu$ and variance $v$ of a row, and a small $\epsilon$ against division by zero:
 #
-# $$r = (v + \epsilon)^{-1/2}, \qquad n_i = (x_i - \mu)\, r, \qquad y_i = n_i\, \text{weight}_i + \text{bias}_i$$
+# $$r = (v + \epsilon)^{-1/2}, \qquad n_i = (x_i - \mu)\, r$$
+#
+# $$y_i = n_i\, \text{weight}_i + \text{bias}_i$$
 #
 # (From here on `n` is the row so normalised, as in the code, and no longer the number of a row.) The last step is easy.
 # All rows share `weight` and `bias`, so their derivatives are sums over the rows, `dweight` of $dy_i\, n_i$ and `dbias` of
@@ -198,13 +200,14 @@ assert np.allclose(db_twice, 2 * db)
 
 # %% [markdown]
 # The third road, step by step. The variance is $v = \frac{1}{C} \sum_i (x_i - \mu)^2$. Moving $x_j$ also moves the $\mu$ in
-# every term, but that part is $-\frac{2}{C} \cdot \frac{1}{C} \sum_i (x_i - \mu) = 0$. So
+# every term, but that part is $-\frac{2}{C} \cdot \frac{1}{C} \sum_i (x_i - \mu) = 0$. So, with
+# $r^3 = (v + \epsilon)^{-3/2}$ and $(x_i - \mu)\, r = n_i$,
 #
-# $$\frac{\partial v}{\partial x_j} = \frac{2}{C}(x_j - \mu), \qquad
-# \frac{\partial r}{\partial v} = -\frac{1}{2} (v + \epsilon)^{-3/2} = -\frac{1}{2} r^3$$
+# $$\frac{\partial v}{\partial x_j} = \frac{2}{C}(x_j - \mu), \qquad \frac{\partial r}{\partial v} = -\frac{1}{2} r^3$$
 #
-# $$\frac{\partial r}{\partial x_j} = -\frac{1}{C} r^3 (x_j - \mu) = -\frac{1}{C} r^2 n_j, \qquad
-# (x_i - \mu) \frac{\partial r}{\partial x_j} = -\frac{1}{C} r\, n_i n_j$$
+# $$\frac{\partial r}{\partial x_j} = -\frac{1}{C} r^3 (x_j - \mu) = -\frac{1}{C} r^2 n_j$$
+#
+# $$(x_i - \mu) \frac{\partial r}{\partial x_j} = -\frac{1}{C} r\, n_i n_j$$
 #
 # Add the three roads and sum over $i$, as the rule says:
 #
@@ -244,7 +247,9 @@ assert np.allclose((dx * n).sum(axis=1), 0, atol=1e-3)
 # GELU acts on each number by itself, so each place of $x$ has one place in $y$. It is a soft switch, near $0$ for $x$ far
 # below zero and near $x$ for $x$ far above:
 #
-# $$y = \frac{1}{2} x (1 + t), \qquad t = \tanh u, \qquad u = s\,(x + k x^3)$$
+# $$y = \frac{1}{2} x (1 + t), \qquad t = \tanh(u)$$
+#
+# $$u = s\,(x + k x^3)$$
 #
 # with two constants $s = \sqrt{2/\pi}$ and $k = 0.044715$. There are still two roads from $x$: the factor $x$ in front,
 # and the $x$ inside $u$. The slope of $\tanh$ is $1 - t^2$, and $\partial u / \partial x = s\,(1 + 3 k x^2)$. The two roads
@@ -266,12 +271,15 @@ assert report.ok
 # $\partial \log Z / \partial x_j = e^{x_j} / Z = p_j$. And $p_i$ itself moves $p_i$ times as fast as its logarithm. So,
 # writing $1_{i=j}$ for 1 if $i = j$ and 0 otherwise,
 #
-# $$\frac{\partial \log p_i}{\partial x_j} = 1_{i=j} - p_j, \qquad
-# \frac{\partial p_i}{\partial x_j} = p_i \, (1_{i=j} - p_j)$$
+# $$\frac{\partial \log p_i}{\partial x_j} = 1_{i=j} - p_j$$
 #
-# Sum over the roads:
+# $$\frac{\partial p_i}{\partial x_j} = p_i \, (1_{i=j} - p_j)$$
 #
-# $$dx_j = \sum_i dp_i\, p_i\, (1_{i=j} - p_j) = p_j \left( dp_j - \sum_i p_i\, dp_i \right)$$
+# Sum over the roads, and take out $p_j$, which stands in both terms:
+#
+# $$dx_j = \sum_i dp_i\, p_i\, (1_{i=j} - p_j)$$
+#
+# $$dx_j = p_j \left( dp_j - \sum_i p_i\, dp_i \right)$$
 
 # %%
 source(one_file.softmax, one_file.softmax_backward)
@@ -388,8 +396,9 @@ assert [report.ok for report in reports.values()] == [True, False, False]
 # it can be found by) and a *value* (what it hands over). With $q_i$, $k_i$ and $v_i$ for those of position $i$, each of $D$
 # numbers, attention then computes
 #
-# $$s_{ij} = \frac{1}{\sqrt{D}}\, q_i \cdot k_j, \qquad p_{ij} = \operatorname{softmax}_j (s_{ij}), \qquad
-# y_i = \sum_{j \le i} p_{ij}\, v_j$$
+# $$s_{ij} = \frac{1}{\sqrt{D}}\, q_i \cdot k_j, \qquad p_{ij} = \operatorname{softmax}_j (s_{ij})$$
+#
+# $$y_i = \sum_{j \le i} p_{ij}\, v_j$$
 #
 # Row $i$ of the *scores* $s$ says how well each key $j$ fits the query $i$. Softmax makes probabilities of each row, and
 # $y_i$ is the mean of the values under them.
@@ -1146,8 +1155,8 @@ bigram_two_kls = optimal_table("two_kls", steps=1000)
 measured = mm.exact.measure(bigram_two_kls, world, MAX_LEN)
 cells.append(["bigram, two KLs", f"{sentence_probs(bigram_two_kls)[3]:.3f}", f"{measured['forward_kl']:.3f}", ""])
 table(["two KLs", "Q(cats here sleep)", "KL(P‖Q)", "heads at the noun"], cells)
-say(f"""Of the {len(ends) - 1} runs with lr=0.03, {at_bigram} end where the bigram ends under the two KLs: they give up
-"cats here sleep" for the sake of validity ({measured["validity"]:.3f} for the bigram).""")
+say(f"""Runs with lr=0.03 that end where the bigram ends under the two KLs: {at_bigram} of {len(ends) - 1}. They give up "cats
+here sleep" for the sake of validity ({measured["validity"]:.3f} for the bigram).""")
 
 # %% [markdown] tags=["solution"]
 # A run that ends there has all the memory it needs and does not use it. Its heads look elsewhere with probabilities so near
