@@ -153,7 +153,7 @@ def synthetic(results, kept, gold, mixce, folder):
         xlabel="step, or epoch",
         ylabel="nats" if measured else "nats, of each its own loss",
     )
-    ax.set_yscale("log" if measured else "linear")
+    ax.set_yscale("log" if measured else "symlog")
     ax.legend(fontsize=8)
     for label, run in mixce.items():
         steps = [point["step"] for point in run["curve"]]
