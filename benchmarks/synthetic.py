@@ -7,7 +7,7 @@ alternate; the ratio is the median over rounds; for mle and mixce also against t
 is one epoch with its development pass; for the objectives that sample Q it is five batches with a pass over 1,000 development
 sequences.
 
---dropout trains both to the end instead, over seeds, and compares avg. JS: one dropout mask for each last token and batch
+--dropout trains both to the end instead, over seeds, and compares avg. JS: eight dropout masks for each last token and batch
 (ours) against one for each token (the peer, which then leaves out the padding, since nothing depends on it). Writes CSV.
 """
 
@@ -171,7 +171,7 @@ def speed(args):
 
 def dropout(args):
     rows, epochs = [], 2 if args.quick else 50
-    print(f"{'seed':>6}{'a mask a row':>15}{'a mask a token':>17}   avg. JS of mle")
+    print(f"{'seed':>6}{'8 masks a row':>15}{'a mask a token':>17}   avg. JS of mle")
     for seed in synthetic.SEEDS[: 2 if args.quick else None]:
         job = synthetic.Job("", args.vocab, 0.5, seed, "mle", 1.0, "paper", "neural")
         data = synthetic.data_of("", args.vocab, 0.5, seed)

@@ -302,14 +302,14 @@ def fit_gpt(job, data, steps=1000, batch_size=64, longest=65):
     return learned, measurements[-1]["loss"], steps, curve, gradient
 
 
-def fit_paper(job, data, epochs=50, batch_size=1000, patience=5, rate=1e-3, l2=1e-4, dropout=0.1):
+def fit_paper(job, data, epochs=50, batch_size=1000, patience=5, rate=1e-3, l2=1e-4, dropout=0.1, masks=8):
     """The paper's protocol -> learned, loss on development data, steps, curve: one point an epoch.
 
     Losses are sums over tokens, means over sequences. A batch is seen through its bigram counts, so a step costs one pass over
-    V rows; js, whose part under P does not add up over tokens, weights the counts of each sequence by itself. What needs
+    few rows; js, whose part under P does not add up over tokens, weights the counts of each sequence by itself. What needs
     samples of Q is Gumbel-softmax at τ = 1 with as many sequences as the batch; the best epoch by development loss is kept.
-    Dropout has one mask for each row and batch where the reference draws one for each token (benchmarks/synthetic.py --dropout
-    compares the two), and none in samples of Q, which one mask for all of them would make too noisy.
+    The reference draws a dropout mask for each token. Here each row has `masks` of them in a batch, each for an equal share of
+    its tokens (benchmarks/synthetic.py --dropout compares the two); samples of Q have none.
     """
     V, world = job.vocab_size, data.world
     model = Bigram(BigramConfig(V, dropout=dropout), job.seed, "cpu")
@@ -327,19 +327,19 @@ def fit_paper(job, data, epochs=50, batch_size=1000, patience=5, rate=1e-3, l2=1
             batch_of_sequence = rng.permutation(TRAIN) // batch_size
             batches = _counts_by_batch(data.train, np.repeat(batch_of_sequence, lengths), TRAIN // batch_size, V)
         for batch in batches:
-            logits, cache = model.forward(everyone, training=True, rng=rng)
-            _, dlogits = _under_p(logits[:, 0], batch, job, world)
-            grads = model.backward(dlogits[:, None], cache)
+            logits, cache = model.forward(np.repeat(everyone, masks, axis=1), training=True, rng=rng)
+            _, dlogits = _under_p(logits, batch, job, world)
+            grads = model.backward(dlogits, cache)
             if sampled:
                 logits, cache = model.forward(everyone)
                 _, dlogits = _under_q(logits[:, 0], world, job, batch_size, exponentials, _into_input(model, cache))
                 grads = model.backward(dlogits[:, None], cache, grads)
             optimizer.step(grads)
             steps += 1
-        logits, development = model.forward(everyone)[0][:, 0], _development(data, job)
+        logits, development = model.forward(everyone)[0], _development(data, job)
         loss = float(_under_p(logits, development, job, world)[0])
         if sampled:
-            loss += float(_under_q(logits, world, job, DEVELOPMENT, exponentials)[0])
+            loss += float(_under_q(logits[:, 0], world, job, DEVELOPMENT, exponentials)[0])
         learned = metrics.transition_matrix(model)
         curve.append({"step": epoch, "loss": loss, "avg_js": metrics.average_js(world.probs, learned)})
         if job.objective == "mixce":
@@ -384,27 +384,34 @@ def _development(data, job):
 
 
 def _under_p(logits, batch, job, world):
-    """The part of an objective that samples of P give, in nats per sequence -> loss, dlogits (V,V)."""
-    step, eta = exact.log_softmax(logits), job.eta
+    """The part of an objective that samples of P give, in nats per sequence -> loss, dlogits (V,K,V).
+
+    logits (V,K,V), K copies of every row under different dropout masks: a token counts 1/K in each copy; in js, which
+    weights whole sequences, every K-th sequence has the same copy.
+    """
+    step, eta, (V, K, _) = exact.log_softmax(logits), job.eta, logits.shape
     q = np.exp(step)
     if job.objective == "js":  # η E_P[log P − log M], whose derivative in log Q(x) is −η (1−η) Q(x)/M(x)
         (codes, lengths), starts = batch, np.cumsum(batch[1]) - batch[1]
+        n, (last, token) = len(lengths), np.divmod(codes, V)
+        copies = (last * K + np.repeat(np.arange(n) % K, lengths)) * V + token
         with np.errstate(divide="ignore"):
             log_p = np.log(world.probs).reshape(-1)
-        log_p, log_q = (np.add.reduceat(table[codes], starts) for table in (log_p, step.reshape(-1)))
+        log_p, log_q = np.add.reduceat(log_p[codes], starts), np.add.reduceat(step.reshape(-1)[copies], starts)
         log_m = np.logaddexp(math.log(eta) + log_p, math.log(1 - eta) + log_q)
-        loss, n = eta * (log_p - log_m).mean(), len(lengths)
+        loss = eta * (log_p - log_m).mean()
         weights = np.repeat(eta * np.exp(math.log(1 - eta) + log_q - log_m), lengths)
-        weighted = np.bincount(codes, weights, minlength=q.size).reshape(q.shape) / n
+        weighted = np.bincount(copies, weights, minlength=q.size).reshape(q.shape) / n
     else:
-        counts = batch / batch[0].sum()
+        counts = (batch / (K * batch[0].sum()))[:, None]
         if job.objective == "mixce":
             value, weight = eta * step + (1 - eta) * q, eta + (1 - eta) * q
         else:
             share = 1.0 if job.objective == "mle" else eta
             value, weight = share * step, share
-        loss, weighted = -(counts * value).sum(), counts * weight
-    return loss, (weighted.sum(axis=1, keepdims=True) * q - weighted).astype(logits.dtype)
+        loss = -(counts * value).sum()
+        weighted = np.broadcast_to(counts * weight, q.shape)
+    return loss, (weighted.sum(axis=-1, keepdims=True) * q - weighted).astype(logits.dtype)
 
 
 def _under_q(logits, world, job, n, exponentials, into_input=None):

@@ -257,14 +257,15 @@ def test_counts_give_the_loss_of_the_tokens(few_sequences, objective, eta):
     data = synthetic.data_of("", 6, 0.5, 3)
     codes, n = data.train[: data.starts[100]], 100
     z = np.random.default_rng(0).standard_normal((6, 6))
-    loss, dlogits = synthetic._under_p(z, synthetic.counts_of(codes, 6), Job("", 6, 0.5, 3, objective, eta), data.world)
+    job, copies = Job("", 6, 0.5, 3, objective, eta), np.repeat(z[:, None], 3, axis=1)
+    loss, dlogits = synthetic._under_p(copies, synthetic.counts_of(codes, 6), job, data.world)
     token = functools.partial(objectives.mixce, eta=eta) if objective == "mixce" else objectives.mle
     share = eta if objective == "two_kls" else 1.0
     expected, per_token = token(z[codes // 6], codes % 6, normalizer=n)
     assert loss == pytest.approx(share * float(expected), rel=1e-12)
     summed = np.zeros((6, 6))
     np.add.at(summed, codes // 6, share * per_token)
-    np.testing.assert_allclose(dlogits, summed, atol=1e-12)
+    np.testing.assert_allclose(dlogits, np.repeat(summed[:, None] / 3, 3, axis=1), atol=1e-12)  # a third in each copy
 
 
 def test_js_under_p_is_a_derivative(few_sequences):
@@ -274,7 +275,7 @@ def test_js_under_p_is_a_derivative(few_sequences):
     def forward(z):
         return synthetic._under_p(z, batch, job, data.world)
 
-    report = mm.gradcheck(forward, lambda dy, dz: (dy * dz,), [np.random.default_rng(0).standard_normal((5, 5))])
+    report = mm.gradcheck(forward, lambda dy, dz: (dy * dz,), [np.random.default_rng(0).standard_normal((5, 3, 5))])
     assert report.ok, report
     # Over all sequences in proportion it is exact's js less the part under Q.
     world = worlds.agreement()
@@ -287,7 +288,9 @@ def test_js_under_p_is_a_derivative(few_sequences):
     markov = worlds.markov(
         metrics.transition_matrix(model)
     )  # P(x) of this world is a product over bigrams, as _under_p takes it
-    loss, _ = synthetic._under_p(model.params["logits"], (codes, there.sum(axis=1)), job._replace(vocab_size=6), markov)
+    loss, _ = synthetic._under_p(
+        model.params["logits"][:, None], (codes, there.sum(axis=1)), job._replace(vocab_size=6), markov
+    )
     assert loss == pytest.approx(0, abs=1e-12)  # P = Q = M
 
 
