@@ -188,8 +188,8 @@ def dropout():
     found = read("dropout")
     rows = [(f"{r['seed']:g}", f"{r['by_row']:.2e}", f"{r['by_token']:.2e}") for r in found]
     rows.append(("mean", *(mean(r[name] for r in found) for name in ("by_row", "by_token"))))
-    rows.append(("by row less by token", mean(r["by_row"] - r["by_token"] for r in found), ""))
-    return markdown(("seed", "a mask a row and batch (here)", "a mask a token"), rows)
+    rows.append(("here less PyTorch", mean(r["by_row"] - r["by_token"] for r in found), ""))
+    return markdown(("seed", "8 masks a row and batch (here)", "a mask a token (PyTorch)"), rows)
 
 
 TABLES = {
