@@ -209,9 +209,8 @@ TABLES = {
 def rendered(page):
     """The page's text with every table written anew."""
     for name, table in TABLES.items():
-        place = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
-        text = f"\n{table()}\n\n"
-        page, count = place.subn(text, page)  # a table has no backslash
+        place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+        page, count = place.subn(rf"\g<1>\n{table()}\n\n\g<2>", page)  # no table has a backslash
         if count != 1:
             raise ValueError(f"{PAGE.name} must have one place for the table {name!r}, found {count}")
     return page
