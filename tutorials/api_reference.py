@@ -268,7 +268,7 @@ def _module_html(module, everywhere, own):
     return (
         f'<article class="module">\n<h1><code>minimixce.{module.name}</code></h1>\n'
         f"{_doc_html(module.doc, _finder(module.name, everywhere, own))}\n"
-        f'<nav class="contents"><ul>\n{links}\n</ul></nav>\n{entries}\n'
+        f'<nav class="contents" aria-label="On this page"><ul>\n{links}\n</ul></nav>\n{entries}\n'
         '<p><a href="api.html">All modules</a></p>\n</article>'
     )
 

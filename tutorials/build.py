@@ -10,7 +10,6 @@ notebooks alone.
 
 import argparse
 import base64
-import functools
 import html
 import os
 import re
@@ -18,16 +17,22 @@ import shutil
 import sys
 from pathlib import Path, PurePosixPath
 
-import jupytext
-import nbformat
-from latex2mathml.converter import convert
-from markdown_it import MarkdownIt
-from mdit_py_plugins.dollarmath import dollarmath_plugin
-from nbclient import NotebookClient
-from pygments import highlight
-from pygments.formatters import HtmlFormatter
-from pygments.lexers import get_lexer_by_name
-from pygments.util import ClassNotFound
+try:
+    import ipykernel  # noqa: F401, in which the lessons run
+    import jupytext
+    import nbformat
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+    from latex2mathml.converter import convert
+    from markdown_it import MarkdownIt
+    from mdit_py_plugins.dollarmath import dollarmath_plugin
+    from nbclient import NotebookClient
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import get_lexer_by_name
+    from pygments.util import ClassNotFound
+except ImportError as error:
+    sys.exit(f'the site needs {error.name}: pip install -e ".[site]"')
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -41,6 +46,7 @@ PAGES = (  # file in tutorials/, title in the menu
     ("map.md", "Map: paper to code"),
 )
 FOLDED = {"solution", "reveal"}  # tags of cells that a page shows folded
+STYLE = (HERE / "site.css").read_text(encoding="utf-8")
 
 
 # ---- lessons to notebooks ---------------------------------------------------------------------------------------------
@@ -62,8 +68,15 @@ def to_notebook(path):
 
 def execute(notebook, fast):
     """Run a notebook's cells in tutorials/, in place. Raises nbclient's CellExecutionError with the failing cell."""
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False)
-    client.resources = {"metadata": {"path": HERE}}
+    here = KernelSpecManager(kernel_dirs=[])  # no kernel that is installed somewhere: the Python that runs this file
+    client = NotebookClient(
+        notebook,
+        km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=here),
+        timeout=600,
+        record_timing=False,
+        extra_arguments=["--log-level=ERROR"],
+        resources={"metadata": {"path": HERE}},
+    )
     client.execute(env=os.environ | {"MINIMIXCE_FAST": "1" if fast else ""})
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -143,7 +156,7 @@ class Site:
         if path == "explorer.html":
             return target
         file = (base / path).resolve()
-        where = PurePosixPath(os.path.relpath(file, ROOT))
+        where = PurePosixPath(file.relative_to(ROOT).as_posix())
         if where.parent.name == "tutorials" and where.suffix == ".ipynb" and where.stem in LESSONS:
             return f"{where.stem}.html{anchor}"
         if str(where) in (f"tutorials/{name}" for name, _ in PAGES):
@@ -226,7 +239,11 @@ _PAGE = """<!doctype html>
 {body}
 {around}
 </main>
-<script>if (matchMedia("(max-width: 60rem)").matches) document.querySelector(".menu").open = false</script>
+<script>
+if (matchMedia("(max-width: 60rem)").matches) document.querySelector(".menu").open = false;
+for (const box of document.querySelectorAll("pre, .wide, math[display=block]"))
+  if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;  // what scrolls, a keyboard must reach
+</script>
 </body>
 </html>
 """
@@ -245,16 +262,11 @@ def menu(current, titles, headings):
 
 
 def build(out, fast=False, lessons=LESSONS):
-    """The whole site into the folder `out`, of `lessons` alone where these are fewer -> the names of its pages.
-
-    Raises FileExistsError where `out` holds something that is no site.
-    """
+    """The whole site into the folder `out`, of `lessons` alone where these are fewer -> the names of its pages."""
     import explorer
 
     site = Site(out)
-    if site.out.is_dir() and any(site.out.iterdir()) and not (site.out / "style.css").exists():
-        raise FileExistsError(f"{out} holds files that are no site; choose another --out")
-    site.out.mkdir(parents=True, exist_ok=True)
+    make_room(site.out)
     bodies, titles = {}, {"index": "Start here"}
     for name in lessons:
         print(name, flush=True)
@@ -272,9 +284,22 @@ def build(out, fast=False, lessons=LESSONS):
         bodies[name], titles[name] = site.render((HERE / file).read_text(encoding="utf-8"), name), title
     other_bodies, other_titles = other_pages(site)
     write_pages(site, bodies | other_bodies, titles | other_titles)
-    style = (HERE / "site.css").read_text(encoding="utf-8")
-    (site.out / "style.css").write_text(style + pygments_css(), encoding="utf-8")
     return ["explorer", *bodies, *other_bodies]
+
+
+def make_room(out):
+    """The folder `out` with the style sheet alone: what an older build left is gone. Raises OSError, FileExistsError where
+    `out` is or holds something else."""
+    style = out / "style.css"
+    ours = style.is_file() and style.read_bytes().startswith(STYLE.partition("\n")[0].encode())
+    if out.exists() and not ours and (out.is_file() or any(out.iterdir())):
+        raise FileExistsError(f"{out} is or holds something else than a site of this command; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    for folder in ("figures", "files"):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    for page in out.glob("*.html"):
+        page.unlink()
+    style.write_text(STYLE + pygments_css(), encoding="utf-8")
 
 
 def other_pages(site):
@@ -320,11 +345,11 @@ def neighbours(name, order, titles):
     return f'{run}\n<nav class="around" aria-label="Lessons">{" ".join(around)}</nav>'
 
 
-@functools.lru_cache(maxsize=1)
 def pygments_css():
     """Colours of code, light and dark."""
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
-    return f"\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n.highlight {{ background: var(--panel); }}\n"
+    dark = f"@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}"
+    return f"\n{light}\n{dark}\n.highlight {{ background: var(--panel); }}\n"
 
 
 def main():
@@ -338,7 +363,7 @@ def main():
     chosen = [name for name in LESSONS if not args.lesson or name[0] in args.lesson]
     try:
         pages = build(args.out, args.fast, chosen)
-    except FileExistsError as error:
+    except OSError as error:
         parser.error(str(error))
     print(f"{len(pages)} pages; open {args.out}/index.html")
 

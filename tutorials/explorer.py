@@ -1,14 +1,14 @@
-"""Build the explorer, one HTML file that needs nothing else:  python tutorials/explorer.py [OUT_FOLDER]
+"""Build the explorer, one HTML file that needs nothing else.
 
 The page computes the fixed points of one context itself, in JavaScript. What it shows of whole sentences is computed here, by
 the package: the table bigram at which each objective is least on the agreement() world, on a grid of η or γ.
 """
 
+import argparse
 import functools
 import itertools
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -251,4 +251,9 @@ def fixed_policy(z, tolerance=1e-10):
 
 
 if __name__ == "__main__":
-    print(build(*sys.argv[1:2] or ["."]))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", nargs="?", default=".", help="where to write it (default: here)")
+    try:
+        print(build(parser.parse_args().folder))
+    except OSError as error:
+        parser.error(str(error))

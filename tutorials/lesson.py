@@ -5,7 +5,9 @@ made from it, the same calls show pictures, formatted prose and code. P is blue,
 and the sentences of the agreement() world always come in the same order.
 """
 
+import base64
 import inspect
+import io
 import os
 import re
 import sys
@@ -20,6 +22,8 @@ from minimixce.plots import P_COLOR, Q_COLOR, new_figure
 FAST = "--fast" in sys.argv or bool(os.environ.get("MINIMIXCE_FAST"))  # a tenth of the work, for tests
 INVALID_COLOR = "0.9"  # the shade behind what P cannot produce
 _shown = []  # figures of this script so far, to number their files
+if hasattr(sys.stdout, "reconfigure"):
+    sys.stdout.reconfigure(errors="replace")  # a terminal without η prints a question mark
 
 
 def few(full, fast):
@@ -80,9 +84,6 @@ def figure(width=7.5, height=3.6):
 
 def show(fig, alt):
     """Show a figure; alt is one sentence that says what there is to see, for those who cannot see it."""
-    import base64
-    import io
-
     buffer = io.BytesIO()
     fig.savefig(buffer, dpi=110, format="png", metadata={"Software": None})
     if _display({"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}):

@@ -1,12 +1,13 @@
-"""The longer runs that lesson 8 draws: MLE and MixCE at several η, three seeds each, on a world and on Python's documentation,
-and MLE decoded at several temperatures and top-p, among them the temperature that matches each MixCE model's entropy.
+"""The longer runs that lesson 8 draws: MLE and MixCE at several η and seeds, on a world and on Python's documentation, and MLE
+decoded at several temperatures and top-p, among them the temperature that matches each MixCE model's entropy.
 
-    OMP_NUM_THREADS=1 python tutorials/longer_run.py stories          # minutes of one core: MINUTES_A
-    OMP_NUM_THREADS=1 python tutorials/longer_run.py stories_large    # MINUTES_B
-    OMP_NUM_THREADS=1 python tutorials/longer_run.py docs             # MINUTES_C
+    OMP_NUM_THREADS=1 python tutorials/longer_run.py stories          # 9 minutes of one core
+    OMP_NUM_THREADS=1 python tutorials/longer_run.py stories_large    # longer
+    OMP_NUM_THREADS=1 python tutorials/longer_run.py docs             # longer still
 
-writes tutorials/results/longer_run_stories.json, …_stories_large.json or …_docs.json: one object for every model and way to decode it, with what was
-measured, and the settings. Trained models are kept in runs/, so a run that was stopped goes on where it was.
+writes tutorials/results/longer_run_stories.json, …_stories_large.json or …_docs.json: one object for every model and way to
+decode it, with what was measured, and the settings. Trained models are kept in runs/, so a run that was stopped goes on where
+it was; after a change of SETTINGS, delete them.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import functools
 import json
 import math
 import platform
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -164,14 +166,11 @@ def rows_of(name, settings, new, measure, held_out):
 
 
 def trained(folder, new, eta, seed, settings):
-    """The model of one run, from its folder if it has been trained."""
+    """The model of one run, which goes on where its folder is, and there makes no step if it has made all."""
     model, batches = new(seed)
-    finished = folder / "finished"
-    if not finished.exists():
-        objective = functools.partial(mm.objectives.mixce, eta=eta)
-        mm.fit(model, batches, objective, **settings["fit"], seed=seed, folder=folder, resume=(folder / "config.json").exists())
-        finished.touch()
-    return mm.GPT.load(folder, "cpu")
+    objective = functools.partial(mm.objectives.mixce, eta=eta)
+    mm.fit(model, batches, objective, **settings["fit"], seed=seed, folder=folder, resume=(folder / "config.json").exists())
+    return model
 
 
 def row(measure, model, decoding, eta, seed, temperature=1.0, top_p=None):
@@ -182,6 +181,7 @@ def row(measure, model, decoding, eta, seed, temperature=1.0, top_p=None):
 
 
 def main():
+    sys.stdout.reconfigure(errors="replace")  # a terminal without η prints a question mark
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("data", choices=SETTINGS)
     name = parser.parse_args().data
@@ -192,9 +192,8 @@ def main():
     result = {"command": command, "versions": versions, "settings": SETTINGS[name], "p": p, "rows": rows}
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"longer_run_{name}.json"
-    # JSON knows no infinity: what is infinite is null.
-    text_of = json.dumps(result, default=list, ensure_ascii=False, indent=1)
-    path.write_text(text_of.replace("Infinity", "null").replace("NaN", "null") + "\n", encoding="utf-8")
+    finite = json.loads(json.dumps(result), parse_constant=lambda _: None)  # JSON knows no infinity: what is infinite is null
+    path.write_text(json.dumps(finite, ensure_ascii=False, allow_nan=False, indent=1) + "\n", encoding="utf-8")
     print(path)
 
 
