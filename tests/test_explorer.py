@@ -3,11 +3,11 @@
 import importlib
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
+import pages
 import pytest
 
 import minimixce as mm
@@ -189,17 +189,6 @@ def test_a_site_can_ask_for_a_way_back(explorer, tmp_path):
     assert '<a href="index.html">' in explorer.build(tmp_path, home="index.html").read_text(encoding="utf-8")
 
 
-def luminance(color):
-    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(a, b):
-    light, dark = sorted((luminance(a), luminance(b)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
 @pytest.mark.parametrize("scheme", [0, 1])
 def test_colours_stand_out_as_wcag_asks(text, scheme):
     blocks = re.findall(r":root \{(.*?)\}", text, re.S)
@@ -207,10 +196,10 @@ def test_colours_stand_out_as_wcag_asks(text, scheme):
     color = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", blocks[scheme]))
     for name in ("text", "quiet", "p-text", "q-text"):
         for ground in ("page", "panel", "shade"):
-            assert contrast(color[name], color[ground]) >= 4.5, (name, ground)
+            assert pages.contrast(color[name], color[ground]) >= 4.5, (name, ground)
     for name in ("p", "q", "focus"):
-        assert contrast(color[name], color["page"]) >= 3, name
-    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+        assert pages.contrast(color[name], color["page"]) >= 3, name
+    assert pages.contrast("#000000", "#ffffff") == pytest.approx(21)
 
 
 # ---- in Chromium ------------------------------------------------------------------------------------------------------
@@ -219,14 +208,8 @@ def test_colours_stand_out_as_wcag_asks(text, scheme):
 @pytest.fixture(scope="module")
 def chromium():
     sync_api = pytest.importorskip("playwright.sync_api")
-    found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-    assert any(found), "playwright is here, but no Chromium is"
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync"
-    )
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=next(filter(None, found)), args=flags.split())
+        browser = pages.chromium(playwright)
         yield browser
         browser.close()
 
