@@ -2,8 +2,8 @@
 decoded at several temperatures and top-p, among them the temperature that matches each MixCE model's entropy.
 
     OMP_NUM_THREADS=1 python tutorials/longer_run.py stories          # 9 minutes of one core
-    OMP_NUM_THREADS=1 python tutorials/longer_run.py stories_large    # longer
-    OMP_NUM_THREADS=1 python tutorials/longer_run.py docs             # longer still
+    OMP_NUM_THREADS=1 python tutorials/longer_run.py stories_large    # 10 minutes
+    OMP_NUM_THREADS=1 python tutorials/longer_run.py docs             # 18 minutes
 
 writes tutorials/results/longer_run_stories.json, …_stories_large.json or …_docs.json: one object for every model and way to
 decode it, with what was measured, and the settings. Trained models are kept in runs/, so a run that was stopped goes on where
