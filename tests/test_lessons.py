@@ -10,7 +10,11 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+import numpy as np
 import pytest
+from helpers import random_gpt
+
+import minimixce as mm
 
 TUTORIALS = Path(__file__).parent.parent / "tutorials"
 LESSONS = [
@@ -149,6 +153,19 @@ def test_a_changed_cell_would_be_noticed(builder, tmp_path, old, new):
     path = TUTORIALS / f"{LESSONS[0]}.py"
     (tmp_path / "changed.py").write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
     assert said_by(builder.to_notebook(tmp_path / "changed.py")) != said_by(builder.to_notebook(path))
+
+
+def test_the_stored_runs_measure_the_tokens_that_are_drawn(builder):  # which puts tutorials/ on the path
+    import longer_run
+
+    model, drawn = random_gpt(), np.zeros((10_000, 1), int)
+    for temperature, top_p in ((0.7, None), (1.0, 0.8), (2.0, 0.6)):
+        tokens = model.generate(drawn, 1, temperature, None, top_p, seed=1)[:, 1]
+        log_q = longer_run.decoded_log_probs(model.forward(drawn[:1])[0][0, -1], temperature, top_p)
+        np.testing.assert_allclose(np.bincount(tokens, minlength=len(log_q)) / len(tokens), np.exp(log_q), atol=0.02)
+        assert set(tokens) == set(np.flatnonzero(log_q > -np.inf))
+    rows = mm.worlds.stories().sample(50, 12, 0)
+    np.testing.assert_array_equal(longer_run.world_rows(np.maximum(rows, 0)[:, :-1]), rows)
 
 
 @pytest.mark.slow
