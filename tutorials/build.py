@@ -2,10 +2,10 @@
 
     pip install -e ".[site]" && python tutorials/build.py
 
-writes the lessons' notebooks, with outputs, beside their sources, and the site into site/ (open site/index.html): lessons,
-explorer, results, which-objective page, glossary, mathematics, map and the API reference. Formulas become MathML and nothing is
-fetched from a network, so the site works offline and from a folder. --fast does a tenth of the work, for tests, and leaves the
-notebooks alone.
+writes the lessons' notebooks, with outputs, and the explorer beside their sources, and the site into site/ (open
+site/index.html): lessons, explorer, results, which-objective page, glossary, mathematics, map and the API reference. Formulas
+become MathML and nothing is fetched from a network, so the site works offline and from a folder. --fast does a tenth of the
+work, for tests, and leaves notebooks and explorer alone.
 """
 
 import argparse
@@ -153,13 +153,11 @@ class Site:
             return target
         path, _, anchor = target.partition("#")
         anchor = f"#{anchor}" if anchor else ""
-        if path == "explorer.html":
-            return target
         file = (base / path).resolve()
         where = PurePosixPath(file.relative_to(ROOT).as_posix())
         if where.parent.name == "tutorials" and where.suffix == ".ipynb" and where.stem in LESSONS:
             return f"{where.stem}.html{anchor}"
-        if str(where) in (f"tutorials/{name}" for name, _ in PAGES):
+        if str(where) in ("tutorials/explorer.html", *(f"tutorials/{name}" for name, _ in PAGES)):
             return f"{where.stem}.html{anchor}"
         if str(where) == "README.md":
             return f"readme.html{anchor}"
@@ -278,6 +276,8 @@ def build(out, fast=False, lessons=LESSONS):
             notebook.cells[0].source.split("\n")[0].removeprefix("# "),
         )
     explorer.build(site.out, home="index.html")
+    if not fast:
+        explorer.build(HERE)  # by itself, for those who read the repository
     titles["explorer"] = "Explorer"
     for file, title in PAGES:
         name = Path(file).stem
