@@ -1,8 +1,9 @@
 """The tables of synthetic_results.md, from the CSV files beside this one: python tutorials/results/synthetic_page.py
 
-First it computes what needs no grid, in seconds: the fixed points of MixCE on the counts (synthetic_fixed_points.csv) and the
-optima of the objectives with a reverse part (synthetic_collapse.csv). Then it writes every table of the page anew, between
-lines <!-- name --> and <!-- end -->. The commands that made the other files stand on the page.
+First it computes what needs no grid, in a minute: the fixed points of MixCE on the counts (synthetic_fixed_points.csv),
+the optima of the objectives with a reverse part (synthetic_collapse.csv) and the paper's protocol with parts of it changed
+(synthetic_training.csv). Then it writes every table of the page anew, between lines <!-- name --> and <!-- end -->. The
+commands that made the other files stand on the page.
 """
 
 import csv
@@ -14,11 +15,15 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
+
 from minimixce import metrics, synthetic, worlds
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "synthetic_results.md"
 ETAS = synthetic.ETAS
+MEASURES = ("avg_js", "avg_zeros")
+NEAR_COUNTING = (("mixce", 0.99), ("mixce", 0.9), ("mixce", 0.5), ("mixce_star", 0.99), ("two_kls", 0.99), ("two_kls", 0.5))
 
 
 def read(name):
@@ -73,6 +78,26 @@ def collapse(seed=7):
     return rows
 
 
+CHANGES = {  # the protocol's training of maximum likelihood, and what is changed in it
+    "the protocol": {},
+    "no dropout": {"dropout": 0.0},
+    "no decay": {"l2": 0.0},
+    "neither": {"dropout": 0.0, "l2": 0.0},
+    "both, 200 epochs, never stopped": {"epochs": 200, "patience": 200},
+    "neither, 200 epochs, never stopped": {"dropout": 0.0, "l2": 0.0, "epochs": 200, "patience": 200},
+}
+
+
+def training(seed):
+    """Where maximum likelihood ends by the paper's protocol with parts of it changed, at 20 tokens."""
+    data, rows = synthetic.data_of("", 20, 0.5, seed), []
+    job = synthetic.Job("", 20, 0.5, seed, "mle", 1.0, protocol="paper", model="neural")
+    for name, changes in CHANGES.items():
+        learned, _, steps, _ = synthetic.fit_paper(job, data, **changes)
+        rows.append({"seed": seed, "training": name, "avg_js": metrics.average_js(data.world.probs, learned), "steps": steps})
+    return rows
+
+
 # ---- tables -----------------------------------------------------------------------------------------------------------
 
 
@@ -98,7 +123,8 @@ def summary(name):
     heads = ("world", "tokens", "objective", "best η", "avg. JS", "avg. 0s", "seeds", "gradient", "allowed to use")
     rows = []
     for r in read(name):
-        measures = (f"{r[m]:.2e}" + (f" ± {r[m + '_se']:.0e}" if r["seeds"] > 1 else "") for m in ("avg_js", "avg_zeros"))
+        measures = (f"{r[m]:.2e}" + (f" ± {r[m + '_se']:.0e}" if r["seeds"] > 1 else "") for m in MEASURES)
+        measures = ("≤ 1e-12" if r[m] < 1.001e-12 and m == "avg_zeros" else text for m, text in zip(MEASURES, measures))
         eta = "" if r["objective"] == "mle" else f"{r['best_eta']:g}"
         rows.append((r["world"], f"{r['vocab_size']:g}", f"`{r['objective']}`", eta, *measures, f"{r['seeds']:g}"))
         rows[-1] += (r["gradient"], r["uses"])
@@ -117,7 +143,9 @@ def columns():
             [v for s in seeds for v in of(found, objective="mixce", eta=eta, vocab_size=20, seed=s)]
             for found in (runs, network, paper)
         )
-        rows.append((f"{eta:g}", counting, mean(point) if point else "none", *map(mean, trained)))
+        trained = [*map(list, trained)]
+        above = f"{np.mean(trained[-1]) / np.mean(point):.1f}×" if point else ""
+        rows.append((f"{eta:g}", counting, mean(point) if point else "none", *map(mean, trained), above))
     heads = (
         "η (η = 1 is MLE)",
         "counting",
@@ -125,35 +153,54 @@ def columns():
         "table, exact",
         "network, exact",
         "the paper's protocol",
+        "protocol over fixed point",
     )
     return markdown(heads, rows)
 
 
-def near_one():
-    """How much η = 0.99 and 0.9 differ from η = 1, seed by seed, beside how far training ends from the optimum."""
-    points, paper = read("fixed_points"), read("paper_runs")
+def differences():
+    """Seed by seed at 20 tokens: an objective's optimum less counting, and for mixce the protocol less its own η = 1."""
+    runs, paper = read("runs"), read("paper_runs")
     seeds = sorted({r["seed"] for r in paper})
+    counting, rows = js(runs, seeds, "mle", 1.0), []
+    for objective, eta in NEAR_COUNTING:
+        optimum = js(runs, seeds, objective, eta)
+        changes = optimum - counting
+        row = (f"`{objective}`, η = {eta:g}", mean(changes), f"{optimum.mean() / counting.mean():.3g}×")
+        row += (f"{(changes < 0).sum()} of {len(seeds)}",)
+        if objective == "mixce":
+            trained = js(paper, seeds, objective, eta)
+            row += (mean(trained - js(paper, seeds, objective, 1.0)), mean(trained - optimum))
+        rows.append(row + ("",) * (6 - len(row)))
+    heads = ("", "optimum less counting", "over counting", "seeds better", "protocol less its η = 1", "protocol less optimum")
+    return markdown(heads, rows)
 
-    def js(rows, eta, seed):
-        return of([r for r in rows if r.get("objective", "mixce") == "mixce"], eta=eta, seed=seed)[0]
 
-    rows = []
-    for eta in (0.99, 0.9, 0.5):
-        changes = ([js(rows_, eta, s) - js(rows_, 1.0, s) for s in seeds] for rows_ in (points, paper))
-        rows.append((f"{eta:g}", *map(mean, changes), mean(js(paper, eta, s) - js(points, eta, s) for s in seeds)))
-    return markdown(("η", "fixed point, change from η = 1", "protocol, change from η = 1", "protocol less fixed point"), rows)
+def js(rows, seeds, objective, eta):
+    """avg. JS at 20 tokens, by seed."""
+    return np.array([of(rows, objective=objective, eta=eta, vocab_size=20, seed=seed)[0] for seed in seeds])
 
 
 def reference():
-    """Seed 7, 20 tokens: the authors' code, the protocol here, and the optimum."""
+    """Seed 7, 20 tokens: the authors' code, the protocol here, and the optimum, of which the other two are multiples."""
     runs, paper, sampled, rows = read("runs"), read("paper_runs"), read("gumbel_runs"), []
     for r in read("reference"):
         fields = {"objective": r["objective"], "eta": r["eta"], "vocab_size": 20, "seed": 7}
-        here, best = of(paper + sampled, **fields), of(runs, **fields)
+        (here,), (best,) = of(paper + sampled, **fields), of(runs, **fields)
         label = f"`{r['objective']}`" + ("" if r["objective"] == "mle" else f", η = {r['eta']:g}")
         how = "by RLOO, short of it" if r["objective"] == "js" else "exact"
-        rows.append((label, f"{r['avg_js']:.2e}", *(f"{x[0]:.2e}" for x in (here, best)), how))
+        trained = (f"{value:.2e} ({value / best:,.{0 if value > 9.95 * best else 1}f}×)" for value in (r["avg_js"], here))
+        rows.append((label, *trained, f"{best:.2e}", how))
     return markdown(("seed 7", "the authors' code", "the protocol here", "at the optimum", "found"), rows)
+
+
+def changed_training():
+    found = read("training")
+    counting, rows = np.mean([r["avg_js"] for r in read("fixed_points") if r["eta"] == 1]), []
+    for name in CHANGES:
+        values = of(found, training=name)
+        rows.append((name, mean(values), f"{np.mean(values) / counting:.1f}×"))
+    return markdown(("training of `mle`", "avg. JS", "over counting"), rows)
 
 
 def point_mass():
@@ -165,8 +212,9 @@ def point_mass():
 
 
 def single(name):
-    """Runs with one seed, each by itself."""
-    rows = []
+    """Runs with one seed, each by itself, below counting on the same data."""
+    counting = next(r for r in read("runs") if (r["objective"], r["vocab_size"], r["seed"]) == ("mle", 20, 7))
+    rows = [("counting", "", f"{counting['avg_js']:.2e}", "0", "", "", "samples")]
     for r in read(name):
         eta = "" if r["objective"] == "mle" else f"{r['eta']:g}"
         rows.append((f"`{r['objective']}`", eta, f"{r['avg_js']:.2e}", f"{r['avg_zeros']:.2e}", f"{r['steps']:g}"))
@@ -195,8 +243,9 @@ def dropout():
 TABLES = {
     "table": lambda: summary("table"),
     "columns": columns,
-    "near one": near_one,
+    "differences": differences,
     "reference": reference,
+    "changed training": changed_training,
     "point mass": point_mass,
     "gumbel": lambda: single("gumbel_runs"),
     "gpt": lambda: single("gpt_runs"),
@@ -219,6 +268,7 @@ def rendered(page):
 def main():
     write("fixed_points", [row for seed in synthetic.SEEDS for row in fixed_points(seed)])
     write("collapse", collapse())
+    write("training", [row for seed in synthetic.SEEDS for row in training(seed)])
     PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
