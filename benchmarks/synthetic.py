@@ -2,10 +2,10 @@
 
 The peer does what the protocol says: sequences padded to the longest of their batch, every token through embedding, hidden
 layer, ReLU, dropout with a mask of its own and output; Adam with L2; straight-through Gumbel-softmax samples of Q, as many and
-as long as ours, rolled out token by token. Both start from the same parameters. Seconds of CPU time, one thread each, rounds
-alternate; the ratio is the median over rounds; for mle and mixce also against the peer without its padding. For these a round
-is one epoch with its development pass; for the objectives that sample Q it is five batches with a pass over 1,000 development
-sequences.
+as long as ours, rolled out token by token, and with dropout, which ours are without. Both start from the same parameters, in
+float32, with the data at hand as each takes them. Seconds of CPU time, one thread each, rounds alternate; the ratio is the
+median over rounds; for mle and mixce also against the peer without its padding. For these a round is one epoch with its
+development pass; for the objectives that sample Q it is five batches with a pass over 1,000 development sequences.
 
 --dropout trains both to the end instead, over seeds, and compares avg. JS: eight dropout masks for each last token and batch
 (ours) against one for each token (the peer, which then leaves out the padding, since nothing depends on it). Writes CSV.
@@ -99,17 +99,18 @@ def under_q(model, job, log_p_floored, n):
     return (1 - job.eta) * cost.mean()
 
 
-def fit_peer(job, data, epochs=50, patience=5, pack=False):
-    """fit_paper's training in PyTorch -> learned transition matrix (V,V) of the best epoch by development loss."""
+def fit_peer(job, data, train, development, epochs=50, patience=5, pack=False):
+    """fit_paper's training in PyTorch -> learned transition matrix (V,V) of the best epoch by development loss.
+
+    train, development: the inputs and targets that padded() makes.
+    """
     V, sampled = job.vocab_size, synthetic.uses(job) != "samples"
     torch.manual_seed(job.seed)
     model, rng = Peer(V, job.seed), np.random.default_rng([job.seed, 1])
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, weight_decay=1e-4)
     tables = data.world.tables(np)
     log_p, log_p_floored = (torch.from_numpy(table.astype("float32")) for table in (tables.log_p, tables.log_p_floored))
-    lengths = np.diff(data.starts)
-    inputs, targets = padded(data.train, lengths, V)
-    development = padded(data.development, data.development_lengths, V)
+    lengths, (inputs, targets) = np.diff(data.starts), train
     best, learned, since = math.inf, None, 0
     for _ in range(epochs):
         model.train()
@@ -136,6 +137,11 @@ def fit_peer(job, data, epochs=50, patience=5, pack=False):
     return learned
 
 
+def both_padded(data, V):
+    """The training and the development sequences as fit_peer takes them."""
+    return padded(data.train, np.diff(data.starts), V), padded(data.development, data.development_lengths, V)
+
+
 def cpu_seconds(function, *args, **options):
     start = time.process_time()
     function(*args, **options)
@@ -149,11 +155,12 @@ def speed(args):
         job = synthetic.Job("", args.vocab, 0.5, args.seed, objective, eta, "paper", "neural")
         sampled = synthetic.uses(job) != "samples"
         batches = 5 if sampled or args.quick else 50
-        synthetic.TRAIN, synthetic.DEVELOPMENT = batches * BATCH, 1000 if sampled or args.quick else 5000
-        synthetic.data_of.cache_clear()
-        data = synthetic.data_of("", args.vocab, 0.5, args.seed)
-        fits = [synthetic.fit_paper, fit_peer, *([] if sampled else [functools.partial(fit_peer, pack=True)])]
-        rounds = [[cpu_seconds(fit, job, data, epochs=1) for fit in fits] for _ in range(args.rounds + 1)][1:]  # one to warm up
+        development = 1000 if sampled or args.quick else 5000
+        data = synthetic.data_of("", args.vocab, 0.5, args.seed, train=batches * BATCH, development=development)
+        peer = functools.partial(fit_peer, job, data, *both_padded(data, args.vocab))
+        fits = [functools.partial(synthetic.fit_paper, job, data), peer]
+        fits += [] if sampled else [functools.partial(peer, pack=True)]
+        rounds = [[cpu_seconds(fit, epochs=1) for fit in fits] for _ in range(args.rounds + 1)][1:]  # one to warm up
         ratios = [theirs / ours for ours, theirs, *_ in rounds]
         row = {"objective": objective, "eta": eta, "vocab_size": args.vocab, "batches": batches, "rounds": args.rounds}
         row |= {"here_s": statistics.median(r[0] for r in rounds), "pytorch_s": statistics.median(r[1] for r in rounds)}
@@ -175,7 +182,8 @@ def dropout(args):
     for seed in synthetic.SEEDS[: 2 if args.quick else None]:
         job = synthetic.Job("", args.vocab, 0.5, seed, "mle", 1.0, "paper", "neural")
         data = synthetic.data_of("", args.vocab, 0.5, seed)
-        learned = synthetic.fit_paper(job, data, epochs=epochs)[0], fit_peer(job, data, epochs=epochs, pack=True)
+        here = synthetic.fit_paper(job, data, epochs=epochs)[0]
+        learned = here, fit_peer(job, data, *both_padded(data, args.vocab), epochs=epochs, pack=True)
         by_row, by_token = (metrics.average_js(data.world.probs, q) for q in learned)
         rows.append({"vocab_size": args.vocab, "seed": seed, "by_row": by_row, "by_token": by_token})
         print(f"{seed:>6}{by_row:>15.3e}{by_token:>17.3e}", flush=True)
@@ -187,7 +195,7 @@ def dropout(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="five batches a round, two epochs with --dropout")
     parser.add_argument("--dropout", action="store_true", help="compare the dropout masks instead of the speed")
     parser.add_argument("--vocab", type=int, default=20)

@@ -954,27 +954,30 @@ def _synthetic(args):
     from . import backend, checkpoint, plots, synthetic
 
     backend.reuse_freed_memory()
-
     if args.resume and args.overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
     plots.new_figure()
     jobs, out = _synthetic_jobs(args), Path(args.out)
     if (out / synthetic.RUNS_FILE).exists():
         if args.overwrite:
-            (out / synthetic.RUNS_FILE).unlink()
+            names = (synthetic.RUNS_FILE, synthetic.RUNS_TABLE, synthetic.SUMMARY_TABLE)
+            for path in (*(out / name for name in names), *(out / "matrices").glob("*.json")):
+                path.unlink(missing_ok=True)
         elif not args.resume:
             raise FileExistsError(f"{out} already holds a grid; choose another --out, or add --resume or --overwrite")
-    with _executor(args.jobs, len(jobs)) as (executor, workers):
+    done = synthetic.read_runs(out)
+    waiting = [job for job in jobs if job not in done]
+    with _executor(args.jobs, len(waiting)) as (executor, workers):
         if not args.quiet:
-            seconds = synthetic.estimate(jobs) / workers
-            print(f"{len(jobs)} runs in {workers} at a time, about {max(1, round(seconds / 60))} min")
+            seconds = synthetic.estimate(waiting) / workers
+            print(f"{len(waiting)} runs in {workers} at a time, about {max(1, round(seconds / 60))} min", flush=True)
         results = synthetic.run_grid(jobs, out, executor, not args.quiet)
     table = synthetic.summarize(results)
-    columns = [name for name in results[0] if name != "seconds"]  # seconds differ from run to run
-    for name, rows, fields in ((synthetic.TABLE_FILE, results, columns), (synthetic.SUMMARY_FILE, table, list(table[0]))):
+    columns = [name for name in synthetic.RESULT if name != "seconds"]  # seconds differ from run to run
+    for name, rows, fields in ((synthetic.RUNS_TABLE, results, columns), (synthetic.SUMMARY_TABLE, table, list(table[0]))):
         checkpoint.write_atomically(out / name, _csv([{field: row[field] for field in fields} for row in rows]).encode())
     print(synthetic.format_table(table))
-    drawn = [{**r, "world": synthetic.world_of(r)} for r in results]
+    drawn = [{**r, "world": synthetic.world_name(r["corpus"], r["zeros"])} for r in results]
     figures = plots.synthetic(drawn, *synthetic.examples(results, table, out), out)
     print(
         f"mean ± standard error over seeds, at the η of least avg. JS; files in {out}/: runs.jsonl, runs.csv, table.csv, ",
@@ -987,6 +990,11 @@ def _synthetic(args):
 def _synthetic_jobs(args):
     from . import synthetic
 
+    for name, instead in (("seed", "--seeds names them"), ("threads", "a run has one: see --jobs")):
+        if name in args.given:
+            raise ValueError(f"synthetic takes no --{name}: {instead}")
+    if args.device not in ("auto", "cpu"):
+        raise ValueError(f"--device must be cpu for synthetic, got {args.device!r}")
     for name, value, allowed in (
         ("protocol", args.protocol, ("exact", "paper")),
         ("model", args.model, ("table", "neural", "gpt")),
@@ -1006,8 +1014,8 @@ def _synthetic_jobs(args):
         )
     for path in args.corpus or ():
         if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} does not exist")
-    return synthetic.grid(
+            raise FileNotFoundError(f"{path} is not a file")
+    jobs = synthetic.grid(
         _numbers("vocab", vocab, int),
         () if args.corpus and not args.full and "zeros" not in args.given else _numbers("zeros", zeros, float),
         _parse_seeds(args.seeds),
@@ -1018,6 +1026,9 @@ def _synthetic_jobs(args):
         model="neural" if args.protocol == "paper" else args.model,
         forward=args.forward,
     )
+    for corpus, vocab_size in dict.fromkeys((job.corpus, job.vocab_size) for job in jobs if job.corpus):
+        synthetic.world_of(corpus, vocab_size, 0.0, 0)  # what is wrong with a corpus comes out now, not after hours
+    return jobs
 
 
 def _numbers(name, text, kind):
@@ -1032,31 +1043,59 @@ def _numbers(name, text, kind):
 
 @contextlib.contextmanager
 def _executor(count, jobs):
-    """(executor or None, number of workers): MPI's under python -m mpi4py.futures, else a pool of `count` processes."""
+    """(executor or None, number of workers): MPI's under python -m mpi4py.futures, else a pool of `count` processes.
+
+    A run has one thread, wherever it is: how many would change the last digits of its results.
+    """
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
     if count < 0:
         raise ValueError(f"--jobs must be at least 0, got {count}")
+    threads = os.environ.get("OMP_NUM_THREADS")  # read by workers as they start
     if "mpi4py.futures" in sys.modules:
         from mpi4py import MPI
         from mpi4py.futures import MPIPoolExecutor
 
-        with MPIPoolExecutor() as executor:
+        with MPIPoolExecutor(env={"OMP_NUM_THREADS": threads or "1"}) as executor:
             yield executor, max(1, MPI.COMM_WORLD.Get_size() - 1)
         return
-    count = min(count or os.cpu_count(), jobs)
-    if count == 1:
+    count = max(1, min(count or os.cpu_count(), jobs))
+    if count == 1 and (threads or not jobs):
         yield None, 1
         return
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the workers, which start afresh: a thread each is enough
-    context = multiprocessing.get_context("spawn")
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     with ProcessPoolExecutor(count, context, initializer=_end_with_parent, initargs=(os.getpid(),)) as executor:
         try:
+            os.environ["OMP_NUM_THREADS"] = threads or "1"
+            with _without_interrupts():
+                for _ in range(count):
+                    executor.submit(int)  # starts a worker
             yield executor, count
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
             raise
+        finally:
+            if not threads:
+                del os.environ["OMP_NUM_THREADS"]
+
+
+@contextlib.contextmanager
+def _without_interrupts():
+    """Ignore Ctrl-C, also in processes that are started here: it is for the parent, which ends them."""
+    import signal
+    import threading
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _end_with_parent(parent):

@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import time
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,11 +25,11 @@ OBJECTIVES = ("mle", "mixce", "mixce_star", "two_kls", "js")
 ETAS = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
 SEEDS = (7, 42, 777, 4222, 99999)
 TRAIN, DEVELOPMENT, LONGEST = 50_000, 5_000, 500  # sequences, sequences, tokens in each
-RUNS_FILE, TABLE_FILE, SUMMARY_FILE = "runs.jsonl", "runs.csv", "table.csv"
+RUNS_FILE, RUNS_TABLE, SUMMARY_TABLE = "runs.jsonl", "runs.csv", "table.csv"
 
 
 class Job(NamedTuple):
-    """One run: everything that decides its result."""
+    """One run: everything that decides its result, but for what the corpus's file holds."""
 
     corpus: str  # a text file whose bigram world it is, or "" for a random one
     vocab_size: int
@@ -42,18 +43,34 @@ class Job(NamedTuple):
 
     @property
     def name(self):
-        world = Path(self.corpus).stem if self.corpus else f"random-{self.zeros:g}"
-        return f"{world}_V{self.vocab_size}_seed{self.seed}_{self.objective}_eta{self.eta:g}"
+        """A file name that no other job has."""
+        crc = f"{zlib.crc32(self.corpus.encode()):08x}"
+        world = f"{Path(self.corpus).stem}-{crc}" if self.corpus else f"random-{self.zeros!r}"
+        way = f"{self.protocol}-{self.model}-{self.forward}"
+        return f"{world}_V{self.vocab_size}_seed{self.seed}_{self.objective}_eta{self.eta!r}_{way}"
+
+
+RESULT = (*Job._fields, "uses", "gradient", "avg_js", "avg_zeros", "loss", "steps", "seconds")
 
 
 def grid(vocab_sizes=(20, 50, 100), zeros=(0.5,), seeds=SEEDS, objectives=OBJECTIVES, etas=ETAS, corpora=(), **fields):
-    """All jobs: worlds × vocabularies × objectives × η × seeds; mle has no η, js none of 0 and 1. Raises ValueError."""
-    for name, values, allowed in (("objectives", objectives, OBJECTIVES),):
-        if unknown := [value for value in values if value not in allowed]:
-            raise ValueError(f"{name} must be among {', '.join(allowed)}, got {unknown[0]!r}")
-    for name, values, low, high in (("etas", etas, 0, 1), ("zeros", zeros, 0, 0.99), ("vocab_sizes", vocab_sizes, 2, 5000)):
+    """All jobs: worlds × vocabularies × seeds × objectives × η; mle has no η, js none of 0 and 1. Raises ValueError.
+
+    corpora: paths of text files; `fields`: those of Job that all jobs share.
+    """
+    if unknown := [name for name in objectives if name not in OBJECTIVES]:
+        raise ValueError(f"objectives must be among {', '.join(OBJECTIVES)}, got {unknown[0]!r}")
+    for name, values, low, high in (
+        ("etas", etas, 0, 1),
+        ("zeros", zeros, 0, 0.99),
+        ("vocab_sizes", vocab_sizes, 2, 5000),
+        ("seeds", seeds, 0, 2**32 - 1),
+    ):
         if wrong := [value for value in values if not low <= value <= high]:
             raise ValueError(f"{name} must be between {low} and {high}, got {wrong[0]}")
+    for name, values in (("objectives", objectives), ("names of corpora", [Path(path).stem for path in corpora])):
+        if len(set(values)) < len(values):
+            raise ValueError(f"{name} must be different, got {', '.join(values)}")
     of_worlds = [("", share) for share in zeros] + [(corpus, 0.0) for corpus in corpora]
     jobs = []
     for corpus, share in of_worlds:
@@ -62,6 +79,8 @@ def grid(vocab_sizes=(20, 50, 100), zeros=(0.5,), seeds=SEEDS, objectives=OBJECT
                 for objective in objectives:
                     ratios = (1.0,) if objective == "mle" else [e for e in etas if objective != "js" or 0 < e < 1]
                     jobs += [Job(corpus, vocab_size, share, seed, objective, float(eta), **fields) for eta in ratios]
+    if not jobs:
+        raise ValueError("there is nothing to run: js needs an eta above 0 and below 1")
     return jobs
 
 
@@ -69,7 +88,8 @@ def grid(vocab_sizes=(20, 50, 100), zeros=(0.5,), seeds=SEEDS, objectives=OBJECT
 
 
 class Data(NamedTuple):
-    """A world and samples of it: codes x_{t−1}·V + x_t of all bigrams, sequence after sequence, and where each starts."""
+    """A world and samples of it: codes x_{t−1}·V + x_t of all bigrams (N,), sequence after sequence, and where each of the n
+    sequences starts (n+1,). An end that is forced at LONGEST tokens is none of them (the reference counts it)."""
 
     world: worlds.World
     train: np.ndarray
@@ -78,35 +98,56 @@ class Data(NamedTuple):
     development_lengths: np.ndarray
 
 
+def world_of(corpus, vocab_size, zeros, seed):
+    """The world of a job; a corpus's does not depend on the seed. Raises ValueError, naming the file, for a poor corpus."""
+    if not corpus:
+        return worlds.random_markov(vocab_size, zeros, seed)
+    try:
+        return worlds.from_text(Path(corpus).read_text(encoding="utf-8"), vocab_size)
+    except ValueError as error:
+        raise ValueError(f"{corpus} does not make a world of {vocab_size} tokens: {error}") from None
+
+
 @functools.lru_cache(maxsize=2)
-def data_of(corpus, vocab_size, zeros, seed):
-    """The data of a job; the same seed draws a random world and then its samples."""
-    if corpus:
-        world = worlds.from_text(Path(corpus).read_text(encoding="utf-8"), vocab_size)
-    else:
-        world = worlds.random_markov(vocab_size, zeros, seed)
-    codes, lengths = [], []
-    rng = np.random.default_rng([seed, vocab_size])
-    for first in range(0, TRAIN + DEVELOPMENT, 5_000):  # in parts: rows of 500 columns are mostly padding
-        rows = world.sample(min(5_000, TRAIN + DEVELOPMENT - first), LONGEST, rng)
-        there = rows[:, 1:] >= 0
-        codes.append((rows[:, :-1] * vocab_size + rows[:, 1:])[there])
+def data_of(corpus, vocab_size, zeros, seed, train=TRAIN, development=DEVELOPMENT):
+    """The data of a job, `train` and `development` sequences, in arrays that cannot be written to."""
+    world = world_of(corpus, vocab_size, zeros, seed)
+    codes, lengths, rng = [], [], np.random.default_rng([seed, vocab_size])
+    for first in range(0, train + development, 5_000):  # in parts: rows of 500 columns are mostly padding
+        rows = world.sample(min(5_000, train + development - first), LONGEST, rng)
+        inputs, targets = rows[:, :-2], rows[:, 1:-1]
+        there = targets >= 0
+        codes.append((inputs * vocab_size + targets)[there])
         lengths.append(there.sum(axis=1))
     codes, lengths = np.concatenate(codes), np.concatenate(lengths)
     starts = np.append(0, np.cumsum(lengths))
-    return Data(world, codes[: starts[TRAIN]], starts[: TRAIN + 1], codes[starts[TRAIN] :], lengths[TRAIN:])
+    for array in (codes, lengths, starts):
+        array.setflags(write=False)
+    return Data(world, codes[: starts[train]], starts[: train + 1], codes[starts[train] :], lengths[train:])
 
 
 def counts_of(codes, vocab_size):
-    """Bigram counts (V,V) of codes."""
+    """Bigram counts (V,V) of codes (N,)."""
     return np.bincount(codes, minlength=vocab_size**2).reshape(vocab_size, vocab_size).astype(float)
+
+
+def forward_counts(job, data):
+    """What the forward part of the exact protocol sees of P: bigram counts (V,V) of the sample, or those expected of as many
+    sequences."""
+    if job.forward == "population":
+        return exact.bigram_counts(data.world) * (len(data.starts) - 1)
+    return counts_of(data.train, job.vocab_size)
 
 
 # ---- one run ----------------------------------------------------------------------------------------------------------
 
 
 def run(job):
-    """Carry out one job -> (result dict, learned transition matrix (V,V), curve: a list of dicts)."""
+    """Carry out one job -> (result dict, learned transition matrix (V,V), curve: a list of dicts).
+
+    The result's loss is what was minimised, in nats: per sequence (of a token objective of a GPT: per token), that of js by
+    RLOO without its part under P; steps are optimizer steps, seconds are of wall time.
+    """
     start, data = time.perf_counter(), data_of(job.corpus, job.vocab_size, job.zeros, job.seed)
     gold = data.world.probs
     if job.protocol == "paper":
@@ -114,12 +155,10 @@ def run(job):
         gradient = "counts" if uses(job) == "samples" else "Gumbel-softmax (sampled)"
     elif job.model == "gpt":
         learned, loss, steps, curve, gradient = fit_gpt(job, data)
-    elif job.objective == "js":
-        learned, loss, steps, curve = fit_js(job, data)
-        gradient = "RLOO (sampled)"
     else:
-        learned, loss, steps, curve = fit_exact(job, data)
-        gradient = "exact"
+        fit_job = fit_neural if job.model == "neural" else fit_js if job.objective == "js" else fit_exact
+        learned, loss, steps, curve = fit_job(job, data)
+        gradient = "RLOO (sampled)" if job.objective == "js" else "exact"
     result = {**job._asdict(), "uses": uses(job), "gradient": gradient}
     result |= {"avg_js": metrics.average_js(gold, learned), "avg_zeros": metrics.average_zeros(gold, learned)}
     return {**result, "loss": loss, "steps": steps, "seconds": time.perf_counter() - start}, learned, curve
@@ -128,7 +167,7 @@ def run(job):
 def uses(job):
     """What decides where a run ends, by objective and η -> "samples" (of P), "P" (its probabilities), or "samples and P".
 
-    What only gives the start is not counted, but for the sampled js of a table, which ends before its start is forgotten.
+    What only gives the start is not counted, but for the sampled js of tables and networks, which ends before it is forgotten.
     Choosing η by avg. JS uses P, whatever the objective.
     """
     if job.forward == "population":
@@ -144,23 +183,14 @@ def fit_exact(job, data, tolerance=1e-10, most=1000):
     """The optimum of an objective with exact gradients -> learned (V,V), loss, steps, curve.
 
     A table Q starts at the counts and goes downhill by _down, with steps halved while the loss would rise, until no entry of
-    the gradient is above `tolerance` or no step gets lower than rounding lets see. The neural Q follows the same gradient by
-    Adam.
+    the gradient is above `tolerance`, no step gets lower than rounding lets see, or after `most` steps.
     """
-    V, world = job.vocab_size, data.world
-    counts = exact.bigram_counts(world) if job.forward == "population" else counts_of(data.train, V)
-    objective = {"mle": "forward_ce"}.get(job.objective, job.objective)
-    share = 1.0 if objective in ("forward_ce", "mixce") else job.eta  # of the forward part
-
-    def loss_and_grads(z):
-        return exact.bigram_loss_and_grads(z, world, objective=objective, eta=job.eta, counts=counts)
-
-    if job.model == "neural":
-        return _fit_neural(job, world, counts, loss_and_grads)
+    world, counts = data.world, forward_counts(job, data)
+    share = 1.0 if job.objective in ("mle", "mixce") else job.eta  # of the forward part
     # What was never seen starts low, but where P can call for it not so low that its gradient is lost.
     least = 1e-6 if share < 1 else 1e-12
     z = np.log(np.maximum(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), least))
-    (loss, gradient), rate, curve = loss_and_grads(z), 1.0, []
+    (loss, gradient), rate, curve = exact_loss(z, job, world, counts), 1.0, []
     for step in range(most + 1):
         q = np.exp(exact.log_softmax(z))
         curve.append({"step": step, "loss": float(loss), "avg_js": metrics.average_js(world.probs, q)})
@@ -170,13 +200,19 @@ def fit_exact(job, data, tolerance=1e-10, most=1000):
             break
         direction = _down(z, q, gradient, counts, job)
         while rate >= 1e-4:
-            new = loss_and_grads(z - rate * direction)
+            new = exact_loss(z - rate * direction, job, world, counts)
             rounding = 1e-14 * abs(loss)  # where the loss can no longer tell, the gradient has to fall
             if new[0] < loss - rounding or (new[0] <= loss + rounding and np.abs(new[1]).max() < np.abs(gradient).max()):
                 z, (loss, gradient), rate = z - rate * direction, new, min(1.0, 1.2 * rate)
                 break
             rate /= 2
     return q, float(loss), step, curve
+
+
+def exact_loss(z, job, world, counts):
+    """Loss in nats per sequence, and its gradient (V,V), of any objective but js at logits z (V,V); counts (V,V)."""
+    objective = "forward_ce" if job.objective == "mle" else job.objective
+    return exact.bigram_loss_and_grads(z, world, objective=objective, eta=job.eta, counts=counts)
 
 
 def _down(z, q, gradient, counts, job):
@@ -225,19 +261,26 @@ def surrogate(q, counts, eta):
     return float(-(counts * (eta + (1 - eta) * q) * np.log(np.maximum(q, 1e-300))).sum() / counts[0].sum())
 
 
-def _fit_neural(job, world, counts, loss_and_grads, warmup=500, steps=3500):
-    """The paper's network on the exact gradient, without dropout or decay: Adam with a rate that falls to a thousandth, after
-    `warmup` steps of maximum likelihood (from a random start, reverse objectives end in a wrong corner)."""
-    model, everyone = Bigram(BigramConfig(job.vocab_size, dtype="float64"), job.seed, "cpu"), np.arange(job.vocab_size)[:, None]
+def fit_neural(job, data, warmup=500, steps=3500):
+    """The paper's network on the gradients of a table, without dropout or decay -> as fit_exact.
+
+    Adam with a rate that falls to a thousandth, after `warmup` steps of maximum likelihood: from a random start, reverse
+    objectives end in a wrong corner.
+    """
+    world, counts, everyone = data.world, forward_counts(job, data), np.arange(job.vocab_size)[:, None]
+    model = Bigram(BigramConfig(job.vocab_size, dtype="float64"), job.seed, "cpu")
     optimizer, curve = optim.Adam(model.params, 5e-3), []
     for step in range(steps + 1):
         logits, cache = model.forward(everyone)
+        z = logits[:, 0]
         if step < warmup:
-            loss, dlogits = exact.bigram_loss_and_grads(logits[:, 0], world, objective="forward_ce", counts=counts)
+            loss, dlogits = exact_loss(z, job._replace(objective="mle"), world, counts)
+        elif job.objective == "js":
+            loss, dlogits = sampled_js(z, job, world, step)
         else:
-            loss, dlogits = loss_and_grads(logits[:, 0])
+            loss, dlogits = exact_loss(z, job, world, counts)
         if step % 50 == 0:
-            q = np.exp(exact.log_softmax(logits[:, 0]))
+            q = np.exp(exact.log_softmax(z))
             curve.append({"step": step, "loss": float(loss), "avg_js": metrics.average_js(world.probs, q)})
             if job.objective == "mixce":
                 curve[-1]["surrogate"] = surrogate(q, counts, job.eta)
@@ -246,19 +289,25 @@ def _fit_neural(job, world, counts, loss_and_grads, warmup=500, steps=3500):
     return metrics.transition_matrix(model), float(loss), steps, curve
 
 
-def fit_js(job, data, steps=50, samples=500):
-    """js of a table Q by RLOO from the counts on: it has no closed form, so its gradient is sampled, by `samples` a step."""
-    V, world = job.vocab_size, data.world
-    counts = counts_of(data.train, V) + 0.01
+def fit_js(job, data, steps=50):
+    """js of a table Q from the counts on -> as fit_exact. It has no closed form, so its gradient is sampled."""
+    counts = forward_counts(job, data) + 0.01
     params = {"logits": np.log(counts / counts.sum(axis=1, keepdims=True))}
     optimizer, curve = optim.Adam(params, 0.01), []
-    for step in range(steps):
+    for step in range(steps + 1):
+        loss, gradient = sampled_js(params["logits"], job, data.world, step)
         q = np.exp(exact.log_softmax(params["logits"]))
-        rows = worlds.markov(q).sample(samples, LONGEST, np.random.default_rng([job.seed, step]))
-        loss, gradient = rloo_js(q, world, rows, job.eta)
-        optimizer.step({"logits": gradient}, optim.warmup_cosine(step, 0.01, 0, steps, 0.01))
-        curve.append({"step": step, "loss": loss, "avg_js": metrics.average_js(world.probs, q)})
-    return np.exp(exact.log_softmax(params["logits"])), loss, steps, curve
+        curve.append({"step": step, "loss": loss, "avg_js": metrics.average_js(data.world.probs, q)})
+        if step < steps:
+            optimizer.step({"logits": gradient}, optim.warmup_cosine(step, 0.01, 0, steps, 0.01))
+    return q, loss, steps, curve
+
+
+def sampled_js(z, job, world, step, samples=500):
+    """js's part under Q, and the gradient (V,V) of js, at logits z (V,V), by RLOO from `samples` sequences drawn anew."""
+    q = np.exp(exact.log_softmax(z))
+    rows = worlds.markov(q).sample(samples, LONGEST, np.random.default_rng([job.seed, step]))
+    return rloo_js(q, world, rows, job.eta)
 
 
 def rloo_js(q, world, rows, eta):
@@ -287,7 +336,7 @@ def fit_gpt(job, data, steps=1000, batch_size=64, longest=65):
     """
     world = data.world
     max_len = world_training.horizon(world, longest)
-    rows = world.sample(TRAIN, max_len, np.random.default_rng([job.seed, job.vocab_size, 1]))
+    rows = world.sample(len(data.starts) - 1, max_len, np.random.default_rng([job.seed, job.vocab_size, 1]))
     model = GPT(GPTConfig(job.vocab_size, max_len - 1, 2, 2, 32), job.seed, "cpu")
     if job.objective in ("mle", "mixce"):
         objective, gradient = functools.partial(objectives.mixce, eta=job.eta), "of batches"
@@ -308,24 +357,26 @@ def fit_paper(job, data, epochs=50, batch_size=1000, patience=5, rate=1e-3, l2=1
     Losses are sums over tokens, means over sequences. A batch is seen through its bigram counts, so a step costs one pass over
     few rows; js, whose part under P does not add up over tokens, weights the counts of each sequence by itself. What needs
     samples of Q is Gumbel-softmax at τ = 1 with as many sequences as the batch; the best epoch by development loss is kept.
-    The reference draws a dropout mask for each token. Here each row has `masks` of them in a batch, each for an equal share of
-    its tokens (benchmarks/synthetic.py --dropout compares the two); samples of Q have none.
+    The reference draws a dropout mask for each token, those of Q's samples included. Here each row has `masks` of them in a
+    batch, and the gradient is their mean, as if each had an equal share of the row's tokens (benchmarks/synthetic.py --dropout
+    compares the two); samples of Q have none. Data come in whole batches: `batch_size` divides the number of sequences.
     """
     V, world = job.vocab_size, data.world
     model = Bigram(BigramConfig(V, dropout=dropout), job.seed, "cpu")
     optimizer, everyone = optim.Adam(model.params, rate, l2=l2), np.arange(V)[:, None]
     rng, sampled = np.random.default_rng([job.seed, 1]), uses(job) != "samples"
     lengths, curve, best, best_params, since, steps = np.diff(data.starts), [], math.inf, None, 0, 0
+    n, held_out = len(lengths), len(data.development_lengths)
 
     def exponentials(t, rows):
         return rng.standard_exponential((len(rows), V), dtype=model.config.dtype)
 
     for epoch in range(epochs):
         if job.objective == "js":
-            batches = _sequences_by_batch(data.train, lengths, rng.permutation(TRAIN).reshape(-1, batch_size))
+            batches = _sequences_by_batch(data.train, lengths, rng.permutation(n).reshape(-1, batch_size))
         else:
-            batch_of_sequence = rng.permutation(TRAIN) // batch_size
-            batches = _counts_by_batch(data.train, np.repeat(batch_of_sequence, lengths), TRAIN // batch_size, V)
+            batch_of_sequence = rng.permutation(n) // batch_size
+            batches = _counts_by_batch(data.train, np.repeat(batch_of_sequence, lengths), n // batch_size, V)
         for batch in batches:
             logits, cache = model.forward(np.repeat(everyone, masks, axis=1), training=True, rng=rng)
             _, dlogits = _under_p(logits, batch, job, world)
@@ -339,7 +390,7 @@ def fit_paper(job, data, epochs=50, batch_size=1000, patience=5, rate=1e-3, l2=1
         logits, development = model.forward(everyone)[0], _development(data, job)
         loss = float(_under_p(logits, development, job, world)[0])
         if sampled:
-            loss += float(_under_q(logits[:, 0], world, job, DEVELOPMENT, exponentials)[0])
+            loss += float(_under_q(logits[:, 0], world, job, held_out, exponentials)[0])
         learned = metrics.transition_matrix(model)
         curve.append({"step": epoch, "loss": loss, "avg_js": metrics.average_js(world.probs, learned)})
         if job.objective == "mixce":
@@ -479,9 +530,9 @@ def run_grid(jobs, folder, executor=None, progress=True):
     from tqdm import tqdm
 
     folder = Path(folder)
-    (folder / "matrices").mkdir(parents=True, exist_ok=True)
-    done = dict(_read_runs(folder / RUNS_FILE))
+    done = read_runs(folder)
     waiting = [job for job in jobs if job not in done]
+    (folder / "matrices").mkdir(parents=True, exist_ok=True)
     checkpoint.write_atomically(folder / RUNS_FILE, "".join(json.dumps(r) + "\n" for r in done.values()).encode())
     with (
         open(folder / RUNS_FILE, "a") as lines,
@@ -500,27 +551,36 @@ def run_grid(jobs, folder, executor=None, progress=True):
     return [done[job] for job in jobs]
 
 
-def _read_runs(path):
-    """(job, result) of every whole line; a line cut short by a kill is dropped."""
-    for line in path.read_text().splitlines() if path.exists() else ():
+def read_runs(folder):
+    """{job: result} of the runs that are finished in a folder; a last line cut short by a kill is dropped.
+
+    Raises ValueError, naming the line, where the file holds something else.
+    """
+    path, done = Path(folder) / RUNS_FILE, {}
+    whole, _, _ = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
+    for number, line in enumerate(whole.splitlines(), 1):
         try:
             result = json.loads(line)
-            yield Job(*(result[name] for name in Job._fields)), result
+            job = Job(*(result[name] for name in Job._fields))
+            done[job] = {name: result[name] for name in RESULT}
         except (ValueError, KeyError, TypeError):
-            continue
+            raise ValueError(f"{path}: line {number} is not a run of this version; choose another folder") from None
+    return done
 
 
-def world_of(result):
-    """The name of a result's world in tables and figures."""
-    return Path(result["corpus"]).stem if result["corpus"] else f"random {result['zeros']:.0%} zeros"
+def world_name(corpus, zeros):
+    """A world in tables and figures."""
+    return Path(corpus).stem if corpus else f"random {100 * zeros:.6g}% zeros"
 
 
 def summarize(results):
     """The paper's table: for each world, vocabulary and objective the η with the least mean avg. JS over seeds -> list of
-    dicts, with mean and standard error over seeds."""
+    dicts, with mean and standard error over seeds (NaN for a single one)."""
     groups = {}
     for r in results:
-        groups.setdefault((world_of(r), r["vocab_size"], r["objective"]), {}).setdefault(r["eta"], []).append(r)
+        groups.setdefault((world_name(r["corpus"], r["zeros"]), r["vocab_size"], r["objective"]), {}).setdefault(
+            r["eta"], []
+        ).append(r)
     table = []
     for (world, vocab_size, objective), by_eta in groups.items():
         rows = min(by_eta.values(), key=lambda rows: np.mean([r["avg_js"] for r in rows]))
@@ -528,7 +588,7 @@ def summarize(results):
         for name in ("avg_js", "avg_zeros"):
             values = np.array([r[name] for r in rows])
             row[name] = float(values.mean())
-            row[f"{name}_se"] = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+            row[f"{name}_se"] = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
         table.append(row | {"seeds": len(rows), "uses": rows[0]["uses"], "gradient": rows[0]["gradient"]})
     return table
 
@@ -551,14 +611,16 @@ def examples(results, table, folder):
         at_a_ratio = kept("mixce", min(between, key=lambda eta: abs(math.log(eta / 0.1))))
     if at_a_ratio and not all("surrogate" in run["curve"][0] for run in at_a_ratio.values()):
         at_a_ratio = {}  # a GPT's is printed on batches, where it is noise
-    return best, data_of(first.corpus, first.vocab_size, first.zeros, first.seed).world.probs.tolist(), at_a_ratio
+    return best, world_of(first.corpus, first.vocab_size, first.zeros, first.seed).probs.tolist(), at_a_ratio
 
 
 def format_table(table):
     """Lines to print of summarize's table."""
     lines = [f"{'world':<22}{'V':>5}  {'objective':<11}{'best η':>7}{'avg. JS':>22}{'avg. 0s':>22}  gradient, from"]
     for row in table:
-        cells = (f"{row[name]:.2e} ± {row[name + '_se']:.0e}" for name in ("avg_js", "avg_zeros"))
+        cells = (
+            f"{row[name]:.2e}" + (f" ± {row[name + '_se']:.0e}" if row["seeds"] > 1 else "") for name in ("avg_js", "avg_zeros")
+        )
         eta = "" if row["objective"] == "mle" else f"{row['best_eta']:g}"
         lines.append(
             f"{row['world']:<22}{row['vocab_size']:>5}  {row['objective']:<11}{eta:>7}"
@@ -592,7 +654,7 @@ def estimate(jobs):
         elif job.model == "gpt":
             total += 60
         elif job.model == "neural":
-            total += 3500 * gradient[V]
+            total += 3500 * (gradient[V] if job.objective != "js" else 0.006 + V / 10_000)
         else:
             total += 0.1 + gradients[job.objective] * gradient[V] + (0.3 + V / 200) * (job.objective == "js")
     return total

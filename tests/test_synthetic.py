@@ -5,10 +5,13 @@ import functools
 import importlib.util
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +26,13 @@ SMALL = ("--vocab", "5,6", "--seeds", "1,2", "--etas", "0.1,0.5,1", "--quiet")
 
 @pytest.fixture
 def few_sequences(monkeypatch):
-    """Two thousand training sequences instead of fifty thousand."""
-    synthetic.data_of.cache_clear()
-    monkeypatch.setattr(synthetic, "TRAIN", 5_000)
-    monkeypatch.setattr(synthetic, "DEVELOPMENT", 5_000)
-    yield
-    synthetic.data_of.cache_clear()
+    """Five thousand training sequences instead of fifty thousand."""
+    monkeypatch.setattr(synthetic, "data_of", functools.partial(synthetic.data_of, train=5_000))
 
 
-def run(job):
-    result, learned, curve = synthetic.run(job)
-    return result, learned, curve
+def a_thousand_sequences(monkeypatch):
+    """A thousand training sequences and a hundred held out."""
+    monkeypatch.setattr(synthetic, "data_of", functools.partial(synthetic.data_of, train=1_000, development=100))
 
 
 # ---- measures and the optimizer ---------------------------------------------------------------------------------------
@@ -99,6 +98,34 @@ def test_adam_is_pytorchs():
     np.testing.assert_allclose(params["p"], tensor.detach().numpy(), rtol=1e-12)
 
 
+# ---- data -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_end_that_is_forced_is_no_token_of_the_data(monkeypatch):
+    """Where many sequences are cut off, each row of the counts still is a sample of the world's row, the end's column too."""
+    monkeypatch.setattr(synthetic, "LONGEST", 4)
+    data = synthetic.data_of.__wrapped__("", 6, 0.5, 3, train=20_000, development=1_000)
+    lengths = np.diff(data.starts)
+    assert lengths.max() == data.development_lengths.max() == 3  # the fourth token is the forced end
+    assert (len(lengths), len(data.development_lengths)) == (20_000, 1_000)
+    assert data.development_lengths.sum() == len(data.development)
+    counts, p = synthetic.counts_of(data.train, 6), data.world.probs
+    n = counts.sum(axis=1, keepdims=True)
+    assert n[0] == 20_000
+    assert (np.abs(counts - n * p) <= 4 * np.sqrt(n * p * (1 - p))).all()
+
+
+def test_data_are_shared_and_cannot_be_changed():
+    data = synthetic.data_of("", 4, 0.0, 1, train=100, development=10)
+    assert synthetic.data_of("", 4, 0.0, 1, train=100, development=10) is data
+    for array in data[1:]:
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+    other = synthetic.data_of("", 4, 0.0, 2, train=100, development=10)
+    assert not np.array_equal(data.world.probs, other.world.probs)
+    assert not np.array_equal(data.train, other.train)
+
+
 # ---- exact optima -----------------------------------------------------------------------------------------------------
 
 
@@ -109,17 +136,17 @@ def test_at_20_tokens_and_seed_7():
     counts = synthetic.counts_of(data.train, 20)
     assert counts[0].sum() == counts[:, 0].sum() == 50_000  # every sequence starts, and ends
     counting = counts / counts.sum(axis=1, keepdims=True)
-    mle, learned, _ = run(Job("", 20, 0.5, 7, "mle", 1.0))
+    mle, learned, _ = synthetic.run(Job("", 20, 0.5, 7, "mle", 1.0))
     assert np.abs(learned - counting).max() < 1e-9
     assert 3e-5 < mle["avg_js"] < 2e-4
     for eta in (0.1, 0.5, 0.9):
-        _, learned, _ = run(Job("", 20, 0.5, 7, "mixce", eta))
+        _, learned, _ = synthetic.run(Job("", 20, 0.5, 7, "mixce", eta))
         assert np.abs(learned - synthetic.fixed_point(counting, eta)).max() < 1e-7, eta
-    result, _, curve = run(Job("", 20, 0.5, 7, "two_kls", 0.01))
+    result, _, curve = synthetic.run(Job("", 20, 0.5, 7, "two_kls", 0.01))
     assert result["avg_js"] <= 2e-7
     assert result["steps"] <= 50  # of a fraction of a millisecond each
     assert curve[0]["avg_js"] > 1e-5
-    with_p, _, _ = run(Job("", 20, 0.5, 7, "two_kls", 0.5, forward="population"))
+    with_p, _, _ = synthetic.run(Job("", 20, 0.5, 7, "two_kls", 0.5, forward="population"))
     assert with_p["avg_js"] < 1e-9
     assert (mle["uses"], result["uses"], with_p["uses"]) == ("samples", "samples and P", "P")
 
@@ -155,12 +182,16 @@ def test_what_a_run_does_not_use_does_not_move_it(few_sequences):
         )
         moved = [np.abs(learned - x).max() > 1e-5 for x in (of_samples, of_p)]
         assert synthetic.uses(job) == " and ".join(w for w, m in zip(("samples", "P"), moved) if m), (objective, eta)
+    for objective in synthetic.OBJECTIVES:  # with the forward part from P itself, samples do not matter at all
+        job = Job("", V, 0.5, 3, objective, 0.5, forward="population")
+        fit = synthetic.fit_js if objective == "js" else synthetic.fit_exact
+        np.testing.assert_array_equal(fit(job, data)[0], fit(job, data._replace(train=more.train, starts=data.starts))[0])
 
 
 def test_mixce_star_collapses_and_two_kls_do_not(few_sequences):
     job = Job("", 6, 0.3, 1, "mixce_star", 0.0, forward="population")
     world = synthetic.data_of("", 6, 0.3, 1).world
-    q = {name: run(job._replace(objective=name))[1] for name in ("mixce_star", "two_kls")}
+    q = {name: synthetic.run(job._replace(objective=name))[1] for name in ("mixce_star", "two_kls")}
     assert q["mixce_star"][0].max() > 0.999  # one sequence
     assert metrics.average_js(world.probs, q["two_kls"]) < 1e-12
 
@@ -168,12 +199,12 @@ def test_mixce_star_collapses_and_two_kls_do_not(few_sequences):
 def test_the_optimum_has_no_gradient_and_the_network_finds_it_too(few_sequences):
     data, job = synthetic.data_of("", 6, 0.5, 3), Job("", 6, 0.5, 3, "two_kls", 0.3)
     counts = synthetic.counts_of(data.train, 6)
-    _, learned, _ = run(job)
+    _, learned, _ = synthetic.run(job)
     z = np.log(np.maximum(learned, 1e-300))
     options = {"objective": "two_kls", "eta": 0.3, "counts": counts}
     best, gradient = exact.bigram_loss_and_grads(z, data.world, **options)
     assert np.abs(gradient).max() <= 1e-9
-    _, network, _ = run(job._replace(model="neural"))
+    _, network, _ = synthetic.run(job._replace(model="neural"))
     loss, _ = exact.bigram_loss_and_grads(np.log(network), data.world, **options)
     assert float(best) - 1e-12 <= float(loss) < float(best) + 1e-4
 
@@ -200,15 +231,23 @@ def test_rloo_from_bigrams_is_the_estimator():
 
 
 def test_js_by_rloo_comes_closer(few_sequences):
-    result, _, curve = run(Job("", 6, 0.5, 3, "js", 0.5))
+    result, _, curve = synthetic.run(Job("", 6, 0.5, 3, "js", 0.5))
     assert result["gradient"] == "RLOO (sampled)"
     assert result["avg_js"] < curve[0]["avg_js"]
+
+
+def test_the_network_s_js_is_sampled_and_its_own(few_sequences, monkeypatch):
+    monkeypatch.setattr(synthetic, "fit_neural", functools.partial(synthetic.fit_neural, warmup=200, steps=400))
+    result, learned, curve = synthetic.run(Job("", 6, 0.5, 3, "js", 0.5, model="neural"))
+    assert (result["gradient"], result["steps"]) == ("RLOO (sampled)", 400)
+    assert 0 < result["avg_js"] < curve[4]["avg_js"]  # of maximum likelihood, at step 200
+    assert np.abs(learned - synthetic.run(Job("", 6, 0.5, 3, "js", 0.5))[1]).max() > 1e-6  # not the table's
 
 
 @pytest.mark.parametrize(("objective", "eta"), [("mle", 1.0), ("two_kls", 0.5), ("js", 0.5)])
 def test_a_gpt_learns_a_small_world(few_sequences, monkeypatch, objective, eta):
     monkeypatch.setattr(synthetic, "fit_gpt", functools.partial(synthetic.fit_gpt, steps=150, longest=6))
-    result, learned, _ = run(Job("", 4, 0.3, 1, objective, eta, "exact", "gpt"))
+    result, learned, _ = synthetic.run(Job("", 4, 0.3, 1, objective, eta, "exact", "gpt"))
     assert result["gradient"] == ("of batches" if objective == "mle" else "of batches; exact")
     np.testing.assert_allclose(learned.sum(axis=1), 1, rtol=1e-6)
     assert result["avg_js"] < 0.02
@@ -230,7 +269,7 @@ def test_a_gpt_s_reverse_part_is_the_tree_where_the_space_allows(few_sequences, 
     count(exact, "_tree", "tree")
     count(estimators, "rloo", "rloo")
     monkeypatch.setattr(synthetic, "fit_gpt", functools.partial(synthetic.fit_gpt, steps=3, longest=longest))
-    result, _, _ = run(Job("", 6, 0.3, 1, "two_kls", 0.5, "exact", "gpt"))
+    result, _, _ = synthetic.run(Job("", 6, 0.3, 1, "two_kls", 0.5, "exact", "gpt"))
     assert calls == {"tree": 0, "rloo": 0} | {way: 3}
     assert result["gradient"] == {"tree": "of batches; exact", "rloo": "of batches; RLOO (sampled)"}[way]
 
@@ -319,16 +358,14 @@ def test_gumbel_softmax_from_a_table_of_logits_is_the_estimator(monkeypatch, obj
 
 
 @pytest.mark.parametrize(("objective", "eta"), [("mle", 1.0), ("mixce", 0.9), ("two_kls", 0.5), ("js", 0.5)])
-def test_the_protocol_learns_and_repeats_itself(few_sequences, monkeypatch, objective, eta):
+def test_the_protocol_learns_and_repeats_itself(monkeypatch, objective, eta):
     monkeypatch.setattr(synthetic, "fit_paper", functools.partial(synthetic.fit_paper, epochs=10, batch_size=100, rate=2e-2))
-    for name, value in (("TRAIN", 1000), ("DEVELOPMENT", 100), ("LONGEST", 20)):
-        monkeypatch.setattr(synthetic, name, value)
-    synthetic.data_of.cache_clear()
+    a_thousand_sequences(monkeypatch)
     job = Job("", 5, 0.3, 1, objective, eta, "paper", "neural")
-    result, learned, curve = run(job)
+    result, learned, curve = synthetic.run(job)
     assert result["gradient"] == ("counts" if objective in ("mle", "mixce") else "Gumbel-softmax (sampled)")
     assert result["avg_js"] < 0.5 * curve[0]["avg_js"]
-    np.testing.assert_array_equal(run(job)[1], learned)
+    np.testing.assert_array_equal(synthetic.run(job)[1], learned)
 
 
 # ---- grids ------------------------------------------------------------------------------------------------------------
@@ -338,11 +375,15 @@ def test_a_grid_has_every_ratio_where_it_makes_sense():
     jobs = synthetic.grid()
     assert len(jobs) == len(set(jobs)) == 3 * 5 * (1 + 7 + 7 + 7 + 5)
     assert {job.eta for job in jobs if job.objective == "js"} == {0.01, 0.1, 0.5, 0.9, 0.99}
-    assert len({job.name for job in jobs}) == len(jobs)
+    others = [jobs[0]._replace(**{name: value}) for name, value in (("corpus", "a/text.txt"), ("corpus", "b/text.txt"))]
+    others += [jobs[0]._replace(protocol="paper"), jobs[0]._replace(model="gpt"), jobs[0]._replace(forward="population")]
+    others += [jobs[0]._replace(zeros=0.50000001), jobs[0]._replace(eta=0.50000001)]
+    assert len({job.name for job in [*jobs, *others]}) == len(jobs) + len(others)
     for options, message in (
         ({"objectives": ("mle", "emo")}, "objectives must be among .*, got 'emo'"),
         ({"etas": (0.5, 2)}, "etas must be between 0 and 1, got 2"),
         ({"vocab_sizes": (1,)}, "vocab_sizes must be between 2"),
+        ({"corpora": ("a/text.txt", "b/text.md")}, "names of corpora must be different, got text, text"),
     ):
         with pytest.raises(ValueError, match=message):
             synthetic.grid(**options)
@@ -357,6 +398,112 @@ def test_the_summary_takes_the_best_mean_over_seeds():
     assert (row["best_eta"], row["avg_js"], row["seeds"]) == (0.5, 2.5, 2)
     assert row["avg_js_se"] == pytest.approx(0.5)
     assert "random 50% zeros" in synthetic.format_table([row])
+    assert "2.50e+00 ± 5e-01" in synthetic.format_table([row])
+    (row,) = synthetic.summarize(results[:1])
+    assert math.isnan(row["avg_js_se"])  # a single run has no error to tell
+    assert "±" not in synthetic.format_table([row])
+    near = [results[0] | {"zeros": 0.501}, results[0] | {"zeros": 0.502}, results[0] | {"corpus": "a/text.txt", "zeros": 0.0}]
+    assert [row["world"] for row in synthetic.summarize(near)] == ["random 50.1% zeros", "random 50.2% zeros", "text"]
+
+
+def test_results_come_in_the_order_of_jobs(tmp_path, monkeypatch):
+    jobs = synthetic.grid((5,), (0.5,), (1, 2, 3), ("mle",))
+
+    def last_first(job):
+        time.sleep(0.1 * (3 - job.seed))
+        return {name: getattr(job, name, 0) for name in synthetic.RESULT}, np.zeros((5, 5)), []
+
+    monkeypatch.setattr(synthetic, "run", last_first)
+    with ThreadPoolExecutor(3) as executor:
+        results = synthetic.run_grid(jobs, tmp_path, executor, progress=False)
+    assert [r["seed"] for r in results] == [1, 2, 3]
+    assert [job.seed for job in synthetic.read_runs(tmp_path)] == [3, 2, 1]
+
+
+def test_what_is_not_a_run_is_refused_and_a_line_cut_short_dropped(few_sequences, tmp_path):
+    jobs = synthetic.grid((5,), (0.5,), (1, 2), ("mle",))
+    synthetic.run_grid(jobs, tmp_path, progress=False)
+    path = tmp_path / "runs.jsonl"
+    first, second = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(first + second[:-1])  # whole, but for its end
+    assert list(synthetic.read_runs(tmp_path)) == jobs[:1]
+    for damaged in (
+        b"{}\n",
+        b"[1]\n",
+        b"\xff\xfe\n",
+        b"\n",
+        first.replace(b'"avg_js"', b'"js"'),
+        first.replace(b"1.0", b"[1]"),
+    ):
+        path.write_bytes(second + damaged + first)
+        with pytest.raises(ValueError, match=r"runs\.jsonl: line 2 is not a run"):
+            synthetic.run_grid(jobs, tmp_path, progress=False)
+        assert path.read_bytes() == second + damaged + first
+
+
+def test_starting_anew_leaves_nothing_of_the_old_grid(few_sequences, tmp_path, capsys, monkeypatch):
+    words = ["synthetic", "--vocab", "5", "--objectives", "mle", "--jobs", "1", "--out", str(tmp_path)]
+    assert cli.main([*words, "--quiet", "--seeds", "1,2"]) == 0
+    assert cli.main([*words, "--resume", "--seeds", "1,2,3"]) == 0
+    assert "1 runs in 1 at a time" in capsys.readouterr().out
+    monkeypatch.setattr(synthetic, "run_grid", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main([*words, "--overwrite", "--seeds", "4"])
+    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".csv", ".json", ".jsonl")]
+
+
+def test_without_options_the_command_runs_the_default_grid(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(synthetic, "run_grid", lambda jobs, *_: seen.append(jobs) or 1 / 0)
+    for options in ([], ["--full"]):
+        with pytest.raises(ZeroDivisionError):
+            cli.main(["synthetic", *options, "--quiet", "--jobs", "1", "--out", str(tmp_path / "out")])
+    assert seen == [synthetic.grid(), synthetic.grid((20, 50, 100, 500, 1000), (0.1, 0.5, 0.9))]
+
+
+def test_one_worker_is_a_process_unless_the_threads_are_told(monkeypatch):
+    """Linear algebra with several threads differs in its last digits from the one thread of a worker."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with cli._executor(1, 3) as (executor, workers):
+        assert (executor, workers) == (None, 1)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    with cli._executor(1, 3) as (executor, workers):
+        assert workers == 1
+        assert executor.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
+    assert "OMP_NUM_THREADS" not in os.environ
+    with cli._executor(4, 0) as (executor, _):
+        assert executor is None
+
+
+@pytest.mark.slow
+def test_a_table_depends_on_no_threads_of_linear_algebra(tmp_path):
+    """With more than one core, the solves of 100 tokens would."""
+    words = ["synthetic", "--vocab", "100", "--seeds", "7", "--etas", "0.5", "--objectives", "mixce_star,two_kls", "--quiet"]
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    for jobs in ("1", "2"):
+        argv = [sys.executable, "-m", "minimixce", *words, "--jobs", jobs, "--out", str(tmp_path / jobs)]
+        subprocess.run(argv, check=True, env=env, capture_output=True)
+    assert (tmp_path / "1" / "runs.csv").read_text() == (tmp_path / "2" / "runs.csv").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", [0.8, 6])  # while workers start, and in the middle of long runs
+def test_ctrl_c_ends_a_pool_at_once_with_one_sentence(tmp_path, when):
+    words = ["synthetic", "--protocol", "paper", "--vocab", "20", "--objectives", "js", "--quiet", "--jobs", "2", "--out"]
+    argv = [sys.executable, "-m", "minimixce", *words, str(tmp_path / "out")]
+    process = subprocess.Popen(argv, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(when)
+    os.killpg(process.pid, signal.SIGINT)
+    _, printed = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert printed == "minimixce synthetic: interrupted\n"
+    with pytest.raises(ProcessLookupError):  # no worker is left, once the system has put them away
+        for _ in range(200):
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -405,7 +552,7 @@ def test_going_on_with_a_smaller_grid_keeps_what_was_done(few_sequences, tmp_pat
     jobs = synthetic.grid((5,), (0.5,), (1, 2), ("mle",))
     synthetic.run_grid(jobs, tmp_path, progress=False)
     assert len(synthetic.run_grid(jobs[:1], tmp_path, progress=False)) == 1
-    assert [job for job, _ in synthetic._read_runs(tmp_path / "runs.jsonl")] == jobs
+    assert list(synthetic.read_runs(tmp_path)) == jobs
 
 
 def test_the_estimate_comes_first_and_grows_with_the_grid(few_sequences, tmp_path, capsys, monkeypatch):
@@ -423,9 +570,8 @@ CORPUS = "the cat sat.\nthe dog sat.\na cat ran.\n" * 20
 
 
 @pytest.mark.parametrize("objective", ["mle", "two_kls"])
-def test_the_protocol_takes_a_corpus(few_sequences, tmp_path, monkeypatch, objective):
-    for name, value in (("TRAIN", 1000), ("DEVELOPMENT", 100)):
-        monkeypatch.setattr(synthetic, name, value)
+def test_the_protocol_takes_a_corpus(tmp_path, monkeypatch, objective):
+    a_thousand_sequences(monkeypatch)
     monkeypatch.setattr(synthetic, "fit_paper", functools.partial(synthetic.fit_paper, epochs=20, batch_size=100, rate=2e-2))
     (tmp_path / "text.txt").write_text(CORPUS)
     words = ["synthetic", "--protocol", "paper", "--corpus", str(tmp_path / "text.txt"), "--vocab", "6", "--seeds", "1"]
@@ -455,6 +601,17 @@ def test_a_corpus_makes_a_world(tmp_path):
     assert line["avg_js"] < 1e-2
 
 
+@pytest.mark.parametrize(("content", "message"), [(b"", "got 0"), (b"one two three", "got 3"), (b"\xff\xfe", "decode")])
+def test_a_poor_corpus_is_named_before_anything_runs(tmp_path, capsys, content, message):
+    text = tmp_path / "text.txt"
+    text.write_bytes(content)
+    assert cli.main(["synthetic", "--full", "--corpus", str(text), "--vocab", "3,5", "--out", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr().err
+    assert f"{text} does not make a world of " in printed
+    assert message in printed
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -466,8 +623,16 @@ def test_a_corpus_makes_a_world(tmp_path):
         ("--vocab 20,20", "names a number twice"),
         ("--etas 2", "etas must be between 0 and 1"),
         ("--seeds 1,1", "--seeds must be different"),
+        ("--seeds 4294967296", "seeds must be between 0 and 4294967295"),
+        ("--seed 3", "synthetic takes no --seed: --seeds"),
+        ("--threads 1", "synthetic takes no --threads"),
+        ("--device cuda", "--device must be cpu"),
+        ("--objectives mle,mle", "objectives must be different, got mle, mle"),
+        ("--objectives js --etas 0,1", "nothing to run: js needs an eta above 0 and below 1"),
+        ("--zeros 0.5,1", "zeros must be between 0 and 0.99"),
+        ("--model gpt --forward samples", "leave out --forward"),
         ("--objectives mle,x", "objectives must be among"),
-        ("--corpus nowhere.txt", "nowhere.txt does not exist"),
+        ("--corpus nowhere.txt", "nowhere.txt is not a file"),
         ("--jobs -1", "--jobs must be at least 0"),
         ("--resume --overwrite", "exclude each other"),
     ],
@@ -522,7 +687,7 @@ def test_the_files_of_the_page_are_what_the_code_gives(page):
             [again[k] for k in ("empty", "entropy", "length")], rel=1e-5, abs=1e-5
         )
     for objective, eta in (("mle", 1.0), ("two_kls", 0.5), ("mixce", 0.5), ("mixce_star", 0.99)):
-        result, _, _ = run(Job("", 20, 0.5, 7, objective, eta))
+        result, _, _ = synthetic.run(Job("", 20, 0.5, 7, objective, eta))
         (value,) = page.of(page.read("runs"), vocab_size=20, seed=7, objective=objective, eta=eta)
         assert result["avg_js"] == pytest.approx(value, rel=1e-6)
         (used,) = page.of(page.read("runs"), "uses", vocab_size=20, seed=7, objective=objective, eta=eta)
