@@ -663,10 +663,10 @@ def estimate(jobs):
 def fixed_point(p, eta):
     """The table that mixce is minimised at, q = η p / (λ − (1−η) p) with λ so that each row sums to one: p (S,V) -> (S,V).
 
-    λ lies above (1−η) max p, where the sum falls from infinity; bisection. Needs η > 0.
+    λ lies above (1−η) max p, where the sum falls from infinity, and not above η + (1−η) max p, where q ≤ p; bisection. η > 0.
     """
     low = (1 - eta) * p.max(axis=1, keepdims=True)
-    high = low + eta * p.shape[1]
+    high = low + eta
     for _ in range(200):
         middle = (low + high) / 2
         above = (eta * p / np.maximum(middle - (1 - eta) * p, 1e-300)).sum(axis=1, keepdims=True) > 1

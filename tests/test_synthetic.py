@@ -3,6 +3,8 @@
 import csv
 import functools
 import importlib.util
+import inspect
+import itertools
 import json
 import math
 import os
@@ -18,7 +20,7 @@ import numpy as np
 import pytest
 
 import minimixce as mm
-from minimixce import cli, estimators, exact, metrics, objectives, optim, synthetic, worlds
+from minimixce import cli, estimators, exact, metrics, objectives, optim, plots, synthetic, worlds
 from minimixce.synthetic import Job
 
 SMALL = ("--vocab", "5,6", "--seeds", "1,2", "--etas", "0.1,0.5,1", "--quiet")
@@ -115,7 +117,7 @@ def test_an_end_that_is_forced_is_no_token_of_the_data(monkeypatch):
     assert (np.abs(counts - n * p) <= 4 * np.sqrt(n * p * (1 - p))).all()
 
 
-def test_data_are_shared_and_cannot_be_changed():
+def test_data_are_shared_and_cannot_be_changed(tmp_path):
     data = synthetic.data_of("", 4, 0.0, 1, train=100, development=10)
     assert synthetic.data_of("", 4, 0.0, 1, train=100, development=10) is data
     for array in data[1:]:
@@ -123,7 +125,10 @@ def test_data_are_shared_and_cannot_be_changed():
             array[0] = 0
     other = synthetic.data_of("", 4, 0.0, 2, train=100, development=10)
     assert not np.array_equal(data.world.probs, other.world.probs)
-    assert not np.array_equal(data.train, other.train)
+    (tmp_path / "text.txt").write_text(CORPUS)
+    one, two = (synthetic.data_of(str(tmp_path / "text.txt"), 6, 0.0, seed, train=100, development=10) for seed in (1, 2))
+    np.testing.assert_array_equal(one.world.probs, two.world.probs)
+    assert not np.array_equal(one.train, two.train)
 
 
 # ---- exact optima -----------------------------------------------------------------------------------------------------
@@ -292,9 +297,11 @@ def test_batches_are_counted_as_if_one_by_one(few_sequences):
 
 
 @pytest.mark.parametrize(("objective", "eta"), [("mle", 1.0), ("mixce", 0.3), ("two_kls", 0.3)])
-def test_counts_give_the_loss_of_the_tokens(few_sequences, objective, eta):
-    data = synthetic.data_of("", 6, 0.5, 3)
-    codes, n = data.train[: data.starts[100]], 100
+def test_counts_give_the_loss_of_the_tokens(monkeypatch, objective, eta):
+    monkeypatch.setattr(synthetic, "LONGEST", 6)
+    data = synthetic.data_of.__wrapped__("", 6, 0.5, 3, train=100, development=10)
+    codes, n = data.train, 100
+    assert (codes[data.starts[1:] - 1] % 6 > 0).any()  # some sequences are cut off: they have a start, but no end
     z = np.random.default_rng(0).standard_normal((6, 6))
     job, copies = Job("", 6, 0.5, 3, objective, eta), np.repeat(z[:, None], 3, axis=1)
     loss, dlogits = synthetic._under_p(copies, synthetic.counts_of(codes, 6), job, data.world)
@@ -311,11 +318,15 @@ def test_js_under_p_is_a_derivative(few_sequences):
     data, job = synthetic.data_of("", 5, 0.3, 3), Job("", 5, 0.3, 3, "js", 0.3)
     batch = data.train[: data.starts[50]], np.diff(data.starts)[:50]
 
-    def forward(z):
+    def forward_of(z, batch=batch):
         return synthetic._under_p(z, batch, job, data.world)
 
-    report = mm.gradcheck(forward, lambda dy, dz: (dy * dz,), [np.random.default_rng(0).standard_normal((5, 3, 5))])
+    report = mm.gradcheck(forward_of, lambda dy, dz: (dy * dz,), [np.random.default_rng(0).standard_normal((5, 3, 5))])
     assert report.ok, report
+    # Each sequence goes by one copy of the rows, every third by the same.
+    z, sequences = np.random.default_rng(0).standard_normal((5, 3, 5)), np.split(batch[0], np.cumsum(batch[1])[:-1])
+    losses = [forward_of(z[:, [i % 3]], (s, np.array([len(s)])))[0] for i, s in enumerate(sequences)]
+    assert forward_of(z, batch)[0] == pytest.approx(np.mean(losses), rel=1e-12)
     # Over all sequences in proportion it is exact's js less the part under Q.
     world = worlds.agreement()
     space = exact.sequences(6, 4)
@@ -366,6 +377,61 @@ def test_the_protocol_learns_and_repeats_itself(monkeypatch, objective, eta):
     assert result["gradient"] == ("counts" if objective in ("mle", "mixce") else "Gumbel-softmax (sampled)")
     assert result["avg_js"] < 0.5 * curve[0]["avg_js"]
     np.testing.assert_array_equal(synthetic.run(job)[1], learned)
+
+
+def test_the_protocol_is_the_paper_s():
+    names = "epochs", "batch_size", "patience", "rate", "l2", "dropout"
+    parameters = inspect.signature(synthetic.fit_paper).parameters
+    assert [parameters[name].default for name in names] == [50, 1000, 5, 1e-3, 1e-4, 0.1]
+    assert (synthetic.TRAIN, synthetic.DEVELOPMENT, synthetic.LONGEST) == (50_000, 5_000, 500)
+    assert synthetic.SEEDS == (7, 42, 777, 4222, 99999)
+    config = mm.BigramConfig(20)
+    assert (config.n_embd, config.n_hidden) == (50, 50)
+
+
+def test_a_step_of_the_protocol_is_adam_on_the_tokens_of_a_batch(monkeypatch):
+    V, data = 5, synthetic.data_of("", 5, 0.3, 1, train=100, development=100)
+    job = Job("", V, 0.3, 1, "mle", 1.0, "paper", "neural")
+
+    def learned(**options):
+        return synthetic.fit_paper(job, data, **{"epochs": 1, "batch_size": 100, "dropout": 0.0} | options)[0]
+
+    model = mm.Bigram(mm.BigramConfig(V), job.seed, "cpu")
+    logits, cache = model.forward(data.train[:, None] // V)
+    _, dlogits = objectives.mle(logits, data.train[:, None] % V, normalizer=100)
+    optim.Adam(model.params, 1e-3, l2=0.5).step(model.backward(dlogits, cache))
+    np.testing.assert_allclose(learned(l2=0.5), metrics.transition_matrix(model), rtol=1e-5)
+    assert np.abs(learned(l2=0.5) - learned(l2=0.0)).max() > 1e-4
+    dropped = [learned(dropout=0.5, masks=masks) for masks in (1, 8)]
+    for one, other in itertools.combinations([learned(), *dropped], 2):
+        assert np.abs(one - other).max() > 1e-5
+    seen, counts_by_batch = [], synthetic._counts_by_batch
+    monkeypatch.setattr(synthetic, "_counts_by_batch", lambda *args: seen.append(args[1]) or counts_by_batch(*args))
+    learned(epochs=2, batch_size=25)
+    for batch_of_code in seen:
+        np.testing.assert_array_equal(np.bincount(batch_of_code[data.starts[:-1]]), [25] * 4)
+    assert not np.array_equal(*seen)  # drawn anew in every epoch
+
+
+def test_the_protocol_keeps_the_best_epoch_and_stops_after_its_patience():
+    data, job = (
+        synthetic.data_of("", 5, 0.3, 1, train=1_000, development=100),
+        Job("", 5, 0.3, 1, "mle", 1.0, "paper", "neural"),
+    )
+    learned, loss, steps, curve = synthetic.fit_paper(job, data, epochs=100, batch_size=100, patience=3, rate=0.1)
+    losses = [point["loss"] for point in curve]
+    best = int(np.argmin(losses))
+    assert len(curve) == best + 1 + 3 < 100
+    assert steps == 10 * len(curve)
+    assert loss == losses[best]
+    assert metrics.average_js(data.world.probs, learned) == curve[best]["avg_js"] != curve[-1]["avg_js"]
+
+
+def test_the_surrogate_is_what_the_tokens_print(few_sequences):
+    data, z = synthetic.data_of("", 6, 0.5, 3), np.random.default_rng(0).standard_normal((6, 6))
+    codes, counts = data.train, synthetic.counts_of(data.train, 6)
+    expected, _ = objectives.mixce_surrogate(z[codes // 6], codes % 6, eta=0.3, normalizer=5_000)
+    assert synthetic.surrogate(np.exp(exact.log_softmax(z)), counts, 0.3) == pytest.approx(float(expected), rel=1e-12)
 
 
 # ---- grids ------------------------------------------------------------------------------------------------------------
@@ -491,7 +557,8 @@ def test_a_table_depends_on_no_threads_of_linear_algebra(tmp_path):
 def test_ctrl_c_ends_a_pool_at_once_with_one_sentence(tmp_path, when):
     words = ["synthetic", "--protocol", "paper", "--vocab", "20", "--objectives", "js", "--quiet", "--jobs", "2", "--out"]
     argv = [sys.executable, "-m", "minimixce", *words, str(tmp_path / "out")]
-    process = subprocess.Popen(argv, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests themselves run unheeding
+    process = subprocess.Popen(argv, start_new_session=True, preexec_fn=heed, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (tmp_path / "out").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -500,10 +567,13 @@ def test_ctrl_c_ends_a_pool_at_once_with_one_sentence(tmp_path, when):
     _, printed = process.communicate(timeout=20)
     assert process.returncode == 130
     assert printed == "minimixce synthetic: interrupted\n"
-    with pytest.raises(ProcessLookupError):  # no worker is left, once the system has put them away
-        for _ in range(200):
+    for _ in range(200):  # the system takes a moment to put them away
+        try:
             os.killpg(process.pid, 0)
-            time.sleep(0.1)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("a worker is left")
 
 
 @pytest.mark.slow
@@ -548,6 +618,24 @@ def test_a_grid_that_is_killed_goes_on(tmp_path):
         assert (tmp_path / "whole" / name).read_text() == (tmp_path / "killed" / name).read_text()
 
 
+def test_going_on_with_a_larger_grid_runs_what_is_new(few_sequences, tmp_path, monkeypatch):
+    """A job that differs from a finished one in a single field is another job."""
+    first = Job("", 5, 0.5, 1, "mixce", 0.5)
+    changes = {"corpus": "x", "vocab_size": 6, "zeros": 0.1, "seed": 2, "objective": "mle", "eta": 0.9}
+    changes |= {"protocol": "paper", "model": "neural", "forward": "population"}
+    assert changes.keys() == set(Job._fields)
+    ran = []
+    monkeypatch.setattr(
+        synthetic, "run", lambda job: ran.append(job) or ({n: getattr(job, n, 0) for n in synthetic.RESULT}, np.eye(5), [])
+    )
+    jobs = [first, *(first._replace(**{name: value}) for name, value in changes.items())]
+    synthetic.run_grid(jobs[:1], tmp_path, progress=False)
+    results = synthetic.run_grid(jobs, tmp_path, progress=False)
+    assert ran == jobs
+    assert [Job(*(r[name] for name in Job._fields)) for r in results] == jobs
+    assert len(list((tmp_path / "matrices").iterdir())) == len(jobs)
+
+
 def test_going_on_with_a_smaller_grid_keeps_what_was_done(few_sequences, tmp_path):
     jobs = synthetic.grid((5,), (0.5,), (1, 2), ("mle",))
     synthetic.run_grid(jobs, tmp_path, progress=False)
@@ -579,6 +667,52 @@ def test_the_protocol_takes_a_corpus(tmp_path, monkeypatch, objective):
     assert cli.main(words) == 0
     (line,) = (tmp_path / "out" / "runs.jsonl").read_text().splitlines()
     assert json.loads(line)["avg_js"] < 0.1
+
+
+def test_figures_show_the_runs_they_name(few_sequences, tmp_path, monkeypatch):
+    """The best run of each objective, of the first world and seed, by P; means over seeds; MixCE at η nearest 0.1."""
+    pytest.importorskip("matplotlib")
+    jobs = synthetic.grid((5, 6), (0.5, 0.2), (1, 2), ("mle", "mixce", "two_kls"), (0.0, 0.1, 0.5, 0.9))
+    results = synthetic.run_grid(jobs, tmp_path, progress=False)
+    table = synthetic.summarize(results)
+    best, gold, at_a_ratio = synthetic.examples(results, table, tmp_path)
+    np.testing.assert_array_equal(gold, worlds.random_markov(5, 0.5, 1).probs)
+    assert list(at_a_ratio) == ["mixce, η = 0.1"]
+    of_table = {
+        row["objective"]: row["best_eta"] for row in table if (row["world"], row["vocab_size"]) == ("random 50% zeros", 5)
+    }
+    for (label, shown), objective in zip(best.items(), ("mle", "mixce", "two_kls"), strict=True):
+        job = Job("", 5, 0.5, 1, objective, of_table[objective])
+        assert label == (objective if objective == "mle" else f"{objective}, η = {job.eta:g}")
+        np.testing.assert_array_equal(shown["learned"], synthetic.run(job)[1])
+    figures, new_figure = [], plots.new_figure
+    monkeypatch.setattr(plots, "new_figure", lambda **options: figures.append(new_figure(**options)) or figures[-1])
+    drawn = [r | {"world": synthetic.world_name(r["corpus"], r["zeros"])} for r in results]
+    plots.synthetic(drawn, best, gold, at_a_ratio, tmp_path)
+    matrices, ratios, curves = ([ax for ax in figure.axes if ax.get_label() != "<colorbar>"] for figure in figures)
+    for ax, (label, matrix) in zip(
+        matrices, [("P", gold), *((label, run["learned"]) for label, run in best.items())], strict=True
+    ):
+        assert ax.get_title() == label
+        np.testing.assert_allclose(ax.images[0].get_array(), np.maximum(matrix, 1e-9))
+        assert ax.images[0].get_clim() == (1e-6, 1)
+    titles = [f"{m}, random {z}% zeros, {V} tokens" for z in (50, 20) for m in ("avg. JS", "avg. 0s") for V in (5, 6)]
+    assert [ax.get_title() for ax in ratios] == titles
+    for ax, (zeros, measure, V) in zip(ratios, itertools.product((0.5, 0.2), ("avg_js", "avg_zeros"), (5, 6))):
+        for line in ax.lines:
+            own = [r for r in results if (r["zeros"], r["vocab_size"], r["objective"]) == (zeros, V, line.get_label())]
+            by_eta = {
+                e: np.mean([max(r[measure], 1e-12) for r in own if r["eta"] == e]) for e in sorted({r["eta"] for r in own})
+            }
+            found = line.get_ydata() if len(by_eta) > 1 else line.get_ydata()[:1]  # mle is a level
+            np.testing.assert_allclose(found, list(by_eta.values()))
+        assert [line.get_label() for line in ax.lines] == ["mle", "mixce", "two_kls"]
+    fit, *losses = curves
+    for line, (label, run) in zip(fit.lines, best.items(), strict=True):
+        assert line.get_label() == label
+        np.testing.assert_allclose(line.get_ydata(), [max(point["avg_js"], 1e-12) for point in run["curve"]])
+    for ax, key in zip(losses, ("loss", "surrogate"), strict=True):
+        np.testing.assert_allclose(ax.lines[0].get_ydata(), [point[key] for point in at_a_ratio["mixce, η = 0.1"]["curve"]])
 
 
 def test_full_has_corpora_and_random_worlds(tmp_path, monkeypatch):
