@@ -136,6 +136,7 @@ def synthetic(results, kept, gold, mixce, folder):
                     ax.plot(list(means), list(means.values()), f"{marker}-", color=color, label=objective, markersize=5)
             ax.set(yscale="log", title=f"{title}, {world}, {V} tokens", xlabel="η (η = 1 is MLE)")
             ax.set_xticks(range(len(etas)), [f"{eta:g}" for eta in etas])
+            ax.label_outer()
         row[0].set_ylabel(unit + (f", drawn as {_LEAST:.0e} where less" if min(values) == _LEAST else ""))
     axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(folder / "ratios.png", dpi=110)

@@ -235,6 +235,14 @@ def test_rloo_from_bigrams_is_the_estimator():
     np.testing.assert_allclose(gradient, grads["logits"], atol=1e-12)
 
 
+def test_js_draws_anew_for_every_step_and_seed():
+    world, z, job = worlds.random_markov(5, 0.3, 2), np.zeros((5, 5)), Job("", 5, 0.3, 2, "js", 0.3)
+    gradients = [synthetic.sampled_js(z, job._replace(seed=s), world, t)[1] for s, t in ((1, 0), (1, 1), (2, 0), (1, 0))]
+    np.testing.assert_array_equal(gradients[0], gradients[3])
+    assert not np.array_equal(gradients[0], gradients[1])
+    assert not np.array_equal(gradients[0], gradients[2])
+
+
 def test_js_by_rloo_comes_closer(few_sequences):
     result, _, curve = synthetic.run(Job("", 6, 0.5, 3, "js", 0.5))
     assert result["gradient"] == "RLOO (sampled)"
@@ -256,6 +264,18 @@ def test_a_gpt_learns_a_small_world(few_sequences, monkeypatch, objective, eta):
     assert result["gradient"] == ("of batches" if objective == "mle" else "of batches; exact")
     np.testing.assert_allclose(learned.sum(axis=1), 1, rtol=1e-6)
     assert result["avg_js"] < 0.02
+
+
+def test_a_gpt_s_ratio_counts(few_sequences):
+    data = synthetic.data_of("", 4, 0.3, 1)
+
+    def learned(objective, eta):
+        return synthetic.fit_gpt(Job("", 4, 0.3, 1, objective, eta, "exact", "gpt"), data, steps=3, longest=5)[0]
+
+    mle = learned("mle", 1.0)
+    np.testing.assert_array_equal(learned("mixce", 1.0), mle)
+    assert np.abs(learned("mixce", 0.1) - mle).max() > 1e-4
+    assert np.abs(learned("two_kls", 0.1) - learned("two_kls", 0.9)).max() > 1e-4
 
 
 @pytest.mark.parametrize(("longest", "way"), [(6, "tree"), (30, "rloo")])
@@ -380,9 +400,9 @@ def test_the_protocol_learns_and_repeats_itself(monkeypatch, objective, eta):
 
 
 def test_the_protocol_is_the_paper_s():
-    names = "epochs", "batch_size", "patience", "rate", "l2", "dropout"
+    names = "epochs", "batch_size", "patience", "rate", "l2", "dropout", "masks"
     parameters = inspect.signature(synthetic.fit_paper).parameters
-    assert [parameters[name].default for name in names] == [50, 1000, 5, 1e-3, 1e-4, 0.1]
+    assert [parameters[name].default for name in names] == [50, 1000, 5, 1e-3, 1e-4, 0.1, 8]
     assert (synthetic.TRAIN, synthetic.DEVELOPMENT, synthetic.LONGEST) == (50_000, 5_000, 500)
     assert synthetic.SEEDS == (7, 42, 777, 4222, 99999)
     config = mm.BigramConfig(20)
@@ -411,6 +431,8 @@ def test_a_step_of_the_protocol_is_adam_on_the_tokens_of_a_batch(monkeypatch):
     for batch_of_code in seen:
         np.testing.assert_array_equal(np.bincount(batch_of_code[data.starts[:-1]]), [25] * 4)
     assert not np.array_equal(*seen)  # drawn anew in every epoch
+    synthetic.fit_paper(job._replace(seed=2), data, epochs=1, batch_size=25)
+    assert not np.array_equal(seen[0], seen[2])  # and for every seed
 
 
 def test_the_protocol_keeps_the_best_epoch_and_stops_after_its_patience():
