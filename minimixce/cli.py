@@ -169,7 +169,11 @@ def _parser():
         metavar="FOLDER",
     )
     c.add("--overwrite", False, "start anew in FOLDER")
-    c.add("--resume", False, "go on with the grid in FOLDER: jobs that are finished are not run again")
+    c.add(
+        "--resume",
+        False,
+        "go on with the grid in FOLDER: jobs that are finished are not run again (corpora must not have changed)",
+    )
     c.add("--protocol", "exact", "exact gradients brought to the optimum, or paper: its network, Adam, dropout, Gumbel-softmax")
     c.add("--model", "table", "table, neural (the paper's network) or gpt (trained on batches); the paper protocol has its own")
     c.add("--forward", "samples", "what the forward part is taken from: samples or, with exact gradients, population")
@@ -180,7 +184,7 @@ def _parser():
     c.add("--etas", "0,0.01,0.1,0.5,0.9,0.99,1", "ratios η of all but mle (js: those between)")
     c.add("--seeds", "7,42,777,4222,99999", "seeds of worlds and samples")
     c.add("--full", False, "vocabularies 20,50,100,500,1000, zeros 0.1,0.5,0.9 and the corpora, if any; hours")
-    c.add("--jobs", 0, "processes; 0 for one a core")
+    c.add("--jobs", 0, "processes; 0 for one a core; under MPI its ranks, whatever this says")
     c.add("--quiet", False, "print no progress")
 
     c = _Command(commands, "prepare", _prepare, "encode a large text once, into files that training maps into memory")

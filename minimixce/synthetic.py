@@ -654,7 +654,7 @@ def estimate(jobs):
         elif job.model == "gpt":
             total += 60
         elif job.model == "neural":
-            total += 3500 * (gradient[V] if job.objective != "js" else 0.006 + V / 10_000)
+            total += 3500 * (gradient[V] if job.objective != "js" else 0.0025 + V / 20_000)
         else:
             total += 0.1 + gradients[job.objective] * gradient[V] + (0.3 + V / 200) * (job.objective == "js")
     return total
