@@ -56,6 +56,16 @@ def test_average_js_and_zeros_are_their_definitions():
     assert metrics.average_zeros(learned, learned) == 0
 
 
+def test_rows_that_no_sequence_comes_to_do_not_count():
+    """As a corpus's world may have them: there are no data to learn them from."""
+    probs = np.array([[0.2, 0.8, 0.0], [0.5, 0.5, 0.0], [0.1, 0.2, 0.7]])
+    world, learned = mm.worlds.markov(probs), np.array([[0.3, 0.7, 0.0], [0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3]])
+    assert world.reachable.tolist() == [True, True, False]
+    assert (
+        synthetic.average_js(world, learned) == metrics.average_js(probs[:2], learned[:2]) < metrics.average_js(probs, learned)
+    )
+
+
 def test_the_transition_matrix_of_a_model_with_memory_averages_over_prefixes():
     world, model = worlds.agreement(), mm.TableBigram(6)
     model.params["logits"] = np.random.default_rng(0).standard_normal((6, 6))
@@ -647,9 +657,13 @@ def test_going_on_with_a_larger_grid_runs_what_is_new(few_sequences, tmp_path, m
     changes |= {"protocol": "paper", "model": "neural", "forward": "population"}
     assert changes.keys() == set(Job._fields)
     ran = []
-    monkeypatch.setattr(
-        synthetic, "run", lambda job: ran.append(job) or ({n: getattr(job, n, 0) for n in synthetic.RESULT}, np.eye(5), [])
-    )
+
+    def run(job):  # what ran before is in the file by now
+        assert (tmp_path / "runs.jsonl").read_text().count("\n") == len(ran)
+        ran.append(job)
+        return {name: getattr(job, name, 0) for name in synthetic.RESULT}, np.eye(5), []
+
+    monkeypatch.setattr(synthetic, "run", run)
     jobs = [first, *(first._replace(**{name: value}) for name, value in changes.items())]
     synthetic.run_grid(jobs[:1], tmp_path, progress=False)
     results = synthetic.run_grid(jobs, tmp_path, progress=False)
