@@ -568,6 +568,7 @@ def test_one_worker_is_a_process_unless_the_threads_are_told(monkeypatch):
     with cli._executor(1, 3) as (executor, workers):
         assert workers == 1
         assert executor.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
+        assert executor.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN  # Ctrl-C is for the parent
     assert "OMP_NUM_THREADS" not in os.environ
     with cli._executor(4, 0) as (executor, _):
         assert executor is None
