@@ -57,13 +57,18 @@ _KINDS = {}  # of all options, by name: the type of its value and whether it may
 class _Command:
     """A subcommand whose options know their defaults, and which of them the user gave (args.given)."""
 
-    def __init__(self, commands, name, run, help):
+    def __init__(self, commands, name, run, help, **meanings):
         self.parser = commands.add_parser(name, help=help, description=help)
         self.defaults = {}
         self.parser.set_defaults(run=lambda args: run(self._complete(args)))
-        self.add("--device", "auto", "auto, cpu, cuda or cuda:N")
-        self.add("--seed", 0, "seed of every random number")
-        self.add("--threads", None, "threads of the linear algebra library (needs the extra 'threads')", type=int)
+        meanings = {
+            "device": "auto, cpu, cuda or cuda:N",
+            "seed": "seed of every random number",
+            "threads": "threads of the linear algebra library (needs the extra 'threads')",
+        } | meanings
+        self.add("--device", "auto", meanings["device"])
+        self.add("--seed", 0, meanings["seed"])
+        self.add("--threads", None, meanings["threads"], type=int)
 
     def add(self, flag, default, help, **options):
         """An option whose type is its default's, unless given; flags default to False."""
@@ -161,7 +166,15 @@ def _parser():
     c.add("--tokens", 500, "most tokens in each")
     _add_training(c)
 
-    c = _Command(commands, "synthetic", _synthetic, "how well each objective recovers a known bigram world: the paper's table")
+    c = _Command(
+        commands,
+        "synthetic",
+        _synthetic,
+        "how well each objective recovers a known bigram world: the paper's table",
+        device="cpu, where all runs are",
+        seed="none here: --seeds names one for each run",
+        threads="none here: each run has one, and --jobs says how many run at a time",
+    )
     c.add(
         "--out",
         "synthetic",
@@ -974,7 +987,8 @@ def _synthetic(args):
     with _executor(args.jobs, len(waiting)) as (executor, workers):
         if not args.quiet:
             seconds = synthetic.estimate(waiting) / workers
-            print(f"{len(waiting)} runs in {workers} at a time, about {max(1, round(seconds / 60))} min", flush=True)
+            how_long = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+            print(f"{len(waiting)} runs in {workers} at a time, about {how_long}", flush=True)
         results = synthetic.run_grid(jobs, out, executor, not args.quiet)
     table = synthetic.summarize(results)
     columns = [name for name in synthetic.RESULT if name != "seconds"]  # seconds differ from run to run

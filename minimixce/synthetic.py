@@ -142,6 +142,11 @@ def forward_counts(job, data):
 # ---- one run ----------------------------------------------------------------------------------------------------------
 
 
+def average_js(world, learned):
+    """avg. JS of learned (V,V) over the rows that sequences of P come to: a corpus's world may have rows without data."""
+    return metrics.average_js(world.probs[world.reachable], learned[world.reachable])
+
+
 def run(job):
     """Carry out one job -> (result dict, learned transition matrix (V,V), curve: a list of dicts).
 
@@ -160,7 +165,8 @@ def run(job):
         learned, loss, steps, curve = fit_job(job, data)
         gradient = "RLOO (sampled)" if job.objective == "js" else "exact"
     result = {**job._asdict(), "uses": uses(job), "gradient": gradient}
-    result |= {"avg_js": metrics.average_js(gold, learned), "avg_zeros": metrics.average_zeros(gold, learned)}
+    seen = data.world.reachable
+    result |= {"avg_js": average_js(data.world, learned), "avg_zeros": metrics.average_zeros(gold[seen], learned[seen])}
     return {**result, "loss": loss, "steps": steps, "seconds": time.perf_counter() - start}, learned, curve
 
 
@@ -193,7 +199,7 @@ def fit_exact(job, data, tolerance=1e-10, most=1000):
     (loss, gradient), rate, curve = exact_loss(z, job, world, counts), 1.0, []
     for step in range(most + 1):
         q = np.exp(exact.log_softmax(z))
-        curve.append({"step": step, "loss": float(loss), "avg_js": metrics.average_js(world.probs, q)})
+        curve.append({"step": step, "loss": float(loss), "avg_js": average_js(world, q)})
         if job.objective == "mixce":
             curve[-1]["surrogate"] = surrogate(q, counts, job.eta)
         if step == most or rate < 1e-4 or np.abs(gradient).max() <= tolerance:
@@ -281,7 +287,7 @@ def fit_neural(job, data, warmup=500, steps=3500):
             loss, dlogits = exact_loss(z, job, world, counts)
         if step % 50 == 0:
             q = np.exp(exact.log_softmax(z))
-            curve.append({"step": step, "loss": float(loss), "avg_js": metrics.average_js(world.probs, q)})
+            curve.append({"step": step, "loss": float(loss), "avg_js": average_js(world, q)})
             if job.objective == "mixce":
                 curve[-1]["surrogate"] = surrogate(q, counts, job.eta)
         if step < steps:
@@ -297,7 +303,7 @@ def fit_js(job, data, steps=50):
     for step in range(steps + 1):
         loss, gradient = sampled_js(params["logits"], job, data.world, step)
         q = np.exp(exact.log_softmax(params["logits"]))
-        curve.append({"step": step, "loss": loss, "avg_js": metrics.average_js(data.world.probs, q)})
+        curve.append({"step": step, "loss": loss, "avg_js": average_js(data.world, q)})
         if step < steps:
             optimizer.step({"logits": gradient}, optim.warmup_cosine(step, 0.01, 0, steps, 0.01))
     return q, loss, steps, curve
@@ -392,7 +398,7 @@ def fit_paper(job, data, epochs=50, batch_size=1000, patience=5, rate=1e-3, l2=1
         if sampled:
             loss += float(_under_q(logits[:, 0], world, job, held_out, exponentials)[0])
         learned = metrics.transition_matrix(model)
-        curve.append({"step": epoch, "loss": loss, "avg_js": metrics.average_js(world.probs, learned)})
+        curve.append({"step": epoch, "loss": loss, "avg_js": average_js(world, learned)})
         if job.objective == "mixce":
             curve[-1]["surrogate"] = surrogate(learned, development, job.eta)
         if loss < best:

@@ -398,7 +398,9 @@ def test_gumbel_softmax_from_a_table_of_logits_is_the_estimator(monkeypatch, obj
         np.testing.assert_allclose(g, (1 - eta) * grads[name], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
-@pytest.mark.parametrize(("objective", "eta"), [("mle", 1.0), ("mixce", 0.9), ("two_kls", 0.5), ("js", 0.5)])
+@pytest.mark.parametrize(
+    ("objective", "eta"), [("mle", 1.0), ("mixce", 0.9), ("two_kls", 0.5), pytest.param("js", 0.5, marks=pytest.mark.slow)]
+)
 def test_the_protocol_learns_and_repeats_itself(monkeypatch, objective, eta):
     monkeypatch.setattr(synthetic, "fit_paper", functools.partial(synthetic.fit_paper, epochs=10, batch_size=100, rate=2e-2))
     a_thousand_sequences(monkeypatch)
@@ -539,6 +541,7 @@ def test_what_is_not_a_run_is_refused_and_a_line_cut_short_dropped(few_sequences
         assert path.read_bytes() == second + damaged + first
 
 
+@pytest.mark.slow
 def test_starting_anew_leaves_nothing_of_the_old_grid(few_sequences, tmp_path, capsys, monkeypatch):
     words = ["synthetic", "--vocab", "5", "--objectives", "mle", "--jobs", "1", "--out", str(tmp_path)]
     assert cli.main([*words, "--quiet", "--seeds", "1,2"]) == 0
@@ -706,6 +709,7 @@ def test_the_protocol_takes_a_corpus(tmp_path, monkeypatch, objective):
     assert json.loads(line)["avg_js"] < 0.1
 
 
+@pytest.mark.slow
 def test_figures_show_the_runs_they_name(few_sequences, tmp_path, monkeypatch):
     """The best run of each objective, of the first world and seed, by P; means over seeds; MixCE at η nearest 0.1."""
     pytest.importorskip("matplotlib")
