@@ -99,13 +99,13 @@ def formula(latex, display=False):
     return re.sub(r"(</mi>|</msub>|</msup>|&#x00029;</mo>)(?=<mi>(?:log|exp|ln)</mi>)", rf"\1{thin}", mathml)
 
 
-def code(text, language="python"):
-    """Source text -> highlighted HTML."""
+def code(text, language="python", **options):
+    """Source text -> highlighted HTML; options of Pygments' HtmlFormatter."""
     try:
         lexer = get_lexer_by_name(language or "text", stripnl=False)
     except ClassNotFound:
         lexer = get_lexer_by_name("text")
-    return highlight(text.rstrip("\n"), lexer, HtmlFormatter(cssclass="highlight"))
+    return highlight(text.rstrip("\n"), lexer, HtmlFormatter(cssclass="highlight", **options))
 
 
 def breakable(name):
@@ -116,6 +116,19 @@ def breakable(name):
 def slug(heading):
     """The anchor of a heading, as GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def entry(page, text):
+    """The anchor of a name in the API reference, where the text of a link is one: `minimixce.exact.measure` -> #measure."""
+    module = page.removesuffix(".html") + "."
+    named = module.startswith("minimixce.") and text is not None and text.type == "code_inline"
+    return "#" + text.content.removeprefix(module) if named and text.content.startswith(module) else ""
+
+
+def wide_table(found):
+    """A table in a box of its own, that scrolls where it is too wide; its numbers do not break."""
+    whole = re.sub(r"(?<=[> (])[\d.]+e-\d+", r'<span class="number">\g<0></span>', found[0])
+    return f'<div class="wide">{whole}</div>'
 
 
 class Site:
@@ -140,12 +153,15 @@ class Site:
                 token.attrSet("id", slug(title))
                 if token.tag == "h2":
                     self.headings.setdefault(page, []).append((slug(title), title))
-            for child in token.children or ():
+            children = token.children or ()
+            for child, following in zip(children, [*children[1:], None]):
                 for name in ("href", "src"):
                     if name in child.attrs:
-                        child.attrSet(name, self.link(child.attrs[name], base))
+                        target = self.link(child.attrs[name], base)
+                        child.attrSet(name, target + entry(target, following) if name == "href" else target)
         body = self.markdown.renderer.render(tokens, self.markdown.options, {})
-        return re.sub(r"<table>.*?</table>", r'<div class="wide">\g<0></div>', body, flags=re.S)
+        body = re.sub(r'<img src="([^"]+)"[^>]*>', r'<a href="\1">\g<0></a>', body)  # at its full size
+        return re.sub(r"<table>.*?</table>", wide_table, body, flags=re.S)
 
     def link(self, target, base):
         """Where a link of the repository leads on the site; any file that is no page is copied under files/."""
@@ -308,24 +324,33 @@ def other_pages(site):
 
     one_file = code((HERE / "one_file.py").read_text(encoding="utf-8"))
     reference = {Path(file).stem: page for file, page in api_reference.pages().items()}
-    bodies = {name: body for name, (_, body) in reference.items()} | {
+    lines = re.compile(r"minimixce/(\w+)\.py, line (\d+)")
+    bodies = {name: lines.sub(r'<a href="source.\1.html#line-\2">\g<0></a>', body) for name, (_, body) in reference.items()}
+    titles = {"one_file": "One file", "readme": "README", "api": "API reference"}
+    titles |= {name: title for name, (title, _) in reference.items() if name != "api"}
+    for name in reference:
+        if name != "api":
+            file = f"{name.replace('.', '/')}.py"
+            numbered = code((ROOT / file).read_text(encoding="utf-8"), lineanchors="line")
+            bodies[f"source.{name.removeprefix('minimixce.')}"] = f"<h1>{file}</h1>\n{numbered}"
+            titles[f"source.{name.removeprefix('minimixce.')}"] = file
+    bodies |= {
         "index": site.render((HERE / "index.md").read_text(encoding="utf-8"), "index"),
         "one_file": f"<h1>The whole idea in one file</h1>\n{one_file}",
         "readme": site.render((ROOT / "README.md").read_text(encoding="utf-8"), "readme", ROOT),
     }
-    titles = {"one_file": "One file", "readme": "README", "api": "API reference"}
-    return bodies, titles | {name: title for name, (title, _) in reference.items() if name != "api"}
+    return bodies, titles
 
 
 def write_pages(site, bodies, titles):
     """Each body in its frame. The menu has every title but those of single modules, which stand under the API reference."""
-    in_menu = {name: title for name, title in titles.items() if not name.startswith("minimixce.")}
+    in_menu = {name: title for name, title in titles.items() if not name.startswith(("minimixce.", "source."))}
     for name, body in bodies.items():
         headings = site.headings.get(name, []) if name not in ("index", "readme") else []
         page = _PAGE.format(
             title=html.escape(titles[name]),
             menu=menu(name if name in in_menu else "api", in_menu, headings),
-            wide=' class="source"' if name == "one_file" else "",
+            wide=' class="source"' if name.startswith(("one_file", "source.")) else "",
             body=body,
             around=neighbours(name, list(titles), titles) if name in LESSONS else "",
         )
