@@ -332,7 +332,7 @@ def other_pages(site):
         if name != "api":
             file = f"{name.replace('.', '/')}.py"
             numbered = code((ROOT / file).read_text(encoding="utf-8"), lineanchors="line")
-            bodies[f"source.{name.removeprefix('minimixce.')}"] = f"<h1>{file}</h1>\n{numbered}"
+            bodies[f"source.{name.removeprefix('minimixce.')}"] = f"<h1>{breakable(file)}</h1>\n{numbered}"
             titles[f"source.{name.removeprefix('minimixce.')}"] = file
     bodies |= {
         "index": site.render((HERE / "index.md").read_text(encoding="utf-8"), "index"),
