@@ -124,7 +124,17 @@ def test_a_typed_number_would_be_noticed():
 @each_lesson
 def test_formulas_become_mathml(name, builder):
     text = "\n\n".join(cell.source for cell in cells(name) if cell.cell_type == "markdown")
-    for latex in re.findall(r"\$\$(.+?)\$\$", text, re.S) + re.findall(r"(?<!\$)\$([^$\n]+?)\$(?!\$)", text):
+    found = re.findall(r"\$\$(.+?)\$\$", text, re.S) + re.findall(r"(?<!\$)\$([^$\n]+?)\$(?!\$)", text)
+    assert len(found) >= 3
+    for latex in found:
+        mathml = builder.formula(latex)
+        assert mathml.startswith("<math")
+        assert "\\" not in mathml
+
+
+@pytest.mark.parametrize("latex", [r"\nosuchcommand x", r"\begin{aligned} a &= b \\ c &= d \end{aligned}"])
+def test_a_formula_that_cannot_be_shown_is_refused(latex, builder):
+    with pytest.raises(ValueError, match="cannot be shown"):
         builder.formula(latex)
 
 
