@@ -1,9 +1,11 @@
-"""The cost of exact values and gradients, every sequence by itself against every shared prefix once: python benchmarks/exact.py
+"""The cost of exact values and gradients, every sequence by itself against every shared prefix
+once: python benchmarks/exact.py
 
-One line a shape: the number of sequences, milliseconds of one exact gradient by list and by tree (rounds alternate, medians),
-their ratio, the ratio of the positions they compute, which is what the tree saves where arithmetic is all, and the peak of
-the arrays that each allocates beyond the model. First a shape as in an experiment; then max_len alone and V alone grow.
-Milliseconds are of CPU time, in one thread: what others do on the machine costs them less noise than a clock on the wall.
+One line a shape: the number of sequences, milliseconds of one exact gradient by list and by tree
+(rounds alternate, medians), their ratio, the ratio of the positions they compute, which is what the
+tree saves where arithmetic is all, and the peak of the arrays that each allocates beyond the model.
+First a shape as in an experiment; then max_len alone and V alone grow. Milliseconds are of CPU
+time, in one thread: what others do on the machine costs them less noise than a clock on the wall.
 """
 
 import argparse
@@ -40,7 +42,9 @@ def measure(what, V, max_len, n_layer, C, dtype, rounds, methods=("list", "tree"
 
     def run(method):
         start = time.process_time()
-        found = exact.loss_and_grads(model, world, max_len, objective="two_kls", method=method, progress=False)
+        found = exact.loss_and_grads(
+            model, world, max_len, objective="two_kls", method=method, progress=False
+        )
         return time.process_time() - start, found
 
     seconds, found, peak = {method: [] for method in methods}, {}, {}
@@ -79,14 +83,27 @@ def measure(what, V, max_len, n_layer, C, dtype, rounds, methods=("list", "tree"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="of the main shape; the sweeps, being quick, take 5 more")
-    parser.add_argument("--large", action="store_true", help="also V = 11, max_len 8: 11 million sequences, tree only")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="of the main shape; the sweeps, being quick, take 5 more",
+    )
+    parser.add_argument(
+        "--large",
+        action="store_true",
+        help="also V = 11, max_len 8: 11 million sequences, tree only",
+    )
     parser.add_argument("--out", default="exact.csv")
     args = parser.parse_args()
     backend.reuse_freed_memory()
     print(f"{platform.platform()}, {os.cpu_count()} CPUs, 1 thread; ", end="")
-    print(f"Python {platform.python_version()}, NumPy {np.__version__}; medians of alternating rounds")
+    print(
+        f"Python {platform.python_version()}, NumPy {np.__version__}; medians of alternating rounds"
+    )
     jobs = [("main", MAIN, args.rounds, ("list", "tree"))]
     for name, sizes in SWEEPS.items():
         jobs += [(name, SWEEP | {name: size}, args.rounds + 5, ("list", "tree")) for size in sizes]
@@ -96,7 +113,14 @@ def main():
     for what, shape, rounds, methods in jobs:
         rows.append(measure(what, **shape, rounds=rounds, methods=methods))
         row = rows[-1]
-        print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items() if v != ""), flush=True)
+        print(
+            "  ".join(
+                f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
+                for k, v in row.items()
+                if v != ""
+            ),
+            flush=True,
+        )
     with open(args.out, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

@@ -1,7 +1,7 @@
 """Generation beside transformers' `generate` on the same weights: python benchmarks/generate.py
 
-Tokens per second at batch 1 and 16, rounds alternating; and the cost of a token against its position, which stays flat as
-long as the window is not full.
+Tokens per second at batch 1 and 16, rounds alternating; and the cost of a token against its
+position, which stays flat as long as the window is not full.
 """
 
 import argparse
@@ -30,8 +30,17 @@ def measure(name, batch, tokens, rounds):
         model.save(folder, boundary=0)
         peer = transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
     prompt = np.ones((batch, 1), int)
-    inputs = {"input_ids": torch.tensor(prompt), "attention_mask": torch.ones_like(torch.tensor(prompt))}
-    options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": True, "top_k": 0, "pad_token_id": 0}
+    inputs = {
+        "input_ids": torch.tensor(prompt),
+        "attention_mask": torch.ones_like(torch.tensor(prompt)),
+    }
+    options = {
+        "max_new_tokens": tokens,
+        "min_new_tokens": tokens,
+        "do_sample": True,
+        "top_k": 0,
+        "pad_token_id": 0,
+    }
 
     def ours():
         model.generate(prompt, tokens)
@@ -59,7 +68,9 @@ def measure(name, batch, tokens, rounds):
 
 
 def cost_by_position(name="4/4/128", batch=1):
-    """Milliseconds a token in each quarter of the window, and beyond it, where recomputing is amortised."""
+    """Milliseconds a token in each quarter of the window, and beyond it, where recomputing is
+    amortised.
+    """
     model = mm.GPT(mm.GPTConfig(*SHAPES[name]), device="cpu")
     block = model.config.block_size
     times = []
@@ -70,13 +81,18 @@ def cost_by_position(name="4/4/128", batch=1):
         times.append(np.diff(stamps))
     times = 1e3 * np.median(times, axis=0)
     parts = {
-        f"positions {i * block // 4}–{(i + 1) * block // 4}": times[i * block // 4 : (i + 1) * block // 4] for i in range(4)
+        f"positions {i * block // 4}–{(i + 1) * block // 4}": times[
+            i * block // 4 : (i + 1) * block // 4
+        ]
+        for i in range(4)
     }
     return {k: float(np.mean(v)) for k, v in (parts | {"beyond the window": times[block:]}).items()}
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--large", action="store_true", help="also the shape of GPT-2 124M")
     parser.add_argument("--out", default="generate.csv")
@@ -84,13 +100,23 @@ def main():
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     transformers.logging.set_verbosity_error()
     backend.reuse_freed_memory()
-    print(f"{platform.platform()}, {os.environ['OMP_NUM_THREADS']} thread; NumPy {np.__version__}, ", end="")
-    print(f"PyTorch {torch.__version__}, transformers {transformers.__version__}; median of {args.rounds} alternating rounds")
+    print(
+        f"{platform.platform()}, {os.environ['OMP_NUM_THREADS']} thread; NumPy {np.__version__}, ",
+        end="",
+    )
+    print(
+        f"PyTorch {torch.__version__}, transformers {transformers.__version__}; median of"
+        f" {args.rounds} alternating rounds"
+    )
     rows = [measure("4/4/128", batch, 255, args.rounds) for batch in (1, 16)]
     if args.large:
         rows.append(measure("12/12/768", 1, 64, args.rounds))
     for row in rows:
-        print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()))
+        print(
+            "  ".join(
+                f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
+            )
+        )
     for part, milliseconds in cost_by_position().items():
         print(f"{part}: {milliseconds:.3f} ms a token")
     with open(args.out, "w", newline="") as file:

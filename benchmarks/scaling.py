@@ -1,7 +1,8 @@
 """How the cost of a training step grows: python benchmarks/scaling.py
 
-Time and peak memory of one step against batch, T, C, V and n_layer, each alone around 2 layers, 4 heads, C = 128, T = 64,
-batch 8, V = 256; printed with the slope in the log-log plot between the two largest sizes, and drawn beside slopes 1 and 2.
+Time and peak memory of one step against batch, T, C, V and n_layer, each alone around 2 layers, 4
+heads, C = 128, T = 64, batch 8, V = 256; printed with the slope in the log-log plot between the two
+largest sizes, and drawn beside slopes 1 and 2.
 """
 
 import argparse
@@ -36,7 +37,9 @@ EXPECTED = {  # as the size grows without end
 
 
 def step_cost(batch, T, C, V, n_layer, repeats=7):
-    """(seconds, MiB) of one step: median time, and peak of arrays allocated beyond model and optimizer."""
+    """(seconds, MiB) of one step: median time, and peak of arrays allocated beyond model and
+    optimizer.
+    """
     model = mm.GPT(mm.GPTConfig(V, T, n_layer, 4, C), device="cpu")
     optimizer = mm.AdamW(model.params, 1e-3)
     tokens = np.random.default_rng(0).integers(0, V, (batch, T + 1))
@@ -60,7 +63,9 @@ def step_cost(batch, T, C, V, n_layer, repeats=7):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", default="scaling", help="writes OUT.csv and OUT.png")
     args = parser.parse_args()
     backend.reuse_freed_memory()
@@ -71,7 +76,11 @@ def main():
             rows.append({"varied": name, "size": size, "ms": 1e3 * seconds, "MiB": mebibytes})
         a, b = rows[-2:]
         slopes = [np.log(b[key] / a[key]) / np.log(b["size"] / a["size"]) for key in ("ms", "MiB")]
-        print(f"{name:<8} last slope: time {slopes[0]:.2f}, memory {slopes[1]:.2f}; expected {EXPECTED[name]}", flush=True)
+        print(
+            f"{name:<8} last slope: time {slopes[0]:.2f}, memory {slopes[1]:.2f}; expected"
+            f" {EXPECTED[name]}",
+            flush=True,
+        )
     with open(f"{args.out}.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -80,12 +89,16 @@ def main():
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.5), layout="constrained")
-    for ax, key, title in zip(figure.subplots(1, 2), ("ms", "MiB"), ("Time of a step, ms", "Peak memory of a step, MiB")):
+    for ax, key, title in zip(
+        figure.subplots(1, 2), ("ms", "MiB"), ("Time of a step, ms", "Peak memory of a step, MiB")
+    ):
         for name in SWEEPS:
             mine = [row for row in rows if row["varied"] == name]
             x = np.array([row["size"] / BASE[name] for row in mine])
             ax.loglog(x, [row[key] for row in mine], "o-", label=name)
-        middle = next(row[key] for row in rows if row["varied"] == "batch" and row["size"] == BASE["batch"])
+        middle = next(
+            row[key] for row in rows if row["varied"] == "batch" and row["size"] == BASE["batch"]
+        )
         for slope in (1, 2):
             ax.loglog([1, 16], [middle, middle * 16**slope], "k:", linewidth=1)
             ax.annotate(f"slope {slope}", (16, middle * 16**slope), fontsize=8)

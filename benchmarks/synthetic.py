@@ -1,14 +1,17 @@
 """The paper's protocol here and in plain PyTorch, on the same data: python benchmarks/synthetic.py
 
-The peer does what the protocol says: sequences padded to the longest of their batch, every token through embedding, hidden
-layer, ReLU, dropout with a mask of its own and output; Adam with L2; straight-through Gumbel-softmax samples of Q, as many and
-as long as ours, rolled out token by token, and with dropout, which ours are without. Both start from the same parameters, in
-float32, with the data at hand as each takes them. Seconds of CPU time, one thread each, rounds alternate; the ratio is the
-median over rounds; for mle and mixce also against the peer without its padding. For these a round is one epoch with its
-development pass; for the objectives that sample Q it is five batches with a pass over 1,000 development sequences.
+The peer does what the protocol says: sequences padded to the longest of their batch, every token
+through embedding, hidden layer, ReLU, dropout with a mask of its own and output; Adam with L2;
+straight-through Gumbel-softmax samples of Q, as many and as long as ours, rolled out token by
+token, and with dropout, which ours are without. Both start from the same parameters, in float32,
+with the data at hand as each takes them. Seconds of CPU time, one thread each, rounds alternate;
+the ratio is the median over rounds; for mle and mixce also against the peer without its padding.
+For these a round is one epoch with its development pass; for the objectives that sample Q it is
+five batches with a pass over 1,000 development sequences.
 
---dropout trains both to the end instead, over seeds, and compares avg. JS: eight dropout masks for each last token and batch
-(ours) against one for each token (the peer, which then leaves out the padding, since nothing depends on it). Writes CSV.
+--dropout trains both to the end instead, over seeds, and compares avg. JS: eight dropout masks for
+each last token and batch (ours) against one for each token (the peer, which then leaves out the
+padding, since nothing depends on it). Writes CSV.
 """
 
 import argparse
@@ -26,7 +29,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from minimixce import backend, bigram, metrics, synthetic
+from minimixce import backend, bigram
+from minimixce.experiments import measures, synthetic
 
 torch.set_num_threads(1)
 OBJECTIVES = (("mle", 1.0), ("mixce", 0.5), ("mixce_star", 0.5), ("two_kls", 0.5), ("js", 0.5))
@@ -40,7 +44,9 @@ class Peer(torch.nn.Module):
         super().__init__()
         start = bigram.initial_bigram(bigram.BigramConfig(vocab_size), seed)
         for name, value in start.items():
-            self.register_parameter(name.replace(".", "_"), torch.nn.Parameter(torch.from_numpy(value.copy())))
+            self.register_parameter(
+                name.replace(".", "_"), torch.nn.Parameter(torch.from_numpy(value.copy()))
+            )
 
     def logits(self, embedded):
         hidden = F.relu(embedded @ self.hidden_weight + self.hidden_bias)
@@ -51,7 +57,9 @@ class Peer(torch.nn.Module):
 
 
 def padded(codes, lengths, V):
-    """Inputs and targets (N, longest) of sequences given as bigram codes; targets are −1 after the end."""
+    """Inputs and targets (N, longest) of sequences given as bigram codes; targets are −1 after the
+    end.
+    """
     inputs, targets = (torch.full((len(lengths), int(lengths.max())), fill) for fill in (0, -1))
     there = torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])
     inputs[there], targets[there] = torch.from_numpy(codes // V), torch.from_numpy(codes % V)
@@ -78,7 +86,11 @@ def under_p(model, inputs, targets, job, log_p, pack):
 def under_q(model, job, log_p_floored, n):
     """The loss that n straight-through Gumbel-softmax samples of Q give, nats per sequence."""
     V = len(log_p_floored)
-    x, state, alive = F.one_hot(torch.zeros(n, dtype=int), V).float(), torch.zeros(n, dtype=int), torch.ones(n)
+    x, state, alive = (
+        F.one_hot(torch.zeros(n, dtype=int), V).float(),
+        torch.zeros(n, dtype=int),
+        torch.ones(n),
+    )
     log_q, log_p = torch.zeros(n), torch.zeros(n)
     for _ in range(synthetic.LONGEST - 1):
         logits = model.logits(x @ model.embedding_weight)
@@ -100,7 +112,8 @@ def under_q(model, job, log_p_floored, n):
 
 
 def fit_peer(job, data, train, development, epochs=50, patience=5, pack=False):
-    """fit_paper's training in PyTorch -> learned transition matrix (V,V) of the best epoch by development loss.
+    """fit_paper's training in PyTorch -> learned transition matrix (V,V) of the best epoch by
+    development loss.
 
     train, development: the inputs and targets that padded() makes.
     """
@@ -109,14 +122,18 @@ def fit_peer(job, data, train, development, epochs=50, patience=5, pack=False):
     model, rng = Peer(V, job.seed), np.random.default_rng([job.seed, 1])
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, weight_decay=1e-4)
     tables = data.world.tables(np)
-    log_p, log_p_floored = (torch.from_numpy(table.astype("float32")) for table in (tables.log_p, tables.log_p_floored))
+    log_p, log_p_floored = (
+        torch.from_numpy(table.astype("float32")) for table in (tables.log_p, tables.log_p_floored)
+    )
     lengths, (inputs, targets) = np.diff(data.starts), train
     best, learned, since = math.inf, None, 0
     for _ in range(epochs):
         model.train()
         for chosen in rng.permutation(len(lengths)).reshape(-1, BATCH):
             longest = lengths[chosen].max()
-            loss = under_p(model, inputs[chosen, :longest], targets[chosen, :longest], job, log_p, pack)
+            loss = under_p(
+                model, inputs[chosen, :longest], targets[chosen, :longest], job, log_p, pack
+            )
             if sampled:
                 loss = loss + under_q(model, job, log_p_floored, BATCH)
             optimizer.zero_grad()
@@ -139,7 +156,9 @@ def fit_peer(job, data, train, development, epochs=50, patience=5, pack=False):
 
 def both_padded(data, V):
     """The training and the development sequences as fit_peer takes them."""
-    return padded(data.train, np.diff(data.starts), V), padded(data.development, data.development_lengths, V)
+    return padded(data.train, np.diff(data.starts), V), padded(
+        data.development, data.development_lengths, V
+    )
 
 
 def cpu_seconds(function, *args, **options):
@@ -150,20 +169,35 @@ def cpu_seconds(function, *args, **options):
 
 def speed(args):
     rows = []
-    print(f"{'objective':<12}{'η':>5}{'batches':>9}{'here, s':>10}{'PyTorch, s':>12}{'ratio':>8}{'unpadded':>10}  range")
+    print(
+        f"{'objective':<12}{'η':>5}{'batches':>9}{'here, s':>10}{'PyTorch, s':>12}{'ratio':>8}{'unpadded':>10}"
+        "  range"
+    )
     for objective, eta in OBJECTIVES:
         job = synthetic.Job("", args.vocab, 0.5, args.seed, objective, eta, "paper", "neural")
         sampled = synthetic.uses(job) != "samples"
         batches = 5 if sampled or args.quick else 50
         development = 1000 if sampled or args.quick else 5000
-        data = synthetic.data_of("", args.vocab, 0.5, args.seed, train=batches * BATCH, development=development)
+        data = synthetic.data_of(
+            "", args.vocab, 0.5, args.seed, train=batches * BATCH, development=development
+        )
         peer = functools.partial(fit_peer, job, data, *both_padded(data, args.vocab))
         fits = [functools.partial(synthetic.fit_paper, job, data), peer]
         fits += [] if sampled else [functools.partial(peer, pack=True)]
-        rounds = [[cpu_seconds(fit, epochs=1) for fit in fits] for _ in range(args.rounds + 1)][1:]  # one to warm up
+        # one to warm up
+        rounds = [[cpu_seconds(fit, epochs=1) for fit in fits] for _ in range(args.rounds + 1)][1:]
         ratios = [theirs / ours for ours, theirs, *_ in rounds]
-        row = {"objective": objective, "eta": eta, "vocab_size": args.vocab, "batches": batches, "rounds": args.rounds}
-        row |= {"here_s": statistics.median(r[0] for r in rounds), "pytorch_s": statistics.median(r[1] for r in rounds)}
+        row = {
+            "objective": objective,
+            "eta": eta,
+            "vocab_size": args.vocab,
+            "batches": batches,
+            "rounds": args.rounds,
+        }
+        row |= {
+            "here_s": statistics.median(r[0] for r in rounds),
+            "pytorch_s": statistics.median(r[1] for r in rounds),
+        }
         row |= {"ratio": statistics.median(ratios), "smallest": min(ratios), "largest": max(ratios)}
         row["unpadded_ratio"] = "" if sampled else statistics.median(r[2] / r[0] for r in rounds)
         rows.append(row)
@@ -183,27 +217,44 @@ def dropout(args):
         job = synthetic.Job("", args.vocab, 0.5, seed, "mle", 1.0, "paper", "neural")
         data = synthetic.data_of("", args.vocab, 0.5, seed)
         here = synthetic.fit_paper(job, data, epochs=epochs)[0]
-        learned = here, fit_peer(job, data, *both_padded(data, args.vocab), epochs=epochs, pack=True)
-        by_row, by_token = (metrics.average_js(data.world.probs, q) for q in learned)
-        rows.append({"vocab_size": args.vocab, "seed": seed, "by_row": by_row, "by_token": by_token})
+        learned = (
+            here,
+            fit_peer(job, data, *both_padded(data, args.vocab), epochs=epochs, pack=True),
+        )
+        by_row, by_token = (measures.average_js(data.world.probs, q) for q in learned)
+        rows.append(
+            {"vocab_size": args.vocab, "seed": seed, "by_row": by_row, "by_token": by_token}
+        )
         print(f"{seed:>6}{by_row:>15.3e}{by_token:>17.3e}", flush=True)
     differences = [row["by_row"] - row["by_token"] for row in rows]
     error = statistics.stdev(differences) / math.sqrt(len(rows))
-    print(f"by row less by token: {statistics.mean(differences):.1e} ± {error:.0e}, standard error over {len(rows)} seeds")
+    print(
+        f"by row less by token: {statistics.mean(differences):.1e} ± {error:.0e}, standard error"
+        f" over {len(rows)} seeds"
+    )
     return rows
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="five batches a round, two epochs with --dropout")
-    parser.add_argument("--dropout", action="store_true", help="compare the dropout masks instead of the speed")
+    parser.add_argument(
+        "--quick", action="store_true", help="five batches a round, two epochs with --dropout"
+    )
+    parser.add_argument(
+        "--dropout", action="store_true", help="compare the dropout masks instead of the speed"
+    )
     parser.add_argument("--vocab", type=int, default=20)
     parser.add_argument("--seed", type=int, default=7, help="of the speed's world")
     parser.add_argument("--out", default="synthetic.csv")
     args = parser.parse_args()
     backend.reuse_freed_memory()
-    print(f"{platform.platform()}, Python {platform.python_version()}, NumPy {np.__version__}, PyTorch {torch.__version__}")
+    print(
+        f"{platform.platform()}, Python {platform.python_version()}, NumPy {np.__version__},"
+        f" PyTorch {torch.__version__}"
+    )
     rows = dropout(args) if args.dropout else speed(args)
     with open(args.out, "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

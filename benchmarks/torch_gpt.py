@@ -1,4 +1,6 @@
-"""The peer: the same GPT in plain PyTorch, with its fused attention and optimizer, as a PyTorch user would write it."""
+"""The peer: the same GPT in plain PyTorch, with its fused attention and optimizer, as a PyTorch
+user would write it.
+"""
 
 import math
 

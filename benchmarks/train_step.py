@@ -1,9 +1,11 @@
-"""One training step (forward, MixCE, backward, clipping, AdamW) beside PyTorch: python benchmarks/train_step.py
+"""One training step (forward, MixCE, backward, clipping, AdamW) beside PyTorch: python
+benchmarks/train_step.py
 
-Each side runs in a process of its own and waits while the other works; rounds alternate, and medians of single steps are
-compared. Also: the same matrix products alone in both BLAS libraries, their share of the step, the step's share of the speed
-of one large product, and the growth of peak memory. With more than one thread minimixce runs twice: with that many threads in
-the linear algebra library (numpy), and with each batch split over that many threads of one each (shards).
+Each side runs in a process of its own and waits while the other works; rounds alternate, and
+medians of single steps are compared. Also: the same matrix products alone in both BLAS libraries,
+their share of the step, the step's share of the speed of one large product, and the growth of peak
+memory. With more than one thread minimixce runs twice: with that many threads in the linear algebra
+library (numpy), and with each batch split over that many threads of one each (shards).
 """
 
 import argparse
@@ -31,7 +33,9 @@ def products(n_layer, n_head, C, T, B, V):
     N, D = B * T, C // n_head
     linear = [(C, 3 * C), (C, C), (C, 4 * C), (4 * C, C)]
     shapes = [(n_layer, 1, N, i, o) for i, o in linear] + [(1, 1, N, C, V)]
-    shapes += [(c, 1, m, n, k) for c, _, m, k, n in shapes] + [(c, 1, k, m, n) for c, _, m, k, n in shapes]
+    shapes += [(c, 1, m, n, k) for c, _, m, k, n in shapes] + [
+        (c, 1, k, m, n) for c, _, m, k, n in shapes
+    ]
     attention = [(T, D, T), (T, T, D)]  # scores and values
     return shapes + [(3 * n_layer, B * n_head, *s) for s in attention]
 
@@ -57,7 +61,8 @@ def numpy_side(shape, threads, shards):
     from threadpoolctl import threadpool_limits
 
     import minimixce as mm
-    from minimixce import backend, training
+    from minimixce import backend
+    from minimixce.training import steps
 
     threadpool_limits(threads // shards)
     backend.reuse_freed_memory()
@@ -66,7 +71,7 @@ def numpy_side(shape, threads, shards):
     tokens = np.random.default_rng(0).integers(0, V, (B, T + 1))
     model = mm.GPT(mm.GPTConfig(V, T, n_layer, n_head, C), device="cpu")
     optimizer = mm.AdamW(model.params, 1e-3)
-    step = training.step_of_objective(functools.partial(mm.objectives.mixce, eta=0.5), shards=shards)
+    step = steps.step_of_objective(functools.partial(mm.objectives.mixce, eta=0.5), shards=shards)
 
     def run():
         _, grads = step(model, [(tokens[:, :-1], tokens[:, 1:])], 0)
@@ -113,7 +118,9 @@ def multiply(operands):
 
 
 def worker(side, shape, threads):
-    """Answer each line {"what": "run" | "products" | "peak" | "memory", "count": n} with a list of seconds, or MiB."""
+    """Answer each line {"what": "run" | "products" | "peak" | "memory", "count": n} with a list of
+    seconds, or MiB.
+    """
     if side in ("torch", "compiled"):
         run, random, before = torch_side(shape, threads, side == "compiled")
     else:
@@ -123,7 +130,10 @@ def worker(side, shape, threads):
         order = json.loads(line)
         what, answer = order["what"], []
         if what == "products" and what not in work:  # made late: memory is that of the steps alone
-            lead = [(c, () if batch == 1 else (batch,), m, k, n) for c, batch, m, k, n in products(*shape)]
+            lead = [
+                (c, () if batch == 1 else (batch,), m, k, n)
+                for c, batch, m, k, n in products(*shape)
+            ]
             operands = [(c, random(*b, m, k), random(*b, k, n)) for c, b, m, k, n in lead]
             work[what] = lambda operands=operands: multiply(operands)
         if what == "peak" and what not in work:
@@ -138,9 +148,23 @@ def worker(side, shape, threads):
 
 class Side:
     def __init__(self, name, shape, threads):
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
-        argv = [sys.executable, __file__, "--worker", name, "--shape", json.dumps(shape), "--threads", str(threads)]
-        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        environment = os.environ | {
+            "OMP_NUM_THREADS": str(threads),
+            "OPENBLAS_NUM_THREADS": str(threads),
+        }
+        argv = [
+            sys.executable,
+            __file__,
+            "--worker",
+            name,
+            "--shape",
+            json.dumps(shape),
+            "--threads",
+            str(threads),
+        ]
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
 
     def ask(self, what, count=0):
         print(json.dumps({"what": what, "count": count}), file=self.process.stdin, flush=True)
@@ -188,11 +212,15 @@ def measure(name, threads, rounds, compiled):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shapes", default=",".join(SHAPES))
     parser.add_argument("--thread-counts", default="1,2")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--compiled", action="store_true", help="also beside torch.compile (slow to start)")
+    parser.add_argument(
+        "--compiled", action="store_true", help="also beside torch.compile (slow to start)"
+    )
     parser.add_argument("--out", default="train_step.csv")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--shape", type=json.loads, help=argparse.SUPPRESS)
@@ -203,14 +231,25 @@ def main():
     import numpy
     import torch
 
-    print(f"{platform.platform()}, {os.cpu_count()} CPUs; Python {platform.python_version()}, ", end="")
-    print(f"NumPy {numpy.__version__}, PyTorch {torch.__version__}; median of {args.rounds} alternating rounds")
+    print(
+        f"{platform.platform()}, {os.cpu_count()} CPUs; Python {platform.python_version()}, ",
+        end="",
+    )
+    print(
+        f"NumPy {numpy.__version__}, PyTorch {torch.__version__}; median of {args.rounds}"
+        " alternating rounds"
+    )
     rows = []
     for name in args.shapes.split(","):
         for threads in map(int, args.thread_counts.split(",")):
             row = measure(name, threads, args.rounds, args.compiled)
             rows.append(row)
-            print("  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()), flush=True)
+            print(
+                "  ".join(
+                    f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
+                ),
+                flush=True,
+            )
     with open(args.out, "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()

@@ -1,11 +1,13 @@
-"""minimixce: autoregressive language models trained by mixing forward and reverse cross-entropies, from scratch."""
+"""minimixce: autoregressive language models trained by mixing forward and reverse cross-entropies,
+from scratch.
+"""
 
 from . import backend, estimators, exact, layers, objectives, optim, worlds
 from .bigram import Bigram, BigramConfig, TableBigram
 from .checks import gradcheck
 from .gpt import GPT, GPTConfig
 from .optim import AdamW
-from .training import fit
+from .training.loop import fit
 
 __version__ = "0.1.0"
 __all__ = [

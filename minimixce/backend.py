@@ -1,7 +1,8 @@
 """The only file that knows NumPy from CuPy.
 
-Everything else asks an array where it lives (`array_module`) and stays there. A device is chosen once, where a model is
-made or loaded; from then on functions follow their arrays, and mixing arrays of two devices is an error, never a copy.
+Everything else asks an array where it lives (`array_module`) and stays there. A device is chosen
+once, where a model is made or loaded; from then on functions follow their arrays, and mixing arrays
+of two devices is an error, never a copy.
 """
 
 import ctypes
@@ -26,8 +27,9 @@ def array_module(x):
 def select_device(device="auto"):
     """Return the array module for `device`: "auto", "cpu", "cuda" or "cuda:N".
 
-    "auto" is the first CUDA device if CuPy finds one, else the CPU. "cuda:N" makes device N the calling thread's current
-    device, which is where CuPy then works. Raises ValueError for another name or a missing device.
+    "auto" is the first CUDA device if CuPy finds one, else the CPU. "cuda:N" makes device N the
+    calling thread's current device, which is where CuPy then works. Raises ValueError for another
+    name or a missing device.
     """
     if device == "cpu":
         return np
@@ -41,7 +43,10 @@ def select_device(device="auto"):
     cupy, count = _cupy(), _cupy().cuda.runtime.getDeviceCount()
     if match[1] is not None:
         if int(match[1]) >= count:
-            raise ValueError(f"device {device!r} is not available: CUDA devices here are cuda:0 to cuda:{count - 1}")
+            raise ValueError(
+                f"device {device!r} is not available: CUDA devices here are cuda:0 to"
+                f" cuda:{count - 1}"
+            )
         cupy.cuda.Device(int(match[1])).use()
     return cupy
 
@@ -57,14 +62,20 @@ def _why_no_cuda():
     try:
         cupy = _cupy()
     except ImportError as error:
-        return f'CuPy does not import ({error}); install it with pip install "minimixce[cuda12]" (or cuda13)'
+        return (
+            f'CuPy does not import ({error}); install it with pip install "minimixce[cuda12]" (or'
+            " cuda13)"
+        )
     if not cupy.cuda.is_available():
         return "CuPy is installed, but finds no CUDA driver or GPU"
     try:  # a GPU is not enough: kernels need NVRTC and products need cuBLAS
         ones = cupy.ones((2, 2), dtype="float32")
         float((ones @ ones).sum())
     except Exception as error:
-        return f"CuPy finds a GPU but cannot compute on it ({error}); the extras cuda12 and cuda13 bring the CUDA libraries"
+        return (
+            f"CuPy finds a GPU but cannot compute on it ({error}); the extras cuda12 and cuda13"
+            " bring the CUDA libraries"
+        )
     return None
 
 
@@ -82,16 +93,21 @@ def device_name(xp):
 
 
 def to_numpy(x):
-    """`x` as a NumPy array; from a GPU this copies and waits, so only callers that want a number do it."""
+    """`x` as a NumPy array; from a GPU this copies and waits, so only callers that want a number do
+    it.
+    """
     return x if isinstance(x, (np.ndarray, np.generic)) else x.get()
 
 
 def add_rows(target, index, rows):
-    """target[index[n]] += rows[n] for every n, in place, repeated indices adding up; returns target. index (N,), rows (N,C)."""
+    """target[index[n]] += rows[n] for every n, in place, repeated indices adding up; returns
+    target. index (N,), rows (N,C).
+    """
     if not isinstance(target, np.ndarray):
         array_module(target).add.at(target, index, rows)
         return target
-    order = np.argsort(index, kind="stable")  # NumPy's add.at takes several times as long as sorting and adding up runs
+    # NumPy's add.at takes several times as long as sorting and adding up runs
+    order = np.argsort(index, kind="stable")
     index = index[order]
     first = np.flatnonzero(np.diff(index, prepend=-1))
     if len(index):
@@ -102,8 +118,8 @@ def add_rows(target, index, rows):
 def blocks(x):
     """Slices that cover the vector `x`: on the CPU short ones, on a GPU one.
 
-    A chain of element-wise operations that is done block by block finds its operands in the cache, not in memory; on a GPU
-    every operation of every block would be one more kernel to launch.
+    A chain of element-wise operations that is done block by block finds its operands in the cache,
+    not in memory; on a GPU every operation of every block would be one more kernel to launch.
     """
     size = 1 << 17 if isinstance(x, np.ndarray) else max(1, len(x))
     return [slice(start, start + size) for start in range(0, len(x), size)]
@@ -115,17 +131,20 @@ def rng(seed, xp):
         return seed
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ValueError(f"seed must be a non-negative integer or a random generator, got {seed!r}")
-    if hasattr(xp.random, "Philox4x3210"):  # CuPy's default generator takes long to set up, and a run makes one a step
+    # CuPy's default generator takes long to set up, and a run makes one a step
+    if hasattr(xp.random, "Philox4x3210"):
         return xp.random.Generator(xp.random.Philox4x3210(int(seed)))
     return xp.random.default_rng(int(seed))
 
 
 def reuse_freed_memory():
-    """Have the C library keep freed blocks for the next array instead of returning them to the kernel.
+    """Have the C library keep freed blocks for the next array instead of returning them to the
+    kernel.
 
-    NumPy's large temporaries are otherwise mapped, faulted in and unmapped at every operation, which can cost a third of a
-    training step (CuPy's memory pool does the same for a GPU). This changes the whole process, so importing minimixce
-    never does it; the command line does, and scripts may. Returns False where the C library is not glibc.
+    NumPy's large temporaries are otherwise mapped, faulted in and unmapped at every operation,
+    which can cost a third of a training step (CuPy's memory pool does the same for a GPU). This
+    changes the whole process, so importing minimixce never does it; the command line does, and
+    scripts may. Returns False where the C library is not glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

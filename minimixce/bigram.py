@@ -1,8 +1,9 @@
 """Bigrams: models whose next token depends on the last one alone, Q(x_t | x_<t) = Q(x_t | x_{t−1}).
 
-Their whole distribution is one (V,V) table, `model.forward(xp.arange(V)[:, None])`, so everything about them can be computed
-exactly. Bigram computes the rows of the table by a small network, TableBigram has them as its parameters. Both have the
-interface of GPT; having nothing to remember, they take any number of positions and their past is an empty list.
+Their whole distribution is one (V,V) table, `model.forward(xp.arange(V)[:, None])`, so everything
+about them can be computed exactly. Bigram computes the rows of the table by a small network,
+TableBigram has them as its parameters. Both have the interface of GPT; having nothing to remember,
+they take any number of positions and their past is an empty list.
 """
 
 import dataclasses
@@ -12,8 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import backend, checkpoint
-from .gpt import CACHE_HAS_SERVED, LanguageModel, add_grad, check_config
+from . import backend
 from .layers import (
     dropout_backward,
     dropout_forward,
@@ -24,6 +24,8 @@ from .layers import (
     relu_backward,
     relu_forward,
 )
+from .model import CACHE_HAS_SERVED, LanguageModel, add_grad, check_config
+from .storage import checkpoint
 
 
 class _WithoutPast:
@@ -37,8 +39,8 @@ class _WithoutPast:
 class BigramConfig(_WithoutPast):
     """The shape of a Bigram, by default the reference paper's (whose dropout is 0.1).
 
-    vocab_size (V) tokens, n_embd (E) channels of an embedding, n_hidden (H) of the hidden layer, dropout rate in [0, 1) while
-    training, dtype "float32" to train or "float64" to check gradients.
+    vocab_size (V) tokens, n_embd (E) channels of an embedding, n_hidden (H) of the hidden layer,
+    dropout rate in [0, 1) while training, dtype "float32" to train or "float64" to check gradients.
     Raises ValueError or TypeError, naming the field, for values outside these.
     """
 
@@ -73,14 +75,19 @@ def bigram_shapes(config):
 
 
 def initial_bigram(config, seed=0):
-    """PyTorch's defaults, which the reference trains from, as NumPy arrays: the embedding standard normal, weights and bias of
-    a linear layer uniform in ±1/√(its number of inputs)."""
+    """PyTorch's defaults, which the reference trains from, as NumPy arrays: the embedding standard
+    normal, weights and bias of a linear layer uniform in ±1/√(its number of inputs).
+    """
     rng = backend.rng(seed, np)
     limits = {"hidden": 1 / math.sqrt(config.n_embd), "output": 1 / math.sqrt(config.n_hidden)}
 
     def initial(name, shape):
         layer, _ = name.split(".")
-        value = rng.standard_normal(shape) if layer == "embedding" else rng.uniform(-limits[layer], limits[layer], shape)
+        value = (
+            rng.standard_normal(shape)
+            if layer == "embedding"
+            else rng.uniform(-limits[layer], limits[layer], shape)
+        )
         return value.astype(config.dtype)
 
     return {name: initial(name, shape) for name, shape in bigram_shapes(config).items()}
@@ -92,53 +99,72 @@ def table_shapes(config):
 
 
 class _BigramModel(LanguageModel):
-    """What the two bigrams share: there is no past to continue, and a folder holds their config and parameters as they are.
+    """What the two bigrams share: there is no past to continue, and a folder holds their config and
+    parameters as they are.
 
-    A class that inherits says how its config.json is marked, and which config and shapes belong to it.
+    A class that inherits says how its config.json is marked, and which config and shapes belong to
+    it.
     """
 
     def save(self, folder, overwrite=False, boundary=None):
         """Write the model as a folder (config.json, model.safetensors).
 
-        `boundary` is the tokenizer's boundary id, which becomes bos_token_id and eos_token_id. Raises FileExistsError for a
-        folder that holds a model, unless overwrite=True.
+        `boundary` is the tokenizer's boundary id, which becomes bos_token_id and eos_token_id.
+        Raises FileExistsError for a folder that holds a model, unless overwrite=True.
         """
-        fields = {"model_type": self._model_type} | dataclasses.asdict(self.config) | checkpoint.boundary_fields(boundary)
+        fields = (
+            {"model_type": self._model_type}
+            | dataclasses.asdict(self.config)
+            | checkpoint.boundary_fields(boundary)
+        )
         checkpoint.save_model(folder, fields, self.params, overwrite=overwrite)
 
     @classmethod
     def load(cls, folder, device="auto", dtype=None):
         """Open a folder that save wrote; dtype=None keeps float64, else float32.
 
-        Raises FileNotFoundError or ValueError, naming what is wrong, for a missing or corrupt folder or another model's.
+        Raises FileNotFoundError or ValueError, naming what is wrong, for a missing or corrupt
+        folder or another model's.
         """
-        fields = {field.name: field.type for field in dataclasses.fields(cls._config_class) if field.name != "dtype"}
+        fields = {
+            field.name: field.type
+            for field in dataclasses.fields(cls._config_class)
+            if field.name != "dtype"
+        }
         fields, params = checkpoint.load_model(folder, cls._model_type, fields, dtype)
         config = cls._config_class(**fields)
         return cls._opened(folder, config, cls._shapes(config), params, device)
 
 
 class Bigram(_BigramModel):
-    """The reference paper's neural bigram: logits = W₂ dropout(relu(W₁ embedding(x) + b₁)) + b₂, with `.params`, `.config`.
+    """The reference paper's neural bigram: logits = W₂ dropout(relu(W₁ embedding(x) + b₁)) + b₂,
+    with `.params`, `.config`.
 
-    Bigram(config, seed=0, device="auto"); the same seed gives the same parameters on every device. The paper says embedding,
-    hidden layer, ReLU and dropout, so dropout acts on what the hidden layer puts out. The output weights are its own, not tied
-    to the embedding.
+    Bigram(config, seed=0, device="auto"); the same seed gives the same parameters on every device.
+    The paper says embedding, hidden layer, ReLU and dropout, so dropout acts on what the hidden
+    layer puts out. The output weights are its own, not tied to the embedding.
     """
 
-    _model_type, _config_class, _shapes = "minimixce-bigram", BigramConfig, staticmethod(bigram_shapes)
+    _model_type, _config_class, _shapes = (
+        "minimixce-bigram",
+        BigramConfig,
+        staticmethod(bigram_shapes),
+    )
 
     def __init__(self, config, seed=0, device="auto"):
         if not isinstance(config, BigramConfig):
             raise TypeError(f"config must be a BigramConfig, got {type(config).__name__}")
         xp = backend.select_device(device)
         self.config = config
-        self.params = {name: xp.asarray(value) for name, value in initial_bigram(config, seed).items()}
+        self.params = {
+            name: xp.asarray(value) for name, value in initial_bigram(config, seed).items()
+        }
 
     def extend_forward(self, x, past=None, training=False, rng=None):
         """x, ids (B,T) or soft one-hots (B,T,V) -> logits (B,T,V), present, cache.
 
-        As GPT's, but past may only be None or empty, and present is empty: logits[:, t] depend on x[:, t] alone.
+        As GPT's, but past may only be None or empty, and present is empty: logits[:, t] depend on
+        x[:, t] alone.
         """
         self._check_input(x)
         _check_no_past(past)
@@ -151,7 +177,8 @@ class Bigram(_BigramModel):
         return logits, [], [embedding, hidden, relu, dropped, output]
 
     def extend_backward(self, dlogits, dpresent, cache, grads=None):
-        """dlogits (B,T,V), dpresent (None or empty) -> dx (None for ids, else (B,T,V)), dpast (None), grads.
+        """dlogits (B,T,V), dpresent (None or empty) -> dx (None for ids, else (B,T,V)), dpast
+        (None), grads.
 
         Adds into `grads` if given. A cache serves one backward; a second raises ValueError.
         """
@@ -171,28 +198,40 @@ class Bigram(_BigramModel):
 
 
 class TableBigram(_BigramModel):
-    """The bigram that can be any bigram: `.params["logits"]` (V,V) holds the logits after token s in row s; `.config`.
+    """The bigram that can be any bigram: `.params["logits"]` (V,V) holds the logits after token s
+    in row s; `.config`.
 
-    TableBigram(vocab_size, seed=0, device="auto", dtype="float64") starts with all logits 0, the uniform distribution; the
-    seed, which every model takes, decides nothing. Looking up a row of logits is an embedding with V channels.
+    TableBigram(vocab_size, seed=0, device="auto", dtype="float64") starts with all logits 0, the
+    uniform distribution; the seed, which every model takes, decides nothing. Looking up a row of
+    logits is an embedding with V channels.
     """
 
-    _model_type, _config_class, _shapes = "minimixce-table-bigram", TableBigramConfig, staticmethod(table_shapes)
+    _model_type, _config_class, _shapes = (
+        "minimixce-table-bigram",
+        TableBigramConfig,
+        staticmethod(table_shapes),
+    )
 
     def __init__(self, vocab_size, seed=0, device="auto", dtype="float64"):
         xp = backend.select_device(device)
         self.config = TableBigramConfig(vocab_size, dtype)
-        self.params = {name: xp.zeros(shape, dtype=dtype) for name, shape in table_shapes(self.config).items()}
+        self.params = {
+            name: xp.zeros(shape, dtype=dtype) for name, shape in table_shapes(self.config).items()
+        }
 
     def extend_forward(self, x, past=None, training=False, rng=None):
-        """x, ids (B,T) or soft one-hots (B,T,V) -> logits (B,T,V), present, cache. As Bigram's; training changes nothing."""
+        """x, ids (B,T) or soft one-hots (B,T,V) -> logits (B,T,V), present, cache. As Bigram's;
+        training changes nothing.
+        """
         self._check_input(x)
         _check_no_past(past)
         logits, embedding = embedding_forward(x, self.params["logits"])
         return logits, [], [embedding]
 
     def extend_backward(self, dlogits, dpresent, cache, grads=None):
-        """dlogits (B,T,V), dpresent (None or empty) -> dx (None for ids, else (B,T,V)), dpast (None), grads. As Bigram's."""
+        """dlogits (B,T,V), dpresent (None or empty) -> dx (None for ids, else (B,T,V)), dpast
+        (None), grads. As Bigram's.
+        """
         (embedding,) = _take(cache)
         grads = {} if grads is None else grads
         dx, dweight = embedding_backward(dlogits, embedding)
@@ -202,7 +241,9 @@ class TableBigram(_BigramModel):
 
 def _check_no_past(past):
     if past:
-        raise ValueError(f"past must be empty, because a bigram remembers nothing, got {len(past)} layers")
+        raise ValueError(
+            f"past must be empty, because a bigram remembers nothing, got {len(past)} layers"
+        )
 
 
 def _take(cache):

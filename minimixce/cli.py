@@ -16,8 +16,9 @@ _MAY_CHANGE = ("device", "threads", "eval_every", "quiet")  # on --resume, witho
 
 
 def main(argv=None):
-    """Run one command -> exit status: 0 done, 1 a check failed, 2 bad input (one sentence on stderr), 130 interrupted,
-    141 nobody reads the output any more."""
+    """Run one command -> exit status: 0 done, 1 a check failed, 2 bad input (one sentence on
+    stderr), 130 interrupted, 141 nobody reads the output any more.
+    """
     argv = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -41,17 +42,21 @@ def main(argv=None):
 
 
 def _drop_output():
-    """Give up what standard output does not take (a closed pipe, a full disk), or Python complains about it at exit."""
+    """Give up what standard output does not take (a closed pipe, a full disk), or Python complains
+    about it at exit.
+    """
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-# ---- options ----------------------------------------------------------------------------------------------------------
+# ---- options -------------------------------------------------------------------------------------
 
 
-_KINDS = {}  # of all options, by name: the type of its value and whether it may be None, to check what a file says
+# of all options, by name: the type of its value and whether it may be None, to check what a file
+# says
+_KINDS = {}
 
 
 class _Command:
@@ -79,11 +84,16 @@ class _Command:
         elif default is not None:
             options = {"type": type(default)} | options
             help += f" (default: {default})"
-        _KINDS[name] = list if "nargs" in options else bool if default is False else options.get("type", str), default is None
+        _KINDS[name] = (
+            list if "nargs" in options else bool if default is False else options.get("type", str),
+            default is None,
+        )
         self.parser.add_argument(flag, default=None, help=help.replace("%", "%%"), **options)
 
     def _complete(self, args):
-        args.given = {name: value for name in self.defaults if (value := getattr(args, name)) is not None}
+        args.given = {
+            name: value for name in self.defaults if (value := getattr(args, name)) is not None
+        }
         for name, default in self.defaults.items():
             if name not in args.given:
                 setattr(args, name, default)
@@ -93,36 +103,62 @@ class _Command:
         if world.endswith(".json"):
             args.world = args.given["world"] = os.path.abspath(world)
         if getattr(args, "data", None):
-            args.data = args.given["data"] = [os.path.abspath(path) if path else path for path in args.data]  # for run.json
+            # for run.json
+            args.data = args.given["data"] = [
+                os.path.abspath(path) if path else path for path in args.data
+            ]
         path, colon, name = (getattr(args, "objective", None) or "").rpartition(":")
         if path.endswith(".py"):
             args.objective = args.given["objective"] = os.path.abspath(path) + colon + name
         if args.out == "" or "" in (getattr(args, "data", None) or []):
-            raise ValueError(f"--{'out' if args.out == '' else 'data'} must name a place, got an empty text")
+            raise ValueError(
+                f"--{'out' if args.out == '' else 'data'} must name a place, got an empty text"
+            )
         return args
 
 
 def _parser():
     parser = argparse.ArgumentParser(
         prog="minimixce",
-        description="Train language models by mixing forward and reverse cross-entropies, and check the maths.",
+        description=(
+            "Train language models by mixing forward and reverse cross-entropies, and check the"
+            " maths."
+        ),
     )
     parser.add_argument("--version", action="version", version=f"minimixce {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     c = _Command(commands, "train", _train, "train a GPT on text")
     _add_text(c)
-    c.add("--out", "run", "folder for the model, its tokenizer, metrics and the state to resume from", metavar="FOLDER")
+    c.add(
+        "--out",
+        "run",
+        "folder for the model, its tokenizer, metrics and the state to resume from",
+        metavar="FOLDER",
+    )
     c.add("--overwrite", False, "replace the run in FOLDER")
-    c.add("--resume", False, f"go on with the run in FOLDER, with its options; {', '.join(_MAY_CHANGE)} may differ")
-    c.add("--change", False, "with --resume: options of the objective and the optimizer given here replace the run's")
-    c.add("--unchecked", False, "do not gradient-check an objective from a file (for surrogates with stopped gradients)")
+    c.add(
+        "--resume",
+        False,
+        f"go on with the run in FOLDER, with its options; {', '.join(_MAY_CHANGE)} may differ",
+    )
+    c.add(
+        "--change",
+        False,
+        "with --resume: options of the objective and the optimizer given here replace the run's",
+    )
+    c.add(
+        "--unchecked",
+        False,
+        "do not gradient-check an objective from a file (for surrogates with stopped gradients)",
+    )
     c.add("--quiet", False, "print no progress")
     c.add(
         "--objective",
         "mixce",
-        "mle, mixce, mixce_surrogate, tailr, emo, or FILE.py:NAME for a function of your own; with --world also forward_ce, "
-        "reverse_ce, mixce_star, forward_kl, reverse_kl, two_kls, js, overlap",
+        "mle, mixce, mixce_surrogate, tailr, emo, or FILE.py:NAME for a function of your own; with"
+        " --world also forward_ce, reverse_ce, mixce_star, forward_kl, reverse_kl, two_kls, js,"
+        " overlap",
     )
     _add_training(c)
 
@@ -142,25 +178,46 @@ def _parser():
     c.add(
         "--data",
         None,
-        "files or folders to measure on, and to count words as valid by; without it, the run's own validation text",
+        "files or folders to measure on, and to count words as valid by; without it, the run's own"
+        " validation text",
         nargs="+",
     )
     c.add("--eta", 0.5, "η of the MixCE loss that is printed")
-    c.add("--samples", 40, "texts to sample for diversity, repetition and word validity; 0 for none")
+    c.add(
+        "--samples", 40, "texts to sample for diversity, repetition and word validity; 0 for none"
+    )
     c.add("--tokens", 500, "most tokens in each")
     c.add("--temperature", 1.0, "of those samples")
     c.add("--eval-tokens", 50_000, "most tokens of the text to measure on")
     c.add("--out", None, "also write the measures to FILE as JSON", metavar="FILE")
     c.add("--overwrite", False, "replace FILE")
 
-    c = _Command(commands, "compare", _compare, "train with several objectives on the same data, seeds and budget, and measure")
+    c = _Command(
+        commands,
+        "compare",
+        _compare,
+        "train with several objectives on the same data, seeds and budget, and measure",
+    )
     _add_text(c)
-    c.add("--out", "comparison", "folder for the runs, table.csv, table.json and comparison.png", metavar="FOLDER")
+    c.add(
+        "--out",
+        "comparison",
+        "folder for the runs, table.csv, table.json and comparison.png",
+        metavar="FOLDER",
+    )
     c.add("--overwrite", False, "replace the comparison in FOLDER")
-    c.add("--resume", False, "go on with the comparison in FOLDER: runs that are finished are not trained again")
+    c.add(
+        "--resume",
+        False,
+        "go on with the comparison in FOLDER: runs that are finished are not trained again",
+    )
     c.add("--unchecked", False, "do not gradient-check objectives from a file")
     c.add("--quiet", False, "print no progress of the runs")
-    c.add("--objectives", "mle,mixce:0.5,mixce:0.1", "objectives, each with its η or γ after a colon, or FILE.py:NAME")
+    c.add(
+        "--objectives",
+        "mle,mixce:0.5,mixce:0.1",
+        "objectives, each with its η or γ after a colon, or FILE.py:NAME",
+    )
     c.add("--seeds", "0,1,2", "seeds of the runs; all see the same split of the text")
     c.add("--samples", 40, "texts to sample from each model")
     c.add("--tokens", 500, "most tokens in each")
@@ -185,26 +242,60 @@ def _parser():
     c.add(
         "--resume",
         False,
-        "go on with the grid in FOLDER: jobs that are finished are not run again (corpora must not have changed)",
+        "go on with the grid in FOLDER: jobs that are finished are not run again (corpora must not"
+        " have changed)",
     )
-    c.add("--protocol", "exact", "exact gradients brought to the optimum, or paper: its network, Adam, dropout, Gumbel-softmax")
-    c.add("--model", "table", "table, neural (the paper's network) or gpt (trained on batches); the paper protocol has its own")
-    c.add("--forward", "samples", "what the forward part is taken from: samples or, with exact gradients, population")
+    c.add(
+        "--protocol",
+        "exact",
+        "exact gradients brought to the optimum, or paper: its network, Adam, dropout,"
+        " Gumbel-softmax",
+    )
+    c.add(
+        "--model",
+        "table",
+        "table, neural (the paper's network) or gpt (trained on batches); the paper protocol has"
+        " its own",
+    )
+    c.add(
+        "--forward",
+        "samples",
+        "what the forward part is taken from: samples or, with exact gradients, population",
+    )
     c.add("--vocab", "20,50,100", "vocabularies, boundary included")
     c.add("--zeros", "0.5", "shares of impossible transitions of the random worlds")
-    c.add("--corpus", None, "bigram worlds of these text files; random ones too only with --zeros or --full", nargs="+")
+    c.add(
+        "--corpus",
+        None,
+        "bigram worlds of these text files; random ones too only with --zeros or --full",
+        nargs="+",
+    )
     c.add("--objectives", "mle,mixce,mixce_star,two_kls,js", "objectives")
     c.add("--etas", "0,0.01,0.1,0.5,0.9,0.99,1", "ratios η of all but mle (js: those between)")
     c.add("--seeds", "7,42,777,4222,99999", "seeds of worlds and samples")
-    c.add("--full", False, "vocabularies 20,50,100,500,1000, zeros 0.1,0.5,0.9 and the corpora, if any; hours")
+    c.add(
+        "--full",
+        False,
+        "vocabularies 20,50,100,500,1000, zeros 0.1,0.5,0.9 and the corpora, if any; hours",
+    )
     c.add("--jobs", 0, "processes; 0 for one a core; under MPI its ranks, whatever this says")
     c.add("--quiet", False, "print no progress")
 
-    c = _Command(commands, "prepare", _prepare, "encode a large text once, into files that training maps into memory")
+    c = _Command(
+        commands,
+        "prepare",
+        _prepare,
+        "encode a large text once, into files that training maps into memory",
+    )
     _add_text(c)
     c.add("--out", "prepared", "folder for the token files: give it to --data", metavar="FOLDER")
 
-    c = _Command(commands, "gradcheck", _gradcheck, "check every gradient against numerical derivatives, tensor by tensor")
+    c = _Command(
+        commands,
+        "gradcheck",
+        _gradcheck,
+        "check every gradient against numerical derivatives, tensor by tensor",
+    )
     c.add("--out", None, "also write the table to FILE as JSON lines", metavar="FILE")
     c.add("--overwrite", False, "replace FILE")
     return parser
@@ -212,7 +303,11 @@ def _parser():
 
 def _add_text(c):
     c.add(
-        "--data", None, "UTF-8 files, folders, or a prepared folder; without it, the documentation in every CPython", nargs="+"
+        "--data",
+        None,
+        "UTF-8 files, folders, or a prepared folder; without it, the documentation in every"
+        " CPython",
+        nargs="+",
     )
     c.add("--lines", False, "each line is a sequence of its own, instead of each file")
     c.add("--tokenizer", "character", "character or byte")
@@ -220,18 +315,33 @@ def _add_text(c):
 
 
 def _add_training(c):
-    c.add("--world", None, "train on samples of a world: agreement, stories, random:V:ZEROS:SEED or a .json file")
+    c.add(
+        "--world",
+        None,
+        "train on samples of a world: agreement, stories, random:V:ZEROS:SEED or a .json file",
+    )
     c.add("--sequences", 50_000, "samples of the world to train on; a tenth more is held out")
     c.add(
-        "--max-len", None, "horizon of the world, where the end is forced; without it, one past the longest of 10,000", type=int
+        "--max-len",
+        None,
+        "horizon of the world, where the end is forced; without it, one past the longest of 10,000",
+        type=int,
     )
-    c.add("--rloo-samples", 64, "samples of the model a step, where an objective's reverse part is not exact")
+    c.add(
+        "--rloo-samples",
+        64,
+        "samples of the model a step, where an objective's reverse part is not exact",
+    )
     c.add("--eta", 0.5, "MixCE's ratio η in [0,1] (η = 1 is MLE)")
     c.add("--gamma", 0.1, "TaiLr's γ in [0,1] (γ = 0 is MLE)")
     c.add("--steps", 2200, "optimizer steps")
     c.add("--batch-size", 12, "sequences in a batch")
     c.add("--accumulate", 1, "batches in a step")
-    c.add("--shards", 1, "threads that share each batch; larger models gain (needs the extra 'threads')")
+    c.add(
+        "--shards",
+        1,
+        "threads that share each batch; larger models gain (needs the extra 'threads')",
+    )
     c.add("--block-size", 64, "positions the model sees")
     c.add("--n-layer", 2, "transformer blocks")
     c.add("--n-head", 4, "attention heads")
@@ -256,7 +366,9 @@ def _threads(count):
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:
-        raise ValueError('--threads and --shards need threadpoolctl: pip install "minimixce[threads]"') from None
+        raise ValueError(
+            '--threads and --shards need threadpoolctl: pip install "minimixce[threads]"'
+        ) from None
     return threadpool_limits(count)
 
 
@@ -270,13 +382,15 @@ def _linear_algebra_threads():
 
 
 def _sentence(error):
-    """What to print of an error: its message; a table, as a refused gradient check's, keeps its lines."""
+    """What to print of an error: its message; a table, as a refused gradient check's, keeps its
+    lines.
+    """
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error) or type(error).__name__
 
 
-# ---- train ------------------------------------------------------------------------------------------------------------
+# ---- train ---------------------------------------------------------------------------------------
 
 
 def _train(args):
@@ -291,18 +405,23 @@ def _train(args):
             with _threads(args.threads):
                 return _run_training(args, out)
     elif not args.overwrite and (found := _found_in(out)):
-        raise FileExistsError(f"{out} already holds a run ({found}); choose another --out, or add --resume or --overwrite")
+        raise FileExistsError(
+            f"{out} already holds a run ({found}); choose another --out, or add --resume or"
+            " --overwrite"
+        )
     return _run_training(args, out)
 
 
 def _run_training(args, out):
-    from . import training
     from .gpt import GPT
+    from .training import run
+    from .training.evaluation import evaluate
 
     say = (lambda *words, **options: None) if args.quiet else print
     job = _Job(args)
     say(
-        f"data     {job.data_name}: {len(job.corpus.train):,} training and {len(job.corpus.validation):,} validation tokens, ",
+        f"data     {job.data_name}: {len(job.corpus.train):,} training and"
+        f" {len(job.corpus.validation):,} validation tokens, ",
         end="",
     )
     say(f"{job.corpus.tokenizer.vocab_size} different")
@@ -321,36 +440,54 @@ def _run_training(args, out):
         print(f"stopped; go on with: minimixce train --out {out} --resume", file=sys.stderr)
         return 130
     best = GPT.load(out, args.device)
-    say(job.result(best, training.evaluate(best, job.validation)))
+    say(job.result(best, evaluate(best, job.validation)))
     say(f"sample   {job.sample(best, args.seed)}")
-    say(f"files    {out}/: config.json and model.safetensors (the best model), {training.LAST}/, {training.METRICS_FILE}")
+    say(
+        f"files    {out}/: config.json and model.safetensors (the best model), {run.LAST}/,"
+        f" {run.METRICS_FILE}"
+    )
     return 0
 
 
 def _found_in(out):
     """The name of something in `out` that a run would overwrite, or None."""
-    from . import text, training
+    from . import text
+    from .training import run
 
-    names = (RUN_FILE, "config.json", "model.safetensors", training.STATE_FILE, training.METRICS_FILE, training.LAST)
+    names = (
+        RUN_FILE,
+        "config.json",
+        "model.safetensors",
+        run.STATE_FILE,
+        run.METRICS_FILE,
+        run.LAST,
+    )
     return next((name for name in (*names, text.TOKENIZER_FILE) if (out / name).exists()), None)
 
 
 def _start_folder(out, corpus):
-    """Make the run's folder and save its tokenizer; files that tell of a run that is replaced go first."""
-    from . import text, training
+    """Make the run's folder and save its tokenizer; files that tell of a run that is replaced go
+    first.
+    """
+    from . import text
+    from .training import run
 
     out.mkdir(parents=True, exist_ok=True)
-    for name in (RUN_FILE, training.STATE_FILE, "config.json"):
+    for name in (RUN_FILE, run.STATE_FILE, "config.json"):
         (out / name).unlink(missing_ok=True)
     text.save_tokenizer(corpus.tokenizer, out)
 
 
 def _write_options(out, args, corpus):
-    from . import checkpoint
+    from .storage import files
 
     options = {k: v for k, v in vars(args).items() if k not in _NOT_OPTIONS}
-    options |= {"data_fingerprint": corpus.fingerprint(), "lines": corpus.lines, "tokenizer": corpus.tokenizer.kind}
-    checkpoint.write_atomically(out / RUN_FILE, json.dumps(options, indent=2).encode() + b"\n")
+    options |= {
+        "data_fingerprint": corpus.fingerprint(),
+        "lines": corpus.lines,
+        "tokenizer": corpus.tokenizer.kind,
+    }
+    files.write_atomically(out / RUN_FILE, json.dumps(options, indent=2).encode() + b"\n")
 
 
 _NOT_OPTIONS = ("run", "command", "given", "out", "overwrite", "resume", "change")
@@ -372,27 +509,44 @@ _NEVER_CHANGE = (
 
 
 def _take_options_of_run(args, out):
-    """Fill args with the options of the run in `out`; refuse given ones that differ, unless they may or --change is there."""
+    """Fill args with the options of the run in `out`; refuse given ones that differ, unless they
+    may or --change is there.
+    """
     for name, value in _read_options(out).items():
         if name not in args.given:
             setattr(args, name, value)
-        elif args.given[name] != value and name not in _MAY_CHANGE and (name in _NEVER_CHANGE or not args.change):
-            way_out = "a run cannot change it" if name in _NEVER_CHANGE else "add --change to change it"
-            raise ValueError(f"the run in {out} has --{name.replace('_', '-')} {value}, not {args.given[name]}; {way_out}")
+        elif (
+            args.given[name] != value
+            and name not in _MAY_CHANGE
+            and (name in _NEVER_CHANGE or not args.change)
+        ):
+            way_out = (
+                "a run cannot change it" if name in _NEVER_CHANGE else "add --change to change it"
+            )
+            raise ValueError(
+                f"the run in {out} has --{name.replace('_', '-')} {value}, not {args.given[name]};"
+                f" {way_out}"
+            )
 
 
 def _read_options(folder):
     """What run.json in `folder` says, after a look at names and types."""
-    from . import checkpoint
+    from .storage import files
 
     path = folder / RUN_FILE
-    options = checkpoint.read_json(path)
+    options = files.read_json(path)
     for name, value in options.items():
-        kind, optional = (int, False) if name == "data_fingerprint" else _KINDS.get(name, (None, False))
+        kind, optional = (
+            (int, False) if name == "data_fingerprint" else _KINDS.get(name, (None, False))
+        )
         if kind is list and isinstance(value, list):
             fits = len(value) > 0 and all(isinstance(item, str) for item in value)
         else:
-            fits = type(value) is kind or (kind is float and type(value) is int) or (value is None and optional)
+            fits = (
+                type(value) is kind
+                or (kind is float and type(value) is int)
+                or (value is None and optional)
+            )
         if not fits:
             raise ValueError(f"{path} is damaged: {name} cannot be {value!r}")
     return options
@@ -407,13 +561,23 @@ class _Job:
     """One training run: corpus, model, objective and batches made from the options."""
 
     def __init__(self, args, corpus=None):
-        from . import backend, text, training
+        from . import backend, text
         from .gpt import GPT, GPTConfig
+        from .training import loop
 
-        names = ("steps", "lr", "warmup", "final_lr", "weight_decay", "max_grad_norm", "accumulate", "shards")
+        names = (
+            "steps",
+            "lr",
+            "warmup",
+            "final_lr",
+            "weight_decay",
+            "max_grad_norm",
+            "accumulate",
+            "shards",
+        )
         names += ("eval_every", "patience")
         self.options = {name: getattr(args, name) for name in names}
-        training.check_options(**self.options)
+        loop.check_options(**self.options)
         _check_ratios(args, "eta", "gamma")
         if args.eval_tokens < 2:
             raise ValueError(f"--eval-tokens must be at least 2, got {args.eval_tokens}")
@@ -423,7 +587,12 @@ class _Job:
         self.world = getattr(self.corpus, "world", None)
         self.data_name = ", ".join(args.data) if args.data else "the documentation of this Python"
         config = GPTConfig(
-            self.corpus.tokenizer.vocab_size, args.block_size, args.n_layer, args.n_head, args.n_embd, args.dropout
+            self.corpus.tokenizer.vocab_size,
+            args.block_size,
+            args.n_layer,
+            args.n_head,
+            args.n_embd,
+            args.dropout,
         )
         _check_memory(config, args.batch_size, args.accumulate, on_cpu=xp.__name__ == "numpy")
         self.model = GPT(config, args.seed, args.device)
@@ -433,62 +602,79 @@ class _Job:
             self._take_rows()
             return
         lines = self.corpus.lines
-        self.batches = text.random_batches(self.corpus.train, args.batch_size, args.block_size, args.seed, lines)
+        self.batches = text.random_batches(
+            self.corpus.train, args.batch_size, args.block_size, args.seed, lines
+        )
         held_out = self.corpus.validation[: args.eval_tokens]
         self.validation = text.consecutive_batches(held_out, 32, args.block_size, lines)
 
     def _take_rows(self):
-        from . import world_training
+        from .experiments import on_worlds
 
         corpus, tokens = self.corpus, self.args.eval_tokens
         self.data_name = f"{corpus.world.name}, horizon {corpus.max_len}"
         if cut := float((corpus.rows[:, corpus.max_len] == 0).mean()):
             self.data_name += f" (which ends {cut:.1%} of the sequences)"
-        self.batches = world_training.RowBatches(corpus.world, corpus.rows, self.args.batch_size, self.args.seed)
+        self.batches = on_worlds.RowBatches(
+            corpus.world, corpus.rows, self.args.batch_size, self.args.seed
+        )
         held_out = corpus.held_out[: max(1, tokens // corpus.max_len)]
-        self.validation = world_training.RowBatches(corpus.world, held_out, 256)
+        self.validation = on_worlds.RowBatches(corpus.world, held_out, 256)
 
     def measure_world(self, model):
-        from . import world_training
+        from .experiments import on_worlds
 
-        return world_training.measure(model, self.world, self.corpus.max_len, seed=self.args.seed)
+        return on_worlds.measure(model, self.world, self.corpus.max_len, seed=self.args.seed)
 
     def check_start(self):
         """The line that compares the untrained model's loss with that of a uniform one."""
-        from . import training
+        from .training import steps
+        from .training.evaluation import loss_of_uniform
 
         inputs, targets = map(self.model.xp.asarray, self.batches[0])
-        if training.is_step(self.objective):
+        if steps.is_step(self.objective):
             initial = float(self.objective(self.model, (inputs, targets))[0])
             line = f"start    {self.args.objective} loss {initial:.3f} nats per sequence"
             if self.world:
-                from . import world_training
+                from .experiments import on_worlds
 
-                known = (self.args.objective, self.world, self.corpus.max_len, self.args.rloo_samples)
-                line += f"; {world_training.how(*known)}"
+                known = (
+                    self.args.objective,
+                    self.world,
+                    self.corpus.max_len,
+                    self.args.rloo_samples,
+                )
+                line += f"; {on_worlds.how(*known)}"
             return line
         initial = float(self.objective(self.model.forward(inputs)[0], targets)[0])
         try:
-            uniform = training.loss_of_uniform(self.objective, self.model.config.vocab_size)
-        except (TypeError, ValueError):  # an objective that needs the real batch, as EMO's embeddings on a GPU
+            uniform = loss_of_uniform(self.objective, self.model.config.vocab_size)
+        # an objective that needs the real batch, as EMO's embeddings on a GPU
+        except (TypeError, ValueError):
             return f"start    {self.args.objective} loss {initial:.3f}"
         line = f"start    {self.args.objective} loss {initial:.3f}"
         line += f"; a model that finds every token equally likely has {uniform:.3f}"
         if abs(initial - uniform) > 0.1 * abs(uniform) + 0.05:
-            line += "\n         WARNING: they should be close; check the objective before trusting this run"
+            line += (
+                "\n         WARNING: they should be close; check the objective before trusting"
+                " this run"
+            )
         return line
 
     def fit(self, folder, resume, progress):
-        from . import training
+        from .training import loop, steps
 
-        with _threads(max(1, _linear_algebra_threads() // self.args.shards) if self.args.shards > 1 else None):
-            return training.fit(
+        with _threads(
+            max(1, _linear_algebra_threads() // self.args.shards) if self.args.shards > 1 else None
+        ):
+            return loop.fit(
                 self.model,
                 self.batches,
                 self.objective,
                 **self.options,
-                # The best model by likelihood is not the best by another objective: such a run keeps its last.
-                validation=None if training.is_step(self.objective) else self.validation,
+                # The best model by likelihood is not the best by another objective: such a run
+                # keeps its last.
+                validation=None if steps.is_step(self.objective) else self.validation,
                 seed=self.args.seed,
                 folder=folder,
                 boundary=self.corpus.tokenizer.boundary,
@@ -498,21 +684,31 @@ class _Job:
             )
 
     def result(self, model, measurement):
-        from . import compare, metrics
+        from .experiments import compare, measures
 
         nats, kind = measurement["validation_mle"], self.corpus.tokenizer.kind
         if self.world:
-            from . import world_training
+            from .experiments import on_worlds
 
             row = self.measure_world(model)
             how = "exact" if row["exact"] else "mean ± standard error of 10,000 samples"
-            lines = [f"result   validation {nats:.3f} nats per {kind}; in nats per sequence ({how}):"]
-            return "\n".join([*lines, *(f"         {line}" for line in world_training.describe(row, self.world))])
-        line = f"result   validation {nats:.3f} nats per {kind}, perplexity {compare.perplexity(nats):.2f}"
+            lines = [
+                f"result   validation {nats:.3f} nats per {kind}; in nats per sequence ({how}):"
+            ]
+            return "\n".join(
+                [*lines, *(f"         {line}" for line in on_worlds.describe(row, self.world))]
+            )
+        line = (
+            f"result   validation {nats:.3f} nats per {kind}, perplexity"
+            f" {compare.perplexity(nats):.2f}"
+        )
         if len(self.corpus.train) > 5_000_000:
             return line
-        ngram = metrics.ngram_cross_entropy(
-            self.corpus.train, self.corpus.validation[: self.args.eval_tokens], 4, self.corpus.tokenizer.vocab_size
+        ngram = measures.ngram_cross_entropy(
+            self.corpus.train,
+            self.corpus.validation[: self.args.eval_tokens],
+            4,
+            self.corpus.tokenizer.vocab_size,
         )
         return f"{line} (a 4-gram model: {ngram:.3f}, {compare.perplexity(ngram):.2f})"
 
@@ -526,19 +722,26 @@ class _Job:
 
 
 def _check_memory(config, batch_size, accumulate, on_cpu):
-    """Raise MemoryError where training is sure to need more memory than the machine has, before it is used up."""
+    """Raise MemoryError where training is sure to need more memory than the machine has, before it
+    is used up.
+    """
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
         return
     C, T, L = config.n_embd, config.block_size, config.n_layer
     params = L * (12 * C * C + 13 * C) + (config.vocab_size + T + 2) * C
     positions = batch_size * T
-    activations = positions * (config.vocab_size + L * (16 * C + config.n_head * T)) + 2 * positions * accumulate
-    needed = 4 * (4 * params + activations if on_cpu else params)  # bytes; the 4: weights, gradients, AdamW's two means
+    activations = (
+        positions * (config.vocab_size + L * (16 * C + config.n_head * T))
+        + 2 * positions * accumulate
+    )
+    # bytes; the 4: weights, gradients, AdamW's two means
+    needed = 4 * (4 * params + activations if on_cpu else params)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise MemoryError(
-            f"training this model needs more than {needed >> 30:,} GiB of memory, this machine has {there >> 30:,}; "
-            "choose a smaller --n-embd, --n-layer, --block-size, --batch-size or --accumulate"
+            f"training this model needs more than {needed >> 30:,} GiB of memory, this machine has"
+            f" {there >> 30:,}; choose a smaller --n-embd, --n-layer, --block-size, --batch-size or"
+            " --accumulate"
         )
 
 
@@ -552,48 +755,70 @@ def _load_corpus(args, folder=None):
     from . import text
 
     given = getattr(args, "given", {}).keys()
-    if not getattr(args, "world", None) and (ignored := {"max_len", "sequences", "rloo_samples"} & given):
-        raise ValueError(f"--{min(ignored).replace('_', '-')} is for worlds: add --world, or leave it out")
+    if not getattr(args, "world", None) and (
+        ignored := {"max_len", "sequences", "rloo_samples"} & given
+    ):
+        raise ValueError(
+            f"--{min(ignored).replace('_', '-')} is for worlds: add --world, or leave it out"
+        )
     if getattr(args, "world", None):
-        from . import world_training
+        from .experiments import on_worlds
 
         if ignored := {"data", "tokenizer", "lines", "held_out", "samples", "tokens"} & given:
-            raise ValueError(f"--world brings its own text and measures and goes without --{min(ignored).replace('_', '-')}")
-        return world_training.load_corpus(args.world, args.sequences, args.max_len, args.block_size + 1)
+            raise ValueError(
+                "--world brings its own text and measures and goes without"
+                f" --{min(ignored).replace('_', '-')}"
+            )
+        return on_worlds.load_corpus(args.world, args.sequences, args.max_len, args.block_size + 1)
     prepared = args.data and len(args.data) == 1 and text.is_prepared(args.data[0])
-    if prepared and (ignored := {"tokenizer", "lines", "held_out"} & getattr(args, "given", {}).keys()):
+    if prepared and (
+        ignored := {"tokenizer", "lines", "held_out"} & getattr(args, "given", {}).keys()
+    ):
         flag = "--" + min(ignored).replace("_", "-")
-        raise ValueError(f"{flag} was settled when {args.data[0]} was prepared and cannot be given again")
-    # The split does not depend on --seed: runs with different seeds are measured on the same held-out text.
-    return text.load_corpus(args.data, tokenizer=args.tokenizer, lines=args.lines, held_out=args.held_out, folder=folder)
+        raise ValueError(
+            f"{flag} was settled when {args.data[0]} was prepared and cannot be given again"
+        )
+    # The split does not depend on --seed: runs with different seeds are measured on the same
+    # held-out text.
+    return text.load_corpus(
+        args.data, tokenizer=args.tokenizer, lines=args.lines, held_out=args.held_out, folder=folder
+    )
 
 
 def _objective(args, model, corpus):
-    """The objective that --objective names, with η or γ bound; one from a file is gradient-checked first."""
-    from . import objectives, world_training
+    """The objective that --objective names, with η or γ bound; one from a file is gradient-checked
+    first.
+    """
+    from . import objectives
+    from .experiments import on_worlds
 
     options = {
         "mle": {},
         "mixce": {"eta": args.eta},
         "mixce_surrogate": {"eta": args.eta},
         "tailr": {"gamma": args.gamma},
-        # EMO holds the embeddings of its costs fixed within a step; trained from scratch, they are the model's of that step.
+        # EMO holds the embeddings of its costs fixed within a step; trained from scratch, they are
+        # the model's of that step.
         "emo": {"cost_embedding": model.params["wte.weight"]},
     }
     if args.objective in options:
         return functools.partial(getattr(objectives, args.objective), **options[args.objective])
-    if args.objective in world_training.SEQUENCE_OBJECTIVES:
+    if args.objective in on_worlds.SEQUENCE_OBJECTIVES:
         if not args.world:
             raise ValueError(f"objective {args.objective} needs P itself: give --world")
         if args.dropout or args.patience is not None:
             option = "--dropout" if args.dropout else "--patience"
-            raise ValueError(f"{option} is for objectives over tokens; {args.objective} goes without it")
+            raise ValueError(
+                f"{option} is for objectives over tokens; {args.objective} goes without it"
+            )
         known = {"eta": args.eta, "samples": args.rloo_samples, "seed": args.seed}
-        return world_training.sequence_step(args.objective, corpus.world, corpus.max_len, **known)
+        return on_worlds.sequence_step(args.objective, corpus.world, corpus.max_len, **known)
     path, _, name = args.objective.rpartition(":")
     if not path.endswith(".py"):
-        names = ", ".join([*options, *(world_training.SEQUENCE_OBJECTIVES if args.world else ())])
-        raise ValueError(f"--objective must be one of {names} or FILE.py:NAME, got {args.objective!r}")
+        names = ", ".join([*options, *(on_worlds.SEQUENCE_OBJECTIVES if args.world else ())])
+        raise ValueError(
+            f"--objective must be one of {names} or FILE.py:NAME, got {args.objective!r}"
+        )
     return _objective_of_file(Path(path), name, args.unchecked)
 
 
@@ -615,14 +840,16 @@ def _objective_of_file(path, name, unchecked):
         report = checks.check_objective(objective)
         if not report.ok:
             raise ValueError(
-                f"the dlogits of {name} are not the derivative of its loss; if it stops a gradient on purpose, "
-                f"add --unchecked\n{report}"
+                f"the dlogits of {name} are not the derivative of its loss; if it stops a gradient"
+                f" on purpose, add --unchecked\n{report}"
             )
     return objective
 
 
 def _watched(objective, name):
-    """`objective`, with a ValueError that names it where it fails or returns something else than an objective does."""
+    """`objective`, with a ValueError that names it where it fails or returns something else than an
+    objective does.
+    """
 
     @functools.wraps(objective)
     def watched(logits, targets, **options):
@@ -631,18 +858,23 @@ def _watched(objective, name):
         except Exception as error:
             raise ValueError(f"{name} fails: {type(error).__name__}: {error}") from error
         shapes = (
-            [() if isinstance(part, (int, float)) else getattr(part, "shape", None) for part in result]
+            [
+                () if isinstance(part, (int, float)) else getattr(part, "shape", None)
+                for part in result
+            ]
             if isinstance(result, tuple)
             else None
         )
         if shapes != [(), logits.shape]:
-            raise ValueError(f"{name} must return (loss, dlogits), arrays of shape () and of logits' shape")
+            raise ValueError(
+                f"{name} must return (loss, dlogits), arrays of shape () and of logits' shape"
+            )
         return result
 
     return watched
 
 
-# ---- sample, eval -----------------------------------------------------------------------------------------------------
+# ---- sample, eval --------------------------------------------------------------------------------
 
 
 def _open(folder, device):
@@ -652,7 +884,10 @@ def _open(folder, device):
 
     model, tokenizer = GPT.load(folder, device), text.load_tokenizer(folder)
     if tokenizer.vocab_size != model.config.vocab_size:
-        raise ValueError(f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}")
+        raise ValueError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model"
+            f" {model.config.vocab_size}"
+        )
     return model, tokenizer
 
 
@@ -680,11 +915,16 @@ def _sample(args):
             written.append(int(token[0]))
             pending.append(int(token[0]))
             # A character of UTF-8 may take up to four byte tokens: print whole ones.
-            if not tokenizer.decode(pending).endswith("\N{REPLACEMENT CHARACTER}") or len(pending) >= 4:
+            if (
+                not tokenizer.decode(pending).endswith("\N{REPLACEMENT CHARACTER}")
+                or len(pending) >= 4
+            ):
                 print(tokenizer.decode(pending), end="", flush=True)
                 pending = []
         print(tokenizer.decode(pending), flush=True)
-        records.append({"prompt": args.prompt, "text": tokenizer.decode(written), "tokens": written})
+        records.append(
+            {"prompt": args.prompt, "text": tokenizer.decode(written), "tokens": written}
+        )
     if args.out:
         _write_lines(args.out, records)
     return 0
@@ -696,7 +936,10 @@ def _check_out_file(args):
 
 
 def _eval(args):
-    from . import checkpoint, compare, text, training
+    from . import text
+    from .experiments import compare
+    from .storage import files
+    from .training.evaluation import evaluate
 
     _check_out_file(args)
     compare.check_options(args.samples, args.tokens, args.temperature)
@@ -712,44 +955,65 @@ def _eval(args):
         run_corpus = _load_corpus(argparse.Namespace(**options))
         _check_data(folder, run_corpus)
     elif args.data is None:
-        raise ValueError(f"{folder} has no {RUN_FILE} that says what its validation text is; give --data")
+        raise ValueError(
+            f"{folder} has no {RUN_FILE} that says what its validation text is; give --data"
+        )
     lines = options["lines"] if run_corpus is None else run_corpus.lines
     if args.eval_tokens < 2:
         raise ValueError(f"--eval-tokens must be at least 2, got {args.eval_tokens}")
-    ids = run_corpus.validation if args.data is None else text.encode_files(args.data, tokenizer, lines)
+    ids = (
+        run_corpus.validation
+        if args.data is None
+        else text.encode_files(args.data, tokenizer, lines)
+    )
     ids = ids[: args.eval_tokens]
     batches = text.consecutive_batches(ids, 32, model.config.block_size, lines)
-    found = training.evaluate(model, batches)
+    found = evaluate(model, batches)
     eta, nats = args.eta, found["validation_mle"]
     targets = sum(int((wanted >= 0).sum()) for _, wanted in batches)
-    found = {"targets": targets, "mle": nats, "mixce": eta * nats - (1 - eta) * found["mean_q"], "mean_q": found["mean_q"]}
+    found = {
+        "targets": targets,
+        "mle": nats,
+        "mixce": eta * nats - (1 - eta) * found["mean_q"],
+        "mean_q": found["mean_q"],
+    }
     print(f"text     {targets:,} targets")
     print(f"loss     {nats:.4f} nats per {tokenizer.kind} (MLE), ", end="")
     print(f"{found['mixce']:.4f} (MixCE, η = {eta}); mean q {found['mean_q']:.4f}")
 
     corpus = run_corpus or text.Corpus(ids, ids, tokenizer, lines)
     vocabulary = compare.vocabulary_of(corpus)
-    model_row = compare.measure(model, batches, corpus, vocabulary, args.samples, args.tokens, args.temperature, args.seed)
-    text_row = compare.measure_texts(compare.held_out_texts(ids, args.samples, args.tokens), tokenizer, vocabulary)
+    model_row = compare.measure(
+        model, batches, corpus, vocabulary, args.samples, args.tokens, args.temperature, args.seed
+    )
+    text_row = compare.measure_texts(
+        compare.held_out_texts(ids, args.samples, args.tokens), tokenizer, vocabulary
+    )
     print(compare.table({"model": [model_row]} | ({"this text": [text_row]} if text_row else {})))
     if args.out:
         record = found | {"model": model_row, "text": text_row}
-        checkpoint.write_atomically(args.out, _json(record).encode() + b"\n")
+        files.write_atomically(args.out, _json(record).encode() + b"\n")
     return 0
 
 
 def _eval_on_world(args, folder, model, options):
-    from . import checkpoint, world_training
+    from .experiments import on_worlds
+    from .storage import files
 
-    if ignored := {"data", "eta", "samples", "tokens", "temperature", "eval_tokens"} & args.given.keys():
+    if (
+        ignored := {"data", "eta", "samples", "tokens", "temperature", "eval_tokens"}
+        & args.given.keys()
+    ):
         option = "--" + min(ignored).replace("_", "-")
-        raise ValueError(f"the run in {folder} was trained on a world and is measured on it: leave out {option}")
+        raise ValueError(
+            f"the run in {folder} was trained on a world and is measured on it: leave out {option}"
+        )
     corpus = _load_corpus(options)
     _check_data(folder, corpus)
-    row = world_training.measure(model, corpus.world, corpus.max_len, seed=args.seed)
-    print("\n".join(world_training.describe(row, corpus.world)))
+    row = on_worlds.measure(model, corpus.world, corpus.max_len, seed=args.seed)
+    print("\n".join(on_worlds.describe(row, corpus.world)))
     if args.out:
-        checkpoint.write_atomically(args.out, _json(row).encode() + b"\n")
+        files.write_atomically(args.out, _json(row).encode() + b"\n")
     return 0
 
 
@@ -767,17 +1031,18 @@ def _json(value):
 
 
 def _write_lines(path, records):
-    from . import checkpoint
+    from .storage import files
 
     data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    checkpoint.write_atomically(path, data.encode())
+    files.write_atomically(path, data.encode())
 
 
-# ---- compare ----------------------------------------------------------------------------------------------------------
+# ---- compare -------------------------------------------------------------------------------------
 
 
 def _compare(args):
-    from . import checkpoint, compare, plots
+    from .experiments import compare, plots
+    from .storage import files
 
     if args.resume and args.overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
@@ -787,9 +1052,13 @@ def _compare(args):
     compare.check_options(args.samples, args.tokens)
     if args.samples < 1:
         raise ValueError(f"--samples must be at least 1, got {args.samples}")
-    folders = {(label, seed): out / f"{_plain(label)}_seed{seed}" for label in runs for seed in seeds}
-    files = [name for name in ("table.json", "table.csv", "comparison.png") if (out / name).exists()]
-    found = [*files, *(folder.name for folder in folders.values() if _found_in(folder))]
+    folders = {
+        (label, seed): out / f"{_plain(label)}_seed{seed}" for label in runs for seed in seeds
+    }
+    present = [
+        name for name in ("table.json", "table.csv", "comparison.png") if (out / name).exists()
+    ]
+    found = [*present, *(folder.name for folder in folders.values() if _found_in(folder))]
     if found and not (args.overwrite or args.resume):
         way_out = "choose another --out, or add --resume or --overwrite"
         raise FileExistsError(f"{out} already holds a comparison ({found[0]}); {way_out}")
@@ -797,14 +1066,20 @@ def _compare(args):
     if args.world:
         return _compare_on_world(args, runs, seeds, folders, corpus)
     if len(corpus.validation) < args.tokens:
-        raise ValueError(f"--tokens must be at most the {len(corpus.validation)} tokens held out, got {args.tokens}")
+        raise ValueError(
+            f"--tokens must be at most the {len(corpus.validation)} tokens held out, got"
+            f" {args.tokens}"
+        )
     vocabulary, jobs = compare.vocabulary_of(corpus), _jobs(args, runs, seeds, corpus)
     rows, curves, best = {}, {}, {}
     for (label, seed), job in jobs.items():
         model, measurements = _run_of_comparison(args, label, job, folders[label, seed])
         best[label, seed] = model
         rows.setdefault(label, []).append(
-            {"seed": seed} | compare.measure(model, job.validation, corpus, vocabulary, args.samples, args.tokens, 1.0, seed)
+            {"seed": seed}
+            | compare.measure(
+                model, job.validation, corpus, vocabulary, args.samples, args.tokens, 1.0, seed
+            )
         )
         curve = {
             "step": [m["step"] for m in measurements],
@@ -814,18 +1089,24 @@ def _compare(args):
 
     def tempered(seed, temperature):
         model, batches = best["mle", seed], jobs["mle", seed].validation
-        found = compare.measure(model, batches, corpus, vocabulary, args.samples, args.tokens, temperature, seed)
+        found = compare.measure(
+            model, batches, corpus, vocabulary, args.samples, args.tokens, temperature, seed
+        )
         return {"seed": seed, "temperature": temperature} | found
 
     controls, temperatures = {}, {}
     if "mle" in runs:
         for label in runs:
             matched = [
-                compare.matching_temperature(best["mle", row["seed"]], jobs["mle", row["seed"]].validation, row["entropy"])
+                compare.matching_temperature(
+                    best["mle", row["seed"]], jobs["mle", row["seed"]].validation, row["entropy"]
+                )
                 for row in rows[label]
             ]
             if label != "mle":
-                controls[f"mle, entropy of {label}"] = [tempered(seed, t) for seed, t in zip(seeds, matched)]
+                controls[f"mle, entropy of {label}"] = [
+                    tempered(seed, t) for seed, t in zip(seeds, matched)
+                ]
         temperatures = {t: [tempered(seed, t) for seed in seeds] for t in (1.0, 0.9, 0.8, 0.7, 0.6)}
     texts = compare.held_out_texts(corpus.validation, args.samples, args.tokens)
     held_out = compare.measure_texts(texts, corpus.tokenizer, vocabulary)
@@ -838,7 +1119,7 @@ def _compare(args):
         "curves": curves,
         "options": {k: v for k, v in vars(args).items() if k not in _NOT_OPTIONS},
     }
-    checkpoint.write_atomically(out / "table.json", _json(result).encode())
+    files.write_atomically(out / "table.json", _json(result).encode())
     groups = (
         rows
         | controls
@@ -850,16 +1131,23 @@ def _compare(args):
     plots.comparison(result, out / "comparison.png")
     spread = f"mean ± standard deviation over {len(seeds)} seeds; " if len(seeds) > 1 else ""
     print(f"{spread}entropy in nats per token at held-out contexts")
-    print(f"files    {out}/: table.csv, table.json, comparison.png, and a run folder for each objective and seed")
+    print(
+        f"files    {out}/: table.csv, table.json, comparison.png, and a run folder for each"
+        " objective and seed"
+    )
     return 0
 
 
 def _jobs(args, runs, seeds, corpus):
-    """All runs of a comparison; they are made before the first is trained, so that bad options fail at once."""
+    """All runs of a comparison; they are made before the first is trained, so that bad options fail
+    at once.
+    """
     jobs = {}
     for label, changes in runs.items():
         for seed in seeds:
-            jobs[label, seed] = _Job(argparse.Namespace(**(vars(args) | changes | {"seed": seed})), corpus)
+            jobs[label, seed] = _Job(
+                argparse.Namespace(**(vars(args) | changes | {"seed": seed})), corpus
+            )
     return jobs
 
 
@@ -880,27 +1168,39 @@ def _run_of_comparison(args, label, job, folder):
 
 def _compare_on_world(args, runs, seeds, folders, corpus):
     """compare with a world in the text's place: every measure against P itself."""
-    from . import checkpoint, compare, plots, world_training
+    from .experiments import compare, on_worlds, plots
+    from .storage import files
 
     out, rows = Path(args.out), {}
     for (label, seed), job in _jobs(args, runs, seeds, corpus).items():
         model, _ = _run_of_comparison(args, label, job, folders[label, seed])
         rows.setdefault(label, []).append({"seed": seed} | job.measure_world(model))
     options = {k: v for k, v in vars(args).items() if k not in _NOT_OPTIONS}
-    result = {"world": corpus.world.name, "max_len": corpus.max_len, "objectives": runs, "rows": rows, "options": options}
+    result = {
+        "world": corpus.world.name,
+        "max_len": corpus.max_len,
+        "objectives": runs,
+        "rows": rows,
+        "options": options,
+    }
     result["entropy_p"] = corpus.world.entropy(corpus.max_len)
-    checkpoint.write_atomically(out / "table.json", _json(result).encode())
+    files.write_atomically(out / "table.json", _json(result).encode())
     columns = next(iter(rows.values()))[0].keys()
     _write_csv(out / "table.csv", rows, ["model", *columns])
-    print(f"\n{compare.table(rows, world_training.MEASURES)}")
+    print(f"\n{compare.table(rows, on_worlds.MEASURES)}")
     plots.world_comparison(result, out / "comparison.png")
     spread = f"mean ± standard deviation over {len(seeds)} seeds; " if len(seeds) > 1 else ""
     exact = all(row["exact"] for group in rows.values() for row in group)
     print(
-        f"{spread}nats per sequence, {'exact' if exact else 'from 10,000 samples each, standard errors in table.csv'}; ", end=""
+        f"{spread}nats per sequence,"
+        f" {'exact' if exact else 'from 10,000 samples each, standard errors in table.csv'}; ",
+        end="",
     )
     print(f"{corpus.world.name}, horizon {corpus.max_len}, H(P) = {result['entropy_p']:.4f}")
-    print(f"files    {out}/: table.csv, table.json, comparison.png, and a run folder for each objective and seed")
+    print(
+        f"files    {out}/: table.csv, table.json, comparison.png, and a run folder for each"
+        " objective and seed"
+    )
     return 0
 
 
@@ -915,7 +1215,9 @@ def _check_same_options(folder, job):
     for name, value in _read_options(folder).items():
         ours = getattr(job.args, name, value)
         if name not in (*_MAY_CHANGE, *_OF_COMPARISON, "lines", "tokenizer") and ours != value:
-            raise ValueError(f"the run in {folder} has --{name.replace('_', '-')} {value}, not {ours}")
+            raise ValueError(
+                f"the run in {folder} has --{name.replace('_', '-')} {value}, not {ours}"
+            )
 
 
 def _parse_objectives(args):
@@ -958,17 +1260,21 @@ def _parse_seeds(text):
 
 
 def _write_csv(path, groups, columns):
-    from . import checkpoint
+    from .storage import files
 
     rows = [{"model": label} | row for label, rows in groups.items() for row in rows]
-    checkpoint.write_atomically(path, _csv([{name: row.get(name, "") for name in columns} for row in rows]).encode())
+    files.write_atomically(
+        path, _csv([{name: row.get(name, "") for name in columns} for row in rows]).encode()
+    )
 
 
-# ---- synthetic --------------------------------------------------------------------------------------------------------
+# ---- synthetic -----------------------------------------------------------------------------------
 
 
 def _synthetic(args):
-    from . import backend, checkpoint, plots, synthetic
+    from . import backend
+    from .experiments import plots, synthetic
+    from .storage import files
 
     backend.reuse_freed_memory()
     if args.resume and args.overwrite:
@@ -981,7 +1287,9 @@ def _synthetic(args):
             for path in (*(out / name for name in names), *(out / "matrices").glob("*.json")):
                 path.unlink(missing_ok=True)
         elif not args.resume:
-            raise FileExistsError(f"{out} already holds a grid; choose another --out, or add --resume or --overwrite")
+            raise FileExistsError(
+                f"{out} already holds a grid; choose another --out, or add --resume or --overwrite"
+            )
     done = synthetic.read_runs(out)
     waiting = [job for job in jobs if job not in done]
     with _executor(args.jobs, len(waiting)) as (executor, workers):
@@ -991,14 +1299,21 @@ def _synthetic(args):
             print(f"{len(waiting)} runs in {workers} at a time, about {how_long}", flush=True)
         results = synthetic.run_grid(jobs, out, executor, not args.quiet)
     table = synthetic.summarize(results)
-    columns = [name for name in synthetic.RESULT if name != "seconds"]  # seconds differ from run to run
-    for name, rows, fields in ((synthetic.RUNS_TABLE, results, columns), (synthetic.SUMMARY_TABLE, table, list(table[0]))):
-        checkpoint.write_atomically(out / name, _csv([{field: row[field] for field in fields} for row in rows]).encode())
+    # seconds differ from run to run
+    columns = [name for name in synthetic.RESULT if name != "seconds"]
+    for name, rows, fields in (
+        (synthetic.RUNS_TABLE, results, columns),
+        (synthetic.SUMMARY_TABLE, table, list(table[0])),
+    ):
+        files.write_atomically(
+            out / name, _csv([{field: row[field] for field in fields} for row in rows]).encode()
+        )
     print(synthetic.format_table(table))
     drawn = [{**r, "world": synthetic.world_name(r["corpus"], r["zeros"])} for r in results]
     figures = plots.synthetic(drawn, *synthetic.examples(results, table, out), out)
     print(
-        f"mean ± standard error over seeds, at the η of least avg. JS; files in {out}/: runs.jsonl, runs.csv, table.csv, ",
+        f"mean ± standard error over seeds, at the η of least avg. JS; files in {out}/: runs.jsonl,"
+        " runs.csv, table.csv, ",
         end="",
     )
     print(", ".join(figures))
@@ -1006,7 +1321,7 @@ def _synthetic(args):
 
 
 def _synthetic_jobs(args):
-    from . import synthetic
+    from .experiments import synthetic
 
     for name, instead in (("seed", "--seeds names them"), ("threads", "a run has one: see --jobs")):
         if name in args.given:
@@ -1019,23 +1334,34 @@ def _synthetic_jobs(args):
         ("forward", args.forward, ("samples", "population")),
     ):
         if value not in allowed:
-            raise ValueError(f"--{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {value!r}")
+            raise ValueError(
+                f"--{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {value!r}"
+            )
     if args.protocol == "paper" and ("model" in args.given or "forward" in args.given):
-        raise ValueError("--protocol paper has its own model and data: leave out --model and --forward")
+        raise ValueError(
+            "--protocol paper has its own model and data: leave out --model and --forward"
+        )
     if args.model == "gpt" and "forward" in args.given:
         raise ValueError("--model gpt is trained on samples: leave out --forward")
     vocab, zeros = args.vocab, args.zeros
     if args.full:
         vocab, zeros = (
             value if name in args.given else full
-            for name, value, full in (("vocab", vocab, "20,50,100,500,1000"), ("zeros", zeros, "0.1,0.5,0.9"))
+            for name, value, full in (
+                ("vocab", vocab, "20,50,100,500,1000"),
+                ("zeros", zeros, "0.1,0.5,0.9"),
+            )
         )
     for path in args.corpus or ():
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} is not a file")
     jobs = synthetic.grid(
         _numbers("vocab", vocab, int),
-        () if args.corpus and not args.full and "zeros" not in args.given else _numbers("zeros", zeros, float),
+        (
+            ()
+            if args.corpus and not args.full and "zeros" not in args.given
+            else _numbers("zeros", zeros, float)
+        ),
         _parse_seeds(args.seeds),
         [name.strip() for name in args.objectives.split(",")],
         _numbers("etas", args.etas, float),
@@ -1044,8 +1370,11 @@ def _synthetic_jobs(args):
         model="neural" if args.protocol == "paper" else args.model,
         forward=args.forward,
     )
-    for corpus, vocab_size in dict.fromkeys((job.corpus, job.vocab_size) for job in jobs if job.corpus):
-        synthetic.world_of(corpus, vocab_size, 0.0, 0)  # what is wrong with a corpus comes out now, not after hours
+    for corpus, vocab_size in dict.fromkeys(
+        (job.corpus, job.vocab_size) for job in jobs if job.corpus
+    ):
+        # what is wrong with a corpus comes out now, not after hours
+        synthetic.world_of(corpus, vocab_size, 0.0, 0)
     return jobs
 
 
@@ -1061,7 +1390,8 @@ def _numbers(name, text, kind):
 
 @contextlib.contextmanager
 def _executor(count, jobs):
-    """(executor or None, number of workers): MPI's under python -m mpi4py.futures, else a pool of `count` processes.
+    """(executor or None, number of workers): MPI's under python -m mpi4py.futures, else a pool of
+    `count` processes.
 
     A run has one thread, wherever it is: how many would change the last digits of its results.
     """
@@ -1083,7 +1413,9 @@ def _executor(count, jobs):
         yield None, 1
         return
     context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-    with ProcessPoolExecutor(count, context, initializer=_end_with_parent, initargs=(os.getpid(),)) as executor:
+    with ProcessPoolExecutor(
+        count, context, initializer=_end_with_parent, initargs=(os.getpid(),)
+    ) as executor:
         try:
             os.environ["OMP_NUM_THREADS"] = threads or "1"
             with _without_interrupts():
@@ -1102,7 +1434,9 @@ def _executor(count, jobs):
 
 @contextlib.contextmanager
 def _without_interrupts():
-    """Ignore Ctrl-C, also in processes that are started here: it is for the parent, which ends them."""
+    """Ignore Ctrl-C, also in processes that are started here: it is for the parent, which ends
+    them.
+    """
     import signal
     import threading
 
@@ -1117,7 +1451,9 @@ def _without_interrupts():
 
 
 def _end_with_parent(parent):
-    """In a worker: keep freed memory, and watch for the parent's death, which a kill does not tell its workers of."""
+    """In a worker: keep freed memory, and watch for the parent's death, which a kill does not tell
+    its workers of.
+    """
     import threading
     import time
 
@@ -1144,24 +1480,33 @@ def _csv(rows):
     return buffer.getvalue()
 
 
-# ---- prepare, gradcheck -----------------------------------------------------------------------------------------------
+# ---- prepare, gradcheck --------------------------------------------------------------------------
 
 
 def _prepare(args):
     corpus = _load_corpus(args, args.out)
-    print(f"{len(corpus.train):,} training and {len(corpus.validation):,} validation tokens, ", end="")
-    print(f"{corpus.tokenizer.vocab_size} different, in {args.out}/; train on them with --data {args.out}")
+    print(
+        f"{len(corpus.train):,} training and {len(corpus.validation):,} validation tokens, ", end=""
+    )
+    print(
+        f"{corpus.tokenizer.vocab_size} different, in {args.out}/; train on them with --data"
+        f" {args.out}"
+    )
     return 0
 
 
 def _gradcheck(args):
     from . import backend, checks
+    from .experiments import selfcheck
 
     _check_out_file(args)
     xp, where = backend.select_device(args.device), Path(checks.__file__).parent
-    print(f"Numerical derivatives against the backward functions of {where}, float64, on {backend.device_name(xp)}\n")
+    print(
+        f"Numerical derivatives against the backward functions of {where}, float64, on"
+        f" {backend.device_name(xp)}\n"
+    )
     rows = []
-    for title, report in checks.check_everything(args.device, args.seed):
+    for title, report in selfcheck.check_everything(args.device, args.seed):
         print(f"{title}\n{report}\n", flush=True)
         rows += [{"check": title, **vars(row)} for row in report.rows]
     if args.out:

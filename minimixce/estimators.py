@@ -1,34 +1,42 @@
-"""Estimates of reverse cross-entropy and reverse KL, and of their gradients, from samples; and the study of their errors.
+"""Estimates of reverse cross-entropy and reverse KL, and of their gradients, from samples; and the
+study of their errors.
 
-Every estimator takes samples, never draws, and returns loss (0-d float64, nats per sequence) and grads {name: array}. With
-C(x) = −log P(x) for objective "reverse_ce" and C(x) = log Q(x) − log P(x) for "reverse_kl", P floored per token, each token of
-sample i moves log q_t up by some weight a_t:   gradient = mean_i Σ_t a_t ∇ log q_t.
+Every estimator takes samples, never draws, and returns loss (0-d float64, nats per sequence) and
+grads {name: array}. With C(x) = −log P(x) for objective "reverse_ce" and C(x) = log Q(x) − log P(x)
+for "reverse_kl", P floored per token, each token of sample i moves log q_t up by some weight a_t:
+gradient = mean_i Σ_t a_t ∇ log q_t.
 
-| estimator    | a_t                                       | unbiased?                                            |
-| reinforce    | C(x)                                      | yes                                                  |
-| reward_to_go | Σ_{s≥t} c_s, costs from this token on     | yes: what came before does not depend on it          |
-| rloo         | C(x) − mean of the other samples' C       | yes: the others do not depend on it; needs n ≥ 2     |
-| k1           | 1 for reverse_kl, 0 for reverse_ce        | no: its expectation is zero                          |
-| k2           | log Q(x) − log P(x)                       | yes, for reverse_kl; per token no                    |
-| k3           | 1 − P(x)/Q(x)                             | no: it is the gradient of the other KL; per token no |
-| importance   | (Q(x)/P(x)) C(x), samples of P            | no, where P has zeros that Q has not                 |
-| gumbel       | not of this form: through the samples     | no: the soft derivative of a hard choice             |
+| estimator    | a_t                                       | unbiased?
+| | reinforce    | C(x)                                      | yes
+| | reward_to_go | Σ_{s≥t} c_s, costs from this token on     | yes: what came before does not depend
+on it          | | rloo         | C(x) − mean of the other samples' C       | yes: the others do not
+depend on it; needs n ≥ 2     | | k1           | 1 for reverse_kl, 0 for reverse_ce        | no: its
+expectation is zero                          | | k2           | log Q(x) − log P(x)
+| yes, for reverse_kl; per token no                    | | k3           | 1 − P(x)/Q(x)
+| no: it is the gradient of the other KL; per token no | | importance   | (Q(x)/P(x)) C(x), samples
+of P            | no, where P has zeros that Q has not                 | | gumbel       | not of
+this form: through the samples     | no: the soft derivative of a hard choice             |
 """
 
 import math
 
 import numpy as np
 
-from . import backend, exact
+from . import backend, exact, logprob
+from .model import complete
 
 OBJECTIVES = ("reverse_ce", "reverse_kl")
 
 
 def sample(model, n, max_len, seed=0):
-    """n sequences of Q, the boundary forced at max_len -> rows (n, max_len+1) as worlds sample them, on the model's device."""
+    """n sequences of Q, the boundary forced at max_len -> rows (n, max_len+1) as worlds sample
+    them, on the model's device.
+    """
     xp = model.xp
     if n < 1 or not 1 <= max_len <= model.config.block_size + 1:
-        raise ValueError(f"n must be at least 1 and max_len in 1 … block_size + 1, got {n} and {max_len}")
+        raise ValueError(
+            f"n must be at least 1 and max_len in 1 … block_size + 1, got {n} and {max_len}"
+        )
     tokens = model.generate(xp.zeros((n, 1), dtype=int), max_len - 1, stop=0, seed=seed)
     rows = xp.concatenate([tokens, xp.zeros((n, 1), dtype=tokens.dtype)], axis=1)
     boundaries_so_far = xp.cumsum(rows == 0, axis=1)
@@ -36,47 +44,60 @@ def sample(model, n, max_len, seed=0):
 
 
 def reinforce(model, world, rows, *, objective="reverse_ce"):
-    """Samples of Q, each token weighted by the cost of its whole sequence (Williams 1992). Unbiased, since
-    ∇E_Q[C] = E_Q[C ∇log Q] + E_Q[∇C] and E_Q[∇C] = E_Q[∇log Q] = 0; but every token pays for all the others' luck."""
+    """Samples of Q, each token weighted by the cost of its whole sequence (Williams 1992).
+    Unbiased, since ∇E_Q[C] = E_Q[C ∇log Q] + E_Q[∇C] and E_Q[∇C] = E_Q[∇log Q] = 0; but every token
+    pays for all the others' luck.
+    """
     s = _Samples(model, world, rows, objective)
     total = s.cost.sum(axis=1)
     return total.mean(), s.backward(total[:, None])
 
 
 def reward_to_go(model, world, rows, *, objective="reverse_ce"):
-    """Samples of Q, each token weighted by the costs from it on. Unbiased: given the tokens before it, E[∇log q_t] = 0, so
-    what they cost contributes nothing but variance."""
+    """Samples of Q, each token weighted by the costs from it on. Unbiased: given the tokens before
+    it, E[∇log q_t] = 0, so what they cost contributes nothing but variance.
+    """
     s = _Samples(model, world, rows, objective)
     return s.cost.sum(axis=1).mean(), s.backward(s.cost[:, ::-1].cumsum(axis=1)[:, ::-1])
 
 
 def rloo(model, world, rows, *, objective="reverse_ce", eta=0.5):
-    """Samples of Q, each weighted by how much worse it is than the mean of the others: REINFORCE with a leave-one-out
-    baseline (Kool et al. 2019). Unbiased: the others are independent of it. Needs at least two samples.
+    """Samples of Q, each weighted by how much worse it is than the mean of the others: REINFORCE
+    with a leave-one-out baseline (Kool et al. 2019). Unbiased: the others are independent of it.
+    Needs at least two samples.
 
-    Also for objective "js", with C = (1−η) log(Q/M): the gradient is all of js's, though the value is only its Q part.
+    Also for objective "js", with C = (1−η) log(Q/M): the gradient is all of js's, though the value
+    is only its Q part.
     """
     if len(rows) < 2:
-        raise ValueError(f"rloo needs at least 2 samples, one of which is left out, got {len(rows)}")
+        raise ValueError(
+            f"rloo needs at least 2 samples, one of which is left out, got {len(rows)}"
+        )
     s = _Samples(model, world, rows, "reverse_kl" if objective == "js" else objective)
     total = s.cost.sum(axis=1)
     if objective == "js":
-        total = (1 - eta) * _cost_and_slopes("js", eta, s.log_q.sum(axis=1), s.log_p.sum(axis=1), model.xp)[0]
+        total = (1 - eta) * _cost_and_slopes(
+            "js", eta, s.log_q.sum(axis=1), s.log_p.sum(axis=1), model.xp
+        )[0]
     others = (total.sum() - total) / (len(rows) - 1)
     return total.mean(), s.backward((total - others)[:, None])
 
 
 def k1(model, world, rows, *, objective="reverse_kl"):
-    """The sample mean of C, differentiated as if the samples were given. Biased: its gradient has expectation 0 (for
-    reverse_ce it is 0), because how the samples come about is left out. Its value is unbiased."""
+    """The sample mean of C, differentiated as if the samples were given. Biased: its gradient has
+    expectation 0 (for reverse_ce it is 0), because how the samples come about is left out. Its
+    value is unbiased.
+    """
     s = _Samples(model, world, rows, objective)
     weight = 1.0 if objective == "reverse_kl" else 0.0
     return s.cost.sum(axis=1).mean(), s.backward(weight + 0 * s.cost)
 
 
 def k2(model, world, rows, *, per="sequence"):
-    """½ (log Q − log P)² as a loss on samples of Q, for KL(Q‖P). Per sequence the gradient is REINFORCE's, unbiased; its value
-    is not KL. Per token, summed, it is biased: it misses what a token does to later costs."""
+    """½ (log Q − log P)² as a loss on samples of Q, for KL(Q‖P). Per sequence the gradient is
+    REINFORCE's, unbiased; its value is not KL. Per token, summed, it is biased: it misses what a
+    token does to later costs.
+    """
     _check_per(per)
     s = _Samples(model, world, rows, "reverse_kl")
     difference = s.cost if per == "token" else s.cost.sum(axis=1, keepdims=True)
@@ -84,39 +105,50 @@ def k2(model, world, rows, *, per="sequence"):
 
 
 def k3(model, world, rows, *, per="sequence"):
-    """P/Q − 1 − log(P/Q) as a loss on samples of Q, for KL(Q‖P). The value is unbiased (but for the floor where P = 0); the
-    gradient is biased: per sequence its expectation is the gradient of the other divergence, KL(P‖Q). Per token it is
-    neither."""
+    """P/Q − 1 − log(P/Q) as a loss on samples of Q, for KL(Q‖P). The value is unbiased (but for the
+    floor where P = 0); the gradient is biased: per sequence its expectation is the gradient of the
+    other divergence, KL(P‖Q). Per token it is neither.
+    """
     _check_per(per)
     s = _Samples(model, world, rows, "reverse_kl")
     log_ratio, difference = s.log_p - s.log_q, s.cost
     if per == "sequence":
-        log_ratio, difference = log_ratio.sum(axis=1, keepdims=True), difference.sum(axis=1, keepdims=True)
+        log_ratio, difference = (
+            log_ratio.sum(axis=1, keepdims=True),
+            difference.sum(axis=1, keepdims=True),
+        )
     ratio = model.xp.exp(log_ratio)  # 0 where P = 0
     return (ratio - 1 + difference).sum(axis=1).mean(), s.backward(1 - ratio)
 
 
 def importance(model, world, rows, *, objective="reverse_ce"):
-    """Samples of P weighted by Q/P. Biased where P has zeros: it never sees what P never produces, which is what reverse
-    cross-entropy punishes. Unbiased, with a variance that grows with length, where P has none."""
+    """Samples of P weighted by Q/P. Biased where P has zeros: it never sees what P never produces,
+    which is what reverse cross-entropy punishes. Unbiased, with a variance that grows with length,
+    where P has none.
+    """
     s = _Samples(model, world, rows, objective)
     weighted = model.xp.exp((s.log_q - s.log_p).sum(axis=1)) * s.cost.sum(axis=1)
     return weighted.mean(), s.backward(weighted[:, None])
 
 
 def gumbel_noise(n, max_len, vocab_size, seed=0, xp=np):
-    """Standard Gumbel noise for `gumbel` -> (max_len−1, n, V) float64: argmax(logits + noise) samples softmax(logits)."""
+    """Standard Gumbel noise for `gumbel` -> (max_len−1, n, V) float64: argmax(logits + noise)
+    samples softmax(logits).
+    """
     return -xp.log(-xp.log(1 - backend.rng(seed, xp).random((max_len - 1, n, vocab_size))))
 
 
 def gumbel(model, world, noise, *, objective="reverse_ce", eta=0.5, tau=1.0):
-    """Gumbel-softmax, straight-through (Jang et al. 2017): the noise, (n,V) for each step, decides the samples.
+    """Gumbel-softmax, straight-through (Jang et al. 2017): the noise, (n,V) for each step, decides
+    the samples.
 
-    noise is an array (max_len−1, n, V) of gumbel_noise or any other iterable of steps; on the CPU it is read until every
-    sequence has ended. Forward a token is the hard choice argmax(logits + noise). Backward it is softmax((logits + noise)/τ),
-    and derivatives flow through the cost of each token and through its embedding as the next input; not through the state of
-    the world nor the end of a sequence, as in the paper's code. Biased, more at a large τ; a small τ pays with variance.
-    objective "js" is the part of js that samples of Q give, E_Q[log(Q/M)] with M = η P + (1−η) Q.
+    noise is an array (max_len−1, n, V) of gumbel_noise or any other iterable of steps; on the CPU
+    it is read until every sequence has ended. Forward a token is the hard choice argmax(logits +
+    noise). Backward it is softmax((logits + noise)/τ), and derivatives flow through the cost of
+    each token and through its embedding as the next input; not through the state of the world nor
+    the end of a sequence, as in the paper's code. Biased, more at a large τ; a small τ pays with
+    variance. objective "js" is the part of js that samples of Q give, E_Q[log(Q/M)] with M = η P +
+    (1−η) Q.
     """
     if objective != "js":
         _check_objective(objective)
@@ -133,24 +165,29 @@ def gumbel(model, world, noise, *, objective="reverse_ce", eta=0.5, tau=1.0):
         elif xp is np and not alive.any():
             break
         logits, past, cache = model.extend_forward(one_hot[x][:, None].astype(dtype), past)
-        step, step_p = exact.log_softmax(logits[:, 0]), tables.log_p_floored[state]
+        step, step_p = logprob.log_softmax(logits[:, 0]), tables.log_p_floored[state]
         x = (step + g).argmax(axis=1)
-        log_q, log_p = log_q + (alive * step * one_hot[x]).sum(axis=1), log_p + (alive * step_p * one_hot[x]).sum(axis=1)
+        log_q, log_p = (
+            log_q + (alive * step * one_hot[x]).sum(axis=1),
+            log_p + (alive * step_p * one_hot[x]).sum(axis=1),
+        )
         steps.append((cache, step, g, step_p, x, alive))
         alive, state = alive * (x > 0)[:, None], tables.next_state[state, x]
     if not steps:  # a horizon of 1
-        return xp.zeros(()), exact.complete({}, model)
+        return xp.zeros(()), complete({}, model)
     cost, by_log_q, by_log_p = _cost_and_slopes(objective, eta, log_q, log_p, xp)
     grads, dpast, dchoice, n = {}, None, 0.0, len(x)
     while steps:
         cache, step, g, step_p, x, alive = steps.pop()
-        soft = xp.exp(exact.log_softmax((step + g) / tau))
+        soft = xp.exp(logprob.log_softmax((step + g) / tau))
         dchoice = dchoice + alive * (by_log_q[:, None] * step + by_log_p[:, None] * step_p) / n
         dlogits = soft * (dchoice - (soft * dchoice).sum(axis=1, keepdims=True)) / tau
         dlogits += alive * by_log_q[:, None] * (one_hot[x] - xp.exp(step)) / n
-        dx, dpast, grads = model.extend_backward(dlogits[:, None].astype(dtype), dpast, cache, grads)
+        dx, dpast, grads = model.extend_backward(
+            dlogits[:, None].astype(dtype), dpast, cache, grads
+        )
         dchoice = dx[:, 0]
-    return cost.mean(), exact.complete(grads, model)
+    return cost.mean(), complete(grads, model)
 
 
 def _cost_and_slopes(objective, eta, log_q, log_p, xp):
@@ -173,21 +210,24 @@ class _Samples:
         _check_vocabulary(model, world)
         xp, self.model = model.xp, model
         inputs, targets = world.batch(rows)
-        self.there, self.targets = targets >= 0, xp.where(targets >= 0, targets, 0)  # which targets there are
+        # which targets there are
+        self.there, self.targets = targets >= 0, xp.where(targets >= 0, targets, 0)
         self.log_p, floored = world.token_log_probs(rows), world.token_log_probs(rows, floored=True)
         if inputs.shape[1]:
             logits, self.cache = model.forward(inputs)
-            self.dtype, self.step = logits.dtype, exact.log_softmax(logits)
-            self.log_q = exact.chosen(self.step, targets)
+            self.dtype, self.step = logits.dtype, logprob.log_softmax(logits)
+            self.log_q = logprob.chosen(self.step, targets)
         else:  # with a horizon of 1 nothing is chosen
             self.log_q = self.log_p
         self.cost = -floored if objective == "reverse_ce" else self.log_q - floored
 
     def backward(self, weights):
-        """weights (n,T) or (n,1) -> the gradient of mean_i Σ_t weight · log q_t with the weights held fixed."""
+        """weights (n,T) or (n,1) -> the gradient of mean_i Σ_t weight · log q_t with the weights
+        held fixed.
+        """
         xp, (n, T) = self.model.xp, self.targets.shape
         if T == 0:
-            return exact.complete({}, self.model)
+            return complete({}, self.model)
         weights = xp.where(self.there, weights, 0) / n
         dlogits = -weights[:, :, None] * xp.exp(self.step)
         dlogits[xp.arange(n)[:, None], xp.arange(T), self.targets] += weights
@@ -202,7 +242,8 @@ def _check_objective(objective):
 def _check_vocabulary(model, world):
     if model.config.vocab_size != world.vocab_size:
         raise ValueError(
-            f"model and world must share a vocabulary, got {model.config.vocab_size} and {world.vocab_size} tokens"
+            f"model and world must share a vocabulary, got {model.config.vocab_size} and"
+            f" {world.vocab_size} tokens"
         )
 
 
@@ -211,8 +252,6 @@ def _check_per(per):
         raise ValueError(f'per must be "sequence" or "token", got {per!r}')
 
 
-# ---- the study --------------------------------------------------------------------------------------------------------
-
 _OF_BOTH = {
     "reinforce": reinforce,
     "reward_to_go": reward_to_go,
@@ -220,6 +259,8 @@ _OF_BOTH = {
     "importance": importance,
     "k1": k1,
 }
+
+
 _OF_KL = {
     "k2": lambda m, w, rows, objective: k2(m, w, rows),
     "k2 per token": lambda m, w, rows, objective: k2(m, w, rows, per="token"),
@@ -228,14 +269,26 @@ _OF_KL = {
 }
 
 
-def study(model, world, max_len, *, objective="reverse_ce", sizes=(4, 16, 64), repeats=200, taus=(1.0, 0.1), seed=0):
-    """Bias, standard deviation and mean squared error of every estimator against the exact gradient g of `objective`.
+def study(
+    model,
+    world,
+    max_len,
+    *,
+    objective="reverse_ce",
+    sizes=(4, 16, 64),
+    repeats=200,
+    taus=(1.0, 0.1),
+    seed=0,
+):
+    """Bias, standard deviation and mean squared error of every estimator against the exact gradient
+    g of `objective`.
 
-    For each number n of `sizes`, `repeats` (R) fresh draws give estimates ĝ with mean ḡ -> a list of dicts, one an estimator
-    and n, with, over ‖g‖²: mse = mean ‖ĝ − g‖², variance = tr Cov(ĝ), bias2 = ‖ḡ − g‖² − tr Cov(ĝ)/R (the correction makes it
-    unbiased, so it can come out below zero), each with its standard error (mse_se, …); the standard deviation and bias as roots
-    (std, bias, relative to ‖g‖); and z, the largest |z| of ḡ − g along 16 fixed random directions. gumbel comes once per τ of
-    `taus`. Raises ValueError where the exact gradient cannot be had or is zero.
+    For each number n of `sizes`, `repeats` (R) fresh draws give estimates ĝ with mean ḡ -> a list
+    of dicts, one an estimator and n, with, over ‖g‖²: mse = mean ‖ĝ − g‖², variance = tr Cov(ĝ),
+    bias2 = ‖ḡ − g‖² − tr Cov(ĝ)/R (the correction makes it unbiased, so it can come out below
+    zero), each with its standard error (mse_se, …); the standard deviation and bias as roots (std,
+    bias, relative to ‖g‖); and z, the largest |z| of ḡ − g along 16 fixed random directions. gumbel
+    comes once per τ of `taus`. Raises ValueError where the exact gradient cannot be had or is zero.
     """
     _check_objective(objective)
     if repeats < 2 or min(sizes) < 2:
@@ -244,28 +297,43 @@ def study(model, world, max_len, *, objective="reverse_ce", sizes=(4, 16, 64), r
     g = _flat(grads)
     if (needed := 8 * len(g) * repeats * (len(_OF_BOTH) + len(_OF_KL) + len(taus))) > 4e9:
         raise ValueError(
-            f"the estimates would take {needed / 1e9:.0f} GB; choose a smaller model or fewer repeats (now {repeats})"
+            f"the estimates would take {needed / 1e9:.0f} GB; choose a smaller model or fewer"
+            f" repeats (now {repeats})"
         )
     if not np.isfinite(g).all():
         raise ValueError("the exact gradient is not finite here; look at the model's parameters")
     if not (g * g).sum() > 0:
-        raise ValueError("the exact gradient is zero here, so errors relative to it are not defined")
+        raise ValueError(
+            "the exact gradient is zero here, so errors relative to it are not defined"
+        )
     found = []
     for n in sizes:
         estimates = {}
         for r in range(repeats):
-            for name, estimate in _estimates(model, world, max_len, objective, n, taus, (seed, n, r)):
+            for name, estimate in _estimates(
+                model, world, max_len, objective, n, taus, (seed, n, r)
+            ):
                 estimates.setdefault(name, []).append(_flat(estimate))
-        found += [{"estimator": name, "n": n, **_errors(np.array(e), g, seed)} for name, e in estimates.items()]
+        found += [
+            {"estimator": name, "n": n, **_errors(np.array(e), g, seed)}
+            for name, e in estimates.items()
+        ]
     return found
 
 
 def format_study(rows):
     """What `study` found, as a table to print."""
-    lines = [f"{'estimator':<16}{'n':>5}" + "".join(f"{name:>20}" for name in ("mse", "variance", "bias²"))]
+    lines = [
+        f"{'estimator':<16}{'n':>5}"
+        + "".join(f"{name:>20}" for name in ("mse", "variance", "bias²"))
+    ]
     for row in rows:
-        cells = (f"{row[name]:.3g} ± {row[name + '_se']:.1g}" for name in ("mse", "variance", "bias2"))
-        lines.append(f"{row['estimator']:<16}{row['n']:>5}" + "".join(f"{cell:>20}" for cell in cells))
+        cells = (
+            f"{row[name]:.3g} ± {row[name + '_se']:.1g}" for name in ("mse", "variance", "bias2")
+        )
+        lines.append(
+            f"{row['estimator']:<16}{row['n']:>5}" + "".join(f"{cell:>20}" for cell in cells)
+        )
     return "\n".join(lines)
 
 
@@ -282,7 +350,9 @@ def _estimates(model, world, max_len, objective, n, taus, seed):
 
 
 def _errors(estimates, g, seed):
-    """estimates (R,D), g (D,) -> bias, variance and mean squared error over ‖g‖², with standard errors."""
+    """estimates (R,D), g (D,) -> bias, variance and mean squared error over ‖g‖², with standard
+    errors.
+    """
     R, scale = len(estimates), (g * g).sum()
     mean = estimates.mean(axis=0)
     centred, bias = estimates - mean, mean - g
@@ -309,4 +379,6 @@ def _errors(estimates, g, seed):
 
 
 def _flat(grads):
-    return np.concatenate([backend.to_numpy(g).astype("float64").reshape(-1) for g in grads.values()])
+    return np.concatenate(
+        [backend.to_numpy(g).astype("float64").reshape(-1) for g in grads.values()]
+    )

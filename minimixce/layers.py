@@ -1,18 +1,20 @@
 """The layers of a transformer as pairs of plain functions.
 
-`y, cache = *_forward(inputs)` computes the layer and keeps what its derivative will need; `*_backward(dy, cache)` takes
-dL/dy and returns dL/d(input) for each input. A name that starts with d is always the derivative of the loss L with
-respect to the rest of the name, and has that array's shape. Read each pair side by side: the backward undoes the forward's
-lines in reverse order.
+`y, cache = *_forward(inputs)` computes the layer and keeps what its derivative will need;
+`*_backward(dy, cache)` takes dL/dy and returns dL/d(input) for each input. A name that starts with
+d is always the derivative of the loss L with respect to the rest of the name, and has that array's
+shape. Read each pair side by side: the backward undoes the forward's lines in reverse order.
 
-Shapes: B batch, T time, C channels, H heads, D = C/H channels of one head, V vocabulary, I and O any input and output width.
-Every function follows its arrays (NumPy or CuPy) and computes in their dtype.
+Shapes: B batch, T time, C channels, H heads, D = C/H channels of one head, V vocabulary, I and O
+any input and output width. Every function follows its arrays (NumPy or CuPy) and computes in their
+dtype.
 """
 
 import math
 from typing import Any, NamedTuple
 
 from .backend import add_rows, array_module
+from .kv import KV
 
 
 def _rows(x):
@@ -20,7 +22,7 @@ def _rows(x):
     return x.reshape(-1, x.shape[-1])
 
 
-# ---- linear -----------------------------------------------------------------------------------------------------------
+# ---- linear --------------------------------------------------------------------------------------
 
 
 class LinearCache(NamedTuple):
@@ -38,8 +40,9 @@ def linear_forward(x, weight, bias):
 def linear_backward(dy, cache):
     """dy (…,O) -> dx (…,I), dweight (I,O), dbias (O,).
 
-    One output is y_no = Σ_i x_ni W_io + b_o. Each x_ni feeds every y_no with slope W_io, so dx_ni = Σ_o dy_no W_io, that is
-    dy Wᵀ. Each W_io feeds y_no in every row n with slope x_ni, so dW = xᵀ dy. b_o feeds every row with slope 1.
+    One output is y_no = Σ_i x_ni W_io + b_o. Each x_ni feeds every y_no with slope W_io, so dx_ni =
+    Σ_o dy_no W_io, that is dy Wᵀ. Each W_io feeds y_no in every row n with slope x_ni, so dW = xᵀ
+    dy. b_o feeds every row with slope 1.
     """
     x, weight = cache
     dbias = _rows(dy).sum(axis=0)
@@ -48,7 +51,7 @@ def linear_backward(dy, cache):
     return dx.reshape(x.shape), dweight, dbias
 
 
-# ---- embeddings -------------------------------------------------------------------------------------------------------
+# ---- embeddings ----------------------------------------------------------------------------------
 
 
 class EmbeddingCache(NamedTuple):
@@ -65,8 +68,9 @@ def embedding_forward(x, weight):
 def embedding_backward(dy, cache):
     """dy (B,T,C) -> dx (None for ids, which have no derivative; else (B,T,V)), dweight (V,C).
 
-    Looking up row x is the product onehot(x) W, so this is linear_backward without a bias; for ids the product
-    onehot(x)ᵀ dy just adds each dy to the row that was looked up, and a token that occurs twice adds twice.
+    Looking up row x is the product onehot(x) W, so this is linear_backward without a bias; for ids
+    the product onehot(x)ᵀ dy just adds each dy to the row that was looked up, and a token that
+    occurs twice adds twice.
     """
     x, weight = cache
     xp = array_module(dy)
@@ -83,7 +87,9 @@ class PositionCache(NamedTuple):
 
 
 def position_forward(x, weight, start=0):
-    """Add the embedding of each position. x (B,T,C) at positions start … start+T−1, weight (block_size,C) -> y (B,T,C)."""
+    """Add the embedding of each position. x (B,T,C) at positions start … start+T−1, weight
+    (block_size,C) -> y (B,T,C).
+    """
     y = x + weight[start : start + x.shape[1]]
     return y, PositionCache(weight, start)
 
@@ -91,7 +97,8 @@ def position_forward(x, weight, start=0):
 def position_backward(dy, cache):
     """dy (B,T,C) -> dx (B,T,C), dweight (block_size,C).
 
-    y = x + w, so both slopes are 1; row t of w was added to every sequence of the batch, so its derivative is a sum over B.
+    y = x + w, so both slopes are 1; row t of w was added to every sequence of the batch, so its
+    derivative is a sum over B.
     """
     weight, start = cache
     dweight = array_module(dy).zeros_like(weight)
@@ -105,7 +112,9 @@ class UnembeddingCache(NamedTuple):
 
 
 def unembedding_forward(x, weight):
-    """The output projection tied to the token embedding: logits = x Wᵀ. x (B,T,C), weight (V,C) -> logits (B,T,V)."""
+    """The output projection tied to the token embedding: logits = x Wᵀ. x (B,T,C), weight (V,C) ->
+    logits (B,T,V).
+    """
     logits = _rows(x) @ weight.T
     return logits.reshape(*x.shape[:-1], -1), UnembeddingCache(x, weight)
 
@@ -113,7 +122,8 @@ def unembedding_forward(x, weight):
 def unembedding_backward(dlogits, cache):
     """dlogits (B,T,V) -> dx (B,T,C), dweight (V,C): linear_backward with Wᵀ in the place of W.
 
-    The same W was used as the token embedding, so the model adds this dweight to that of embedding_backward.
+    The same W was used as the token embedding, so the model adds this dweight to that of
+    embedding_backward.
     """
     x, weight = cache
     dweight = _rows(dlogits).T @ _rows(x)
@@ -121,11 +131,13 @@ def unembedding_backward(dlogits, cache):
     return dx.reshape(x.shape), dweight
 
 
-# ---- layer norm -------------------------------------------------------------------------------------------------------
+# ---- layer norm ----------------------------------------------------------------------------------
 
 
 def _mean(x):
-    """(…,C) -> (…,1). As a product with a vector of 1/C, which BLAS sums faster than a reduction over a short axis does."""
+    """(…,C) -> (…,1). As a product with a vector of 1/C, which BLAS sums faster than a reduction
+    over a short axis does.
+    """
     weights = array_module(x).full((x.shape[-1], 1), 1 / x.shape[-1], x.dtype)
     return (_rows(x) @ weights).reshape(*x.shape[:-1], 1)
 
@@ -137,7 +149,9 @@ class LayerNormCache(NamedTuple):
 
 
 def layer_norm_forward(x, weight, bias, epsilon=1e-5):
-    """Every row of x to mean 0 and variance 1, then scaled and shifted. x (…,C), weight (C,), bias (C,) -> y (…,C)."""
+    """Every row of x to mean 0 and variance 1, then scaled and shifted. x (…,C), weight (C,), bias
+    (C,) -> y (…,C).
+    """
     xp = array_module(x)
     normed = x - _mean(x)
     variance = _mean(xp.square(normed))
@@ -151,11 +165,14 @@ def layer_norm_forward(x, weight, bias, epsilon=1e-5):
 def layer_norm_backward(dy, cache):
     """dy (…,C) -> dx (…,C), dweight (C,), dbias (C,).
 
-    Write n = (x − μ) r with r = 1/σ, and dn = dy · weight. x_j reaches n_i in three ways: directly (slope r), through μ
-    (slope −r/C), and through r. For the last, r = (v + ε)^(−½) and ∂v/∂x_j = 2 (x_j − μ)/C give ∂r/∂x_j = −r² n_j / C,
+    Write n = (x − μ) r with r = 1/σ, and dn = dy · weight. x_j reaches n_i in three ways: directly
+    (slope r), through μ
+    (slope −r/C), and through r. For the last, r = (v + ε)^(−½) and ∂v/∂x_j = 2 (x_j − μ)/C give
+    ∂r/∂x_j = −r² n_j / C,
     so the slope is (x_i − μ) · (−r² n_j / C) = −r n_i n_j / C. Summing the three over i:
         dx_j = r (dn_j − mean_i(dn_i) − n_j mean_i(dn_i n_i)),
-    that is: what remains of dn once its mean and its component along n, which the layer cannot pass on, are taken away.
+    that is: what remains of dn once its mean and its component along n, which the layer cannot pass
+    on, are taken away.
     """
     normed, rstd, weight = cache
     dbias = _rows(dy).sum(axis=0)
@@ -168,9 +185,12 @@ def layer_norm_backward(dy, cache):
     return dx, dweight, dbias
 
 
-# ---- GELU -------------------------------------------------------------------------------------------------------------
+# ---- GELU ----------------------------------------------------------------------------------------
+
 
 _GELU_SCALE = math.sqrt(2 / math.pi)
+
+
 _GELU_CUBIC = 0.044715
 
 
@@ -180,7 +200,9 @@ class GeluCache(NamedTuple):
 
 
 def gelu_forward(x):
-    """GELU in GPT-2's tanh form: y = x g, g = ½ (1 + tanh u), u = s (x + k x³), s = √(2/π), k = 0.044715. Any shape."""
+    """GELU in GPT-2's tanh form: y = x g, g = ½ (1 + tanh u), u = s (x + k x³), s = √(2/π), k =
+    0.044715. Any shape.
+    """
     xp = array_module(x)
     gate = x * x
     gate *= _GELU_CUBIC * _GELU_SCALE
@@ -196,7 +218,8 @@ def gelu_forward(x):
 def gelu_backward(dy, cache):
     """dy -> dx, same shape.
 
-    tanh′ = 1 − tanh² gives g′(u) = 2 g (1 − g), and u′ = s (1 + 3k x²). Product rule: dy/dx = g + x · 2 g (1 − g) u′.
+    tanh′ = 1 − tanh² gives g′(u) = 2 g (1 − g), and u′ = s (1 + 3k x²). Product rule: dy/dx = g + x
+    · 2 g (1 − g) u′.
     """
     x, gate = cache
     dx = x * x
@@ -210,7 +233,7 @@ def gelu_backward(dy, cache):
     return dx
 
 
-# ---- ReLU -------------------------------------------------------------------------------------------------------------
+# ---- ReLU ----------------------------------------------------------------------------------------
 
 
 class ReluCache(NamedTuple):
@@ -224,11 +247,13 @@ def relu_forward(x):
 
 
 def relu_backward(dy, cache):
-    """dy -> dx, same shape: the slope is 1 where x > 0, which is where y > 0, and 0 elsewhere (at 0 too, by convention)."""
+    """dy -> dx, same shape: the slope is 1 where x > 0, which is where y > 0, and 0 elsewhere (at 0
+    too, by convention).
+    """
     return dy * (cache.y > 0)
 
 
-# ---- softmax ----------------------------------------------------------------------------------------------------------
+# ---- softmax -------------------------------------------------------------------------------------
 
 
 class SoftmaxCache(NamedTuple):
@@ -237,7 +262,9 @@ class SoftmaxCache(NamedTuple):
 
 
 def softmax_forward(x, axis=-1):
-    """probs = exp(x) / Σ exp(x) along `axis`; the maximum is subtracted first, which changes nothing but the range."""
+    """probs = exp(x) / Σ exp(x) along `axis`; the maximum is subtracted first, which changes
+    nothing but the range.
+    """
     xp = array_module(x)
     probs = x - x.max(axis=axis, keepdims=True)
     xp.exp(probs, out=probs)
@@ -248,7 +275,8 @@ def softmax_forward(x, axis=-1):
 def softmax_backward(dprobs, cache):
     """dprobs -> dx, same shape.
 
-    ∂p_i/∂x_j = p_i (1[i=j] − p_j), hence dx_j = Σ_i dp_i p_i (1[i=j] − p_j) = p_j (dp_j − Σ_i p_i dp_i).
+    ∂p_i/∂x_j = p_i (1[i=j] − p_j), hence dx_j = Σ_i dp_i p_i (1[i=j] − p_j) = p_j (dp_j − Σ_i p_i
+    dp_i).
     """
     probs, axis = cache
     dx = dprobs - (probs * dprobs).sum(axis=axis, keepdims=True)
@@ -256,7 +284,7 @@ def softmax_backward(dprobs, cache):
     return dx
 
 
-# ---- dropout ----------------------------------------------------------------------------------------------------------
+# ---- dropout -------------------------------------------------------------------------------------
 
 
 class DropoutCache(NamedTuple):
@@ -264,14 +292,17 @@ class DropoutCache(NamedTuple):
 
 
 def dropout_forward(x, rate=0.0, rng=None):
-    """Set each element to zero with probability `rate`, the others times 1/(1−rate), so that the mean stays. Any shape.
+    """Set each element to zero with probability `rate`, the others times 1/(1−rate), so that the
+    mean stays. Any shape.
 
     rate 0 (the default) passes x through; otherwise `rng` (backend.rng) draws the mask.
     """
     if rate == 0:
         return x, DropoutCache(None)
     if rng is None:
-        raise ValueError(f"dropout with rate {rate} needs a random generator: pass rng=backend.rng(seed, xp)")
+        raise ValueError(
+            f"dropout with rate {rate} needs a random generator: pass rng=backend.rng(seed, xp)"
+        )
     scale = (rng.random(x.shape, dtype=x.dtype) >= rate).astype(x.dtype)  # 0 or 1
     scale /= 1 - rate
     return x * scale, DropoutCache(scale)
@@ -280,48 +311,6 @@ def dropout_forward(x, rate=0.0, rng=None):
 def dropout_backward(dy, cache):
     """dy -> dx: y = x · scale with the mask held fixed, so dx = dy · scale."""
     return dy if cache.scale is None else dy * cache.scale
-
-
-# ---- attention --------------------------------------------------------------------------------------------------------
-
-
-class KV(NamedTuple):
-    """Keys and values of some positions: each (B,H,T,D)."""
-
-    k: Any
-    v: Any
-
-
-class GrowingKV(KV):
-    """A KV that is the beginning of longer arrays, its `room`, so that a next token need not copy all those before it."""
-
-    room = None
-
-
-class Room:
-    """Keys and values with space behind the first `used` positions. Only the KV that ends there grows in place; whoever else
-    extends the same past gets a copy, so a past can be extended twice."""
-
-    def __init__(self, past, batch, capacity):
-        xp, (rows, H, P, D) = array_module(past.k), past.k.shape
-        self.k, self.v = (xp.empty((batch, H, capacity, D), past.k.dtype) for _ in range(2))
-        self.k[:, :, :P], self.v[:, :, :P] = (xp.repeat(x, batch // rows, axis=0) for x in past)
-        self.used = P
-
-
-def extend_kv(past, k, v):
-    """past (KV of rows or None) followed by k, v (B,H,T,D) -> KV (B,H,P+T,D); each past row stands before B/rows of k."""
-    if past is None:
-        return KV(k, v)
-    (rows, _, P, _), (B, _, T, _) = past.k.shape, k.shape
-    room = getattr(past, "room", None)
-    if room is None or rows != B or room.used != P or P + T > room.k.shape[2]:
-        room = Room(past, B, P + T if rows != B else 2 * (P + T))
-    room.k[:, :, P : P + T], room.v[:, :, P : P + T] = k, v
-    room.used = P + T
-    present = GrowingKV(room.k[:, :, : P + T], room.v[:, :, : P + T])
-    present.room = room
-    return present
 
 
 class AttentionCache(NamedTuple):
@@ -354,7 +343,9 @@ def _transpose(x):
 
 
 def _fold(x, rows):
-    """(rows·G,H,T,X) -> (rows,H,G·T,X): the G consecutive rows that share one past stand side by side as queries."""
+    """(rows·G,H,T,X) -> (rows,H,G·T,X): the G consecutive rows that share one past stand side by
+    side as queries.
+    """
     B, H, T, X = x.shape
     return x.reshape(rows, B // rows, H, T, X).swapaxes(1, 2).reshape(rows, H, -1, X)
 
@@ -368,17 +359,19 @@ def _unfold(x, batch):
 def attention_forward(qkv, n_head, past=None, dropout=0.0, rng=None):
     """Causal multi-head attention. qkv (B,T,3C): queries, keys, values side by side -> y (B,T,C).
 
-    y_i = Σ_j p_ij v_j with p_i = softmax_j(q_i·k_j / √D) over the positions j ≤ i. With `past` (a KV of P positions) the T
-    positions continue it and see all of it; past may have B/G rows, each then serves G consecutive rows of qkv.
-    This call's own keys and values are in the cache. Scores are kept keys first, (…,keys,queries): sums over the second
-    last axis vectorise where sums over a short last axis do not.
+    y_i = Σ_j p_ij v_j with p_i = softmax_j(q_i·k_j / √D) over the positions j ≤ i. With `past` (a
+    KV of P positions) the T positions continue it and see all of it; past may have B/G rows, each
+    then serves G consecutive rows of qkv. This call's own keys and values are in the cache. Scores
+    are kept keys first, (…,keys,queries): sums over the second last axis vectorise where sums over
+    a short last axis do not.
     """
     xp = array_module(qkv)
     B, T, _ = qkv.shape
     q, k, v = _split_heads(qkv, n_head, 3)
     scaled_q = q / math.sqrt(q.shape[-1])
     scores = k @ _transpose(scaled_q)  # (B,H,T,T)
-    scores += xp.where(xp.tri(T, dtype=bool).T, 0, -math.inf).astype(scores.dtype)  # key j > query i: never seen
+    # key j > query i: never seen
+    scores += xp.where(xp.tri(T, dtype=bool).T, 0, -math.inf).astype(scores.dtype)
     if past is not None:
         rows = past.k.shape[0]
         past_scores = _unfold(_fold(scaled_q, rows) @ _transpose(past.k), B)  # (B,H,T,P)
@@ -394,10 +387,11 @@ def attention_forward(qkv, n_head, past=None, dropout=0.0, rng=None):
 def attention_backward(dy, cache, dkv=None):
     """dy (B,T,C) -> dqkv (B,T,3C), dpast (KV like past, or None).
 
-    Four products, each with the two derivatives of a product: y = pᵀ v gives dv = p dy and dp = v dyᵀ; scores = k qᵀ / √D
-    give dk = dscores q / √D and dq = dscoresᵀ k / √D. Masked scores need no care: p is 0 there, so dscores is too.
-    A past row that served G rows gathers the sum of their derivatives: the folded products do that sum.
-    `dkv` (KV (B,H,T,D)) is added: what later positions ask of this call's own keys and values.
+    Four products, each with the two derivatives of a product: y = pᵀ v gives dv = p dy and dp = v
+    dyᵀ; scores = k qᵀ / √D give dk = dscores q / √D and dq = dscoresᵀ k / √D. Masked scores need no
+    care: p is 0 there, so dscores is too. A past row that served G rows gathers the sum of their
+    derivatives: the folded products do that sum. `dkv` (KV (B,H,T,D)) is added: what later
+    positions ask of this call's own keys and values.
     """
     q, k, v, past, softmax, dropped, probs = cache
     xp = array_module(dy)

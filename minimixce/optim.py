@@ -6,16 +6,19 @@ from .backend import array_module, blocks
 
 
 class AdamW:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019). Updates the arrays of `params` in place.
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019). Updates the arrays of `params`
+    in place.
 
-    Weight decay acts on matrices only (two or more axes), not on biases and layer norms. The running means of the gradient
-    and of its square, `.mean` and `.square` by name, are views of one long vector each: a few long operations take the place
-    of many short ones.
+    Weight decay acts on matrices only (two or more axes), not on biases and layer norms. The
+    running means of the gradient and of its square, `.mean` and `.square` by name, are views of one
+    long vector each: a few long operations take the place of many short ones.
     """
 
     def __init__(self, params, lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
         if not isinstance(params, dict) or not params:
-            raise TypeError(f"params must be a dict of arrays, as model.params, got {type(params).__name__}")
+            raise TypeError(
+                f"params must be a dict of arrays, as model.params, got {type(params).__name__}"
+            )
         if not 0 < lr < math.inf:
             raise ValueError(f"lr must be a positive number, got {lr}")
         if not (0 <= betas[0] < 1 and 0 <= betas[1] < 1):
@@ -24,24 +27,39 @@ class AdamW:
             raise ValueError(f"eps must be a positive number, got {eps}")
         if not 0 <= weight_decay < math.inf:
             raise ValueError(f"weight_decay must be a number, at least 0, got {weight_decay}")
-        self.params, self.lr, self.betas, self.eps, self.weight_decay = params, lr, betas, eps, weight_decay
+        self.params, self.lr, self.betas, self.eps, self.weight_decay = (
+            params,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+        )
         self.steps = 0
-        self._mean, self._square = (_flat([array_module(p).zeros_like(p) for p in params.values()]) for _ in range(2))
+        self._mean, self._square = (
+            _flat([array_module(p).zeros_like(p) for p in params.values()]) for _ in range(2)
+        )
         self.mean, self.square = self._by_name(self._mean), self._by_name(self._square)
 
     def step(self, grads, lr=None):
         """One update from grads {name: array}, with learning rate `lr` or the constructor's."""
         if not isinstance(grads, dict):
-            raise TypeError(f"grads must be a dict of arrays, as a backward returns, got {type(grads).__name__}")
+            raise TypeError(
+                f"grads must be a dict of arrays, as a backward returns, got {type(grads).__name__}"
+            )
         if grads.keys() != self.params.keys():
-            raise ValueError(f"grads and params differ in {sorted(grads.keys() ^ self.params.keys())}")
+            raise ValueError(
+                f"grads and params differ in {sorted(grads.keys() ^ self.params.keys())}"
+            )
         for name, p in self.params.items():
             if grads[name].shape != p.shape:
-                raise ValueError(f"the gradient of {name} must have its shape {p.shape}, got {grads[name].shape}")
+                raise ValueError(
+                    f"the gradient of {name} must have its shape {p.shape}, got {grads[name].shape}"
+                )
         lr = self.lr if lr is None else lr
         beta1, beta2 = self.betas
         self.steps += 1
-        # m/(1−β1ᵗ) and v/(1−β2ᵗ) undo the start at zero; as scalars they fold into the step size and the root.
+        # m/(1−β1ᵗ) and v/(1−β2ᵗ) undo the start at zero; as scalars they fold into the step size
+        # and the root.
         step_size = lr / (1 - beta1**self.steps)
         root_scale = 1 / math.sqrt(1 - beta2**self.steps)
         update = _flat([grads[name] for name in self.params])
@@ -69,8 +87,10 @@ class AdamW:
 
 
 class Adam(AdamW):
-    """Adam (Kingma & Ba 2015) with L2: the decay is part of the gradient, l2 · p for every parameter, and so goes through the
-    running means, as PyTorch's `Adam(weight_decay=l2)` has it and the MixCE paper's synthetic experiments use."""
+    """Adam (Kingma & Ba 2015) with L2: the decay is part of the gradient, l2 · p for every
+    parameter, and so goes through the running means, as PyTorch's `Adam(weight_decay=l2)` has it
+    and the MixCE paper's synthetic experiments use.
+    """
 
     def __init__(self, params, lr, betas=(0.9, 0.999), eps=1e-8, l2=0.0):
         super().__init__(params, lr, betas, eps, weight_decay=0.0)
@@ -79,9 +99,14 @@ class Adam(AdamW):
         self.l2 = l2
 
     def step(self, grads, lr=None):
-        """One update from grads {name: array}, to which the decay is added here; `lr` as in AdamW.step."""
+        """One update from grads {name: array}, to which the decay is added here; `lr` as in
+        AdamW.step.
+        """
         if self.l2 and isinstance(grads, dict):
-            grads = {name: g + self.l2 * self.params[name] if name in self.params else g for name, g in grads.items()}
+            grads = {
+                name: g + self.l2 * self.params[name] if name in self.params else g
+                for name, g in grads.items()
+            }
         super().step(grads, lr)
 
 
@@ -90,7 +115,9 @@ def _flat(arrays):
 
 
 def clip_grads(grads, max_norm):
-    """Scale grads in place so that their joint Euclidean norm is at most max_norm; returns the norm before, 0-d on device."""
+    """Scale grads in place so that their joint Euclidean norm is at most max_norm; returns the norm
+    before, 0-d on device.
+    """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be a positive number, got {max_norm}")
     xp = array_module(next(iter(grads.values())))
@@ -104,7 +131,9 @@ def clip_grads(grads, max_norm):
 
 
 def warmup_cosine(step, lr, warmup, total, final=0.1):
-    """Learning rate of step 0, 1, …: a linear rise over `warmup` steps to lr, then half a cosine down to final·lr."""
+    """Learning rate of step 0, 1, …: a linear rise over `warmup` steps to lr, then half a cosine
+    down to final·lr.
+    """
     if step < warmup:
         return lr * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, total - warmup))

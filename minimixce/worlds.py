@@ -1,304 +1,61 @@
-"""Data distributions P that are known exactly: probabilistic automata that sample, score and add up.
+"""Data distributions P that are known exactly: probabilistic automata that sample, score and add
+up.
 
-A world has S states and V tokens. It starts in state 0; in state s it draws token v with probability probs[s, v] and goes
-to next_state[s, v]; token 0, the boundary, ends the sequence. So P(x) is a product along one walk, and sums over all
-sequences (entropy, expected length) are sums over states. A Markov chain is the case where the state is the last token.
+A world has S states and V tokens. It starts in state 0; in state s it draws token v with
+probability probs[s, v] and goes to next_state[s, v]; token 0, the boundary, ends the sequence. So
+P(x) is a product along one walk, and sums over all sequences (entropy, expected length) are sums
+over states. A Markov chain is the case where the state is the last token.
 
-Rows, here and wherever sequences of a world go: (n, max_len+1) integers, each row the boundary, the tokens, the boundary,
-then −1. The horizon `max_len` forces the boundary in the last column: it is drawn from nothing and adds nothing to log P.
-Everything is kept on the host in float64; only the methods that take rows follow these to a GPU. Logs are natural (nats).
+Rows, here and wherever sequences of a world go: (n, max_len+1) integers, each row the boundary, the
+tokens, the boundary, then −1. The horizon `max_len` forces the boundary in the last column: it is
+drawn from nothing and adds nothing to log P. Everything is kept on the host in float64; only the
+methods that take rows follow these to a GPU. Logs are natural (nats).
 """
 
-import contextlib
 import itertools
-import json
-import math
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import backend, checkpoint
+from .automaton import LOG_P_FLOOR, World, batch, check_probs, reach, to_array
+from .storage import files
+from .storage.validate import check_count, check_number
 
-LOG_P_FLOOR = math.log(1e-30)  # the reference's: what an impossible token costs inside a reverse cross-entropy, −69.08 nats
-_TOLERANCE = 1e-9  # by how much a row of probabilities may miss a sum of one
-_DENSE_STATES = 4096  # the largest linear system that is solved
-
-
-class Tables(NamedTuple):
-    """What walks through a world look up, (S,V) each, on some device; see World.tables."""
-
-    log_p: Any  # −inf where impossible
-    log_p_floored: Any
-    impossible: Any  # 1.0 or 0.0
-    next_state: Any
-
-
-class World:
-    """A probabilistic automaton: probs (S,V), rows summing to one; next_state (S,V) integers; start state 0, boundary 0.
-
-    next_state must be valid everywhere: a model can take an impossible token, and a floored score then walks on. words: V
-    names to print, words[0] the boundary's. log_p_floor replaces log P of impossible tokens where asked for (with_floor gives
-    the same world another). Arrays are copied and read-only. Raises TypeError or ValueError, also where some sequence could
-    never end.
-
-    Further attributes: num_states S, vocab_size V, is_markov (whether the state is the last token, as closed forms for Markov
-    worlds need), reachable (S,) bool (states that sequences of P meet).
-    """
-
-    def __init__(self, probs, next_state, words=None, name="world", log_p_floor=LOG_P_FLOOR):
-        probs = _check_probs("probs", probs)
-        next_state = _to_array("next_state", next_state, "iu", "integers").astype(np.int64)
-        if next_state.shape != probs.shape:
-            raise ValueError(f"next_state must have the shape of probs, {probs.shape}, got {next_state.shape}")
-        self.num_states, self.vocab_size = num_states, vocab_size = probs.shape
-        if next_state.min() < 0 or next_state.max() >= num_states:
-            raise ValueError(f"next_state must be in 0 … {num_states - 1}, got {next_state.min()} … {next_state.max()}")
-        words = ["", *map(str, range(1, vocab_size))] if words is None else words
-        if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
-            raise TypeError(f"words must be a list of strings, got {words!r:.80}")
-        if len(words) != vocab_size:
-            raise ValueError(f"words must have {vocab_size} entries, one for every token, got {len(words)}")
-        if not isinstance(name, str):
-            raise TypeError(f"name must be a string, got {name!r:.80}")
-        _check_number("log_p_floor", log_p_floor)
-        if not -math.inf < log_p_floor < 0:
-            raise ValueError(f"log_p_floor must be negative and finite, got {log_p_floor}")
-        for array in (probs, next_state):
-            array.setflags(write=False)
-        self.probs, self.next_state = probs, next_state
-        self.words, self.name, self._log_p_floor = list(words), name, float(log_p_floor)
-        self._tables, self._entropies = {}, {}  # by device; by horizon
-        last_token = np.arange(vocab_size)
-        self.is_markov = num_states == vocab_size and bool((next_state == last_token)[:, 1:].all())
-
-        # The moves that can happen, in order of state and token: everything below is a sum or a search over these.
-        self._from, self._token = np.nonzero(probs)
-        self._to, self._prob = next_state[self._from, self._token], probs[self._from, self._token]
-        goes_on = self._token > 0
-        source, target = self._from[goes_on], self._to[goes_on]
-        self.reachable = _reach(np.arange(num_states) == 0, source, target)
-        endless = self.reachable & ~_reach(probs[:, 0] > 0, target, source)
-        if endless.any():
-            state = int(np.argmax(endless))
-            raise ValueError(f"probs must let every sequence end, but from state {state} the boundary is out of reach")
-        self.reachable.setflags(write=False)
-
-    def __repr__(self):
-        return f"World({self.name!r}, {self.num_states} states, {self.vocab_size} tokens)"
-
-    @property
-    def log_p_floor(self):
-        """The least log P of a token, in nats, inside reverse cross-entropy and reverse KL."""
-        return self._log_p_floor
-
-    def with_floor(self, log_p_floor):
-        """The same world with another log_p_floor."""
-        return World(self.probs, self.next_state, self.words, self.name, log_p_floor)
-
-    def tables(self, xp):
-        """Tables on xp's current device, float64; they are made once."""
-        key = backend.current_device(xp)
-        if key not in self._tables:
-            with np.errstate(divide="ignore"):
-                log_p = np.log(self.probs)
-            host = (log_p, np.maximum(log_p, self.log_p_floor), (self.probs == 0) * 1.0, self.next_state)
-            self._tables[key] = Tables(*(xp.asarray(table) for table in host))
-        return self._tables[key]
-
-    # ---- samples and their probabilities ------------------------------------------------------------------------------
-
-    def sample(self, n, max_len, seed=0):
-        """Draw n sequences of at most max_len tokens, the final boundary included -> rows (n, max_len+1) int64.
-
-        seed: an integer, or a NumPy generator, from which one uniform number is drawn per token.
-        """
-        n, max_len = _check_count("n", n), _check_count("max_len", max_len)
-        rng = backend.rng(seed, np)
-        # State s owns the interval from s to s+1, cut up among its live tokens: one sorted list for all states.
-        cut = self._from + np.minimum(np.cumsum(self.probs, axis=1)[self._from, self._token], 1)
-        last = np.searchsorted(self._from, np.arange(self.num_states), side="right") - 1
-        rows = np.full((n, max_len + 1), -1, np.int64)
-        rows[:, 0] = 0
-        alive, state = np.arange(n), np.zeros(n, np.int64)
-        for t in range(1, max_len):
-            move = np.searchsorted(cut, state + rng.random(len(alive)), side="right")
-            move = np.minimum(move, last[state])  # rounding may reach the end of the interval
-            token = self._token[move]
-            rows[alive, t] = token
-            goes_on = token > 0
-            alive, state = alive[goes_on], self._to[move[goes_on]]
-            if not len(alive):
-                break
-        rows[alive, max_len] = 0
-        return rows
-
-    def batch(self, rows):
-        """rows (n, max_len+1) -> inputs, targets, both (n, max_len−1): what a model reads and what it is to predict.
-
-        Inputs are 0 after the end, targets −1; the forced column is neither. Raises TypeError for rows that are no integer
-        array, ValueError for a wrong layout; what rows hold is checked on the CPU only, since a GPU would have to wait.
-        """
-        return batch(rows, self.vocab_size)
-
-    def states(self, rows):
-        """rows (n, max_len+1) -> (n, max_len−1) the state each target is drawn from; some valid state after the end."""
-        return self._walk(self.batch(rows)[0])
-
-    def _walk(self, inputs):
-        if self.is_markov:
-            return inputs
-        xp = backend.array_module(inputs)
-        next_state, columns = self.tables(xp).next_state, xp.ascontiguousarray(inputs.T)
-        states = xp.zeros(columns.shape, dtype="int64")
-        for t in range(1, len(columns)):
-            states[t] = next_state[states[t - 1], columns[t]]
-        return states.T
-
-    def token_log_probs(self, rows, floored=False):
-        """rows (n, max_len+1) -> log P(x_t | x_<t) of every target, (n, max_len−1) float64 on rows' device; 0 after the end.
-
-        An impossible token has −inf; with floored=True no token has less than log_p_floor. Raises what batch() raises.
-        """
-        used = self._used_log_probs(rows, floored)
-        log_probs = backend.array_module(rows).zeros((rows.shape[0], rows.shape[1] - 2), dtype="float64")
-        log_probs[:, : used.shape[1]] = used
-        return log_probs
-
-    def log_prob(self, rows, floored=False):
-        """rows (n, max_len+1) -> log P(x), nats per sequence (n,) float64; −inf where impossible. See token_log_probs."""
-        return self._used_log_probs(rows, floored).sum(axis=1)
-
-    def _used_log_probs(self, rows, floored):
-        """token_log_probs, on the CPU without the last columns, where every sequence has ended: often most of them."""
-        xp = _check_rows(rows, self.vocab_size)
-        if xp is np and rows.size:
-            rows = rows[:, : np.flatnonzero((rows >= 0).any(axis=0))[-1] + 2]
-        inputs, targets = _split(rows)
-        table = self.tables(xp).log_p_floored if floored else self.tables(xp).log_p
-        is_target = targets >= 0
-        return xp.where(is_target, table[self._walk(inputs), xp.where(is_target, targets, 0)], 0.0)
-
-    def validity(self, rows):
-        """Fraction of rows (n, max_len+1) that P can produce, a float."""
-        if len(rows) == 0:
-            raise ValueError("rows must hold at least one sequence, got none")
-        return float((self.log_prob(rows) > -math.inf).mean())
-
-    # ---- exact sums ---------------------------------------------------------------------------------------------------
-
-    def visits(self, max_len=None):
-        """Expected number of tokens drawn from each state in a sequence, (S,); the forced boundary is not drawn.
-
-        max_len=None means no horizon and solves a linear system over the states. Raises ValueError where that cannot be done.
-        """
-        goes_on = self._token > 0
-        source, target, prob = self._from[goes_on], self._to[goes_on], self._prob[goes_on]
-        total, now = np.zeros(self.num_states), np.eye(1, self.num_states)[0]
-        if max_len is not None:
-            for _ in range(_check_count("max_len", max_len) - 1):
-                if now.sum() <= 1e-20 * total.sum():  # what comes later would be lost in rounding
-                    break
-                total += now
-                now = np.bincount(target, prob * now[source], self.num_states)
-            return total
-        # μ = e_0 (I − A)^−1 with A the moves that do not end, among the reachable states: elsewhere it may have no inverse.
-        states, inside = np.flatnonzero(self.reachable), self.reachable[source]
-        if len(states) > _DENSE_STATES:
-            raise ValueError(f"max_len=None takes at most {_DENSE_STATES} states, here {len(states)}; give a max_len")
-        number = np.cumsum(self.reachable) - 1
-        system = np.eye(len(states))
-        np.subtract.at(system, (number[target[inside]], number[source[inside]]), prob[inside])  # transposed
-        with contextlib.suppress(np.linalg.LinAlgError):
-            total[states] = np.linalg.solve(system, now[states])
-        if not (total[0] > 0.5 and total.min() > -1e-9 and np.isfinite(total).all()):
-            raise ValueError("max_len=None does not work here: sequences hardly ever end; give a max_len")
-        return np.maximum(total, 0)
-
-    def entropy(self, max_len=None):
-        """H(P) in nats per sequence, a float: expected visits of each state times the entropy of its next token."""
-        if max_len not in self._entropies:
-            of_states = np.bincount(self._from, -self._prob * np.log(self._prob), self.num_states)
-            self._entropies[max_len] = float(self.visits(max_len) @ of_states)
-        return self._entropies[max_len]
-
-    def expected_length(self, max_len=None):
-        """Expected |x|, tokens per sequence with the final boundary, drawn or forced."""
-        # One column more and the forced boundary would be drawn.
-        return float(self.visits(None if max_len is None else _check_count("max_len", max_len) + 1).sum())
-
-    # ---- to read, to keep ---------------------------------------------------------------------------------------------
-
-    def text(self, row):
-        """One row (max_len+1,), an array or a list, as words joined by spaces, without boundaries."""
-        row = _to_array("row", backend.to_numpy(row) if hasattr(row, "get") else row, "iu", "integers")
-        if row.ndim != 1 or row.max(initial=0) >= self.vocab_size:
-            raise ValueError(f"row must have one axis and tokens below {self.vocab_size}, got {row.ndim} and up to {row.max()}")
-        return " ".join(self.words[token] for token in row.tolist() if token > 0)
-
-    def rows(self, sentences, max_len):
-        """Sentences, strings of words between spaces, as rows (n, max_len+1): the reverse of text."""
-        ids = {word: token for token, word in enumerate(self.words) if token}
-        rows = np.full((len(sentences), max_len + 1), -1)
-        for row, sentence in zip(rows, sentences):
-            if unknown := [word for word in sentence.split() if word not in ids]:
-                raise ValueError(f"sentences must be made of the world's words, got {unknown[0]!r}")
-            tokens = [0, *(ids[word] for word in sentence.split()), 0]
-            if len(tokens) > max_len + 1:
-                raise ValueError(f"max_len must be at least {len(tokens) - 1} for {sentence!r}, got {max_len}")
-            row[: len(tokens)] = tokens
-        return rows
-
-    def describe(self):
-        """Several lines about the world, to print, with sentences drawn with seed 0 where its tokens have words."""
-        live = self.probs[self.reachable] > 0
-        horizon = 100_000  # as good as none for short sequences, and quick for any world
-        entropy, length = self.entropy(horizon), self.expected_length(horizon)
-        lines = [
-            f"{self.name}: {self.num_states} states ({live.shape[0]} reachable), {self.vocab_size} tokens",
-            f"impossible moves: {1 - live.mean():.1%}; states with 4 words or more: {(live[:, 1:].sum(axis=1) > 3).sum()}",
-            f"entropy: {entropy:.4g} nats per sequence, perplexity {math.exp(entropy / length):.4g} per token",
-            f"expected length: {length:.4g} tokens with the boundary",
-        ]
-        if self.words[1:] != list(map(str, range(1, self.vocab_size))):
-            lines += [f"  {self.text(row)}" for row in self.sample(5, 100)]
-        return "\n".join(lines)
-
-    def save(self, path, *, overwrite=False):
-        """Write the world as JSON, one state a line, from which load() makes the same arrays bit by bit.
-
-        Raises FileExistsError where something is, unless overwrite=True.
-        """
-        path = Path(path)
-        if path.exists() and not overwrite:
-            raise FileExistsError(f"{path} already exists; choose another name or allow overwriting")
-        states = []
-        for probs, targets in zip(self.probs, self.next_state):
-            usual = int(np.bincount(targets).argmax())  # most tokens lead to one state; only the others are listed
-            live, other = np.flatnonzero(probs).tolist(), np.flatnonzero(targets != usual).tolist()
-            state = {"probs": {v: float(probs[v]) for v in live}, "next": {v: int(targets[v]) for v in other}, "else": usual}
-            states.append(json.dumps(state, separators=(",", ":")))
-        head = json.dumps({"name": self.name, "log_p_floor": self.log_p_floor, "words": self.words}, ensure_ascii=False)
-        lines = [f'{head.removesuffix("}")}, "states": [', ",\n".join(states), "]}", ""]
-        checkpoint.write_atomically(path, "\n".join(lines).encode())
+__all__ = [
+    "LOG_P_FLOOR",
+    "World",
+    "agreement",
+    "batch",
+    "from_text",
+    "load",
+    "markov",
+    "ngram",
+    "random_markov",
+    "stories",
+]
 
 
 def load(path):
     """The world that World.save wrote. Raises FileNotFoundError, or ValueError for a damaged file."""
-    fields = checkpoint.read_json(path)
+    fields = files.read_json(path)
     if missing := [key for key in ("name", "log_p_floor", "words", "states") if key not in fields]:
         raise ValueError(f"{path} does not describe a world: it lacks {', '.join(missing)}")
     words, states = fields["words"], fields["states"]
     try:
         if not isinstance(words, list) or not isinstance(states, list):
             raise ValueError("words and states must be lists")
-        probs, next_state = np.zeros((len(states), len(words))), np.zeros((len(states), len(words)), np.int64)
+        probs, next_state = (
+            np.zeros((len(states), len(words))),
+            np.zeros((len(states), len(words)), np.int64),
+        )
         for s, state in enumerate(states):
             live, other = state["probs"], state["next"]
             integers = [state["else"], *other.values(), *map(int, live), *map(int, other)]
-            if not all(type(x) is int and x >= 0 for x in integers) or not all(type(p) in (int, float) for p in live.values()):
+            if not all(type(x) is int and x >= 0 for x in integers) or not all(
+                type(p) in (int, float) for p in live.values()
+            ):
                 raise ValueError(f"state {s} holds something else than numbers")
             next_state[s] = state["else"]
             probs[s, list(map(int, live))] = list(live.values())
@@ -309,15 +66,13 @@ def load(path):
         raise ValueError(f"{path} does not describe a world: {error}") from None
 
 
-# ---- worlds -----------------------------------------------------------------------------------------------------------
-
-
 def markov(transitions, words=None, **options):
-    """The Markov chain with the given matrix: transitions (V,V), rows summing to one, row 0 the start, column 0 the end.
+    """The Markov chain with the given matrix: transitions (V,V), rows summing to one, row 0 the
+    start, column 0 the end.
 
     options: name, log_p_floor, as for World.
     """
-    transitions = _check_probs("transitions", transitions)
+    transitions = check_probs("transitions", transitions)
     vocab_size = len(transitions)
     if transitions.shape != (vocab_size, vocab_size):
         raise ValueError(f"transitions must be square, (V,V), got {transitions.shape}")
@@ -325,33 +80,42 @@ def markov(transitions, words=None, **options):
 
 
 def random_markov(vocab_size, zero_fraction, seed):
-    """A random Markov chain, number for number the matrix that the MixCE authors' code draws for this seed.
+    """A random Markov chain, number for number the matrix that the MixCE authors' code draws for
+    this seed.
 
-    Rows are Dirichlet(½, …, ½); transitions between words are zero with probability zero_fraction (0 … 1), those to the
-    boundary never, so every sequence can end; the start row is uniform, the boundary (an empty sequence) included.
-    Source: the synthetic experiments of Zhang et al., ACL 2023.
+    Rows are Dirichlet(½, …, ½); transitions between words are zero with probability zero_fraction
+    (0 … 1), those to the boundary never, so every sequence can end; the start row is uniform, the
+    boundary (an empty sequence) included. Source: the synthetic experiments of Zhang et al., ACL
+    2023.
     """
-    vocab_size = _check_count("vocab_size", vocab_size, 2)
-    _check_number("zero_fraction", zero_fraction)
+    vocab_size = check_count("vocab_size", vocab_size, 2)
+    check_number("zero_fraction", zero_fraction)
     if not 0 <= zero_fraction <= 1:
         raise ValueError(f"zero_fraction must be between 0 and 1, got {zero_fraction}")
-    rng = np.random.RandomState(_check_count("seed", seed, 0))  # the legacy generator, which the authors' code uses
-    rows = rng.dirichlet(np.full(vocab_size, 0.5), vocab_size)  # in the authors' order: words, then the boundary
+    # the legacy generator, which the authors' code uses
+    rng = np.random.RandomState(check_count("seed", seed, 0))
+    # in the authors' order: words, then the boundary
+    rows = rng.dirichlet(np.full(vocab_size, 0.5), vocab_size)
     rows[:-1, :-1][rng.random_sample((vocab_size - 1, vocab_size - 1)) < zero_fraction] = 0
     rows /= rows.sum(axis=1, keepdims=True)
     rows[-1] = 1 / vocab_size
-    return markov(np.roll(rows, 1, axis=(0, 1)), name=f"random_markov({vocab_size}, {zero_fraction}, {seed})")
+    return markov(
+        np.roll(rows, 1, axis=(0, 1)), name=f"random_markov({vocab_size}, {zero_fraction}, {seed})"
+    )
 
 
 def ngram(tokens, n, vocab_size, words=None):
-    """The n-gram model (relative frequencies, zeros kept) of a corpus, as a world; n = 2 is a bigram model.
+    """The n-gram model (relative frequencies, zeros kept) of a corpus, as a world; n = 2 is a
+    bigram model.
 
-    tokens: a stream of ids (N,) with a boundary (0) after every sequence, or a list of sequences, or rows as sample() gives
-    them. A boundary before the first token of a stream or sequence is left out, one that is missing after the last is added.
-    States are the contexts that occur: the last n−1 tokens since the boundary, in order of length and then of ids. A context
-    that does not occur falls to its longest suffix that does, in the end to the start. Raises TypeError or ValueError.
+    tokens: a stream of ids (N,) with a boundary (0) after every sequence, or a list of sequences,
+    or rows as sample() gives them. A boundary before the first token of a stream or sequence is
+    left out, one that is missing after the last is added. States are the contexts that occur: the
+    last n−1 tokens since the boundary, in order of length and then of ids. A context that does not
+    occur falls to its longest suffix that does, in the end to the start. Raises TypeError or
+    ValueError.
     """
-    n, vocab_size = _check_count("n", n), _check_count("vocab_size", vocab_size, 2)
+    n, vocab_size = check_count("n", n), check_count("vocab_size", vocab_size, 2)
     counts, context = {}, ()
     for token in _stream(tokens, vocab_size).tolist():
         counts.setdefault(context, Counter())[token] += 1
@@ -366,7 +130,9 @@ def ngram(tokens, n, vocab_size, words=None):
     def targets_of(context):
         """(V,) for every next token the longest suffix of context · token that is a state."""
         if context not in targets:
-            targets[context] = targets_of(context[1:]).copy() if context else np.zeros(vocab_size, np.int64)
+            targets[context] = (
+                targets_of(context[1:]).copy() if context else np.zeros(vocab_size, np.int64)
+            )
             for state in longer.get(context, ()):
                 targets[context][state[-1]] = number[state]
         return targets[context]
@@ -382,40 +148,55 @@ def ngram(tokens, n, vocab_size, words=None):
 def _stream(tokens, vocab_size):
     """What ngram takes -> ids (N,), every sequence followed by one boundary."""
     if not isinstance(tokens, (list, tuple, np.ndarray)):
-        raise TypeError(f"tokens must be a stream of ids or a list of sequences, got {type(tokens).__name__}")
+        raise TypeError(
+            f"tokens must be a stream of ids or a list of sequences, got {type(tokens).__name__}"
+        )
     if len(tokens) == 0:
         raise ValueError("tokens must hold at least one sequence, got none")
     stream = []
     for part in tokens if isinstance(tokens[0], (list, tuple, np.ndarray)) else [tokens]:
         ids = np.zeros(0, np.int64) if isinstance(part, (list, tuple)) and not part else part
-        ids = _to_array("tokens", ids, "iu", "integers")
+        ids = to_array("tokens", ids, "iu", "integers")
         if ids.ndim != 1:
-            raise ValueError("tokens must be a stream of ids or a list of sequences, got deeper lists or ids beside sequences")
+            raise ValueError(
+                "tokens must be a stream of ids or a list of sequences, got deeper lists or ids"
+                " beside sequences"
+            )
         ids = ids[: np.flatnonzero(ids != -1).max(initial=-1) + 1]  # a row's −1 after the end
         if len(ids) and (ids.min() < 0 or ids.max() >= vocab_size):
-            raise ValueError(f"tokens must be in 0 … {vocab_size - 1}, got {ids.min()} … {ids.max()}")
+            raise ValueError(
+                f"tokens must be in 0 … {vocab_size - 1}, got {ids.min()} … {ids.max()}"
+            )
         ids = ids[1:] if len(ids) and ids[0] == 0 else ids
         stream += [ids] if len(ids) and ids[-1] == 0 else [ids, [0]]
     return np.concatenate(stream).astype(np.int64)
 
 
 def from_text(text, vocab_size):
-    """The Markov chain of a text's most frequent words, like the matrices that the MixCE paper takes from WebText.
+    """The Markov chain of a text's most frequent words, like the matrices that the MixCE paper
+    takes from WebText.
 
-    The paper's code does not say how it counts. Here a sequence is a line or a sentence (up to . ! ? and a space); a word is
-    a run of letters and digits, apostrophes inside included, in lower case. The vocab_size − 1 most frequent words are kept,
-    of equally frequent ones the first in order of code points. Pairs of neighbours count where both are kept, the start and
-    the end of a sequence being neighbours too; another word breaks the chain there and is not jumped over. From a word where
-    the counted pairs lead to no end, one end is added to the counts, so a word without successors ends. Zeros are kept.
-    Raises TypeError, or ValueError for too little text.
+    The paper's code does not say how it counts. Here a sequence is a line or a sentence (up to . !
+    ? and a space); a word is a run of letters and digits, apostrophes inside included, in lower
+    case. The vocab_size − 1 most frequent words are kept, of equally frequent ones the first in
+    order of code points. Pairs of neighbours count where both are kept, the start and the end of a
+    sequence being neighbours too; another word breaks the chain there and is not jumped over. From
+    a word where the counted pairs lead to no end, one end is added to the counts, so a word without
+    successors ends. Zeros are kept. Raises TypeError, or ValueError for too little text.
     """
     if not isinstance(text, str):
         raise TypeError(f"text must be a string, got {type(text).__name__}")
-    vocab_size = _check_count("vocab_size", vocab_size, 2)
-    sequences = [re.findall(r"\w+(?:['’]\w+)*", part) for part in re.split(r"[.!?]+(?:\s|$)|\n", text.lower())]
+    vocab_size = check_count("vocab_size", vocab_size, 2)
+    sequences = [
+        re.findall(r"\w+(?:['’]\w+)*", part)
+        for part in re.split(r"[.!?]+(?:\s|$)|\n", text.lower())
+    ]
     frequency = Counter(word for sequence in sequences for word in sequence)
     if len(frequency) < vocab_size - 1:
-        raise ValueError(f"text must have at least vocab_size − 1 = {vocab_size - 1} different words, got {len(frequency)}")
+        raise ValueError(
+            f"text must have at least vocab_size − 1 = {vocab_size - 1} different words, got"
+            f" {len(frequency)}"
+        )
     kept = sorted(frequency, key=lambda word: (-frequency[word], word))[: vocab_size - 1]
     number, counts = {word: v for v, word in enumerate(kept, 1)}, np.zeros((vocab_size, vocab_size))
     for sequence in filter(None, sequences):
@@ -423,116 +204,45 @@ def from_text(text, vocab_size):
             if None not in pair:
                 counts[pair] += 1
     if not counts[0].any():
-        raise ValueError("text must have a line or sentence that begins with a kept word; give more text or vocab_size")
+        raise ValueError(
+            "text must have a line or sentence that begins with a kept word; give more text or"
+            " vocab_size"
+        )
     source, target = np.nonzero(counts)
-    counts[~_reach(counts[:, 0] > 0, target, source), 0] = 1
-    return markov(counts / counts.sum(axis=1, keepdims=True), ["", *kept], name=f"{vocab_size - 1} words of a text")
+    counts[~reach(counts[:, 0] > 0, target, source), 0] = 1
+    return markov(
+        counts / counts.sum(axis=1, keepdims=True),
+        ["", *kept],
+        name=f"{vocab_size - 1} words of a text",
+    )
 
 
 def agreement():
-    """The smallest world that a bigram model cannot learn: a verb agrees with a noun that may be two words back.
+    """The smallest world that a bigram model cannot learn: a verb agrees with a noun that may be
+    two words back.
 
-    "cat" (.6) or "cats" (.4); then "here" (.5) or the verb; after "here" the verb; then the end. 4 of the 156 sequences of
-    max_len 4 are possible. The best bigram model forgets the number after "here": 76 % of what it says is possible.
+    "cat" (.6) or "cats" (.4); then "here" (.5) or the verb; after "here" the verb; then the end. 4
+    of the 156 sequences of max_len 4 are possible. The best bigram model forgets the number after
+    "here": 76 % of what it says is possible.
     """
-    probs, next_state = np.zeros((6, 6)), np.tile(np.arange(6)[:, None], 6)  # an impossible word keeps the state
+    # an impossible word keeps the state
+    probs, next_state = np.zeros((6, 6)), np.tile(np.arange(6)[:, None], 6)
     from_state, token = [0, 0, 1, 1, 2, 3, 3, 4, 5], [1, 2, 3, 4, 4, 3, 5, 5, 0]
     probs[from_state, token] = [0.6, 0.4, 0.5, 0.5, 1, 0.5, 0.5, 1, 1]
-    next_state[from_state, token] = [1, 3, 2, 5, 5, 4, 5, 5, 0]  # 1, 2: one cat, then "here"; 3, 4: cats; 5: after the verb
-    return World(probs, next_state, ["", "cat", "cats", "here", "sleeps", "sleep"], name="agreement")
+    # 1, 2: one cat, then "here"; 3, 4: cats; 5: after the verb
+    next_state[from_state, token] = [1, 3, 2, 5, 5, 4, 5, 5, 0]
+    return World(
+        probs, next_state, ["", "cat", "cats", "here", "sleeps", "sleep"], name="agreement"
+    )
 
 
 def stories():
-    """Short English sentences of about 60 words: agreement in number across phrases and clauses, and pronouns that fit.
+    """Short English sentences of about 60 words: agreement in number across phrases and clauses,
+    and pronouns that fit.
 
     Made by data/make_stories.py, where the grammar is; an impossible word keeps the state.
     """
     here = Path(__file__).parent
-    places = [here / "data" / "stories.json", here.parent / "data" / "stories.json"]  # installed; in a clone of the repository
+    # installed; in a clone of the repository
+    places = [here / "data" / "stories.json", here.parent / "data" / "stories.json"]
     return load(places[0] if places[0].exists() else places[1])
-
-
-# ---- rows and checks --------------------------------------------------------------------------------------------------
-
-
-def batch(rows, vocab_size):
-    """World.batch for rows of any world of vocab_size tokens."""
-    _check_rows(rows, vocab_size)
-    return _split(rows)
-
-
-def _check_rows(rows, vocab_size):
-    try:
-        xp = backend.array_module(rows)
-    except TypeError:
-        raise TypeError(f"rows must be a NumPy or CuPy array, got {type(rows).__name__}") from None
-    if rows.dtype.kind not in "iu":
-        raise TypeError(f"rows must be integers, got {rows.dtype}")
-    if rows.ndim != 2 or rows.shape[1] < 2:
-        raise ValueError(f"rows must have shape (n, max_len+1) with max_len ≥ 1, got {rows.shape}")
-    if xp is not np or rows.size == 0:
-        return xp
-    if rows.min() < -1 or rows.max() >= vocab_size:
-        raise ValueError(f"rows must be in −1 … {vocab_size - 1}, got {rows.min()} … {rows.max()}")
-    # −1 stands just where a boundary or −1 stands before; the first column is no place before.
-    fits = ((rows[:, 2:] < 0) == (rows[:, 1:-1] <= 0)).all(axis=1)
-    fits &= (rows[:, 0] == 0) & (rows[:, 1] >= 0) & (rows[:, -1] <= 0)
-    if not fits.all():
-        bad = int(np.argmin(fits))
-        raise ValueError(f"rows must be 0, tokens, 0, then −1 only, but row {bad} is {rows[bad].tolist()!s:.80}")
-    return xp
-
-
-def _split(rows):
-    """rows (n, max_len+1) -> inputs, targets (n, max_len−1)."""
-    inputs = rows[:, :-2]
-    return backend.array_module(rows).where(inputs >= 0, inputs, 0), rows[:, 1:-1]
-
-
-def _reach(start, source, target):
-    """Which states (S,) bool the moves source[i] -> target[i] lead to from the states where start is true."""
-    reached = start.copy()
-    while True:
-        before = reached.sum()
-        reached[target[reached[source]]] = True
-        if reached.sum() == before:
-            return reached
-
-
-def _to_array(name, value, kinds, what):
-    try:
-        array = np.array(value)
-    except (TypeError, ValueError):  # a ragged list, an array on a GPU
-        array = np.array(None)
-    if array.dtype.kind not in kinds:
-        got = getattr(value, "dtype", type(value).__name__)
-        raise TypeError(f"{name} must be a NumPy array or a list of {what}, got {got}")
-    return array
-
-
-def _check_probs(name, value):
-    """value as (S,V) float64 with rows that sum to one; rows that do but for rounding keep their bits, so files round-trip."""
-    probs = _to_array(name, value, "fiu", "numbers").astype(np.float64)
-    if probs.ndim != 2 or probs.shape[0] < 1 or probs.shape[1] < 2:
-        raise ValueError(f"{name} must have shape (S,V) with S ≥ 1 and V ≥ 2, got {probs.shape}")
-    if not (probs >= 0).all():
-        raise ValueError(f"{name} must hold probabilities, got {probs.min()}")
-    total = probs.sum(axis=1, keepdims=True)
-    off = np.abs(total - 1)
-    if not off.max() <= _TOLERANCE:
-        row = int(off.argmax())
-        raise ValueError(f"{name} must have rows that sum to one, but row {row} sums to {total[row, 0]:.12g}")
-    return np.where(off > probs.shape[1] * np.finfo(np.float64).eps, probs / total, probs)
-
-
-def _check_number(name, value):
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} must be a number, got {value!r:.80}")
-
-
-def _check_count(name, value, least=1):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an integer, got {value!r:.80}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    return int(value)

@@ -1,6 +1,8 @@
-"""What several test files share: comparison, models with random parameters, and layers written naively.
+"""What several test files share: comparison, models with random parameters, and layers written
+naively.
 
-The naive layers are in autograd.numpy, so HIPS autograd differentiates them: an oracle that shares no line with the package.
+The naive layers are in autograd.numpy, so HIPS autograd differentiates them: an oracle that shares
+no line with the package.
 """
 
 import autograd.numpy as anp
@@ -9,15 +11,19 @@ from autograd import make_vjp
 from hypothesis import settings
 
 import minimixce as mm
-from minimixce.layers import KV
+from minimixce.kv import KV
 
 # The same examples in every run, and no limit on a slow machine.
 few_examples = settings(derandomize=True, deadline=None, max_examples=25)
 
 
 def assert_close(got, want, tolerance, name="", floor=1e-5):
-    """Same shape, and max|got − want| ≤ tolerance · max(max|want|, floor); the floor lets exact zeros be rounded."""
-    assert np.shape(got) == np.shape(want), f"{name}: shape {np.shape(got)}, expected {np.shape(want)}"
+    """Same shape, and max|got − want| ≤ tolerance · max(max|want|, floor); the floor lets exact
+    zeros be rounded.
+    """
+    assert np.shape(got) == np.shape(want), (
+        f"{name}: shape {np.shape(got)}, expected {np.shape(want)}"
+    )
     error = np.abs(np.subtract(got, want)).max(initial=0) / max(np.abs(want).max(initial=0), floor)
     assert error <= tolerance, f"{name}: relative error {error:.1e} is above {tolerance:.0e}"
 
@@ -28,24 +34,42 @@ def assert_same_grads(got, want, tolerance):
         assert_close(got[name], want[name], tolerance, name)
 
 
-def random_gpt(seed=0, vocab_size=5, block_size=6, n_layer=2, n_head=2, n_embd=6, dropout=0.0, dtype="float64"):
-    """A GPT whose parameters, biases too, are all random and far from zero, so that no term of a gradient hides."""
-    model = mm.GPT(mm.GPTConfig(vocab_size, block_size, n_layer, n_head, n_embd, dropout, dtype), device="cpu")
+def random_gpt(
+    seed=0, vocab_size=5, block_size=6, n_layer=2, n_head=2, n_embd=6, dropout=0.0, dtype="float64"
+):
+    """A GPT whose parameters, biases too, are all random and far from zero, so that no term of a
+    gradient hides.
+    """
+    model = mm.GPT(
+        mm.GPTConfig(vocab_size, block_size, n_layer, n_head, n_embd, dropout, dtype), device="cpu"
+    )
     rng = np.random.default_rng(seed)
-    model.params = {name: (0.5 * rng.standard_normal(p.shape)).astype(dtype) for name, p in model.params.items()}
+    model.params = {
+        name: (0.5 * rng.standard_normal(p.shape)).astype(dtype) for name, p in model.params.items()
+    }
     return model
 
 
 def check_pieces(model, rows=1, shared_by=2, past_length=1, names=None, **options):
-    """gradcheck of the whole model fed in two pieces after a given past, with a loss on every output.
+    """gradcheck of the whole model fed in two pieces after a given past, with a loss on every
+    output.
 
-    The past has `rows` rows and is an input; soft one-hots continue it, then `shared_by` children of each row continue
-    those. The loss sees the logits of both pieces and all keys and values; the model's dropout, if any, acts.
-    `names`: parameters to check, None for all; options are gradcheck's.
+    The past has `rows` rows and is an input; soft one-hots continue it, then `shared_by` children
+    of each row continue those. The loss sees the logits of both pieces and all keys and values; the
+    model's dropout, if any, acts. `names`: parameters to check, None for all; options are
+    gradcheck's.
     """
     c, rng = model.config, np.random.default_rng(3)
-    names, fixed, layers = list(model.params) if names is None else list(names), dict(model.params), range(c.n_layer)
-    past = [rng.standard_normal((rows, c.n_head, past_length, c.n_embd // c.n_head)) for _ in layers for _ in "kv"]
+    names, fixed, layers = (
+        list(model.params) if names is None else list(names),
+        dict(model.params),
+        range(c.n_layer),
+    )
+    past = [
+        rng.standard_normal((rows, c.n_head, past_length, c.n_embd // c.n_head))
+        for _ in layers
+        for _ in "kv"
+    ]
     inputs = {f"past {i // 2} {'kv'[i % 2]}": array for i, array in enumerate(past)}
     inputs["first piece"] = rng.standard_normal((rows, 2, c.vocab_size))
     inputs["second piece"] = rng.standard_normal((rows * shared_by, 1, c.vocab_size))
@@ -57,14 +81,23 @@ def check_pieces(model, rows=1, shared_by=2, past_length=1, names=None, **option
     def forward(*values):
         n = len(past)
         model.params = fixed | dict(zip(names, values[n + 2 :]))
-        logits_1, present, cache_1 = model.extend_forward(values[n], pairs(values[:n]), True, mm.backend.rng(1, np))
-        logits_2, present, cache_2 = model.extend_forward(values[n + 1], present, True, mm.backend.rng(2, np))
+        logits_1, present, cache_1 = model.extend_forward(
+            values[n], pairs(values[:n]), True, mm.backend.rng(1, np)
+        )
+        logits_2, present, cache_2 = model.extend_forward(
+            values[n + 1], present, True, mm.backend.rng(2, np)
+        )
         return (logits_1, logits_2, *(array for kv in present for array in kv)), (cache_1, cache_2)
 
     def backward(dy, caches):
         dx_2, dpresent, grads = model.extend_backward(dy[1], pairs(dy[2:]), caches[1])
         dx_1, dpast, grads = model.extend_backward(dy[0], dpresent, caches[0], grads)
-        return (*(array for kv in dpast or [] for array in kv), dx_1, dx_2, *(grads[name] for name in names))
+        return (
+            *(array for kv in dpast or [] for array in kv),
+            dx_1,
+            dx_2,
+            *(grads[name] for name in names),
+        )
 
     try:
         return mm.gradcheck(forward, backward, list(inputs.values()), names=list(inputs), **options)
@@ -72,11 +105,13 @@ def check_pieces(model, rows=1, shared_by=2, past_length=1, names=None, **option
         model.params = fixed
 
 
-# ---- the naive layers -------------------------------------------------------------------------------------------------
+# ---- the naive layers ----------------------------------------------------------------------------
 
 
 def autograd_oracle(naive, inputs, dy):
-    """Value of naive(*inputs) and, by HIPS autograd, the gradients of Σ value·dy: None for integer inputs."""
+    """Value of naive(*inputs) and, by HIPS autograd, the gradients of Σ value·dy: None for integer
+    inputs.
+    """
     floats = tuple(x for x in inputs if np.asarray(x).dtype.kind == "f")
 
     def of_floats(floats):
@@ -102,9 +137,11 @@ def naive_layer_norm(x, weight, bias):
 
 
 def naive_attention(qkv, n_head, past_k=None, past_v=None, scale=None):
-    """qkv (B,T,3C) -> y (B,T,C), k, v (B,H,T,D): one query after the other, queries before keys, past rows repeated.
+    """qkv (B,T,3C) -> y (B,T,C), k, v (B,H,T,D): one query after the other, queries before keys,
+    past rows repeated.
 
-    scale (B,H,P+T,T) multiplies the probability of key j for query t by scale[:, :, j, t], as dropout does.
+    scale (B,H,P+T,T) multiplies the probability of key j for query t by scale[:, :, j, t], as
+    dropout does.
     """
     B, T, _ = qkv.shape
     q, k, v = (anp.reshape(part, (B, T, n_head, -1)) for part in anp.split(qkv, 3, axis=-1))
@@ -126,16 +163,25 @@ def naive_attention(qkv, n_head, past_k=None, past_v=None, scale=None):
 
 
 def naive_gpt(params, tokens, config, rng):
-    """With dropout where GPT-2 has it: on the embeddings, the attention probabilities, and what each half of a block adds."""
+    """With dropout where GPT-2 has it: on the embeddings, the attention probabilities, and what
+    each half of a block adds.
+    """
     B, T = tokens.shape
 
     def scale(*shape):
-        return (rng.random(shape) >= config.dropout) / (1 - config.dropout) if config.dropout else np.ones(shape)
+        return (
+            (rng.random(shape) >= config.dropout) / (1 - config.dropout)
+            if config.dropout
+            else np.ones(shape)
+        )
 
     def drop(x):
         return x * scale(*x.shape)
 
-    x = anp.tensordot(np.eye(config.vocab_size)[tokens], params["wte.weight"], 1) + params["wpe.weight"][:T]
+    x = (
+        anp.tensordot(np.eye(config.vocab_size)[tokens], params["wte.weight"], 1)
+        + params["wpe.weight"][:T]
+    )
     x = drop(x)
     for i in range(config.n_layer):
 
@@ -149,6 +195,10 @@ def naive_gpt(params, tokens, config, rng):
         qkv = linear(naive_layer_norm(x, *weights("ln_1")), "attn.c_attn")
         y, _, _ = naive_attention(qkv, config.n_head, scale=scale(B, config.n_head, T, T))
         x = x + drop(linear(y, "attn.c_proj"))
-        x = x + drop(linear(naive_gelu(linear(naive_layer_norm(x, *weights("ln_2")), "mlp.c_fc")), "mlp.c_proj"))
+        x = x + drop(
+            linear(
+                naive_gelu(linear(naive_layer_norm(x, *weights("ln_2")), "mlp.c_fc")), "mlp.c_proj"
+            )
+        )
     x = naive_layer_norm(x, params["ln_f.weight"], params["ln_f.bias"])
     return anp.tensordot(x, params["wte.weight"].T, 1)

@@ -4,15 +4,38 @@ import re
 import shutil
 from html.parser import HTMLParser
 
-VOID = {"meta", "link", "img", "br", "hr", "input", "mspace", "path", "circle", "line", "rect", "source", "wbr"}
+VOID = {
+    "meta",
+    "link",
+    "img",
+    "br",
+    "hr",
+    "input",
+    "mspace",
+    "path",
+    "circle",
+    "line",
+    "rect",
+    "source",
+    "wbr",
+}
 
 
 class Page(HTMLParser):
-    """Anchors, links, pictures, headings and text of a page; raises AssertionError where tags do not nest."""
+    """Anchors, links, pictures, headings and text of a page; raises AssertionError where tags do
+    not nest.
+    """
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
-        self.ids, self.links, self.sources, self.images, self.text, self.open = [], [], [], [], [], []
+        self.ids, self.links, self.sources, self.images, self.text, self.open = (
+            [],
+            [],
+            [],
+            [],
+            [],
+            [],
+        )
         self.headings, self.landmarks = [], []
         self.feed(text)
         assert not self.open, f"never closed: {self.open}"
@@ -66,7 +89,7 @@ def chromium(playwright):
     found = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
     assert any(found), "playwright is here, but no Chromium is"
     flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-        "--disable-component-update --disable-sync"
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run"
+        " --disable-background-networking --disable-component-update --disable-sync"
     )
     return playwright.chromium.launch(executable_path=next(filter(None, found)), args=flags.split())

@@ -1,13 +1,16 @@
-"""A GPU played on the CPU: an array module that refuses whatever CuPy would refuse, and counts every wait for the device.
+"""A GPU played on the CPU: an array module that refuses whatever CuPy would refuse, and counts
+every wait for the device.
 
-`backend.array_module` takes the module an array's class lives in, so this file is the device: `ndarray` hides a NumPy array and
-nothing but its own kind, Python and NumPy scalars, dtypes and tuples may meet it. A NumPy array as operand, index or argument
-raises TypeError, and so does handing one of these arrays to NumPy. Results are NumPy's bit for bit, but reductions
-stay 0-d arrays, as in CuPy. What makes a GPU's caller wait (float(), if, .item(), .get(), printing, a boolean mask as
-index, …) works and adds one to `host_reads`.
+`backend.array_module` takes the module an array's class lives in, so this file is the device:
+`ndarray` hides a NumPy array and nothing but its own kind, Python and NumPy scalars, dtypes and
+tuples may meet it. A NumPy array as operand, index or argument raises TypeError, and so does
+handing one of these arrays to NumPy. Results are NumPy's bit for bit, but reductions stay 0-d
+arrays, as in CuPy. What makes a GPU's caller wait (float(), if, .item(), .get(), printing, a
+boolean mask as index, …) works and adds one to `host_reads`.
 
-Only the names and keyword arguments listed here exist; all of them exist in CuPy (test_device.py compares). It is stricter
-than CuPy in two places: CuPy uploads a NumPy array used as an index, and a list of numbers given to some functions.
+Only the names and keyword arguments listed here exist; all of them exist in CuPy (test_device.py
+compares). It is stricter than CuPy in two places: CuPy uploads a NumPy array used as an index, and
+a list of numbers given to some functions.
 """
 
 import builtins
@@ -45,7 +48,11 @@ def _hidden(x):
         return x._hidden
     if _is_list_of(x, (ndarray, int, np.integer)):  # arrays to join; a shape; axes
         return type(x)(_hidden(item) for item in x)
-    if x is None or isinstance(x, (*_SCALARS, str, np.dtype)) or (isinstance(x, type) and not issubclass(x, np.ndarray)):
+    if (
+        x is None
+        or isinstance(x, (*_SCALARS, str, np.dtype))
+        or (isinstance(x, type) and not issubclass(x, np.ndarray))
+    ):
         return x
     raise TypeError(f"a strict_device function got a {type(x).__module__}.{type(x).__name__}")
 
@@ -68,7 +75,7 @@ def _call(name, function, keywords, args, kwargs):
     return _wrap(result) if out is None else out
 
 
-# ---- the array --------------------------------------------------------------------------------------------------------
+# ---- the array -----------------------------------------------------------------------------------
 
 _AXIS = "axis out keepdims"
 METHODS = {
@@ -113,7 +120,8 @@ _HOST_READS = "__bool__ __complex__ __float__ __format__ __int__ __repr__ __str_
 class ndarray:
     """An array of this device; made by asarray() and by computing."""
 
-    __array_ufunc__ = None  # NumPy's functions and arrays then leave binary operators to this class, and refuse the rest
+    # NumPy's functions and arrays then leave binary operators to this class, and refuse the rest
+    __array_ufunc__ = None
     __hash__ = None
 
     def __init__(self, *args, **kwargs):
@@ -155,7 +163,9 @@ def _index(index):
     for part in parts:
         if isinstance(part, ndarray) and part.dtype == bool:
             _count()  # the size of the result is not known before
-        elif not (part is None or part is Ellipsis or isinstance(part, (ndarray, int, np.integer, slice))):
+        elif not (
+            part is None or part is Ellipsis or isinstance(part, (ndarray, int, np.integer, slice))
+        ):
             raise TypeError(f"an array of this device cannot be indexed by a {type(part).__name__}")
     hidden = tuple(part._hidden if isinstance(part, ndarray) else part for part in parts)
     return hidden if isinstance(index, tuple) else hidden[0]
@@ -163,7 +173,9 @@ def _index(index):
 
 def _add_members():
     def method(name, keywords):
-        return lambda self, *args, **kwargs: _call(name, getattr(self._hidden, name), keywords, args, kwargs)
+        return lambda self, *args, **kwargs: _call(
+            name, getattr(self._hidden, name), keywords, args, kwargs
+        )
 
     for name, keywords in METHODS.items():
         setattr(ndarray, name, method(name, {*keywords.split()}))
@@ -192,7 +204,9 @@ def _add_members():
     def in_place(function):
         def apply(self, other):
             if not isinstance(other, (ndarray, *_SCALARS)):
-                raise TypeError(f"cannot combine an array of this device with a {type(other).__name__}")
+                raise TypeError(
+                    f"cannot combine an array of this device with a {type(other).__name__}"
+                )
             self._hidden = function(self._hidden, _hidden(other))  # NumPy returns the same array
             return self
 
@@ -207,17 +221,22 @@ def _add_members():
     for name in _COMPARISONS.split():
         setattr(ndarray, f"__{name}__", binary(getattr(operator, name), swap=False))
     for name in _UNARY.split():
-        setattr(ndarray, f"__{name}__", lambda self, name=name: _wrap(getattr(operator, name)(self._hidden)))
+        setattr(
+            ndarray,
+            f"__{name}__",
+            lambda self, name=name: _wrap(getattr(operator, name)(self._hidden)),
+        )
 
 
 _add_members()
 
-# ---- the module's functions -------------------------------------------------------------------------------------------
+# ---- the module's functions ----------------------------------------------------------------------
 
 UFUNCS = (
-    "abs absolute add arctan ceil cos divide equal exp exp2 expm1 floor floor_divide fmax fmin greater greater_equal "
-    "isfinite isinf isnan less less_equal log log1p log2 logaddexp logical_and logical_not logical_or matmul maximum minimum "
-    "multiply negative not_equal power remainder rint sign sin sqrt square subtract tanh true_divide"
+    "abs absolute add arctan ceil cos divide equal exp exp2 expm1 floor floor_divide fmax fmin"
+    " greater greater_equal isfinite isinf isnan less less_equal log log1p log2 logaddexp"
+    " logical_and logical_not logical_or matmul maximum minimum multiply negative not_equal power"
+    " remainder rint sign sin sqrt square subtract tanh true_divide"
 )
 WITH_AT = ("add", "maximum", "minimum", "subtract")
 
@@ -281,7 +300,8 @@ FUNCTIONS = {  # name: the keywords it takes
     "zeros": "dtype",
     "zeros_like": "dtype",
 }
-_TAKES_A_LIST_FIRST = ("concatenate", "stack", "empty", "zeros", "ones", "full")  # arrays to join, or a shape
+# arrays to join, or a shape
+_TAKES_A_LIST_FIRST = ("concatenate", "stack", "empty", "zeros", "ones", "full")
 LINALG = {"inv": ""}
 CONSTANTS = ("bool_", "float32", "float64", "inf", "int32", "int64", "nan", "newaxis", "pi")
 
@@ -299,7 +319,9 @@ class _Ufunc:
 def _function(name, keywords, home=np):
     def function(*args, **kwargs):
         if args and isinstance(args[0], (list, tuple)) and name not in _TAKES_A_LIST_FIRST:
-            raise TypeError(f"{name}() takes an array of this device, got a {type(args[0]).__name__}")
+            raise TypeError(
+                f"{name}() takes an array of this device, got a {type(args[0]).__name__}"
+            )
         return _call(name, getattr(home, name), keywords, args, kwargs)
 
     return function
@@ -310,7 +332,9 @@ def _at(ufunc):
 
 
 def asarray(a, dtype=None):
-    """Upload: a NumPy array, list or scalar as an array of this device; its own arrays pass through."""
+    """Upload: a NumPy array, list or scalar as an array of this device; its own arrays pass
+    through.
+    """
     if isinstance(a, ndarray):
         return a if dtype in (None, a.dtype) else a.astype(dtype)
     return _wrap(np.array(a, dtype))
@@ -348,7 +372,9 @@ class Generator:
 
 
 random = types.SimpleNamespace(default_rng=Generator, Generator=Generator)
-linalg = types.SimpleNamespace(**{name: _function(name, {*keywords.split()}, np.linalg) for name, keywords in LINALG.items()})
+linalg = types.SimpleNamespace(
+    **{name: _function(name, {*keywords.split()}, np.linalg) for name, keywords in LINALG.items()}
+)
 
 
 def _add_functions():
@@ -356,7 +382,9 @@ def _add_functions():
         globals()[name] = ufunc = _Ufunc(name)
         if name in WITH_AT:
             ufunc.at = _at(ufunc)
-    globals().update({name: _function(name, {*keywords.split()}) for name, keywords in FUNCTIONS.items()})
+    globals().update(
+        {name: _function(name, {*keywords.split()}) for name, keywords in FUNCTIONS.items()}
+    )
     globals().update({name: getattr(np, name) for name in CONSTANTS})
 
 
@@ -364,4 +392,6 @@ _add_functions()
 
 
 def __getattr__(name):
-    raise AttributeError(f"no {name!r} on this device: CuPy lacks it, or strict_device.py has yet to list it")
+    raise AttributeError(
+        f"no {name!r} on this device: CuPy lacks it, or strict_device.py has yet to list it"
+    )

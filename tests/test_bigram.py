@@ -1,7 +1,8 @@
-"""The bigrams: values and gradients, what makes them bigrams, generation, folders, training, devices, and their complaints.
+"""The bigrams: values and gradients, what makes them bigrams, generation, folders, training,
+devices, and their complaints.
 
-The oracle for values and gradients is a naive bigram under HIPS autograd; what a model says of pairs of tokens is the oracle
-for everything it says of sequences.
+The oracle for values and gradients is a naive bigram under HIPS autograd; what a model says of
+pairs of tokens is the oracle for everything it says of sequences.
 """
 
 import json
@@ -12,13 +13,22 @@ import autograd.numpy as anp
 import numpy as np
 import pytest
 import strict_device as sd
-from helpers import assert_close, assert_same_grads, autograd_oracle, check_pieces, few_examples, random_gpt
+from helpers import (
+    assert_close,
+    assert_same_grads,
+    autograd_oracle,
+    check_pieces,
+    few_examples,
+    random_gpt,
+)
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import minimixce as mm
-from minimixce import checks, text, training
+from minimixce import text
 from minimixce.bigram import TableBigramConfig
+from minimixce.experiments import selfcheck
+from minimixce.training.evaluation import loss_of_uniform
 
 
 def random_bigram(seed=0, vocab_size=5, n_embd=4, n_hidden=6, dropout=0.0, dtype="float64"):
@@ -32,7 +42,10 @@ def random_table(seed=0, vocab_size=5, dtype="float64"):
 
 def randomized(model, seed):
     rng = np.random.default_rng(seed)
-    model.params = {name: (0.6 * rng.standard_normal(p.shape)).astype(model.config.dtype) for name, p in model.params.items()}
+    model.params = {
+        name: (0.6 * rng.standard_normal(p.shape)).astype(model.config.dtype)
+        for name, p in model.params.items()
+    }
     return model
 
 
@@ -53,7 +66,7 @@ def probs_of(model):
     return mm.layers.softmax_forward(table_of(model).astype("float64"))[0]
 
 
-# ---- parameters ---------------------------------------------------------------------------------------------------------
+# ---- parameters ----------------------------------------------------------------------------------
 
 
 def test_names_and_shapes():
@@ -74,7 +87,12 @@ def test_names_and_shapes():
 
 def test_the_default_is_the_papers_bigram():
     config = mm.BigramConfig(20)
-    assert (config.n_embd, config.n_hidden, config.dropout, config.dtype) == (50, 50, 0.0, "float32")
+    assert (config.n_embd, config.n_hidden, config.dropout, config.dtype) == (
+        50,
+        50,
+        0.0,
+        "float32",
+    )
     for c in (config, mm.TableBigram(20, device="cpu").config):
         assert (c.vocab_size, c.n_layer, c.dropout) == (20, 0, 0.0)
         assert c.block_size > 10**9
@@ -86,24 +104,32 @@ def test_initial_values_are_pytorchs_and_zero(dtype):
     embedding = model.params["embedding.weight"]
     assert abs(embedding.mean()) < 5 / math.sqrt(embedding.size)
     assert abs(embedding.std() - 1) < 5 / math.sqrt(2 * embedding.size)
-    for name, limit in (("hidden.weight", 0.1), ("hidden.bias", 0.1), ("output.weight", 0.2), ("output.bias", 0.2)):
+    for name, limit in (
+        ("hidden.weight", 0.1),
+        ("hidden.bias", 0.1),
+        ("output.weight", 0.2),
+        ("output.bias", 0.2),
+    ):
         p = model.params[name]
         assert np.abs(p).max() <= limit * (1 + 1e-6), name
         assert np.abs(p).max() > 0.8 * limit, name
-        assert abs(p.std() * math.sqrt(3) / limit - 1) < 5 / math.sqrt(p.size), name  # that of a uniform distribution
+        # that of a uniform distribution
+        assert abs(p.std() * math.sqrt(3) / limit - 1) < 5 / math.sqrt(p.size), name
     table = mm.TableBigram(9, device="cpu", dtype=dtype)
     assert (table.params["logits"] == 0).all()
     assert {p.dtype for p in (*model.params.values(), *table.params.values())} == {np.dtype(dtype)}
 
 
 def test_the_seed_decides_the_parameters():
-    first, again, other = (mm.Bigram(mm.BigramConfig(5), seed=seed, device="cpu").params for seed in (1, 1, 2))
+    first, again, other = (
+        mm.Bigram(mm.BigramConfig(5), seed=seed, device="cpu").params for seed in (1, 1, 2)
+    )
     for name, p in first.items():
         np.testing.assert_array_equal(p, again[name])
         assert (p != other[name]).all()
 
 
-# ---- forward and backward -----------------------------------------------------------------------------------------------
+# ---- forward and backward ------------------------------------------------------------------------
 
 
 def naive_logits(model, x, params):
@@ -111,10 +137,16 @@ def naive_logits(model, x, params):
     x = x if x.ndim == 3 else np.eye(model.config.vocab_size)[x]
     if "logits" in params:
         return anp.tensordot(x, params["logits"], 1)
-    hidden = anp.tensordot(anp.tensordot(x, params["embedding.weight"], 1), params["hidden.weight"], 1) + params["hidden.bias"]
+    hidden = (
+        anp.tensordot(anp.tensordot(x, params["embedding.weight"], 1), params["hidden.weight"], 1)
+        + params["hidden.bias"]
+    )
     rate = model.config.dropout
     scale = (np.random.default_rng(7).random(hidden.shape) >= rate) / (1 - rate)
-    return anp.tensordot(hidden * (hidden > 0) * scale, params["output.weight"], 1) + params["output.bias"]
+    return (
+        anp.tensordot(hidden * (hidden > 0) * scale, params["output.weight"], 1)
+        + params["output.bias"]
+    )
 
 
 def check_against_autograd(model, x):
@@ -124,7 +156,9 @@ def check_against_autograd(model, x):
     def naive(x, *values):
         return naive_logits(model, x, dict(zip(names[1:], values)))
 
-    expected_logits, (expected_dx, *expected) = autograd_oracle(naive, [x, *model.params.values()], dlogits)
+    expected_logits, (expected_dx, *expected) = autograd_oracle(
+        naive, [x, *model.params.values()], dlogits
+    )
     logits, present, cache = model.extend_forward(x, None, training=True, rng=mm.backend.rng(7, np))
     assert_close(logits, expected_logits, 1e-9)
     dx, dpast, grads = model.extend_backward(dlogits, None, cache)
@@ -167,7 +201,8 @@ def test_neural_logits_and_gradients(B, T, V, E, H, soft, dropout, seed):
     check_against_autograd(model, x)
     p, onehots = model.params, x if soft else np.eye(V)[x]
     hidden = onehots @ p["embedding.weight"] @ p["hidden.weight"] + p["hidden.bias"]
-    assume(np.abs(hidden).min() > 0.003)  # a numerical derivative must not reach across the corner of ReLU
+    # a numerical derivative must not reach across the corner of ReLU
+    assume(np.abs(hidden).min() > 0.003)
     check_numerically(model, x)
 
 
@@ -212,7 +247,9 @@ def test_grads_accumulate(make):
         returned = model.backward(d, model.forward(tokens)[1], grads)
     assert_same_grads(returned, expected, 1e-12)
     assert all(grads[name] is returned[name] for name in expected)
-    assert not any(np.shares_memory(a, b) for a in separate[0].values() for b in model.params.values())
+    assert not any(
+        np.shares_memory(a, b) for a in separate[0].values() for b in model.params.values()
+    )
 
 
 @both
@@ -231,25 +268,36 @@ def test_float32_stays_float32(make):
     for x in (np.eye(5, dtype="float32")[None], np.arange(5)[None]):
         logits, _, cache = model.extend_forward(x, None, training=True, rng=mm.backend.rng(0, np))
         dx, _, grads = model.extend_backward(np.ones_like(logits), None, cache)
-        assert {a.dtype for a in (logits, dx, *grads.values()) if a is not None} == {np.dtype("float32")}
+        assert {a.dtype for a in (logits, dx, *grads.values()) if a is not None} == {
+            np.dtype("float32")
+        }
 
 
 def test_dropout_acts_in_training_only():
-    model, plain, tokens = random_bigram(dropout=0.5, n_hidden=30), random_bigram(n_hidden=30), np.arange(5)[None]
+    model, plain, tokens = (
+        random_bigram(dropout=0.5, n_hidden=30),
+        random_bigram(n_hidden=30),
+        np.arange(5)[None],
+    )
     expected, _ = plain.forward(tokens)
     np.testing.assert_array_equal(model.forward(tokens)[0], expected)
-    first, again, other = (model.forward(tokens, training=True, rng=mm.backend.rng(s, np))[0] for s in (1, 1, 2))
+    first, again, other = (
+        model.forward(tokens, training=True, rng=mm.backend.rng(s, np))[0] for s in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first, again)
     assert (first != other).all()
     assert (first != expected).all()
     with pytest.raises(ValueError, match="rng"):
         model.forward(tokens, training=True)
-    draws = [model.forward(tokens, training=True, rng=mm.backend.rng(s, np))[0] for s in range(4000)]
-    error = np.mean(draws, axis=0) - expected  # above the last linear layer the mean is that without dropout
+    draws = [
+        model.forward(tokens, training=True, rng=mm.backend.rng(s, np))[0] for s in range(4000)
+    ]
+    # above the last linear layer the mean is that without dropout
+    error = np.mean(draws, axis=0) - expected
     assert (np.abs(error) < 5 * np.std(draws, axis=0) / math.sqrt(4000)).all()
 
 
-# ---- a bigram is its table ----------------------------------------------------------------------------------------------
+# ---- a bigram is its table -----------------------------------------------------------------------
 
 
 @both
@@ -281,11 +329,13 @@ def test_any_number_of_positions_and_an_empty_past(make):
     second, _, _ = model.extend_forward(tokens[:, 10:], past)
     assert_close(np.concatenate([first, second], axis=1), logits, 1e-12)
     _, past, _ = random_gpt().extend_forward(tokens[:, :2])
-    with pytest.raises(ValueError, match="past must be empty, because a bigram remembers nothing, got 2 layers"):
+    with pytest.raises(
+        ValueError, match="past must be empty, because a bigram remembers nothing, got 2 layers"
+    ):
         model.extend_forward(tokens, past)
 
 
-# ---- generation ---------------------------------------------------------------------------------------------------------
+# ---- generation ----------------------------------------------------------------------------------
 
 
 @both
@@ -303,7 +353,10 @@ def test_generated_pairs_have_the_tables_frequencies(make):
 @both
 def test_greedy_follows_the_likeliest_next_token(make):
     model = make(vocab_size=11)
-    tokens, best = model.generate(some_input(11, 4, 3, soft=False), 40, temperature=0), table_of(model).argmax(axis=1)
+    tokens, best = (
+        model.generate(some_input(11, 4, 3, soft=False), 40, temperature=0),
+        table_of(model).argmax(axis=1),
+    )
     np.testing.assert_array_equal(tokens[:, 3:], best[tokens[:, 2:-1]])
     np.testing.assert_array_equal(model.generate(tokens[:, :3], 40, top_k=1, seed=5), tokens)
 
@@ -315,7 +368,9 @@ def test_generate_stops_streams_and_follows_its_seed(make):
     first, again, other = (model.generate(prompt, 25, **options, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
-    np.testing.assert_array_equal(np.stack(list(model.stream(prompt, 25, **options, seed=1)), axis=1), first[:, 2:])
+    np.testing.assert_array_equal(
+        np.stack(list(model.stream(prompt, 25, **options, seed=1)), axis=1), first[:, 2:]
+    )
     ends = [[*row, 1].index(1) for row in first[:, 2:]]
     for row, end in zip(first[:, 2:], ends):
         assert (row[end:] == 1).all()
@@ -328,12 +383,14 @@ def test_generate_stops_streams_and_follows_its_seed(make):
 def test_generation_feeds_one_token_at_a_time(make, monkeypatch):
     model, fed = make(), []
     extend_forward = model.extend_forward
-    monkeypatch.setattr(model, "extend_forward", lambda x, *rest: (fed.append(x.shape), extend_forward(x, *rest))[1])
+    monkeypatch.setattr(
+        model, "extend_forward", lambda x, *rest: (fed.append(x.shape), extend_forward(x, *rest))[1]
+    )
     model.generate(np.zeros((2, 7), int), 50)
     assert fed == [(2, 7)] + [(2, 1)] * 49
 
 
-# ---- saving -------------------------------------------------------------------------------------------------------------
+# ---- saving --------------------------------------------------------------------------------------
 
 CLASSES = {"minimixce-bigram": mm.Bigram, "minimixce-table-bigram": mm.TableBigram, "gpt2": mm.GPT}
 
@@ -343,7 +400,10 @@ CLASSES = {"minimixce-bigram": mm.Bigram, "minimixce-table-bigram": mm.TableBigr
 def test_save_and_load_bit_for_bit(tmp_path, make, dtype):
     model = make(dtype=dtype)
     model.save(tmp_path / "new" / "m", boundary=np.int64(3))
-    assert sorted(path.name for path in (tmp_path / "new" / "m").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "new" / "m").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
     loaded = type(model).load(tmp_path / "new" / "m", device="cpu")
     assert type(loaded) is type(model)
     assert loaded.config == model.config
@@ -361,7 +421,11 @@ def test_save_and_load_bit_for_bit(tmp_path, make, dtype):
 def test_dropout_and_numpy_integers_are_saved(tmp_path):
     config = mm.BigramConfig(np.int64(5), np.int32(3), np.uint8(2), dropout=np.float32(0.25))
     mm.Bigram(config, device="cpu").save(tmp_path / "m")
-    assert mm.Bigram.load(tmp_path / "m", device="cpu").config == mm.BigramConfig(5, 3, 2, 0.25) == config
+    assert (
+        mm.Bigram.load(tmp_path / "m", device="cpu").config
+        == mm.BigramConfig(5, 3, 2, 0.25)
+        == config
+    )
     mm.TableBigram(np.int64(5), device="cpu").save(tmp_path / "t")
     assert mm.TableBigram.load(tmp_path / "t", device="cpu").config == TableBigramConfig(5)
 
@@ -386,9 +450,13 @@ def test_save_overwrites_only_when_told(tmp_path, make):
         second.save(tmp_path)
     with pytest.raises(FileExistsError, match="already holds a model"):
         random_gpt().save(tmp_path)
-    np.testing.assert_array_equal(table_of(type(first).load(tmp_path, device="cpu")), table_of(first))
+    np.testing.assert_array_equal(
+        table_of(type(first).load(tmp_path, device="cpu")), table_of(first)
+    )
     second.save(tmp_path, overwrite=True)
-    np.testing.assert_array_equal(table_of(type(first).load(tmp_path, device="cpu")), table_of(second))
+    np.testing.assert_array_equal(
+        table_of(type(first).load(tmp_path, device="cpu")), table_of(second)
+    )
 
 
 @pytest.mark.parametrize("make", [random_bigram, random_table, random_gpt])
@@ -400,7 +468,9 @@ def test_another_model_is_refused_in_one_sentence(tmp_path, make, wanted):
         CLASSES[wanted].load(tmp_path, device="cpu")
         return
     saved = next(name for name, cls in CLASSES.items() if cls is type(model))
-    with pytest.raises(ValueError, match=f"config.json: model_type='{saved}' is not supported, only '{wanted}'$"):
+    with pytest.raises(
+        ValueError, match=f"config.json: model_type='{saved}' is not supported, only '{wanted}'$"
+    ):
         CLASSES[wanted].load(tmp_path, device="cpu")
 
 
@@ -423,7 +493,9 @@ def test_another_model_is_refused_in_one_sentence(tmp_path, make, wanted):
 def test_a_config_that_is_wrong_is_named(tmp_path, fields, message):
     random_bigram().save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text()) | fields
-    (tmp_path / "config.json").write_text(json.dumps({name: value for name, value in config.items() if value is not ...}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({name: value for name, value in config.items() if value is not ...})
+    )
     with pytest.raises(ValueError, match=message) as error:
         mm.Bigram.load(tmp_path, device="cpu")
     assert "\n" not in str(error.value)
@@ -454,19 +526,29 @@ def test_missing_and_corrupt_files(tmp_path, make):
     after(config.unlink, FileNotFoundError, "config.json does not exist")
     after(weights.unlink, FileNotFoundError, "holds no model.safetensors")
     after(lambda: config.write_text("{"), ValueError, "config.json is not a JSON file")
-    after(lambda: weights.write_bytes(weights.read_bytes()[:-1]), ValueError, "not a safetensors file, or is cut short")
+    after(
+        lambda: weights.write_bytes(weights.read_bytes()[:-1]),
+        ValueError,
+        "not a safetensors file, or is cut short",
+    )
     other = make(vocab_size=6)
     other.save(tmp_path / "other")
     after(
-        lambda: shutil.copy(tmp_path / "other" / "model.safetensors", weights), ValueError, "has shape .* but config.json says"
+        lambda: shutil.copy(tmp_path / "other" / "model.safetensors", weights),
+        ValueError,
+        "has shape .* but config.json says",
     )
     random_gpt().save(tmp_path / "gpt")
-    after(lambda: shutil.copy(tmp_path / "gpt" / "model.safetensors", weights), ValueError, "lacks the weights")
+    after(
+        lambda: shutil.copy(tmp_path / "gpt" / "model.safetensors", weights),
+        ValueError,
+        "lacks the weights",
+    )
     with pytest.raises(ValueError, match="is a file; give the folder"):
         type(model).load(whole / "config.json", device="cpu")
 
 
-# ---- training -----------------------------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------
 
 TRANSITIONS = np.random.default_rng(5).dirichlet(np.full(6, 0.4), 6)
 
@@ -491,10 +573,19 @@ def test_fit_learns_a_markov_chain(kind):
     batches, held_out = text.random_batches(chain(40_000, 0), 32, 32), chain(5000, 1)
     validation, model = text.consecutive_batches(held_out, 16, 32), new_model(kind)
     rate = 3e-2 if kind == "table" else 1e-2
-    found = mm.fit(model, batches, mm.objectives.mle, steps=400, lr=rate, weight_decay=0, validation=validation, progress=False)
+    found = mm.fit(
+        model,
+        batches,
+        mm.objectives.mle,
+        steps=400,
+        lr=rate,
+        weight_decay=0,
+        validation=validation,
+        progress=False,
+    )
     entropy = -np.log(TRANSITIONS[held_out[:-1], held_out[1:]]).mean()
     assert found[-1]["validation_mle"] == pytest.approx(entropy, abs=0.01)
-    uniform = training.loss_of_uniform(mm.objectives.mle, 6)
+    uniform = loss_of_uniform(mm.objectives.mle, 6)
     assert entropy < uniform - 0.3
     assert np.abs(probs_of(model) - TRANSITIONS).max() < 0.08
 
@@ -502,11 +593,19 @@ def test_fit_learns_a_markov_chain(kind):
 @pytest.mark.parametrize("kind", ["neural", "table"])
 def test_a_run_resumes_bit_for_bit(tmp_path, kind):
     batches = [text.random_batches(chain(500, 0), 4, 9)[k] for k in range(20)]
-    options = {"eval_every": 10, "validation": text.consecutive_batches(chain(200, 1), 4, 9), "lr": 1e-2, "progress": False}
+    options = {
+        "eval_every": 10,
+        "validation": text.consecutive_batches(chain(200, 1), 4, 9),
+        "lr": 1e-2,
+        "progress": False,
+    }
 
     def run(folder, batches, **more):
         model = new_model(kind, dropout=0.2)
-        return mm.fit(model, batches, folder=tmp_path / folder, boundary=0, **options, **more), model
+        return (
+            mm.fit(model, batches, folder=tmp_path / folder, boundary=0, **options, **more),
+            model,
+        )
 
     whole, model = run("whole", batches)
     run("cut", batches[:10])
@@ -515,7 +614,9 @@ def test_a_run_resumes_bit_for_bit(tmp_path, kind):
         assert {k: v for k, v in one.items() if k != "tokens_per_second"}.items() <= other.items()
     for name, p in model.params.items():
         np.testing.assert_array_equal(again.params[name], p)
-        np.testing.assert_array_equal(type(model).load(tmp_path / "cut" / "last", device="cpu").params[name], p)
+        np.testing.assert_array_equal(
+            type(model).load(tmp_path / "cut" / "last", device="cpu").params[name], p
+        )
 
 
 def test_shards_and_accumulation_work_alike():
@@ -530,7 +631,7 @@ def test_shards_and_accumulation_work_alike():
         assert_same_grads(params, runs[0], 1e-9)
 
 
-# ---- on a device --------------------------------------------------------------------------------------------------------
+# ---- on a device ---------------------------------------------------------------------------------
 
 
 def moved(model, xp):
@@ -552,7 +653,9 @@ def test_training_steps_on_a_device_equal_numpys_and_never_wait(make, soft, dtyp
             loss, dlogits = mm.objectives.mixce(logits, targets)
             dx, _, grads = model.extend_backward(dlogits, None, cache, grads)
             optimizer.step(grads)
-        return {**model.params, **grads, "logits now": logits, "loss": loss} | ({"dx": dx} if soft else {})
+        return {**model.params, **grads, "logits now": logits, "loss": loss} | (
+            {"dx": dx} if soft else {}
+        )
 
     with sd.no_host_reads():
         on_device = train(sd)
@@ -560,7 +663,9 @@ def test_training_steps_on_a_device_equal_numpys_and_never_wait(make, soft, dtyp
     for name, value in on_device.items():
         assert type(value) is sd.ndarray
         assert value.dtype == expected[name].dtype
-        np.testing.assert_allclose(value.get(), expected[name], rtol=0, atol=20 * np.finfo(dtype).eps, err_msg=name)
+        np.testing.assert_allclose(
+            value.get(), expected[name], rtol=0, atol=20 * np.finfo(dtype).eps, err_msg=name
+        )
 
 
 @both
@@ -568,13 +673,21 @@ def test_generation_on_a_device_equals_numpys_and_never_waits(make):
     prompt = some_input(5, 4, 2, soft=False)
     with sd.no_host_reads():
         on_device = moved(make(), sd).generate(sd.asarray(prompt), 9, top_k=4, top_p=0.9, seed=4)
-    np.testing.assert_array_equal(on_device.get(), make().generate(prompt, 9, top_k=4, top_p=0.9, seed=4))
+    np.testing.assert_array_equal(
+        on_device.get(), make().generate(prompt, 9, top_k=4, top_p=0.9, seed=4)
+    )
 
 
 @both
 def test_models_are_made_saved_and_loaded_on_a_device(make, monkeypatch, tmp_path):
-    monkeypatch.setattr(mm.backend, "select_device", lambda device="auto": np if device == "cpu" else sd)
-    made = mm.TableBigram(5, device="cuda") if make is random_table else mm.Bigram(mm.BigramConfig(5), device="cuda")
+    monkeypatch.setattr(
+        mm.backend, "select_device", lambda device="auto": np if device == "cpu" else sd
+    )
+    made = (
+        mm.TableBigram(5, device="cuda")
+        if make is random_table
+        else mm.Bigram(mm.BigramConfig(5), device="cuda")
+    )
     assert made.xp is sd
     model = moved(make(), sd)
     model.save(tmp_path)
@@ -585,7 +698,9 @@ def test_models_are_made_saved_and_loaded_on_a_device(make, monkeypatch, tmp_pat
 
 
 @both
-@pytest.mark.parametrize(("model_xp", "data_xp"), [(sd, np), (np, sd)], ids=["NumPy to device", "device to NumPy"])
+@pytest.mark.parametrize(
+    ("model_xp", "data_xp"), [(sd, np), (np, sd)], ids=["NumPy to device", "device to NumPy"]
+)
 def test_mixing_devices_raises_type_error(make, model_xp, data_xp):
     model = moved(make(), model_xp)
     for soft in (False, True):
@@ -596,11 +711,13 @@ def test_mixing_devices_raises_type_error(make, model_xp, data_xp):
         model.backward(data_xp.asarray(np.ones((2, 3, 5))), cache)
 
 
-# ---- complaints ---------------------------------------------------------------------------------------------------------
+# ---- complaints ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["vocab_size", "n_embd", "n_hidden"])
-@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-1, ValueError), (True, TypeError), (4.0, TypeError)])
+@pytest.mark.parametrize(
+    ("value", "error"), [(0, ValueError), (-1, ValueError), (True, TypeError), (4.0, TypeError)]
+)
 def test_config_sizes(name, value, error):
     with pytest.raises(error, match=rf"{name} must be .*got {value}"):
         mm.BigramConfig(**({"vocab_size": 5} | {name: value}))
@@ -651,15 +768,25 @@ def test_forward_names_what_is_wrong_with_its_input(make, x, words):
 
 
 def test_check_everything_covers_the_bigrams():
-    reports = {title: report for title, report in checks.check_everything() if "bigram" in title or title == "ReLU"}
+    reports = {
+        title: report
+        for title, report in selfcheck.check_everything()
+        if "bigram" in title or title == "ReLU"
+    }
     assert {title: [row.name for row in report.rows] for title, report in reports.items()} == {
         "ReLU": ["x"],
-        "the bigram, MixCE loss": ["embedding.weight", "hidden.weight", "hidden.bias", "output.weight", "output.bias"],
+        "the bigram, MixCE loss": [
+            "embedding.weight",
+            "hidden.weight",
+            "hidden.bias",
+            "output.weight",
+            "output.bias",
+        ],
         "the table bigram, MixCE loss": ["logits"],
     }
 
 
-# ---- the same model in PyTorch ------------------------------------------------------------------------------------------
+# ---- the same model in PyTorch -------------------------------------------------------------------
 
 
 @pytest.mark.parity
@@ -669,19 +796,30 @@ def test_parity_with_pytorch(sizes, soft):
     torch = pytest.importorskip("torch")
     V, E, H = sizes
     torch.manual_seed(0)
-    embedding, hidden, output = torch.nn.Embedding(V, E), torch.nn.Linear(E, H), torch.nn.Linear(H, V)
-    theirs = torch.nn.Sequential(embedding, hidden, torch.nn.ReLU(), torch.nn.Dropout(0.1), output).double().eval()
+    embedding, hidden, output = (
+        torch.nn.Embedding(V, E),
+        torch.nn.Linear(E, H),
+        torch.nn.Linear(H, V),
+    )
+    theirs = (
+        torch.nn.Sequential(embedding, hidden, torch.nn.ReLU(), torch.nn.Dropout(0.1), output)
+        .double()
+        .eval()
+    )
     ours = mm.Bigram(mm.BigramConfig(V, E, H, dropout=0.1, dtype="float64"), device="cpu")
 
     def in_our_layout(embedding, *linear):
-        arrays = [embedding, *(a.T if a.ndim == 2 else a for a in linear)]  # PyTorch keeps a linear layer's weight as (out, in)
+        # PyTorch keeps a linear layer's weight as (out, in)
+        arrays = [embedding, *(a.T if a.ndim == 2 else a for a in linear)]
         return {name: a.detach().numpy().copy() for name, a in zip(ours.params, arrays)}
 
     ours.params = in_our_layout(*theirs.parameters())
     x, targets = some_input(V, 4, 7, soft), some_input(V, 4, 7, soft=False, seed=1)
     their_x = torch.tensor(x, requires_grad=soft)
     their_logits = theirs[1:](their_x @ embedding.weight) if soft else theirs(their_x)
-    their_loss = torch.nn.functional.cross_entropy(their_logits.reshape(-1, V), torch.tensor(targets).reshape(-1))
+    their_loss = torch.nn.functional.cross_entropy(
+        their_logits.reshape(-1, V), torch.tensor(targets).reshape(-1)
+    )
     their_loss.backward()
     logits, _, cache = ours.extend_forward(x)
     loss, dlogits = mm.objectives.mle(logits, targets)

@@ -1,4 +1,6 @@
-"""The Hugging Face GPT-2 folder: round trips, the forms it comes in, and every way in which it can be wrong."""
+"""The Hugging Face GPT-2 folder: round trips, the forms it comes in, and every way in which it can
+be wrong.
+"""
 
 import dataclasses
 import json
@@ -12,16 +14,23 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import minimixce as mm
-from minimixce import checkpoint
+from minimixce.storage import files
 
 CONFIG = mm.GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=2, n_embd=4, dropout=0.1)
 TOKENS = np.array([[0, 3, 1], [4, 4, 2]])
 
 
 def gpt(dtype="float32"):
-    """A small GPT; its parameters are halves and quarters, which every floating dtype holds exactly."""
-    model, rng = mm.GPT(dataclasses.replace(CONFIG, dtype=dtype), device="cpu"), np.random.default_rng(0)
-    model.params = {name: (rng.integers(-7, 8, p.shape) / 4).astype(dtype) for name, p in model.params.items()}
+    """A small GPT; its parameters are halves and quarters, which every floating dtype holds
+    exactly.
+    """
+    model, rng = (
+        mm.GPT(dataclasses.replace(CONFIG, dtype=dtype), device="cpu"),
+        np.random.default_rng(0),
+    )
+    model.params = {
+        name: (rng.integers(-7, 8, p.shape) / 4).astype(dtype) for name, p in model.params.items()
+    }
     return model
 
 
@@ -46,7 +55,8 @@ def assert_same_model(loaded, dtype="float32"):
 
 def set_config(folder, **fields):
     config = json.loads((folder / "config.json").read_text())
-    config = {name: value for name, value in {**config, **fields}.items() if value is not ...}  # ... removes a field
+    # ... removes a field
+    config = {name: value for name, value in {**config, **fields}.items() if value is not ...}
     (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -58,7 +68,11 @@ def write_safetensors(path, tensors):
     """The format by hand, {name: (dtype, shape, bytes)}, for what the library would not write."""
     header, data = {}, b""
     for name, (dtype, shape, raw) in tensors.items():
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(shape),
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
         data += raw
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
@@ -72,7 +86,7 @@ def assert_one_sentence(error, *names):
         assert str(name) in message
 
 
-# ---- round trips and forms --------------------------------------------------------------------------------------------
+# ---- round trips and forms -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -87,7 +101,10 @@ def test_round_trip(tmp_path, dtype):
     np.testing.assert_array_equal(loaded.forward(TOKENS)[0], model.forward(TOKENS)[0])
     config = json.loads((tmp_path / "new" / "folder" / "config.json").read_text())
     assert (config["bos_token_id"], config["eos_token_id"]) == (4, 4)
-    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
     optimizer = mm.AdamW(loaded.params, lr=0.1)  # the arrays are the model's own and can be trained
     optimizer.step({name: np.ones_like(p) for name, p in loaded.params.items()})
 
@@ -111,7 +128,9 @@ def test_names_with_and_without_prefix_in_every_precision(folder, prefix, dtype)
 
 def test_bfloat16(folder):
     raw = {name: (p.view("<u4") >> 16).astype("<u2") for name, p in gpt().params.items()}
-    write_safetensors(folder / "model.safetensors", {n: ("BF16", x.shape, x.tobytes()) for n, x in raw.items()})
+    write_safetensors(
+        folder / "model.safetensors", {n: ("BF16", x.shape, x.tobytes()) for n, x in raw.items()}
+    )
     assert_same_model(load(folder))
 
 
@@ -143,7 +162,10 @@ def test_mask_buffers_are_ignored(folder):
     }
     save_file({**tensors_of(folder), **buffers}, folder / "model.safetensors")
     assert_same_model(load(folder))
-    save_file({**tensors_of(folder), "h.0.attn.bias": np.tril(np.ones((4, 4), "uint8"))}, folder / "model.safetensors")
+    save_file(
+        {**tensors_of(folder), "h.0.attn.bias": np.tril(np.ones((4, 4), "uint8"))},
+        folder / "model.safetensors",
+    )
     assert_same_model(load(folder))
 
 
@@ -159,14 +181,24 @@ def test_tied_and_untied_output_projection(folder):
         assert_one_sentence(error, folder)
 
 
-# ---- the config -------------------------------------------------------------------------------------------------------
+# ---- the config ----------------------------------------------------------------------------------
 
 
 def test_harmless_config_fields(folder):
-    harmless = {"n_inner": 16, "activation_function": "gelu_pytorch_tanh", "summary_type": "x", "n_ctx": 4}
-    set_config(folder, **harmless, tie_word_embeddings=..., layer_norm_epsilon=..., scale_attn_weights=True)
+    harmless = {
+        "n_inner": 16,
+        "activation_function": "gelu_pytorch_tanh",
+        "summary_type": "x",
+        "n_ctx": 4,
+    }
+    set_config(
+        folder, **harmless, tie_word_embeddings=..., layer_norm_epsilon=..., scale_attn_weights=True
+    )
     assert_same_model(load(folder))
-    set_config(folder, n_inner=None, n_positions=..., embd_pdrop=..., attn_pdrop=..., resid_pdrop=...)  # n_ctx; 0.1 is GPT-2's
+    # n_ctx; 0.1 is GPT-2's
+    set_config(
+        folder, n_inner=None, n_positions=..., embd_pdrop=..., attn_pdrop=..., resid_pdrop=...
+    )
     assert_same_model(load(folder))
 
 
@@ -215,7 +247,10 @@ def test_missing_config_fields_are_named(folder, field):
         ({"n_positions": 5}, "wpe.weight has shape"),
         ({"vocab_size": 6}, "wte.weight has shape"),
         ({"n_layer": 2}, "lacks the weights h.1."),
-        ({"embd_pdrop": 1, "attn_pdrop": 1, "resid_pdrop": 1}, "dropout must be at least 0 and below 1"),
+        (
+            {"embd_pdrop": 1, "attn_pdrop": 1, "resid_pdrop": 1},
+            "dropout must be at least 0 and below 1",
+        ),
     ],
 )
 def test_config_that_does_not_fit(folder, fields, message):
@@ -250,7 +285,7 @@ def test_a_config_far_larger_than_its_weights(folder):
         load(folder)
 
 
-# ---- missing and corrupt files ----------------------------------------------------------------------------------------
+# ---- missing and corrupt files -------------------------------------------------------------------
 
 
 def test_missing_files(tmp_path, folder):
@@ -279,10 +314,14 @@ def test_a_pickle_is_not_opened(folder):
     assert_one_sentence(error, folder)
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b'{"model_type": "gpt2"', b"\xff\xfe{}", b"[]", b"null", b'"gpt2"', b"3"])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b'{"model_type": "gpt2"', b"\xff\xfe{}", b"[]", b"null", b'"gpt2"', b"3"]
+)
 def test_corrupt_json(folder, text):
     (folder / "config.json").write_bytes(text)
-    with pytest.raises(ValueError, match=r"config\.json (is not a JSON file|must hold a JSON object)") as error:
+    with pytest.raises(
+        ValueError, match=r"config\.json (is not a JSON file|must hold a JSON object)"
+    ) as error:
         load(folder)
     assert_one_sentence(error, folder)
 
@@ -328,7 +367,9 @@ def test_a_header_with_any_bytes_flipped_is_refused_or_harmless(tmp_path):
     refused = []
 
     @settings(derandomize=True, deadline=None, database=None, max_examples=150)
-    @given(st.lists(st.tuples(st.integers(0, header - 1), st.integers(1, 255)), min_size=1, max_size=3))
+    @given(
+        st.lists(st.tuples(st.integers(0, header - 1), st.integers(1, 255)), min_size=1, max_size=3)
+    )
     def flip(changes):
         damaged = bytearray(data)
         for place, mask in changes:
@@ -352,12 +393,26 @@ def test_missing_extra_and_misshapen_weights_are_named(folder):
     for change, message in (
         ({"transformer.ln_f.bias": ...}, "lacks the weights ln_f.bias"),
         ({"transformer.extra": np.ones(2, "float32")}, "holds unknown weights extra"),
-        ({"transformer.h.1.ln_1.bias": np.ones(4, "float32")}, r"holds unknown weights h\.1\.ln_1\.bias"),
-        ({"transformer.ln_f.bias": np.ones(5, "float32")}, r"ln_f\.bias has shape \(5,\), but config\.json says \(4,\)"),
-        ({"transformer.wpe.weight": np.ones((1, 16), "float32")}, r"wpe\.weight has shape \(1, 16\)"),
-        ({"transformer.h.0.attn.c_attn.weight": np.ones((12, 4), "float32")}, r"c_attn\.weight has shape \(12, 4\)"),
+        (
+            {"transformer.h.1.ln_1.bias": np.ones(4, "float32")},
+            r"holds unknown weights h\.1\.ln_1\.bias",
+        ),
+        (
+            {"transformer.ln_f.bias": np.ones(5, "float32")},
+            r"ln_f\.bias has shape \(5,\), but config\.json says \(4,\)",
+        ),
+        (
+            {"transformer.wpe.weight": np.ones((1, 16), "float32")},
+            r"wpe\.weight has shape \(1, 16\)",
+        ),
+        (
+            {"transformer.h.0.attn.c_attn.weight": np.ones((12, 4), "float32")},
+            r"c_attn\.weight has shape \(12, 4\)",
+        ),
     ):
-        save_file({name: value for name, value in {**tensors, **change}.items() if value is not ...}, path)
+        save_file(
+            {name: value for name, value in {**tensors, **change}.items() if value is not ...}, path
+        )
         with pytest.raises(ValueError, match=message) as error:
             load(folder)
         assert_one_sentence(error, folder)
@@ -368,14 +423,19 @@ def test_missing_extra_and_misshapen_weights_are_named(folder):
 
 def test_unsupported_dtypes_are_named(folder):
     write_safetensors(folder / "model.safetensors", {"wte.weight": ("F8_E4M3", (5, 4), bytes(20))})
-    with pytest.raises(ValueError, match=r"tensor wte\.weight has dtype F8_E4M3, which is not supported") as error:
+    with pytest.raises(
+        ValueError, match=r"tensor wte\.weight has dtype F8_E4M3, which is not supported"
+    ) as error:
         load(folder)
     assert_one_sentence(error, folder)
 
 
 def test_integer_weights_are_refused(folder):
     tensors = tensors_of(folder)
-    save_file({**tensors, "transformer.ln_f.bias": np.array([1, 2, 3, 4], "int32")}, folder / "model.safetensors")
+    save_file(
+        {**tensors, "transformer.ln_f.bias": np.array([1, 2, 3, 4], "int32")},
+        folder / "model.safetensors",
+    )
     with pytest.raises(ValueError, match=r"ln_f\.bias"):
         load(folder)
 
@@ -387,7 +447,7 @@ def test_a_weight_given_twice_is_refused(folder):
         load(folder)
 
 
-# ---- writing ----------------------------------------------------------------------------------------------------------
+# ---- writing -------------------------------------------------------------------------------------
 
 
 def test_saving_refuses_to_overwrite(folder):
@@ -412,15 +472,19 @@ def test_saving_does_not_overwrite_weights_without_a_config(tmp_path):
 def test_write_atomically(tmp_path):
     path = tmp_path / "file"
     for data in (b"new", b"", b"other"):
-        checkpoint.write_atomically(path, data)
+        files.write_atomically(path, data)
         assert path.read_bytes() == data
         assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("exception", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize(
+    "exception", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=repr
+)
 @pytest.mark.parametrize("step", ["replace", "fsync"])
 @pytest.mark.parametrize("old", [b"old", None])
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, step, old, exception):
+def test_a_failed_write_leaves_the_old_file_and_no_other(
+    tmp_path, monkeypatch, step, old, exception
+):
     path = tmp_path / "file"
     if old is not None:
         path.write_bytes(old)
@@ -431,7 +495,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
     with monkeypatch.context() as patched:
         patched.setattr(os, step, fail)
         with pytest.raises(type(exception)):
-            checkpoint.write_atomically(path, b"new")
+            files.write_atomically(path, b"new")
     assert [p.name for p in tmp_path.iterdir()] == ([] if old is None else ["file"])
     assert old is None or path.read_bytes() == old
 
@@ -440,7 +504,7 @@ def test_the_file_is_synced_before_it_replaces_the_old_one(tmp_path, monkeypatch
     events, fsync, replace = [], os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append("sync"), fsync(fd)))
     monkeypatch.setattr(os, "replace", lambda a, b: (events.append("replace"), replace(a, b)))
-    checkpoint.write_atomically(tmp_path / "file", b"x" * 100_000)
+    files.write_atomically(tmp_path / "file", b"x" * 100_000)
     assert events[:2] == ["sync", "replace"]
     assert (tmp_path / "file").stat().st_size == 100_000
 

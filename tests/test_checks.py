@@ -1,4 +1,6 @@
-"""gradcheck as a user meets it: right pairs pass, wrong ones are caught and located, and what cannot be checked is refused."""
+"""gradcheck as a user meets it: right pairs pass, wrong ones are caught and located, and what
+cannot be checked is refused.
+"""
 
 from functools import partial
 
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minimixce as mm
-from minimixce import checks
+from minimixce.experiments import selfcheck
 
 few = partial(settings, derandomize=True, deadline=None, database=None)
 
@@ -38,13 +40,18 @@ def wrong_at(index, change, which=0):
     return wrong
 
 
-# ---- right pairs ------------------------------------------------------------------------------------------------------
+# ---- right pairs ---------------------------------------------------------------------------------
 
 
 @few(max_examples=10)
 @given(st.lists(st.integers(1, 4), max_size=3).map(tuple), st.integers(0, 1000))
 def test_a_right_pair_passes(shape, seed):
-    report = mm.gradcheck(forward, backward, [normal(*shape, seed=seed), normal(*shape, seed=seed + 1)], names=["x", "w"])
+    report = mm.gradcheck(
+        forward,
+        backward,
+        [normal(*shape, seed=seed), normal(*shape, seed=seed + 1)],
+        names=["x", "w"],
+    )
     assert report.ok
     assert report.max_relative_error < 1e-9
     assert [(row.name, row.shape, row.method) for row in report.rows] == [
@@ -68,7 +75,12 @@ def test_a_right_pair_of_large_tensors_passes():
 
 def test_integer_inputs_are_held_fixed():
     ids, weight = np.array([[0, 2, 2]]), normal(3, 2)
-    report = mm.gradcheck(mm.layers.embedding_forward, mm.layers.embedding_backward, [ids, weight], names=["ids", "weight"])
+    report = mm.gradcheck(
+        mm.layers.embedding_forward,
+        mm.layers.embedding_backward,
+        [ids, weight],
+        names=["ids", "weight"],
+    )
     assert report.ok
     assert [row.name for row in report.rows] == ["weight"]
 
@@ -122,25 +134,41 @@ def test_exact_zeros_pass_by_the_floor():
     inputs = [10 * normal(3, 4), normal(3, 1)]
     report = mm.gradcheck(shifted, shifted_backward, inputs)
     assert report.ok
-    zeros = mm.gradcheck(shifted, lambda dy, cache: (shifted_backward(dy, cache)[0], np.zeros((3, 1))), inputs)
+    zeros = mm.gradcheck(
+        shifted, lambda dy, cache: (shifted_backward(dy, cache)[0], np.zeros((3, 1))), inputs
+    )
     assert zeros.ok
-    assert mm.gradcheck(lambda x: (0 * x, None), lambda dy, _: dy * 0, [normal(3)]).max_relative_error == 0
-    assert not mm.gradcheck(shifted, lambda dy, cache: (shifted_backward(dy, cache)[0], np.ones((3, 1))), inputs).ok
+    assert (
+        mm.gradcheck(lambda x: (0 * x, None), lambda dy, _: dy * 0, [normal(3)]).max_relative_error
+        == 0
+    )
+    assert not mm.gradcheck(
+        shifted, lambda dy, cache: (shifted_backward(dy, cache)[0], np.ones((3, 1))), inputs
+    ).ok
 
 
 def test_empty_inputs_pass():
     assert mm.gradcheck(forward, backward, [np.zeros((0, 3)), np.zeros((0, 3))]).ok
 
 
-# ---- wrong pairs ------------------------------------------------------------------------------------------------------
+# ---- wrong pairs ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize(
     ("shape", "index"),
-    [((), ()), ((3,), (2,)), ((4, 5), (3, 0)), ((8, 8), (0, 7)), ((5, 13), (4, 12)), ((2, 10, 10), (1, 0, 9))],
+    [
+        ((), ()),
+        ((3,), (2,)),
+        ((4, 5), (3, 0)),
+        ((8, 8), (0, 7)),
+        ((5, 13), (4, 12)),
+        ((2, 10, 10), (1, 0, 9)),
+    ],
 )
-@pytest.mark.parametrize("change", [lambda g: g + 0.1, lambda g: 0.0 * g, lambda g: -g], ids=["added", "zero", "sign"])
+@pytest.mark.parametrize(
+    "change", [lambda g: g + 0.1, lambda g: 0.0 * g, lambda g: -g], ids=["added", "zero", "sign"]
+)
 def test_an_error_in_one_coordinate_is_located(shape, index, which, change):
     inputs = [normal(*shape), normal(*shape, seed=1)]
     report = mm.gradcheck(forward, wrong_at(index, change, which), inputs, names=["x", "w"])
@@ -155,14 +183,18 @@ def test_an_error_in_one_coordinate_is_located(shape, index, which, change):
 
 def test_an_error_in_one_coordinate_of_a_very_large_tensor_is_caught():
     shape, index = (40, 50), (31, 7)
-    report = mm.gradcheck(forward, wrong_at(index, lambda g: g + 3), [normal(*shape), normal(*shape, seed=1)])
+    report = mm.gradcheck(
+        forward, wrong_at(index, lambda g: g + 3), [normal(*shape), normal(*shape, seed=1)]
+    )
     assert [row.ok for row in report.rows] == [False, True]
     assert report.worst.worst == index  # a wrong gradient that is large is looked at
 
 
 def test_a_missing_gradient_in_one_coordinate_of_a_very_large_tensor_is_located():
     shape, index = (40, 50), (31, 8)
-    report = mm.gradcheck(forward, wrong_at(index, lambda g: 0.0 * g), [normal(*shape), normal(*shape, seed=1)])
+    report = mm.gradcheck(
+        forward, wrong_at(index, lambda g: 0.0 * g), [normal(*shape), normal(*shape, seed=1)]
+    )
     assert [row.ok for row in report.rows] == [False, True]
     assert report.worst.worst == index
 
@@ -172,9 +204,18 @@ def test_the_tolerance():
     for size, ok in ((1e-5, False), (2e-6, False), (5e-7, True), (1e-9, True)):
         for shape in ((3, 4), (12, 12)):
             inputs = [normal(*shape), normal(*shape, seed=1)]
-            report = mm.gradcheck(forward, lambda dy, c, size=size: tuple(g * (1 + size) for g in backward(dy, c)), inputs)
+            report = mm.gradcheck(
+                forward,
+                lambda dy, c, size=size: tuple(g * (1 + size) for g in backward(dy, c)),
+                inputs,
+            )
             assert [row.ok for row in report.rows] == [ok, ok]
-    loose = mm.gradcheck(forward, lambda dy, c: tuple(g * (1 + 1e-5) for g in backward(dy, c)), inputs, tolerance=1e-4)
+    loose = mm.gradcheck(
+        forward,
+        lambda dy, c: tuple(g * (1 + 1e-5) for g in backward(dy, c)),
+        inputs,
+        tolerance=1e-4,
+    )
     assert loose.ok
     assert loose.max_relative_error == pytest.approx(1e-5, rel=0.1)
 
@@ -183,7 +224,9 @@ def test_the_tolerance():
 @pytest.mark.parametrize("shape", [(3,), (9, 9)])
 def test_a_gradient_that_is_not_finite_is_wrong(bad, shape):
     index = tuple(n - 1 for n in shape)
-    report = mm.gradcheck(forward, wrong_at(index, lambda g: bad), [normal(*shape), normal(*shape, seed=1)])
+    report = mm.gradcheck(
+        forward, wrong_at(index, lambda g: bad), [normal(*shape), normal(*shape, seed=1)]
+    )
     assert [row.ok for row in report.rows] == [False, True]
     assert report.worst.worst == index
     assert not np.isfinite(report.worst.analytic)
@@ -198,14 +241,16 @@ def test_none_and_misshapen_gradients_fail_in_their_row():
         (lambda g: g.sum(), "returned shape ()"),
         (lambda g: g[:1], "returned shape (1, 4)"),
     ):
-        report = mm.gradcheck(forward, lambda dy, c, f=replace: (backward(dy, c)[0], f(backward(dy, c)[1])), inputs)
+        report = mm.gradcheck(
+            forward, lambda dy, c, f=replace: (backward(dy, c)[0], f(backward(dy, c)[1])), inputs
+        )
         assert [row.ok for row in report.rows] == [True, False]
         assert report.worst.method == message
         assert report.max_relative_error == float("inf")
         assert message in str(report)
 
 
-# ---- what cannot be checked -------------------------------------------------------------------------------------------
+# ---- what cannot be checked ----------------------------------------------------------------------
 
 
 def test_float32_inputs():
@@ -235,7 +280,9 @@ def test_a_forward_that_changes_its_inputs_at_every_call():
 
 
 def test_a_backward_that_overwrites_an_input_kept_in_the_cache():
-    """Right by the rules (a backward may overwrite its cache), so it must pass, or be refused by name."""
+    """Right by the rules (a backward may overwrite its cache), so it must pass, or be refused by
+    name.
+    """
 
     def square_backward(dy, x):
         x *= 2
@@ -263,7 +310,9 @@ def test_a_forward_that_is_not_deterministic():
 def test_wrong_numbers_of_gradients_and_names():
     inputs = [normal(3), normal(3)]
     for gradients in ((normal(3),), normal(3), (normal(3),) * 3, ()):
-        with pytest.raises(ValueError, match=r"backward must return one gradient per input, 2 in all, got [013]"):
+        with pytest.raises(
+            ValueError, match=r"backward must return one gradient per input, 2 in all, got [013]"
+        ):
             mm.gradcheck(forward, lambda dy, cache, gradients=gradients: gradients, inputs)
     with pytest.raises(ValueError, match="names must have one name per input, got 1 for 2"):
         mm.gradcheck(forward, backward, inputs, names=["x"])
@@ -279,12 +328,15 @@ def test_nothing_to_check():
         mm.gradcheck(lambda ids: (ids * 1.0, None), lambda dy, _: (None,), [np.arange(3)])
 
 
-# ---- the report -------------------------------------------------------------------------------------------------------
+# ---- the report ----------------------------------------------------------------------------------
 
 
 def test_the_report_prints_as_a_table():
     inputs, names = [normal(3, 4), normal(3, 4, seed=1)], ["h.0.attn.c_attn.weight", "w"]
-    right, wrong = (mm.gradcheck(forward, b, inputs, names=names) for b in (backward, wrong_at((2, 1), lambda g: 7.5, which=1)))
+    right, wrong = (
+        mm.gradcheck(forward, b, inputs, names=names)
+        for b in (backward, wrong_at((2, 1), lambda g: 7.5, which=1))
+    )
     lines = str(right).splitlines()
     assert len(lines) == 3
     assert lines[0].split()[:2] == ["tensor", "shape"]
@@ -309,12 +361,31 @@ def test_the_same_seed_gives_the_same_report():
 
 
 def test_check_everything_covers_every_layer_and_objective_and_passes():
-    reports = dict(checks.check_everything())
+    reports = dict(selfcheck.check_everything())
     assert not [title for title, report in reports.items() if not report.ok]
     titles = " ".join(reports).lower()
-    for part in ("linear", "embedding of ids", "soft one-hots", "position", "unembedding", "layer norm", "gelu", "softmax"):
+    for part in (
+        "linear",
+        "embedding of ids",
+        "soft one-hots",
+        "position",
+        "unembedding",
+        "layer norm",
+        "gelu",
+        "softmax",
+    ):
         assert part in titles
-    for part in ("dropout", "attention", "past", "mle", "mixce,", "mixce_surrogate", "tailr", "emo", "whole model"):
+    for part in (
+        "dropout",
+        "attention",
+        "past",
+        "mle",
+        "mixce,",
+        "mixce_surrogate",
+        "tailr",
+        "emo",
+        "whole model",
+    ):
         assert part in titles
     names = {row.name for row in reports["the whole model, MixCE loss"].rows}
     assert names == mm.GPT(mm.GPTConfig(5, 4, 2, 2, 8), device="cpu").params.keys()
@@ -322,8 +393,10 @@ def test_check_everything_covers_every_layer_and_objective_and_passes():
 
 def test_check_everything_notices_a_broken_layer(monkeypatch):
     gelu_backward = mm.layers.gelu_backward
-    monkeypatch.setattr("minimixce.gpt.gelu_backward", lambda dy, cache: gelu_backward(dy, cache) * 1.001)
-    report = checks.check_model(np, np.random.default_rng(0))
+    monkeypatch.setattr(
+        "minimixce.gpt.gelu_backward", lambda dy, cache: gelu_backward(dy, cache) * 1.001
+    )
+    report = selfcheck.check_model(np, np.random.default_rng(0))
     wrong = {row.name for row in report.rows if not row.ok}
     assert {"wte.weight", "h.0.mlp.c_fc.weight"} <= wrong
     assert not {"h.1.mlp.c_proj.weight", "ln_f.weight", "ln_f.bias"} & wrong  # above the last GELU

@@ -1,4 +1,6 @@
-"""The command line, as a user runs it: what it prints, what it writes, and one sentence for bad input."""
+"""The command line, as a user runs it: what it prints, what it writes, and one sentence for bad
+input.
+"""
 
 import json
 import subprocess
@@ -10,7 +12,10 @@ import pytest
 import minimixce as mm
 from minimixce import cli, layers, text
 
-SMALL = "--n-layer 1 --n-embd 16 --n-head 2 --block-size 16 --batch-size 4 --steps 20 --eval-every 10 --warmup 2".split()
+SMALL = (
+    "--n-layer 1 --n-embd 16 --n-head 2 --block-size 16 --batch-size 4 --steps 20 --eval-every 10"
+    " --warmup 2".split()
+)
 
 
 @pytest.fixture
@@ -27,9 +32,13 @@ def run(capsys, *argv):
 
 
 @pytest.mark.parametrize("objective", ["mle", "mixce", "mixce_surrogate", "tailr", "emo"])
-def test_train_writes_a_model_that_loads_and_prints_what_it_found(capsys, tmp_path, story, objective):
+def test_train_writes_a_model_that_loads_and_prints_what_it_found(
+    capsys, tmp_path, story, objective
+):
     out = tmp_path / "run"
-    status, printed, _ = run(capsys, "train", "--data", story, "--out", out, "--objective", objective, *SMALL)
+    status, printed, _ = run(
+        capsys, "train", "--data", story, "--out", out, "--objective", objective, *SMALL
+    )
     assert status == 0
     model, tokenizer = mm.GPT.load(out, device="cpu"), text.load_tokenizer(out)
     assert model.config.vocab_size == tokenizer.vocab_size
@@ -49,7 +58,10 @@ def test_train_never_overwrites_unasked(capsys, tmp_path, story):
     assert status == 2
     assert "already holds a run" in error
     assert (out / "model.safetensors").read_bytes() == before
-    assert run(capsys, "train", "--data", story, "--out", out, "--seed", 1, "--overwrite", *SMALL)[0] == 0
+    assert (
+        run(capsys, "train", "--data", story, "--out", out, "--seed", 1, "--overwrite", *SMALL)[0]
+        == 0
+    )
     assert (out / "model.safetensors").read_bytes() != before
 
 
@@ -69,7 +81,9 @@ def test_train_never_overwrites_unasked(capsys, tmp_path, story):
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(capsys, tmp_path, story, argv, words):
-    status, _, error = run(capsys, "train", "--data", story, "--out", tmp_path / "run", *SMALL, *argv)
+    status, _, error = run(
+        capsys, "train", "--data", story, "--out", tmp_path / "run", *SMALL, *argv
+    )
     assert status == 2
     assert words in error
     assert error.count("\n") == 1
@@ -77,7 +91,9 @@ def test_bad_input_is_one_sentence_and_writes_nothing(capsys, tmp_path, story, a
 
 
 def test_gradcheck_passes_and_writes_its_table(capsys, tmp_path):
-    status, printed, _ = run(capsys, "gradcheck", "--device", "cpu", "--out", tmp_path / "table.jsonl")
+    status, printed, _ = run(
+        capsys, "gradcheck", "--device", "cpu", "--out", tmp_path / "table.jsonl"
+    )
     assert status == 0
     rows = [json.loads(line) for line in (tmp_path / "table.jsonl").read_text().splitlines()]
     assert all(row["ok"] for row in rows)
@@ -96,7 +112,9 @@ def test_gradcheck_exits_1_and_names_the_tensor_when_a_backward_is_wrong(capsys,
 
 def test_module_and_help():
     def python(*argv):
-        return subprocess.run([sys.executable, "-m", "minimixce", *argv], capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-m", "minimixce", *argv], capture_output=True, text=True
+        )
 
     assert python("--version").stdout.strip() == f"minimixce {mm.__version__}"
     for command in ("train", "gradcheck"):
@@ -139,7 +157,9 @@ def test_an_objective_of_your_own_is_gradient_checked_first(capsys, tmp_path, st
     assert "not the derivative" in error
     assert "WRONG: at [" in error
     assert not (tmp_path / "b").exists()
-    assert run(capsys, *train, tmp_path / "b", "--objective", f"{module}:wrong", "--unchecked")[0] == 0
+    assert (
+        run(capsys, *train, tmp_path / "b", "--objective", f"{module}:wrong", "--unchecked")[0] == 0
+    )
     assert run(capsys, *train, tmp_path / "c", "--objective", "mixce", "--eta", "0.7")[0] == 0
     models = [mm.GPT.load(tmp_path / name, device="cpu").params["wte.weight"] for name in "ac"]
     assert np.array_equal(*models)
@@ -148,21 +168,37 @@ def test_an_objective_of_your_own_is_gradient_checked_first(capsys, tmp_path, st
 @pytest.mark.parametrize("tokenizer", ["character", "byte"])
 def test_sample_and_eval_of_a_run(capsys, tmp_path, story, tokenizer):
     out = tmp_path / "run"
-    assert run(capsys, "train", "--data", story, "--tokenizer", tokenizer, "--out", out, *SMALL)[0] == 0
+    assert (
+        run(capsys, "train", "--data", story, "--tokenizer", tokenizer, "--out", out, *SMALL)[0]
+        == 0
+    )
     sample = ["sample", out, "--prompt", "the ", "--tokens", 30, "--device", "cpu"]
     to_file = ["--out", tmp_path / "samples.jsonl"]
     status, printed, _ = run(capsys, *sample, "--count", 2, *to_file)
     assert run(capsys, *sample, *to_file)[0] == 2  # never overwritten unasked
     assert status == 0
     records = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
-    assert printed == "\n".join(f"the {r['text']}\n" for r in records) or "\N{REPLACEMENT CHARACTER}" in printed
+    assert (
+        printed == "\n".join(f"the {r['text']}\n" for r in records)
+        or "\N{REPLACEMENT CHARACTER}" in printed
+    )
     assert len(records) == 2
     greedy = run(capsys, *sample, "--temperature", 0)[1]
     assert greedy == run(capsys, *sample, "--top-k", 1, "--seed", 5)[1]
     assert (run(capsys, *sample, "--prompt", "Ω")[0] == 2) == (tokenizer == "character")
 
     status, printed, _ = run(
-        capsys, "eval", out, "--device", "cpu", "--samples", 3, "--tokens", 40, "--out", tmp_path / "eval.json"
+        capsys,
+        "eval",
+        out,
+        "--device",
+        "cpu",
+        "--samples",
+        3,
+        "--tokens",
+        40,
+        "--out",
+        tmp_path / "eval.json",
     )
     assert status == 0
     found = json.loads((tmp_path / "eval.json").read_text())
@@ -174,10 +210,15 @@ def test_sample_and_eval_of_a_run(capsys, tmp_path, story, tokenizer):
 
 
 def test_prepare_then_train_on_mapped_files(capsys, tmp_path, story):
-    assert run(capsys, "prepare", "--data", story, "--lines", "--out", tmp_path / "prepared")[0] == 0
+    assert (
+        run(capsys, "prepare", "--data", story, "--lines", "--out", tmp_path / "prepared")[0] == 0
+    )
     for name, data in (("mapped", [tmp_path / "prepared"]), ("read", [story, "--lines"])):
         assert run(capsys, "train", "--data", *data, "--out", tmp_path / name, *SMALL)[0] == 0
-    models = [mm.GPT.load(tmp_path / name, device="cpu").params["wte.weight"] for name in ("mapped", "read")]
+    models = [
+        mm.GPT.load(tmp_path / name, device="cpu").params["wte.weight"]
+        for name in ("mapped", "read")
+    ]
     assert np.array_equal(*models)
 
 
@@ -185,35 +226,75 @@ def test_compare_writes_table_and_figure(capsys, tmp_path, story):
     pytest.importorskip("matplotlib")
     small = [*SMALL, "--seeds", "0,1", "--samples", 4, "--tokens", 40, "--quiet"]
     status, printed, _ = run(
-        capsys, "compare", "--data", story, "--out", tmp_path / "c", "--objectives", "mle,mixce:0.2", *small
+        capsys,
+        "compare",
+        "--data",
+        story,
+        "--out",
+        tmp_path / "c",
+        "--objectives",
+        "mle,mixce:0.2",
+        *small,
     )
     assert status == 0
     result = json.loads((tmp_path / "c" / "table.json").read_text())
     assert set(result["rows"]) == {"mle", "mixce η=0.2"}
     matched = result["controls"]["mle, entropy of mixce η=0.2"]
     for row, control in zip(result["rows"]["mixce η=0.2"], matched):
-        assert control["temperature"] == 1.0 or control["entropy"] == pytest.approx(row["entropy"], abs=2e-3)
+        assert control["temperature"] == 1.0 or control["entropy"] == pytest.approx(
+            row["entropy"], abs=2e-3
+        )
     assert (tmp_path / "c" / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "c" / "table.csv").read_text().startswith("model,seed,temperature,perplexity")
+    assert (
+        (tmp_path / "c" / "table.csv").read_text().startswith("model,seed,temperature,perplexity")
+    )
     assert "held-out text" in printed
     assert mm.GPT.load(tmp_path / "c" / "mle_seed1", device="cpu").config.n_embd == 16
     assert run(capsys, "compare", "--data", story, "--out", tmp_path / "c", *small)[0] == 2
 
 
-def test_quiet_prints_nothing_and_eval_of_a_comparisons_run_uses_the_held_out_text(capsys, tmp_path, story):
+def test_quiet_prints_nothing_and_eval_of_a_comparisons_run_uses_the_held_out_text(
+    capsys, tmp_path, story
+):
     pytest.importorskip("matplotlib")
-    status, printed, _ = run(capsys, "train", "--data", story, "--out", tmp_path / "run", "--quiet", *SMALL)
+    status, printed, _ = run(
+        capsys, "train", "--data", story, "--out", tmp_path / "run", "--quiet", *SMALL
+    )
     assert (status, printed) == (0, "")
     options = [*SMALL, "--seeds", "3", "--samples", 3, "--tokens", 40, "--quiet"]
-    compare = ["compare", "--data", story, "--out", tmp_path / "c", "--objectives", "tailr:0.2", *options]
+    compare = [
+        "compare",
+        "--data",
+        story,
+        "--out",
+        tmp_path / "c",
+        "--objectives",
+        "tailr:0.2",
+        *options,
+    ]
     assert run(capsys, *compare)[0] == 0
-    assert run(capsys, "eval", tmp_path / "c" / "tailr_gamma0.2_seed3", "--samples", 0, "--out", tmp_path / "e.json")[0] == 0
+    assert (
+        run(
+            capsys,
+            "eval",
+            tmp_path / "c" / "tailr_gamma0.2_seed3",
+            "--samples",
+            0,
+            "--out",
+            tmp_path / "e.json",
+        )[0]
+        == 0
+    )
     row = json.loads((tmp_path / "c" / "table.json").read_text())["rows"]["tailr γ=0.2"][0]
-    assert json.loads((tmp_path / "e.json").read_text())["mle"] == pytest.approx(np.log(row["perplexity"]), rel=1e-5)
+    assert json.loads((tmp_path / "e.json").read_text())["mle"] == pytest.approx(
+        np.log(row["perplexity"]), rel=1e-5
+    )
     before = (tmp_path / "c" / "tailr_gamma0.2_seed3" / "model.safetensors").stat().st_mtime_ns
     assert run(capsys, *compare)[0] == 2
     assert run(capsys, *compare, "--resume")[0] == 0
-    assert (tmp_path / "c" / "tailr_gamma0.2_seed3" / "model.safetensors").stat().st_mtime_ns == before
+    assert (
+        tmp_path / "c" / "tailr_gamma0.2_seed3" / "model.safetensors"
+    ).stat().st_mtime_ns == before
     status, _, error = run(capsys, *compare, "--resume", "--lr", 0.5)
     assert (status, "--lr" in error) == (2, True)
 
@@ -233,47 +314,108 @@ def test_eval_and_resume_from_another_folder(capsys, tmp_path, story, monkeypatc
         assert status == 2
         assert option[0].strip("-") in error
     assert run(capsys, "train", "--out", "../run", "--resume")[0] == 0
-    (tmp_path / "story.txt").write_text("a different text altogether, of the same length or so\n" * 40)
+    (tmp_path / "story.txt").write_text(
+        "a different text altogether, of the same length or so\n" * 40
+    )
     assert run(capsys, "eval", "../run", "--samples", 0)[0] == 2
 
 
 def test_a_new_objective_starts_a_new_count_of_the_best(tmp_path):
-    from minimixce import training
+    from minimixce.training import loop
 
     tokens = np.tile(np.arange(5), 40)
-    options = {"validation": text.consecutive_batches(tokens, 8, 8), "eval_every": 5, "progress": False, "folder": tmp_path}
+    options = {
+        "validation": text.consecutive_batches(tokens, 8, 8),
+        "eval_every": 5,
+        "progress": False,
+        "folder": tmp_path,
+    }
 
     def fit(objective, steps, resume):
         model = mm.GPT(mm.GPTConfig(5, 8, 1, 2, 8), device="cpu")
-        training.fit(model, text.random_batches(tokens, 4, 8), objective, steps=steps, resume=resume, lr=1e-2, **options)
+        loop.fit(
+            model,
+            text.random_batches(tokens, 4, 8),
+            objective,
+            steps=steps,
+            resume=resume,
+            lr=1e-2,
+            **options,
+        )
         return model
 
-    fit(lambda logits, targets: mm.objectives.mixce(logits, targets, eta=0), 10, False)  # losses below zero
+    # losses below zero
+    fit(lambda logits, targets: mm.objectives.mixce(logits, targets, eta=0), 10, False)
     model = fit(mm.objectives.mle, 30, True)
-    assert np.array_equal(mm.GPT.load(tmp_path, device="cpu").params["wte.weight"], model.params["wte.weight"])
+    assert np.array_equal(
+        mm.GPT.load(tmp_path, device="cpu").params["wte.weight"], model.params["wte.weight"]
+    )
     with pytest.raises(FileExistsError):
         fit(mm.objectives.mle, 5, False)
 
 
 def test_a_comparison_grows_by_seeds_objectives_and_samples(capsys, tmp_path, story):
     pytest.importorskip("matplotlib")
-    compare = ["compare", "--data", story, "--out", tmp_path / "c", *SMALL, "--tokens", 40, "--quiet"]
+    compare = [
+        "compare",
+        "--data",
+        story,
+        "--out",
+        tmp_path / "c",
+        *SMALL,
+        "--tokens",
+        40,
+        "--quiet",
+    ]
     assert run(capsys, *compare, "--objectives", "mle", "--seeds", "0", "--samples", 2)[0] == 0
     model = tmp_path / "c" / "mle_seed0" / "model.safetensors"
     before = model.stat().st_mtime_ns
-    assert run(capsys, *compare, "--resume", "--objectives", "mle,mixce:0.1", "--seeds", "0,1", "--samples", 3)[0] == 0
+    assert (
+        run(
+            capsys,
+            *compare,
+            "--resume",
+            "--objectives",
+            "mle,mixce:0.1",
+            "--seeds",
+            "0,1",
+            "--samples",
+            3,
+        )[0]
+        == 0
+    )
     assert model.stat().st_mtime_ns == before
-    assert set(json.loads((tmp_path / "c" / "table.json").read_text())["rows"]) == {"mle", "mixce η=0.1"}
+    assert set(json.loads((tmp_path / "c" / "table.json").read_text())["rows"]) == {
+        "mle",
+        "mixce η=0.1",
+    }
 
 
 def test_eval_on_other_text_measures_by_lines_as_the_run_was_trained(capsys, tmp_path, story):
-    assert run(capsys, "prepare", "--data", story, "--lines", "--out", tmp_path / "prepared")[0] == 0
+    assert (
+        run(capsys, "prepare", "--data", story, "--lines", "--out", tmp_path / "prepared")[0] == 0
+    )
     for name, data in (("mapped", [tmp_path / "prepared"]), ("read", [story, "--lines"])):
         assert run(capsys, "train", "--data", *data, "--out", tmp_path / name, *SMALL)[0] == 0
     found = []
     for name in ("mapped", "read"):
         out = tmp_path / f"{name}.json"
-        assert run(capsys, "eval", tmp_path / name, "--data", story, "--samples", 0, "--eval-tokens", 90, "--out", out)[0] == 0
+        assert (
+            run(
+                capsys,
+                "eval",
+                tmp_path / name,
+                "--data",
+                story,
+                "--samples",
+                0,
+                "--eval-tokens",
+                90,
+                "--out",
+                out,
+            )[0]
+            == 0
+        )
         found.append(json.loads(out.read_text()))
     assert found[0] == found[1]
     assert found[0]["targets"] == 50  # one whole line of 49 characters and its boundary
@@ -287,4 +429,17 @@ def test_an_objective_may_return_a_float(capsys, tmp_path, story):
         "    loss, dlogits = mm.objectives.mle(logits, targets)\n"
         "    return float(loss), dlogits\n"
     )
-    assert run(capsys, "train", "--data", story, "--out", tmp_path / "a", "--objective", f"{module}:objective", *SMALL)[0] == 0
+    assert (
+        run(
+            capsys,
+            "train",
+            "--data",
+            story,
+            "--out",
+            tmp_path / "a",
+            "--objective",
+            f"{module}:objective",
+            *SMALL,
+        )[0]
+        == 0
+    )

@@ -1,4 +1,6 @@
-"""The package on a GPU, played by strict_device: the same numbers as NumPy's, no hidden copy, no wait for the device."""
+"""The package on a GPU, played by strict_device: the same numbers as NumPy's, no hidden copy, no
+wait for the device.
+"""
 
 import ast
 import inspect
@@ -12,7 +14,8 @@ import pytest
 import strict_device as sd
 
 import minimixce as mm
-from minimixce import backend, checks, objectives, text
+from minimixce import backend, objectives, text
+from minimixce.experiments import selfcheck
 from minimixce.optim import AdamW, clip_grads
 
 PACKAGE = pathlib.Path(mm.__file__).parent
@@ -27,30 +30,50 @@ OBJECTIVES = {
 
 
 def gpt(xp, dtype="float64", dropout=0.0, scale=20.0):
-    """A small GPT on the CPU or the strict device, with weights large enough that every part of it matters."""
+    """A small GPT on the CPU or the strict device, with weights large enough that every part of it
+    matters.
+    """
     model = mm.GPT(mm.GPTConfig(**CONFIG, dropout=dropout, dtype=dtype), seed=1, device="cpu")
-    model.params = {name: xp.asarray(p * scale if p.ndim > 1 else p) for name, p in model.params.items()}
+    model.params = {
+        name: xp.asarray(p * scale if p.ndim > 1 else p) for name, p in model.params.items()
+    }
     return model
 
 
 def batch(xp, rows=3, time=5, soft=False, dtype="float64"):
     rng = np.random.default_rng(2)
-    tokens = rng.dirichlet(np.ones(7), (rows, time)).astype(dtype) if soft else rng.integers(0, 7, (rows, time))
+    tokens = (
+        rng.dirichlet(np.ones(7), (rows, time)).astype(dtype)
+        if soft
+        else rng.integers(0, 7, (rows, time))
+    )
     targets = rng.integers(-1, 7, (rows, time))
     return xp.asarray(tokens), xp.asarray(targets)
 
 
 def loss_of(model, logits, targets, name):
-    options = {key: model.params[value] if isinstance(value, str) else value for key, value in OBJECTIVES[name].items()}
+    options = {
+        key: model.params[value] if isinstance(value, str) else value
+        for key, value in OBJECTIVES[name].items()
+    }
     return getattr(objectives, name)(logits, targets, **options)
 
 
 def assert_same(on_device, on_cpu):
-    """Of one dtype and shape, and equal but for the order in which embedding gradients are added up."""
+    """Of one dtype and shape, and equal but for the order in which embedding gradients are added
+    up.
+    """
     assert type(on_device) is sd.ndarray
     on_device = on_device.get()
-    assert (on_device.dtype, on_device.shape) == (np.asarray(on_cpu).dtype, np.asarray(on_cpu).shape)
-    tolerance = 4 * np.finfo(on_device.dtype).eps * max(1, np.abs(on_cpu).max(initial=0)) if on_device.dtype.kind == "f" else 0
+    assert (on_device.dtype, on_device.shape) == (
+        np.asarray(on_cpu).dtype,
+        np.asarray(on_cpu).shape,
+    )
+    tolerance = (
+        4 * np.finfo(on_device.dtype).eps * max(1, np.abs(on_cpu).max(initial=0))
+        if on_device.dtype.kind == "f"
+        else 0
+    )
     np.testing.assert_allclose(on_device, on_cpu, rtol=0, atol=tolerance)
 
 
@@ -60,7 +83,7 @@ def assert_all_same(on_device, on_cpu):
         assert_same(value, on_cpu[name])
 
 
-# ---- training ---------------------------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -70,7 +93,8 @@ def test_training_steps_equal_numpys_and_never_wait(name, dtype, soft):
     def train(xp):
         model, rng = gpt(xp, dtype, dropout=0.2), backend.rng(5, xp)
         tokens, targets = batch(xp, soft=soft, dtype=dtype)
-        optimizer = AdamW(model.params, lr=0.01, eps=1e-3)  # 1e-8 would blow up the rounding noise of zero gradients
+        # 1e-8 would blow up the rounding noise of zero gradients
+        optimizer = AdamW(model.params, lr=0.01, eps=1e-3)
         for _ in range(2):
             grads = None
             for part in (slice(0, 2), slice(2, 3)):  # gradients of two parts, accumulated
@@ -93,7 +117,10 @@ def test_per_token_losses_and_normalizer_never_wait(name):
     def both(xp):
         model, (tokens, targets) = gpt(xp), batch(xp)
         logits, _ = model.forward(tokens)
-        options = {key: model.params[value] if isinstance(value, str) else value for key, value in OBJECTIVES[name].items()}
+        options = {
+            key: model.params[value] if isinstance(value, str) else value
+            for key, value in OBJECTIVES[name].items()
+        }
         objective = getattr(objectives, name)
         return (
             *objective(logits, targets, **options, reduction="none"),
@@ -115,9 +142,15 @@ def test_past_shared_by_rows_equals_numpys_and_never_waits(dtype):
         _, dlogits = objectives.mixce(logits, targets)
         dpresent = [type(kv)(kv.k * 0.5, kv.v - 1) for kv in present]
         _, dpast, grads = model.extend_backward(dlogits, dpresent, cache)
-        _, none, grads = model.extend_backward(xp.zeros((2, 2, 7), dtype=dtype), dpast, prefix_cache, grads)
+        _, none, grads = model.extend_backward(
+            xp.zeros((2, 2, 7), dtype=dtype), dpast, prefix_cache, grads
+        )
         assert none is None
-        return {**grads, "logits": logits, **{f"dpast {i}": x for i, x in enumerate(x for kv in dpast for x in kv)}}
+        return {
+            **grads,
+            "logits": logits,
+            **{f"dpast {i}": x for i, x in enumerate(x for kv in dpast for x in kv)},
+        }
 
     with sd.no_host_reads():
         on_device = run(sd)
@@ -125,16 +158,20 @@ def test_past_shared_by_rows_equals_numpys_and_never_waits(dtype):
 
 
 def test_every_check_passes_on_the_device(monkeypatch):
-    """Every layer and objective, and the whole model with dropout, through the numerical derivative."""
-    monkeypatch.setattr(backend, "select_device", lambda device="auto": np if device == "cpu" else sd)
+    """Every layer and objective, and the whole model with dropout, through the numerical
+    derivative.
+    """
+    monkeypatch.setattr(
+        backend, "select_device", lambda device="auto": np if device == "cpu" else sd
+    )
     before = sd.host_reads
-    reports = dict(checks.check_everything("cuda"))
+    reports = dict(selfcheck.check_everything("cuda"))
     assert len(reports) >= 17
     assert sd.host_reads > before  # it was this device that computed
     assert not [title for title, report in reports.items() if not report.ok]
 
 
-# ---- generation -------------------------------------------------------------------------------------------------------
+# ---- generation ----------------------------------------------------------------------------------
 
 SAMPLING = [
     {},
@@ -151,7 +188,8 @@ SAMPLING = [
 def test_generation_equals_numpys_and_never_waits(options):
     prompts = np.random.default_rng(3).integers(0, 7, (4, 2))
     with sd.no_host_reads():
-        on_device = gpt(sd, "float32").generate(sd.asarray(prompts), 9, **options, seed=4)  # 11 > block_size
+        # 11 > block_size
+        on_device = gpt(sd, "float32").generate(sd.asarray(prompts), 9, **options, seed=4)
     assert_same(on_device, gpt(np, "float32").generate(prompts, 9, **options, seed=4))
 
 
@@ -164,10 +202,12 @@ def test_generation_with_stop_never_waits():
     assert_same(on_device, on_cpu)
 
 
-# ---- mixing is caught -------------------------------------------------------------------------------------------------
+# ---- mixing is caught ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("model_xp", "data_xp"), [(sd, np), (np, sd)], ids=["NumPy to device", "device to NumPy"])
+@pytest.mark.parametrize(
+    ("model_xp", "data_xp"), [(sd, np), (np, sd)], ids=["NumPy to device", "device to NumPy"]
+)
 def test_mixing_devices_raises_type_error(model_xp, data_xp):
     model, (tokens, targets) = gpt(model_xp), batch(model_xp)
     foreign_tokens, foreign_targets = batch(data_xp)
@@ -196,7 +236,7 @@ def test_a_generator_of_the_other_device_raises_type_error():
         gpt(sd).generate(tokens, 1, seed=np.random.default_rng(0))
 
 
-# ---- the strictness itself --------------------------------------------------------------------------------------------
+# ---- the strictness itself -----------------------------------------------------------------------
 
 
 def test_strict_device_refuses_numpy():
@@ -254,8 +294,21 @@ def test_strict_device_refuses_numpy():
 def test_strict_device_follows_numpy():
     x = sd.asarray(np.arange(6, dtype="float32").reshape(2, 3))
     assert (x * 2.0).dtype == (2 - x).dtype == sd.where(x > 1, x, 0).dtype == np.float32
-    assert (x * np.float64(2)).dtype == (np.float64(2) * x).dtype == (x / sd.asarray(np.ones(3))).dtype == np.float64
-    for reduced in (x.sum(), x.max(), x[0, 1], sd.vdot(x, x), x.argmax(), x.all(), sd.random.default_rng(0).random()):
+    assert (
+        (x * np.float64(2)).dtype
+        == (np.float64(2) * x).dtype
+        == (x / sd.asarray(np.ones(3))).dtype
+        == np.float64
+    )
+    for reduced in (
+        x.sum(),
+        x.max(),
+        x[0, 1],
+        sd.vdot(x, x),
+        x.argmax(),
+        x.all(),
+        sd.random.default_rng(0).random(),
+    ):
         assert type(reduced) is sd.ndarray
         assert reduced.shape == ()
     view = x[1]
@@ -305,11 +358,24 @@ def test_strict_device_offers_only_what_cupy_has():
         try:
             return {*inspect.signature(function).parameters}
         except ValueError:  # compiled: its docstring starts with the signature
-            return {*function.__doc__.partition("\n")[0].translate(str.maketrans("(),=", "    ")).split()}
+            return {
+                *function.__doc__.partition("\n")[0]
+                .translate(str.maketrans("(),=", "    "))
+                .split()
+            }
 
     ufuncs = dict.fromkeys(sd.UFUNCS.split(), "out dtype casting")
     for there, here in (
-        (cupy, {**sd.FUNCTIONS, **ufuncs, "asarray": "dtype", "array": "dtype", "ascontiguousarray": ""}),
+        (
+            cupy,
+            {
+                **sd.FUNCTIONS,
+                **ufuncs,
+                "asarray": "dtype",
+                "array": "dtype",
+                "ascontiguousarray": "",
+            },
+        ),
         (cupy.ndarray, sd.METHODS),
         (cupy.random.Generator, sd.GENERATOR),
         (cupy.linalg, sd.LINALG),
@@ -322,7 +388,7 @@ def test_strict_device_offers_only_what_cupy_has():
     assert not [name for name in sd.WITH_AT if not hasattr(getattr(cupy, name), "at")]
 
 
-# ---- backend ----------------------------------------------------------------------------------------------------------
+# ---- backend -------------------------------------------------------------------------------------
 
 
 def cupy_with(devices, used=None):
@@ -341,9 +407,16 @@ def no_cupy():
 
 def test_select_device_without_cupy(monkeypatch):
     monkeypatch.setattr(backend, "_cupy", no_cupy)
-    assert backend.select_device("cpu") is backend.select_device("auto") is backend.select_device() is np
+    assert (
+        backend.select_device("cpu")
+        is backend.select_device("auto")
+        is backend.select_device()
+        is np
+    )
     for device in ("cuda", "cuda:0"):
-        with pytest.raises(ValueError, match=rf"{device}' is not available: CuPy does not import .*pip install"):
+        with pytest.raises(
+            ValueError, match=rf"{device}' is not available: CuPy does not import .*pip install"
+        ):
             backend.select_device(device)
     with pytest.raises(ValueError, match="CuPy does not import"):
         mm.GPT(mm.GPTConfig(**CONFIG), device="cuda")
@@ -352,7 +425,10 @@ def test_select_device_without_cupy(monkeypatch):
 def test_select_device_without_a_gpu(monkeypatch):
     monkeypatch.setattr(backend, "_cupy", lambda: cupy_with(devices=0))
     assert backend.select_device("cpu") is backend.select_device("auto") is np
-    with pytest.raises(ValueError, match="'cuda' is not available: CuPy is installed, but finds no CUDA driver or GPU"):
+    with pytest.raises(
+        ValueError,
+        match="'cuda' is not available: CuPy is installed, but finds no CUDA driver or GPU",
+    ):
         backend.select_device("cuda")
 
 
@@ -365,7 +441,9 @@ def test_select_device_with_gpus(monkeypatch):
     assert used == []
     assert backend.select_device("cuda:1") is cupy
     assert used == [1]
-    with pytest.raises(ValueError, match="'cuda:2' is not available: CUDA devices here are cuda:0 to cuda:1"):
+    with pytest.raises(
+        ValueError, match="'cuda:2' is not available: CUDA devices here are cuda:0 to cuda:1"
+    ):
         backend.select_device("cuda:2")
     assert used == [1]
 
@@ -389,7 +467,11 @@ def test_select_device_with_the_real_cupy_of_this_machine():
             backend.select_device("cuda:0")
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:", "cuda:-1", "cuda:1\n", "CPU", "", 3, None, np, ["cpu"]], ids=repr)
+@pytest.mark.parametrize(
+    "device",
+    ["gpu", "cuda:x", "cuda:", "cuda:-1", "cuda:1\n", "CPU", "", 3, None, np, ["cpu"]],
+    ids=repr,
+)
 def test_select_device_rejects_other_names(device):
     with pytest.raises(ValueError, match='device must be "auto", "cpu", "cuda" or "cuda:N"'):
         backend.select_device(device)
@@ -399,10 +481,14 @@ def test_array_module(monkeypatch):
     assert backend.array_module(np.zeros(2)) is np
     assert backend.array_module(sd.asarray(np.zeros(2))) is sd
     framework = types.ModuleType("framework")
-    framework.Tensor = type("Tensor", (), {"__module__": "framework._C", "shape": (), "dtype": "float32"})
+    framework.Tensor = type(
+        "Tensor", (), {"__module__": "framework._C", "shape": (), "dtype": "float32"}
+    )
     monkeypatch.setitem(sys.modules, "framework", framework)
     for x in ([1.0], (), 1.0, 3, None, "a", framework.Tensor(), object()):
-        with pytest.raises(TypeError, match=f"expected a NumPy or CuPy array, got {type(x).__name__}"):
+        with pytest.raises(
+            TypeError, match=f"expected a NumPy or CuPy array, got {type(x).__name__}"
+        ):
             backend.array_module(x)
 
 
@@ -417,21 +503,30 @@ def test_to_numpy():
 
 @pytest.mark.parametrize("seed", [-1, 1.5, True, "a", None, [1], np.array([1, 2])], ids=repr)
 def test_rng_rejects_what_is_not_a_seed(seed):
-    with pytest.raises(ValueError, match="seed must be a non-negative integer or a random generator"):
+    with pytest.raises(
+        ValueError, match="seed must be a non-negative integer or a random generator"
+    ):
         backend.rng(seed, np)
 
 
 def test_rng_draws_by_the_seed_on_its_device_and_passes_generators_through():
     for seed in (0, 7, np.int32(7)):
-        np.testing.assert_array_equal(backend.rng(seed, np).random(3), np.random.default_rng(int(seed)).random(3))
+        np.testing.assert_array_equal(
+            backend.rng(seed, np).random(3), np.random.default_rng(int(seed)).random(3)
+        )
     for generator in (np.random.default_rng(0), sd.random.default_rng(0)):
         assert backend.rng(generator, np) is generator
     assert type(backend.rng(0, sd).random(3)) is sd.ndarray
 
 
 def test_importing_the_package_imports_no_other_framework():
-    script = "import sys, minimixce; print(sorted({'cupy', 'cupyx', 'torch', 'matplotlib', 'autograd'} & sys.modules.keys()))"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    script = (
+        "import sys, minimixce; print(sorted({'cupy', 'cupyx', 'torch', 'matplotlib', 'autograd'} &"
+        " sys.modules.keys()))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"
 
 
@@ -446,7 +541,11 @@ def test_only_backend_imports_cupy_and_nothing_imports_torch():
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 named.add(node.module.partition(".")[0])
             elif isinstance(node, ast.Constant):
-                named |= {node.value} & {"cupy", "cupyx", "torch"} if isinstance(node.value, str) else set()
+                named |= (
+                    {node.value} & {"cupy", "cupyx", "torch"}
+                    if isinstance(node.value, str)
+                    else set()
+                )
         allowed = {"cupy", "cupyx"} if path.name == "backend.py" else set()
         assert not named & {"cupy", "cupyx", "torch", "jax", "tensorflow"} - allowed, path.name
 
@@ -454,17 +553,33 @@ def test_only_backend_imports_cupy_and_nothing_imports_torch():
 def test_a_training_run_stays_on_the_device(tmp_path):
     """fit, with validation, accumulation, dropout and a folder, and its resumption: as on the CPU."""
     tokens = np.tile(np.arange(7), 40)
-    options = {"accumulate": 2, "eval_every": 10, "validation": text.consecutive_batches(tokens[:50], 8, 5), "lr": 1e-2}
+    options = {
+        "accumulate": 2,
+        "eval_every": 10,
+        "validation": text.consecutive_batches(tokens[:50], 8, 5),
+        "lr": 1e-2,
+    }
 
     def run(xp, folder, **more):
         model = gpt(xp, dropout=0.1)
-        return mm.fit(
-            model, text.random_batches(tokens, 4, 5), folder=folder, progress=False, steps=20, **options, **more
-        ), model
+        return (
+            mm.fit(
+                model,
+                text.random_batches(tokens, 4, 5),
+                folder=folder,
+                progress=False,
+                steps=20,
+                **options,
+                **more,
+            ),
+            model,
+        )
 
     on_cpu, _ = run(np, tmp_path / "cpu")
     on_device, model = run(sd, tmp_path / "device")
-    assert [m["validation_loss"] for m in on_device] == pytest.approx([m["validation_loss"] for m in on_cpu], rel=1e-6)
+    assert [m["validation_loss"] for m in on_device] == pytest.approx(
+        [m["validation_loss"] for m in on_cpu], rel=1e-6
+    )
     assert all(type(p) is sd.ndarray for p in model.params.values())
     assert run(sd, tmp_path / "device", resume=True)[0] == on_device
 
@@ -473,6 +588,9 @@ def test_steps_between_measurements_read_nothing_from_the_device():
     tokens, reads = np.tile(np.arange(7), 40), {}
     for steps in (20, 80):
         before = sd.host_reads
-        mm.fit(gpt(sd), text.random_batches(tokens, 4, 5), steps=steps, eval_every=80, progress=False)
+        mm.fit(
+            gpt(sd), text.random_batches(tokens, 4, 5), steps=steps, eval_every=80, progress=False
+        )
         reads[steps] = sd.host_reads - before
-    assert reads[80] == reads[20] <= 3  # the one measurement at the end: all losses in one copy, the norm
+    # the one measurement at the end: all losses in one copy, the norm
+    assert reads[80] == reads[20] <= 3

@@ -1,4 +1,6 @@
-"""Exact values and gradients, against sums over sequences that itertools lists, a naive model's log Q and HIPS autograd."""
+"""Exact values and gradients, against sums over sequences that itertools lists, a naive model's log
+Q and HIPS autograd.
+"""
 
 import itertools
 import math
@@ -15,16 +17,20 @@ from hypothesis import strategies as st
 import minimixce as mm
 from minimixce import exact, objectives, worlds
 
-OBJECTIVES = exact.OBJECTIVES
+OBJECTIVES = objectives.OBJECTIVES
 WITHOUT_JS = tuple(name for name in OBJECTIVES if name != "js")
-FLOOR = 1e-3  # what a relative error is relative to at least: some gradients are sums of large terms that cancel to zero
+# what a relative error is relative to at least: some gradients are sums of large terms that cancel
+# to zero
+FLOOR = 1e-3
 
 
-# ---- worlds and models ------------------------------------------------------------------------------------------------
+# ---- worlds and models ---------------------------------------------------------------------------
 
 
 def random_world(seed, V, S=None, zeros=0.4, log_p_floor=worlds.LOG_P_FLOOR):
-    """S states with random moves, so with memory; S = None is a Markov chain. Zeros are also where the boundary would be."""
+    """S states with random moves, so with memory; S = None is a Markov chain. Zeros are also where
+    the boundary would be.
+    """
     rng = np.random.default_rng(seed)
     probs = rng.dirichlet(np.ones(V), S or V)
     keep = rng.random(probs.shape) >= zeros
@@ -34,7 +40,9 @@ def random_world(seed, V, S=None, zeros=0.4, log_p_floor=worlds.LOG_P_FLOOR):
         p = probs * keep
         p[:, 0] += boundary
         try:
-            return worlds.World(p / p.sum(axis=1, keepdims=True), next_state, log_p_floor=log_p_floor)
+            return worlds.World(
+                p / p.sum(axis=1, keepdims=True), next_state, log_p_floor=log_p_floor
+            )
         except ValueError:
             assert boundary == 0
 
@@ -47,7 +55,9 @@ def random_model(kind, seed, V, max_len, dtype="float64", n_layer=2, n_head=2):
     else:
         model = mm.TableBigram(V, device="cpu", dtype=dtype)
     rng = np.random.default_rng(seed)
-    model.params = {name: rng.standard_normal(p.shape).astype(dtype) for name, p in model.params.items()}
+    model.params = {
+        name: rng.standard_normal(p.shape).astype(dtype) for name, p in model.params.items()
+    }
     return model
 
 
@@ -60,22 +70,31 @@ def table(logits):
 def on_device(model):
     """The same model on the strict device."""
     copy = object.__new__(type(model))
-    copy.config, copy.params = model.config, {name: sd.asarray(p) for name, p in model.params.items()}
+    copy.config, copy.params = (
+        model.config,
+        {name: sd.asarray(p) for name, p in model.params.items()},
+    )
     return copy
 
 
 KINDS = ("gpt", "bigram", "table")
 
 
-# ---- the oracle -------------------------------------------------------------------------------------------------------
+# ---- the oracle ----------------------------------------------------------------------------------
 
 
 class Listed:
-    """Every sequence of at most T tokens: what is drawn (n,T−1), −1 where nothing is, and its probability step by step."""
+    """Every sequence of at most T tokens: what is drawn (n,T−1), −1 where nothing is, and its
+    probability step by step.
+    """
 
     def __init__(self, world, max_len):
         V, steps = world.vocab_size, max(1, max_len - 1)
-        sequences = [(*words, 0) for k in range(max_len) for words in itertools.product(range(1, V), repeat=k)]
+        sequences = [
+            (*words, 0)
+            for k in range(max_len)
+            for words in itertools.product(range(1, V), repeat=k)
+        ]
         n = len(sequences)
         self.drawn, self.inputs = np.full((n, steps), -1), np.zeros((n, steps), int)
         self.log_p_floor = world.log_p_floor
@@ -88,7 +107,9 @@ class Listed:
                     self.inputs[i, t + 1] = token
                 p = world.probs[state, token]
                 self.p[i] *= p
-                self.log_p_floored[i] += max(math.log(p), world.log_p_floor) if p > 0 else world.log_p_floor
+                self.log_p_floored[i] += (
+                    max(math.log(p), world.log_p_floor) if p > 0 else world.log_p_floor
+                )
                 self.impossible[i] += p == 0
                 state = world.next_state[state, token]
         self.is_drawn = self.drawn >= 0
@@ -127,14 +148,19 @@ class Listed:
             "forward_kl": forward_kl,
             "reverse_kl": reverse_kl,
             "two_kls": eta * forward_kl + (1 - eta) * reverse_kl,
-            "js": eta * anp.sum(p[some] * anp.log(p[some] / m[some])) + (1 - eta) * anp.sum(q * anp.log(q / m)),
+            "js": (
+                eta * anp.sum(p[some] * anp.log(p[some] / m[some]))
+                + (1 - eta) * anp.sum(q * anp.log(q / m))
+            ),
             "overlap": -anp.sum(p * q),
             "mixce": -anp.sum(p[:, None] * self.is_drawn * token),
             "entropy_p": entropy_p,
             "entropy_q": entropy_q,
             "validity": anp.sum(q[some]),
             "impossible_tokens": anp.sum(q * self.impossible),
-            "reverse_ce_finite": -anp.sum(q * (self.log_p_floored - self.impossible * self.log_p_floor)),
+            "reverse_ce_finite": -anp.sum(
+                q * (self.log_p_floored - self.impossible * self.log_p_floor)
+            ),
         }[objective]
 
 
@@ -164,14 +190,19 @@ def assert_equal(got, loss, grads, tolerance=1e-9, name=""):
         assert_close(got[1][key], grads[key], tolerance, f"{name}: {key}", FLOOR)
 
 
-spaces = st.sampled_from([(V, T) for V in range(2, 7) for T in range(1, 8) if exact.num_sequences(V, T) <= 1500])
-floors = st.sampled_from([worlds.LOG_P_FLOOR, worlds.LOG_P_FLOOR, -1.0])  # −1 is above many a possible token's log P
+spaces = st.sampled_from(
+    [(V, T) for V in range(2, 7) for T in range(1, 8) if exact.num_sequences(V, T) <= 1500]
+)
+# −1 is above many a possible token's log P
+floors = st.sampled_from([worlds.LOG_P_FLOOR, worlds.LOG_P_FLOOR, -1.0])
 etas = st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0])
 memories = st.sampled_from([None, 1, 2, 3, 4, 5])
 seeds = st.integers(0, 99)
 
 
-@given(st.sampled_from(KINDS), spaces, memories, etas, floors, st.sampled_from([0.0, 0.4, 0.7]), seeds)
+@given(
+    st.sampled_from(KINDS), spaces, memories, etas, floors, st.sampled_from([0.0, 0.4, 0.7]), seeds
+)
 @example("gpt", (4, 6), 3, 0.3, worlds.LOG_P_FLOOR, 0.4, 0)
 @example("gpt", (3, 4), None, 0.5, worlds.LOG_P_FLOOR, 0.4, 1)
 @example("gpt", (5, 1), 2, 0.5, worlds.LOG_P_FLOOR, 0.4, 2)
@@ -196,24 +227,44 @@ def test_values_and_gradients_equal_brute_force(kind, space, S, eta, floor, zero
             assert_equal(found, loss, expected, name=f"{name} by costs to go")
         if kind == "table" and name != "js":
             logits = model.params["logits"]
-            loss, dlogits = exact.bigram_loss_and_grads(logits, world, objective=name, eta=eta, max_len=T)
-            assert_equal((loss, {"logits": dlogits}), value(name, eta), expected, name=f"{name} by dynamic programming")
+            loss, dlogits = exact.bigram_loss_and_grads(
+                logits, world, objective=name, eta=eta, max_len=T
+            )
+            assert_equal(
+                (loss, {"logits": dlogits}),
+                value(name, eta),
+                expected,
+                name=f"{name} by dynamic programming",
+            )
     for method in ("tree", "list"):
         found = exact.measure(model, world, T, eta=eta, method=method)
-        assert set(found) == {*OBJECTIVES, "entropy_p", "entropy_q", "validity", "impossible_tokens", "reverse_ce_finite"}
+        assert set(found) == {
+            *OBJECTIVES,
+            "entropy_p",
+            "entropy_q",
+            "validity",
+            "impossible_tokens",
+            "reverse_ce_finite",
+        }
         for name in found:
             expected = value(name, 0.5 if name == "js" and eta in (0, 1) else eta)
             assert_close(float(found[name]), expected, 1e-9, f"{name} by {method}", FLOOR)
         four = exact.cross_entropies(model, world, T, method=method)
         assert four._fields == ("forward", "reverse", "entropy_p", "entropy_q")
-        assert [float(x) for x in four] == [float(found[k]) for k in ("forward_ce", "reverse_ce", "entropy_p", "entropy_q")]
+        assert [float(x) for x in four] == [
+            float(found[k]) for k in ("forward_ce", "reverse_ce", "entropy_p", "entropy_q")
+        ]
 
 
 def test_losses_are_0_d_float64_and_gradients_are_complete():
     world = random_world(0, 4)
     for kind, dtype, T in itertools.product(KINDS, ("float32", "float64"), (1, 3)):
         model = random_model(kind, 0, 4, T, dtype)
-        calls = [exact.loss_and_grads(model, world, T, objective=o, method=m) for o in OBJECTIVES for m in ("tree", "list")]
+        calls = [
+            exact.loss_and_grads(model, world, T, objective=o, method=m)
+            for o in OBJECTIVES
+            for m in ("tree", "list")
+        ]
         calls += [exact.policy_gradient(model, world, T)]
         for loss, grads in calls:
             assert type(loss) is np.ndarray
@@ -221,18 +272,28 @@ def test_losses_are_0_d_float64_and_gradients_are_complete():
             assert {name: (g.shape, g.dtype) for name, g in grads.items()} == {
                 name: (p.shape, p.dtype) for name, p in model.params.items()
             }
-        for value in (*exact.measure(model, world, T).values(), *exact.cross_entropies(model, world, T)):
+        for value in (
+            *exact.measure(model, world, T).values(),
+            *exact.cross_entropies(model, world, T),
+        ):
             assert type(value) is np.ndarray
             assert (value.shape, value.dtype) == ((), np.float64)
     for max_len, dtype in itertools.product((None, 1, 3), ("float32", "float64")):
         logits = np.ones((4, 4), dtype)
         for objective in WITHOUT_JS:
-            loss, dlogits = exact.bigram_loss_and_grads(logits, world, objective=objective, max_len=max_len)
+            loss, dlogits = exact.bigram_loss_and_grads(
+                logits, world, objective=objective, max_len=max_len
+            )
             assert type(loss) is np.ndarray
-            assert (loss.shape, loss.dtype, dlogits.shape, dlogits.dtype) == ((), np.float64, (4, 4), logits.dtype)
+            assert (loss.shape, loss.dtype, dlogits.shape, dlogits.dtype) == (
+                (),
+                np.float64,
+                (4, 4),
+                logits.dtype,
+            )
 
 
-# ---- the list of sequences --------------------------------------------------------------------------------------------
+# ---- the list of sequences -----------------------------------------------------------------------
 
 
 @given(spaces, st.integers(1, 50))
@@ -245,7 +306,9 @@ def test_sequences_are_all_there_are_shortest_first(space, group):
     assert [tuple(row[1 : 1 + len(x)]) for row, x in zip(rows.tolist(), expected)] == expected
     assert all(row == [0, *x] + [-1] * (T - len(x)) for row, x in zip(rows.tolist(), expected))
     first = len(rows) // 2
-    np.testing.assert_array_equal(exact.sequences(V, T, first, first + group), rows[first : first + group])
+    np.testing.assert_array_equal(
+        exact.sequences(V, T, first, first + group), rows[first : first + group]
+    )
 
 
 @given(st.sampled_from(KINDS), spaces, memories, seeds)
@@ -253,7 +316,11 @@ def test_sequences_are_all_there_are_shortest_first(space, group):
 @few_examples
 def test_all_probabilities_sum_to_one(kind, space, S, seed):
     V, T = space
-    world, model, rows = random_world(seed, V, S), random_model(kind, seed, V, T), exact.sequences(V, T)
+    world, model, rows = (
+        random_world(seed, V, S),
+        random_model(kind, seed, V, T),
+        exact.sequences(V, T),
+    )
     for log_prob in (world.log_prob(rows), exact.log_prob(model, rows)):
         assert (log_prob.shape, log_prob.dtype) == ((len(rows),), np.float64)
         assert abs(np.exp(log_prob).sum() - 1) <= 1e-12
@@ -262,10 +329,12 @@ def test_all_probabilities_sum_to_one(kind, space, S, seed):
 def test_entropy_of_the_world_is_the_worlds_own():
     for seed, S, T in itertools.product(range(3), (None, 3), (1, 2, 5)):
         world, model = random_world(seed, 4, S), random_model("table", 0, 4, T)
-        assert_close(float(exact.cross_entropies(model, world, T).entropy_p), world.entropy(T), 1e-12)
+        assert_close(
+            float(exact.cross_entropies(model, world, T).entropy_p), world.entropy(T), 1e-12
+        )
 
 
-# ---- identities -------------------------------------------------------------------------------------------------------
+# ---- identities ----------------------------------------------------------------------------------
 
 
 def positive_markov(seed, V=5):
@@ -276,16 +345,21 @@ def positive_markov(seed, V=5):
 @pytest.mark.parametrize("max_len", [1, 2, 5, None])
 def test_divergences_and_their_gradients_vanish_where_q_is_p(max_len):
     world = positive_markov(0)
-    logits = np.log(world.probs) + 200 * np.arange(5)[:, None]  # a constant per row changes nothing, and exp(800) is infinite
+    # a constant per row changes nothing, and exp(800) is infinite
+    logits = np.log(world.probs) + 200 * np.arange(5)[:, None]
     for name in ("forward_kl", "reverse_kl", "two_kls"):
-        loss, grads = exact.bigram_loss_and_grads(logits, world, objective=name, eta=0.3, max_len=max_len)
+        loss, grads = exact.bigram_loss_and_grads(
+            logits, world, objective=name, eta=0.3, max_len=max_len
+        )
         assert abs(loss) <= 1e-12
         assert np.abs(grads).max() <= 1e-12
     if max_len is None:
         return
     for name in ("forward_kl", "reverse_kl", "two_kls", "js"):
         for method in ("tree", "list"):
-            loss, grads = exact.loss_and_grads(table(logits), world, max_len, objective=name, eta=0.3, method=method)
+            loss, grads = exact.loss_and_grads(
+                table(logits), world, max_len, objective=name, eta=0.3, method=method
+            )
             assert abs(loss) <= 1e-12
             assert np.abs(grads["logits"]).max() <= 1e-12
     loss, grads = exact.policy_gradient(table(logits), world, max_len, objective="reverse_kl")
@@ -296,7 +370,9 @@ def test_divergences_and_their_gradients_vanish_where_q_is_p(max_len):
 def test_reverse_cross_entropy_of_p_itself_is_not_stationary():
     world = positive_markov(0)
     for name in ("reverse_ce", "mixce_star", "overlap", "mixce"):
-        _, grads = exact.bigram_loss_and_grads(np.log(world.probs), world, objective=name, max_len=4)
+        _, grads = exact.bigram_loss_and_grads(
+            np.log(world.probs), world, objective=name, max_len=4
+        )
         assert np.abs(grads).max() > 1e-3, name
 
 
@@ -305,7 +381,10 @@ def test_reverse_cross_entropy_of_p_itself_is_not_stationary():
 def test_mixce_star_is_two_kls_and_both_entropies(kind, eta):
     for seed in range(3):
         world, model = random_world(seed, 4, S=3), random_model(kind, seed, 4, 5)
-        star, kls = (float(exact.loss_and_grads(model, world, 5, objective=o, eta=eta)[0]) for o in ("mixce_star", "two_kls"))
+        star, kls = (
+            float(exact.loss_and_grads(model, world, 5, objective=o, eta=eta)[0])
+            for o in ("mixce_star", "two_kls")
+        )
         four = exact.cross_entropies(model, world, 5)
         assert_close(star, float(kls + (1 - eta) * four.entropy_q + eta * four.entropy_p), 1e-12)
 
@@ -322,13 +401,18 @@ def test_policy_gradient_theorem(kind, objective):
 @given(spaces.filter(lambda space: space[1] > 1), st.sampled_from(KINDS), seeds)
 @few_examples
 def test_exact_forward_ce_is_mle_times_targets_per_sequence(space, kind, seed):
-    """On the sequences of a corpus, whose distribution is an n-gram world with n beyond every context; token MixCE alike."""
+    """On the sequences of a corpus, whose distribution is an n-gram world with n beyond every
+    context; token MixCE alike.
+    """
     V, T = space
     rows = random_world(seed, V, S=3).sample(20, T, seed)
     world, model = worlds.ngram(rows, T + 1, V), random_model(kind, seed, V, T)
     inputs, targets = world.batch(rows)
     factor = (targets >= 0).sum() / len(rows)
-    for name, objective, options in (("forward_ce", objectives.mle, {}), ("mixce", objectives.mixce, {"eta": 0.3})):
+    for name, objective, options in (
+        ("forward_ce", objectives.mle, {}),
+        ("mixce", objectives.mixce, {"eta": 0.3}),
+    ):
         logits, cache = model.forward(inputs)
         loss, dlogits = objective(logits, targets, **options)
         grads = model.backward(factor * dlogits, cache)
@@ -336,20 +420,28 @@ def test_exact_forward_ce_is_mle_times_targets_per_sequence(space, kind, seed):
         assert_equal(found, float(factor * loss), grads, 1e-10, name)
 
 
-# ---- dynamic programming and closed form ------------------------------------------------------------------------------
+# ---- dynamic programming and closed form ---------------------------------------------------------
 
 
 @pytest.mark.parametrize("objective", WITHOUT_JS)
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_dynamic_programming_approaches_the_closed_form(objective, eta):
     for seed in range(2):
-        world = worlds.markov(0.9 * worlds.random_markov(5, 0.5, seed).probs + 0.1 * np.eye(5)[:1])  # zeros, and soon over
+        # zeros, and soon over
+        world = worlds.markov(0.9 * worlds.random_markov(5, 0.5, seed).probs + 0.1 * np.eye(5)[:1])
         logits = np.random.default_rng(seed).standard_normal((5, 5))
         loss, grads = exact.bigram_loss_and_grads(logits, world, objective=objective, eta=eta)
         errors = []
         for max_len in (3, 6, 12, 24, 48, 1000):
-            found = exact.bigram_loss_and_grads(logits, world, objective=objective, eta=eta, max_len=max_len)
-            errors.append(max(abs(found[0] - loss) / abs(loss), np.abs(found[1] - grads).max() / np.abs(grads).max()))
+            found = exact.bigram_loss_and_grads(
+                logits, world, objective=objective, eta=eta, max_len=max_len
+            )
+            errors.append(
+                max(
+                    abs(found[0] - loss) / abs(loss),
+                    np.abs(found[1] - grads).max() / np.abs(grads).max(),
+                )
+            )
         assert errors[0] > 1e-4
         assert errors == sorted(errors, reverse=True)
         assert errors[-1] <= 1e-12
@@ -363,7 +455,11 @@ def test_the_closed_form_has_the_gradient_of_its_value(objective):
         loss, dlogits = exact.bigram_loss_and_grads(logits, world, objective=objective, eta=0.3)
         return loss, dlogits
 
-    report = mm.gradcheck(forward, lambda dy, dlogits: (dy * dlogits,), [np.random.default_rng(0).standard_normal((4, 4))])
+    report = mm.gradcheck(
+        forward,
+        lambda dy, dlogits: (dy * dlogits,),
+        [np.random.default_rng(0).standard_normal((4, 4))],
+    )
     assert report.ok, f"\n{report}"
 
 
@@ -375,10 +471,14 @@ def test_dynamic_programming_equals_list_and_tree_for_any_bigram(objective):
         for kind in ("table", "bigram"):
             model = random_model(kind, T, 4, T)
             logits, cache = model.forward(np.arange(4)[:, None])
-            loss, dlogits = exact.bigram_loss_and_grads(logits[:, 0], world, objective=objective, eta=0.3, max_len=T)
+            loss, dlogits = exact.bigram_loss_and_grads(
+                logits[:, 0], world, objective=objective, eta=0.3, max_len=T
+            )
             expected = model.backward(dlogits[:, None], cache)
             for method in ("tree", "list"):
-                found = exact.loss_and_grads(model, world, T, objective=objective, eta=0.3, method=method)
+                found = exact.loss_and_grads(
+                    model, world, T, objective=objective, eta=0.3, method=method
+                )
                 assert_equal(found, float(loss), expected, 1e-11, f"{kind} {method}")
 
 
@@ -398,22 +498,35 @@ def test_counts_replace_p_in_the_forward_term(max_len):
         }[objective]
 
     def find(objective, counts=counts, eta=0.3):
-        return exact.bigram_loss_and_grads(logits, world, objective=objective, eta=eta, max_len=max_len, counts=counts)
+        return exact.bigram_loss_and_grads(
+            logits, world, objective=objective, eta=eta, max_len=max_len, counts=counts
+        )
 
     for name in ("forward_ce", "forward_kl", "mixce"):
         pull_back, value = make_vjp(lambda x, name=name: naive(name, x))(logits)
         assert_equal((find(name)[0], {"": find(name)[1]}), value, {"": pull_back(1.0)}, 1e-12, name)
         np.testing.assert_array_equal(find(name, 1.0 * counts)[1], find(name)[1])
-    for mixture, parts in {"mixce_star": ("forward_ce", "reverse_ce"), "two_kls": ("forward_kl", "reverse_kl")}.items():
+    for mixture, parts in {
+        "mixce_star": ("forward_ce", "reverse_ce"),
+        "two_kls": ("forward_kl", "reverse_kl"),
+    }.items():
         (f, df), (r, dr) = (find(part) for part in parts)
-        assert_equal((find(mixture)[0], {"": find(mixture)[1]}), 0.3 * f + 0.7 * r, {"": 0.3 * df + 0.7 * dr}, 1e-12, mixture)
+        assert_equal(
+            (find(mixture)[0], {"": find(mixture)[1]}),
+            0.3 * f + 0.7 * r,
+            {"": 0.3 * df + 0.7 * dr},
+            1e-12,
+            mixture,
+        )
     for name in ("reverse_ce", "reverse_kl", "overlap"):
         np.testing.assert_array_equal(find(name)[1], find(name, None)[1])
     # the counts of a large sample are the world's own
     own = exact.bigram_counts(world, max_len)
     if max_len != 1:
         assert_equal(
-            (find("mixce_star", 7 * own)[0], {"": find("mixce_star", 7 * own)[1]}), *_keyed(find("mixce_star", None)), 1e-12
+            (find("mixce_star", 7 * own)[0], {"": find("mixce_star", 7 * own)[1]}),
+            *_keyed(find("mixce_star", None)),
+            1e-12,
         )
 
 
@@ -437,36 +550,64 @@ def test_bigram_counts_are_expected_numbers_of_pairs(S):
 
 
 def test_states_that_cannot_be_reached_do_no_harm():
-    """Token 2 never comes and, if it did, would never end: the closed form of P is that of the two other tokens."""
+    """Token 2 never comes and, if it did, would never end: the closed form of P is that of the two
+    other tokens.
+    """
     probs = np.array([[0.5, 0.5, 0], [0.3, 0.7, 0], [0, 0, 1]])
     world, logits = worlds.markov(probs), np.zeros((3, 3))
     for objective in WITHOUT_JS:
         loss, grads = exact.bigram_loss_and_grads(logits, world, objective=objective)
-        limit, dlimit = exact.bigram_loss_and_grads(logits, world, objective=objective, max_len=3000)
+        limit, dlimit = exact.bigram_loss_and_grads(
+            logits, world, objective=objective, max_len=3000
+        )
         assert_equal((loss, {"": grads}), float(limit), {"": dlimit}, 1e-12, objective)
 
 
-# ---- measures ---------------------------------------------------------------------------------------------------------
+# ---- measures ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["tree", "list"])
 def test_what_measures_are_to_each_other(method):
     world, model = random_world(3, 4, S=3, zeros=0.5), random_model("gpt", 0, 4, 6)
-    found = {name: float(value) for name, value in exact.measure(model, world, 6, eta=0.3, method=method).items()}
+    found = {
+        name: float(value)
+        for name, value in exact.measure(model, world, 6, eta=0.3, method=method).items()
+    }
     for name in OBJECTIVES:
-        assert_close(found[name], float(exact.loss_and_grads(model, world, 6, objective=name, eta=0.3)[0]), 1e-12, name)
+        assert_close(
+            found[name],
+            float(exact.loss_and_grads(model, world, 6, objective=name, eta=0.3)[0]),
+            1e-12,
+            name,
+        )
     assert 0 < found["validity"] < 1
     assert found["impossible_tokens"] > 0
-    assert_close(found["reverse_ce"], found["reverse_ce_finite"] - world.log_p_floor * found["impossible_tokens"], 1e-12)
+    assert_close(
+        found["reverse_ce"],
+        found["reverse_ce_finite"] - world.log_p_floor * found["impossible_tokens"],
+        1e-12,
+    )
     lower = worlds.World(world.probs, world.next_state, log_p_floor=-500.0)
     other = exact.measure(model, lower, 6, eta=0.3, method=method)
-    for name in ("reverse_ce_finite", "impossible_tokens", "validity", "js", "overlap", "forward_ce"):
+    for name in (
+        "reverse_ce_finite",
+        "impossible_tokens",
+        "validity",
+        "js",
+        "overlap",
+        "forward_ce",
+    ):
         assert_close(float(other[name]), found[name], 1e-12, name)  # none of these knows the floor
-    assert_close(float(other["reverse_ce"]), found["reverse_ce_finite"] + 500 * found["impossible_tokens"], 1e-12)
+    assert_close(
+        float(other["reverse_ce"]),
+        found["reverse_ce_finite"] + 500 * found["impossible_tokens"],
+        1e-12,
+    )
 
 
 def test_an_unlikely_sequence_is_not_an_impossible_one():
-    probs = np.array([[1, 1e-200], [1, 1e-200]])  # three tokens 1 underflow: P(x) = 0 in float64, but not impossible
+    # three tokens 1 underflow: P(x) = 0 in float64, but not impossible
+    probs = np.array([[1, 1e-200], [1, 1e-200]])
     for method in ("tree", "list"):
         found = exact.measure(table(np.zeros((2, 2))), worlds.markov(probs), 5, method=method)
         assert float(found["validity"]) == 1
@@ -483,7 +624,7 @@ def test_validity_is_the_share_of_possible_samples():
     assert abs(share - validity) < 4 * math.sqrt(validity / 20000)
 
 
-# ---- groups of rows, and precision ------------------------------------------------------------------------------------
+# ---- groups of rows, and precision ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rows", [1, 3, 7, 40])
@@ -493,10 +634,18 @@ def test_groups_of_rows_change_nothing(monkeypatch, kind, rows):
     results = []
     for size in (10**6, rows):
         monkeypatch.setattr(exact, "_ROWS", size)
-        calls = [(o, exact.loss_and_grads(model, world, 5, objective=o, eta=0.3)) for o in OBJECTIVES]
-        calls += [(o, exact.loss_and_grads(model, world, 5, objective=o, method="list")) for o in ("js", "mixce")]
+        calls = [
+            (o, exact.loss_and_grads(model, world, 5, objective=o, eta=0.3)) for o in OBJECTIVES
+        ]
+        calls += [
+            (o, exact.loss_and_grads(model, world, 5, objective=o, method="list"))
+            for o in ("js", "mixce")
+        ]
         calls += [("costs to go", exact.policy_gradient(model, world, 5))]
-        measures = [{k: float(v) for k, v in exact.measure(model, world, 5, method=m).items()} for m in ("tree", "list")]
+        measures = [
+            {k: float(v) for k, v in exact.measure(model, world, 5, method=m).items()}
+            for m in ("tree", "list")
+        ]
         results.append((calls, measures))
     for (name, (loss, grads)), (_, found) in zip(*(calls for calls, _ in results)):
         assert_equal(found, float(loss), grads, 1e-12, name)
@@ -510,7 +659,9 @@ def test_memory_does_not_grow_with_the_space(monkeypatch):
     seen = []
     original = mm.GPT.extend_forward
     monkeypatch.setattr(
-        mm.GPT, "extend_forward", lambda self, x, past=None, *a: (seen.append(x.size), original(self, x, past, *a))[1]
+        mm.GPT,
+        "extend_forward",
+        lambda self, x, past=None, *a: (seen.append(x.size), original(self, x, past, *a))[1],
     )
     monkeypatch.setattr(exact, "_ROWS", 50)
     world, model = random_world(0, 4), random_model("gpt", 0, 4, 7, n_layer=1)
@@ -527,10 +678,15 @@ def test_sums_are_in_float64_whatever_the_model_computes_in():
     logits = single.params["logits"]
     double = table(logits.astype("float64"))  # the same logits exactly
     for method in ("tree", "list"):
-        found, expected = (exact.measure(model, world, 6, method=method) for model in (single, double))
+        found, expected = (
+            exact.measure(model, world, 6, method=method) for model in (single, double)
+        )
         for name in expected:
             assert_close(float(found[name]), float(expected[name]), 1e-14, name)
-    found, expected = (exact.bigram_loss_and_grads(x, world, max_len=6)[0] for x in (logits, double.params["logits"]))
+    found, expected = (
+        exact.bigram_loss_and_grads(x, world, max_len=6)[0]
+        for x in (logits, double.params["logits"])
+    )
     assert_close(float(found), float(expected), 1e-14)
 
 
@@ -552,7 +708,7 @@ def test_float32_models_are_close_to_float64(kind):
         assert error <= 1e-4 * whole, name
 
 
-# ---- complaints -------------------------------------------------------------------------------------------------------
+# ---- complaints ----------------------------------------------------------------------------------
 
 
 class Untouched:
@@ -570,7 +726,9 @@ class Untouched:
 
 CALLS = {
     "tree": lambda model, world, max_len, **o: exact.loss_and_grads(model, world, max_len, **o),
-    "list": lambda model, world, max_len, **o: exact.loss_and_grads(model, world, max_len, method="list", **o),
+    "list": lambda model, world, max_len, **o: exact.loss_and_grads(
+        model, world, max_len, method="list", **o
+    ),
     "policy_gradient": exact.policy_gradient,
     "measure": exact.measure,
     "cross_entropies": exact.cross_entropies,
@@ -582,22 +740,29 @@ every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_bad_horizons_models_and_spaces_are_refused_before_the_model_is_called(call):
     world = random_world(0, 4)
     for max_len in (0, -1, 2.0, True, None, "3"):
-        with pytest.raises(ValueError, match=f"max_len must be an integer, at least 1, got {max_len!r}"):
+        with pytest.raises(
+            ValueError, match=f"max_len must be an integer, at least 1, got {max_len!r}"
+        ):
             call(Untouched(), world, max_len)
-    with pytest.raises(ValueError, match="model and world must share a vocabulary, got 5 and 4 tokens"):
+    with pytest.raises(
+        ValueError, match="model and world must share a vocabulary, got 5 and 4 tokens"
+    ):
         call(Untouched(5), world, 3)
     with pytest.raises(ValueError, match="max_len 6 needs a block_size of at least 5, got 4"):
         call(Untouched(4, 4), world, 6)
     with pytest.raises(AssertionError, match="the model was called"):
         call(Untouched(4, 5), world, 6)
     message = (
-        "4 tokens and max_len 9 make 9,841 sequences, more than max_sequences = 9,840; choose a smaller max_len, or sample"
+        "4 tokens and max_len 9 make 9,841 sequences, more than max_sequences = 9,840; choose a"
+        " smaller max_len, or sample"
     )
     with pytest.raises(ValueError, match=message):
         call(Untouched(), world, 9, max_sequences=9840)
     with pytest.raises(AssertionError, match="the model was called"):
         call(Untouched(), world, 9, max_sequences=9841)
-    with pytest.raises(ValueError, match="make 21,523,360 sequences, more than max_sequences = 20,000,000"):
+    with pytest.raises(
+        ValueError, match="make 21,523,360 sequences, more than max_sequences = 20,000,000"
+    ):
         call(Untouched(), world, 16)
 
 
@@ -610,14 +775,25 @@ def test_bad_options_are_refused():
         with pytest.raises(ValueError, match=f"eta must be between 0 and 1, got {eta}"):
             exact.bigram_loss_and_grads(np.zeros((4, 4)), world, eta=eta)
     for eta in (0, 1):
-        with pytest.raises(ValueError, match=f"eta must be above 0 and below 1 for js, which is zero there, got {eta}"):
+        with pytest.raises(
+            ValueError,
+            match=f"eta must be above 0 and below 1 for js, which is zero there, got {eta}",
+        ):
             exact.loss_and_grads(model, world, 3, objective="js", eta=eta)
-    with pytest.raises(ValueError, match=r"objective must be one of forward_ce, .*, js, overlap, mixce, got 'mle'"):
+    with pytest.raises(
+        ValueError, match=r"objective must be one of forward_ce, .*, js, overlap, mixce, got 'mle'"
+    ):
         exact.loss_and_grads(model, world, 3, objective="mle")
-    with pytest.raises(ValueError, match=r"objective must be one of forward_ce, .*, two_kls, overlap, mixce, got 'mle'"):
+    with pytest.raises(
+        ValueError,
+        match=r"objective must be one of forward_ce, .*, two_kls, overlap, mixce, got 'mle'",
+    ):
         exact.bigram_loss_and_grads(np.zeros((4, 4)), world, objective="mle")
     for objective in ("forward_ce", "mixce_star", "js", "mle"):
-        with pytest.raises(ValueError, match=f'objective must be "reverse_ce" or "reverse_kl" .* got \'{objective}\''):
+        with pytest.raises(
+            ValueError,
+            match=f'objective must be "reverse_ce" or "reverse_kl" .* got \'{objective}\'',
+        ):
             exact.policy_gradient(model, world, 3, objective=objective)
     for find in (exact.loss_and_grads, exact.measure, exact.cross_entropies):
         with pytest.raises(ValueError, match='method must be "tree" or "list", got \'dp\''):
@@ -639,8 +815,17 @@ def test_bad_tables_are_refused():
         with pytest.raises(ValueError, match="max_len must be an integer, at least 1"):
             exact.bigram_loss_and_grads(logits, memory, max_len=max_len)
     starts_nowhere = np.ones((4, 4)) * (np.arange(4) > 0)[:, None]
-    for counts in (np.ones((3, 4)), np.ones(4), -np.ones((4, 4)), starts_nowhere, np.full((4, 4), np.nan), np.zeros((4, 4))):
-        with pytest.raises(ValueError, match=r"counts must be \(4, 4\), not negative, with sequences that start"):
+    for counts in (
+        np.ones((3, 4)),
+        np.ones(4),
+        -np.ones((4, 4)),
+        starts_nowhere,
+        np.full((4, 4), np.nan),
+        np.zeros((4, 4)),
+    ):
+        with pytest.raises(
+            ValueError, match=r"counts must be \(4, 4\), not negative, with sequences that start"
+        ):
             exact.bigram_loss_and_grads(logits, markov, counts=counts)
 
 
@@ -649,15 +834,19 @@ def test_without_a_horizon_q_must_end():
     for low in (-25, -40, -800):
         logits[:, 0] = low
         for objective in ("reverse_ce", "reverse_kl", "two_kls", "mixce_star"):
-            with pytest.raises(FloatingPointError, match=r"Q hardly ever ends a sequence.*give a max_len"):
+            with pytest.raises(
+                FloatingPointError, match=r"Q hardly ever ends a sequence.*give a max_len"
+            ):
                 exact.bigram_loss_and_grads(logits, world, objective=objective)
-            loss, grads = exact.bigram_loss_and_grads(logits, world, objective=objective, max_len=20)
+            loss, grads = exact.bigram_loss_and_grads(
+                logits, world, objective=objective, max_len=20
+            )
             assert np.isfinite(loss)
             assert np.isfinite(grads).all()
     assert np.isfinite(exact.bigram_loss_and_grads(logits, world, objective="overlap")[0])
 
 
-# ---- devices ----------------------------------------------------------------------------------------------------------
+# ---- devices -------------------------------------------------------------------------------------
 
 
 def assert_on_device(found, expected, tolerance=1e-12):
@@ -681,13 +870,19 @@ def test_everything_stays_on_the_device(kind, max_len):
     for S in (None, 3):
         world, model = random_world(0, 4, S), random_model(kind, 0, 4, max_len)
         calls = [
-            lambda m, o=o, method=method, world=world: exact.loss_and_grads(m, world, max_len, objective=o, method=method)
+            lambda m, o=o, method=method, world=world: exact.loss_and_grads(
+                m, world, max_len, objective=o, method=method
+            )
             for o, method in itertools.product(OBJECTIVES, ("tree", "list"))
         ]
         calls += [
-            lambda m, o=o, w=world: exact.policy_gradient(m, w, max_len, objective=o) for o in ("reverse_ce", "reverse_kl")
+            lambda m, o=o, w=world: exact.policy_gradient(m, w, max_len, objective=o)
+            for o in ("reverse_ce", "reverse_kl")
         ]
-        calls += [lambda m, method=method, w=world: exact.measure(m, w, max_len, method=method) for method in ("tree", "list")]
+        calls += [
+            lambda m, method=method, w=world: exact.measure(m, w, max_len, method=method)
+            for method in ("tree", "list")
+        ]
         calls += [lambda m, w=world: tuple(exact.cross_entropies(m, w, max_len))]
         calls += [lambda m: exact.log_prob(m, m.xp.asarray(exact.sequences(4, max_len)))]
         copy = on_device(model)
@@ -705,14 +900,20 @@ def test_tables_stay_on_the_device(objective, max_len):
         options = {"objective": objective, "eta": 0.3, "max_len": max_len}
         with sd.no_host_reads():
             on_device_counts = None if counts is None else sd.asarray(counts)
-            found = exact.bigram_loss_and_grads(sd.asarray(logits), world, counts=on_device_counts, **options)
-        assert_on_device(found, exact.bigram_loss_and_grads(logits, world, counts=counts, **options))
+            found = exact.bigram_loss_and_grads(
+                sd.asarray(logits), world, counts=on_device_counts, **options
+            )
+        assert_on_device(
+            found, exact.bigram_loss_and_grads(logits, world, counts=counts, **options)
+        )
 
 
-# ---- what each objective learns where a bigram cannot fit --------------------------------------------------------------
+# ---- what each objective learns where a bigram cannot fit ----------------------------------------
 
 
-AGREEMENT = {  # objective, η: probability under the best table of each possible sentence, "cat sleeps" being the first
+# objective, η: probability under the best table of each possible sentence, "cat sleeps" being the
+# first
+AGREEMENT = {
     ("forward_ce", 0.5): (0.3000, 0.2000, 0.1800, 0.0800),
     ("mixce", 0.5): (0.3229, 0.1771, 0.2085, 0.0627),
     ("mixce", 0.1): (0.4204, 0.0796, 0.3535, 0.0127),
@@ -727,13 +928,21 @@ LEAST_LOSS = {"reverse_kl": -math.log(0.8), "reverse_ce": -math.log(0.3), "overl
 
 
 def best_table(world, max_len, objective, eta, steps=1500):
-    """The table of the least loss that Adam finds from three random starts and one near maximum likelihood -> loss, logits."""
+    """The table of the least loss that Adam finds from three random starts and one near maximum
+    likelihood -> loss, logits.
+    """
     counts, found = exact.bigram_counts(world, max_len), []
     frequent = np.log(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-9) + 0.01)
     for seed, (start, spread) in enumerate([(0, 1.0)] * 3 + [(frequent, 0.1)]):
-        logits, m, v = start + spread * np.random.default_rng(seed).standard_normal(counts.shape), 0, 0
+        logits, m, v = (
+            start + spread * np.random.default_rng(seed).standard_normal(counts.shape),
+            0,
+            0,
+        )
         for k in range(1, steps + 1):
-            loss, g = exact.bigram_loss_and_grads(logits, world, objective=objective, eta=eta, max_len=max_len)
+            loss, g = exact.bigram_loss_and_grads(
+                logits, world, objective=objective, eta=eta, max_len=max_len
+            )
             m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
             step = 0.3 * 0.01 ** (k / steps)
             logits = logits - step * (m / (1 - 0.9**k)) / (np.sqrt(v / (1 - 0.99**k)) + 1e-12)
@@ -744,12 +953,16 @@ def best_table(world, max_len, objective, eta, steps=1500):
 
 @pytest.mark.parametrize(("objective", "eta"), AGREEMENT)
 def test_the_best_bigrams_of_a_world_no_bigram_can_learn(objective, eta):
-    """Maximum likelihood spends 24 % on the impossible; the more reverse the objective, the less, and the fewer sentences."""
+    """Maximum likelihood spends 24 % on the impossible; the more reverse the objective, the less,
+    and the fewer sentences.
+    """
     world = worlds.agreement()
     loss, logits = best_table(world, 4, objective, eta)
     rows = exact.sequences(6, 4)
     possible = rows[world.log_prob(rows) > -math.inf]
-    np.testing.assert_allclose(np.exp(exact.log_prob(table(logits), possible)), AGREEMENT[objective, eta], atol=2e-3)
+    np.testing.assert_allclose(
+        np.exp(exact.log_prob(table(logits), possible)), AGREEMENT[objective, eta], atol=2e-3
+    )
     validity = float(exact.measure(table(logits), world, 4)["validity"])
     assert abs(validity - sum(AGREEMENT[objective, eta])) <= 2e-3
     if objective in LEAST_LOSS:
@@ -784,5 +997,7 @@ def test_what_the_closed_form_and_the_tree_cannot_do_is_said():
     two = worlds.markov(np.full((2, 2), 0.5))
     with pytest.raises(ValueError, match="max_len must be at most 500 for the tree"):
         exact.loss_and_grads(mm.TableBigram(2), two, 2000)
-    loss, _ = exact.loss_and_grads(mm.TableBigram(2), two, 2000, method="list", objective="reverse_ce")
+    loss, _ = exact.loss_and_grads(
+        mm.TableBigram(2), two, 2000, method="list", objective="reverse_ce"
+    )
     assert float(loss) == pytest.approx(2 * np.log(2), rel=1e-9)

@@ -36,7 +36,9 @@ def text(page):
 
 @pytest.fixture(scope="module")
 def numbers(text):
-    return json.loads(re.search(r'<script type="application/json" id="numbers">(.*?)</script>', text, re.S)[1])
+    return json.loads(
+        re.search(r'<script type="application/json" id="numbers">(.*?)</script>', text, re.S)[1]
+    )
 
 
 def test_the_committed_page_is_what_would_be_built(text):
@@ -48,38 +50,58 @@ def test_the_committed_page_is_what_would_be_built(text):
     assert values == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
-# ---- fixed points of one context --------------------------------------------------------------------------------------
+# ---- fixed points of one context -----------------------------------------------------------------
 
 
 def expected_gradient(objective, ratio, p, q):
-    """Σ_v p_v ∂loss/∂logits when v is the target (V,), by the package's token objective, at the logits log q."""
+    """Σ_v p_v ∂loss/∂logits when v is the target (V,), by the package's token objective, at the
+    logits log q.
+    """
     with np.errstate(divide="ignore"):
         logits = np.log(q)[None]
     call = {"mle": {}, "mixce": {"eta": ratio}, "tailr": {"gamma": ratio}}[objective]
-    return sum(x * getattr(mm.objectives, objective)(logits, np.array([v]), **call)[1][0] for v, x in enumerate(p) if x > 0)
+    return sum(
+        x * getattr(mm.objectives, objective)(logits, np.array([v]), **call)[1][0]
+        for v, x in enumerate(p)
+        if x > 0
+    )
 
 
 def test_fixed_points_in_the_page_are_the_package_s_and_stationary(numbers):
-    assert {(e["objective"], e["ratio"]) for e in numbers["examples"]} >= {("mixce", 0.01), ("mixce", 1), ("tailr", 0.99)}
+    assert {(e["objective"], e["ratio"]) for e in numbers["examples"]} >= {
+        ("mixce", 0.01),
+        ("mixce", 1),
+        ("tailr", 0.99),
+    }
     for example in numbers["examples"]:
         p, q = np.array(example["p"]), np.array(example["q"])
         assert q.sum() == pytest.approx(1, abs=1e-12)
-        assert np.abs(expected_gradient(example["objective"], example["ratio"], p, q)).max() < 1e-9, example
+        assert (
+            np.abs(expected_gradient(example["objective"], example["ratio"], p, q)).max() < 1e-9
+        ), example
         if example["objective"] == "mixce":
-            assert np.allclose(q, mm.synthetic.fixed_point(p[None], example["ratio"])[0], atol=1e-14)
+            assert np.allclose(
+                q, mm.experiments.synthetic.fixed_point(p[None], example["ratio"])[0], atol=1e-14
+            )
     shown = {(e["objective"], e["ratio"]): e["q"] for e in numbers["examples"] if e["p"] == list(P)}
-    assert np.allclose(shown["mixce", 0.1], (0.850, 0.088, 0.040, 0.016, 0.006), atol=6e-4)  # math.md §6
+    # math.md §6
+    assert np.allclose(shown["mixce", 0.1], (0.850, 0.088, 0.040, 0.016, 0.006), atol=6e-4)
     assert np.allclose(shown["tailr", 0.1], (0.630, 0.259, 0.111, 0, 0), atol=6e-4)
 
 
 @pytest.mark.parametrize("objective", ["mixce", "tailr"])
 def test_fixed_points_are_minima_and_not_only_stationary(explorer, objective):
-    point, rng = {"mixce": explorer.mixce_point, "tailr": explorer.tailr_point}[objective], np.random.default_rng(0)
+    point, rng = (
+        {"mixce": explorer.mixce_point, "tailr": explorer.tailr_point}[objective],
+        np.random.default_rng(0),
+    )
     key = {"mixce": "eta", "tailr": "gamma"}[objective]
 
     def loss(p, q, ratio):
         logits = np.tile(np.log(np.maximum(q, 1e-300)), (len(p), 1))
-        f, _ = getattr(mm.objectives, objective)(logits, np.arange(len(p)), **{key: ratio}, reduction="none")
+        f, _ = getattr(mm.objectives, objective)(
+            logits, np.arange(len(p)), **{key: ratio}, reduction="none"
+        )
         return p @ f
 
     for _ in range(20):
@@ -91,7 +113,7 @@ def test_fixed_points_are_minima_and_not_only_stationary(explorer, objective):
         assert all(loss(p, other, ratio) > least for other in near if not np.allclose(other, q))
 
 
-# ---- exact optima over sentences --------------------------------------------------------------------------------------
+# ---- exact optima over sentences -----------------------------------------------------------------
 
 
 def all_optima(explorer):
@@ -99,21 +121,25 @@ def all_optima(explorer):
 
 
 def exact_gradient(name, ratio, logits):
-    if name == "tailr":  # in expectation over P a sum over the rows of the table, each as often as P is there
+    # in expectation over P a sum over the rows of the table, each as often as P is there
+    if name == "tailr":
         counts = mm.exact.bigram_counts(mm.worlds.agreement(), MAX_LEN)
-        q = np.exp(mm.exact.log_softmax(logits))
+        q = np.exp(mm.logprob.log_softmax(logits))
         return np.array([expected_gradient("tailr", ratio, p, row) for p, row in zip(counts, q)])
     objective = {"mle": "forward_ce"}.get(name, name)
     eta = 1.0 if ratio is None else ratio
     world = mm.worlds.agreement()
-    return mm.exact.bigram_loss_and_grads(logits, world, objective=objective, eta=eta, max_len=MAX_LEN)[1]
+    return mm.exact.bigram_loss_and_grads(
+        logits, world, objective=objective, eta=eta, max_len=MAX_LEN
+    )[1]
 
 
 def test_exact_gradients_vanish_at_every_optimum(explorer):
     for name, ratio in all_optima(explorer):
         gradient = exact_gradient(name, ratio, explorer.optimum(name, ratio))
         assert np.abs(gradient).max() < 1e-9, (name, ratio)
-    away = explorer.optimum("two_kls", 0.5) + np.random.default_rng(0).standard_normal((6, 6))  # elsewhere they do not
+    # elsewhere they do not
+    away = explorer.optimum("two_kls", 0.5) + np.random.default_rng(0).standard_normal((6, 6))
     assert np.abs(exact_gradient("two_kls", 0.5, away)).max() > 1e-3
 
 
@@ -134,14 +160,20 @@ def test_the_page_shows_the_measures_of_these_optima(explorer, numbers):
         model.params["logits"] = explorer.optimum(name, ratio)
         q = np.exp(mm.exact.log_prob(model, rows))
         p = np.exp(world.log_prob(rows))
-        shown = numbers["optima"][name][0 if ratio is None else numbers["ratios"][name].index(ratio)]
+        shown = numbers["optima"][name][
+            0 if ratio is None else numbers["ratios"][name].index(ratio)
+        ]
         by_sentence = [q[sentences.index(sentence)] for sentence in numbers["sentences"][:6]]
         assert shown[:6] == pytest.approx(by_sentence, rel=1e-5)
         assert shown[6] == pytest.approx(1 - sum(by_sentence), abs=1e-9)
         entropy = -(q[q > 0] * np.log(q[q > 0])).sum()
         forward = (p[p > 0] * np.log(p[p > 0] / q[p > 0])).sum()
-        reverse = mm.exact.bigram_loss_and_grads(model.params["logits"], world, objective="reverse_kl", max_len=MAX_LEN)[0]
-        assert shown[7:] == pytest.approx([q[p > 0].sum(), forward, float(reverse), entropy], rel=1e-5)
+        reverse = mm.exact.bigram_loss_and_grads(
+            model.params["logits"], world, objective="reverse_kl", max_len=MAX_LEN
+        )[0]
+        assert shown[7:] == pytest.approx(
+            [q[p > 0].sum(), forward, float(reverse), entropy], rel=1e-5
+        )
 
 
 def test_mle_forgets_the_number_and_every_objective_with_eta_ends_in_it(numbers):
@@ -165,17 +197,24 @@ def test_no_random_start_ends_lower(explorer, objective, eta):
 
 
 def test_reverse_kl_has_the_least_value_that_can_be_had_without_the_impossible(explorer):
-    # A bigram that writes only what is possible gives up one of the sentences with "here"; then KL(Q‖P) = −log P(the rest).
+    # A bigram that writes only what is possible gives up one of the sentences with "here"; then
+    # KL(Q‖P) = −log P(the rest).
     value, _ = explorer.loss_and_grad(explorer.optimum("reverse_kl"), "reverse_kl")
     assert value == pytest.approx(-np.log(0.8), abs=1e-9)
     rng = np.random.default_rng(2)
-    others = [explorer.loss_and_grad(explorer.fixed_policy(2 * rng.standard_normal((6, 6))), "reverse_kl")[0] for _ in range(3)]
+    others = [
+        explorer.loss_and_grad(
+            explorer.fixed_policy(2 * rng.standard_normal((6, 6))), "reverse_kl"
+        )[0]
+        for _ in range(3)
+    ]
     assert min(others) > value - 1e-9
 
 
 def test_reverse_ce_is_least_on_the_likeliest_sentences_however_they_share(explorer):
     world = mm.worlds.agreement()
-    least = -world.log_prob(mm.exact.sequences(6, MAX_LEN)).max()  # R is a mean of −log P(x), so no Q is below
+    # R is a mean of −log P(x), so no Q is below
+    least = -world.log_prob(mm.exact.sequences(6, MAX_LEN)).max()
     z = explorer.optimum("reverse_ce")
     assert explorer.loss_and_grad(z, "reverse_ce")[0] == pytest.approx(least, abs=1e-12)
     other = z.copy()
@@ -183,11 +222,14 @@ def test_reverse_ce_is_least_on_the_likeliest_sentences_however_they_share(explo
     assert explorer.loss_and_grad(other, "reverse_ce")[0] == pytest.approx(least, abs=1e-12)
 
 
-# ---- the file ---------------------------------------------------------------------------------------------------------
+# ---- the file ------------------------------------------------------------------------------------
 
 
 def test_the_page_is_one_file_that_fetches_nothing(text):
-    assert not re.search(r"""(src|href)\s*=|url\(|@import|\bfetch\(|XMLHttpRequest|https?://(?!www\.w3\.org/2000/svg)""", text)
+    assert not re.search(
+        r"""(src|href)\s*=|url\(|@import|\bfetch\(|XMLHttpRequest|https?://(?!www\.w3\.org/2000/svg)""",
+        text,
+    )
     assert "{{" not in text
     assert len(re.findall(r"<script>.*?</script>", text, re.S)) == 1
     assert "function bisect" in text
@@ -195,7 +237,9 @@ def test_the_page_is_one_file_that_fetches_nothing(text):
 
 
 def test_a_site_can_ask_for_a_way_back(explorer, tmp_path):
-    assert '<a href="index.html">' in explorer.build(tmp_path, home="index.html").read_text(encoding="utf-8")
+    assert '<a href="index.html">' in explorer.build(tmp_path, home="index.html").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("scheme", [0, 1])
@@ -211,7 +255,7 @@ def test_colours_stand_out_as_wcag_asks(text, scheme):
     assert pages.contrast("#000000", "#ffffff") == pytest.approx(21)
 
 
-# ---- in Chromium ------------------------------------------------------------------------------------------------------
+# ---- in Chromium ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -225,14 +269,19 @@ def chromium():
 
 @pytest.fixture
 def visit(chromium, page):
-    """visit(fragment, …) -> the page opened there; the test fails if it said anything on the console."""
+    """visit(fragment, …) -> the page opened there; the test fails if it said anything on the
+    console.
+    """
     opened, said = [], []
 
     def visit(fragment="", width=1200, scheme="light"):
         tab = chromium.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
         tab.on("console", lambda message: said.append(message.text))
         tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("request", lambda request: request.url.startswith(("file:", "data:")) or said.append(request.url))
+        tab.on(
+            "request",
+            lambda request: request.url.startswith(("file:", "data:")) or said.append(request.url),
+        )
         tab.goto(page.as_uri() + fragment)
         opened.append(tab)
         return tab
@@ -258,17 +307,34 @@ def assert_shown(texts, expected):
     assert [text == "0" for text in texts] == [x == 0 for x in expected]
 
 
-CONTEXTS = [P, (0.44, 0.4, 0.1, 0.04, 0.02), (0.2,) * 5, (0.9, 0.1, 0, 0, 0), (0.03, 0.07, 0.15, 0.25, 0.5)]
+CONTEXTS = [
+    P,
+    (0.44, 0.4, 0.1, 0.04, 0.02),
+    (0.2,) * 5,
+    (0.9, 0.1, 0, 0, 0),
+    (0.03, 0.07, 0.15, 0.25, 0.5),
+]
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("p", CONTEXTS)
 def test_values_in_the_page_are_those_of_python(explorer, visit, p):
     tab, p = visit(), np.array(p)
-    settings = [("mixce", "eta", x) for x in (0.01, 0.1, 0.37, 1)] + [("tailr", "gamma", x) for x in (0, 0.01, 0.1, 0.6, 0.99)]
-    for objective, key, ratio in [*settings, ("temperature", "tau", 0.1), ("temperature", "tau", 1.7), ("mle", "none", 1)]:
-        tab.evaluate(f"location.hash = 'objective={objective}&{key}={ratio}&p={','.join(map(str, p))}'")
-        tab.wait_for_function(f"state.objective === '{objective}' && (state.ratio[state.objective] ?? 1) === {ratio}")
+    settings = [("mixce", "eta", x) for x in (0.01, 0.1, 0.37, 1)] + [
+        ("tailr", "gamma", x) for x in (0, 0.01, 0.1, 0.6, 0.99)
+    ]
+    for objective, key, ratio in [
+        *settings,
+        ("temperature", "tau", 0.1),
+        ("temperature", "tau", 1.7),
+        ("mle", "none", 1),
+    ]:
+        tab.evaluate(
+            f"location.hash = 'objective={objective}&{key}={ratio}&p={','.join(map(str, p))}'"
+        )
+        tab.wait_for_function(
+            f"state.objective === '{objective}' && (state.ratio[state.objective] ?? 1) === {ratio}"
+        )
         if objective == "mixce":
             q = explorer.mixce_point(p, ratio)
             w = ratio + (1 - ratio) * q
@@ -297,8 +363,13 @@ def test_sentences_and_measures_are_those_of_python(explorer, visit):
         tab.wait_for_function(f"state.sentences === '{name}'")
         *q, validity, forward, reverse, entropy = explorer.describe(explorer.optimum(name, ratio))
         assert_shown(tab.locator("#sentences .value-q").all_text_contents(), q)
-        assert_shown(tab.locator("#sentences .value-p").all_text_contents(), [0.3, 0.2, 0.3, 0.2, 0, 0, 0])
-        found = [as_numbers(cells(tab, row))[2] for row in ("validity", "forward_kl", "reverse_kl", "entropy_q")]
+        assert_shown(
+            tab.locator("#sentences .value-p").all_text_contents(), [0.3, 0.2, 0.3, 0.2, 0, 0, 0]
+        )
+        found = [
+            as_numbers(cells(tab, row))[2]
+            for row in ("validity", "forward_kl", "reverse_kl", "entropy_q")
+        ]
         expected = [100 * validity, np.inf if forward is None else forward, reverse, entropy]
         assert np.allclose(found, expected, atol=[0.051, 6e-4, 6e-4, 6e-4]), name
 
@@ -320,13 +391,17 @@ def test_words_say_what_is_to_be_seen(visit):
         ("#objective=mixce&p=1,1,1,1,1", "nothing to sharpen"),
         ("#objective=tailr&gamma=0.99", "All mass is on token 1."),
     ]:
-        assert expected in visit(fragment).locator("#context-says").inner_text().replace("\u00a0", " ")
+        assert expected in visit(fragment).locator("#context-says").inner_text().replace(
+            "\u00a0", " "
+        )
     for fragment, expected in [
         ("#sentences=mle", "24.0 % of what Q writes is impossible under P"),
         ("#sentences=two_kls&at=0.3", "It gives up “cats here sleep”."),
         ("#sentences=reverse_ce", "It gives up “cats sleep” and “cats here sleep” entirely."),
     ]:
-        assert expected in visit(fragment).locator("#sentences-say").inner_text().replace("\u00a0", " ")
+        assert expected in visit(fragment).locator("#sentences-say").inner_text().replace(
+            "\u00a0", " "
+        )
 
 
 @pytest.mark.browser
@@ -342,7 +417,8 @@ def test_the_keyboard_reaches_and_moves_everything(visit):
     for _ in range(2):
         tab.keyboard.press("Tab")
     outline = tab.evaluate(
-        "getComputedStyle(document.activeElement).outlineStyle + getComputedStyle(document.activeElement).outlineWidth"
+        "getComputedStyle(document.activeElement).outlineStyle +"
+        " getComputedStyle(document.activeElement).outlineWidth"
     )
     assert outline == "solid3px"
     bars, words = tab.locator("#bars").inner_html(), tab.locator("#context-says").inner_text()
@@ -365,7 +441,9 @@ def test_the_keyboard_reaches_and_moves_everything(visit):
 @pytest.mark.browser
 def test_every_input_has_a_name(visit):
     tab = visit("#sentences=two_kls&control=1")
-    names = "[...document.querySelectorAll('input, select')].map((x) => x.labels[0].textContent.trim())"
+    names = (
+        "[...document.querySelectorAll('input, select')].map((x) => x.labels[0].textContent.trim())"
+    )
     assert min(map(len, tab.evaluate(names))) > 2
     assert tab.locator("input[type=range]").count() == 7
 
@@ -382,15 +460,22 @@ def test_every_input_has_a_name(visit):
 def test_a_phone_shows_all_of_it(visit, fragment):
     tab = visit(fragment, width=360)
     assert tab.evaluate("document.documentElement.scrollWidth") == 360
-    right = "Math.max(...[...document.querySelectorAll('body *')].map((x) => x.getBoundingClientRect().right))"
+    right = (
+        "Math.max(...[...document.querySelectorAll('body *')].map((x) =>"
+        " x.getBoundingClientRect().right))"
+    )
     assert tab.evaluate(right) <= 360.5
     tab.set_viewport_size({"width": 1200, "height": 800})
-    tab.wait_for_function("document.getElementById('sentences').viewBox.baseVal.width > 600")  # drawn anew
+    # drawn anew
+    tab.wait_for_function("document.getElementById('sentences').viewBox.baseVal.width > 600")
 
 
 @pytest.mark.browser
 def test_dark_is_another_set_of_colours(visit):
-    colors = "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.querySelector('.bar-p')).fill]"
+    colors = (
+        "[getComputedStyle(document.body).backgroundColor,"
+        " getComputedStyle(document.querySelector('.bar-p')).fill]"
+    )
     light, dark = (visit(scheme=scheme).evaluate(colors) for scheme in ("light", "dark"))
     assert light == ["rgb(255, 255, 255)", "rgb(31, 119, 180)"]
     assert light[0] != dark[0]
@@ -399,7 +484,9 @@ def test_dark_is_another_set_of_colours(visit):
 
 @pytest.mark.browser
 def test_the_address_follows_and_restores_a_view(visit):
-    tab = visit("#objective=tailr&gamma=0.23&p=0.4,0.3,0.2,0.06,0.04&control=1&sentences=mixce_star&at=0.07")
+    tab = visit(
+        "#objective=tailr&gamma=0.23&p=0.4,0.3,0.2,0.06,0.04&control=1&sentences=mixce_star&at=0.07"
+    )
     tab.locator("#ratio").focus()
     tab.keyboard.press("ArrowRight")
     tab.wait_for_function("location.hash.includes('gamma=0.24')")

@@ -1,6 +1,8 @@
-"""GPT: initialisation, forward and backward whole and in pieces, generation, saving, and its complaints.
+"""GPT: initialisation, forward and backward whole and in pieces, generation, saving, and its
+complaints.
 
-The oracle for values and gradients is a naive GPT under HIPS autograd; for generation, full forward passes.
+The oracle for values and gradients is a naive GPT under HIPS autograd; for generation, full forward
+passes.
 """
 
 import json
@@ -21,15 +23,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import minimixce as mm
-from minimixce import checks
-from minimixce.layers import KV
+from minimixce.experiments import selfcheck
+from minimixce.kv import KV
 
 
 def ids(model, B, T, seed=0):
     return np.random.default_rng(seed).integers(0, model.config.vocab_size, (B, T))
 
 
-# ---- initialisation ---------------------------------------------------------------------------------------------------
+# ---- initialisation ------------------------------------------------------------------------------
 
 
 def test_parameters_have_gpt2s_names_and_shapes_in_its_order():
@@ -58,7 +60,9 @@ def test_parameters_have_gpt2s_names_and_shapes_in_its_order():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_initial_values(dtype):
-    model = mm.GPT(mm.GPTConfig(100, 100, n_layer=3, n_head=2, n_embd=64, dtype=dtype), device="cpu")
+    model = mm.GPT(
+        mm.GPTConfig(100, 100, n_layer=3, n_head=2, n_embd=64, dtype=dtype), device="cpu"
+    )
     for name, p in model.params.items():
         assert p.dtype == dtype
         if name.endswith("bias"):
@@ -79,7 +83,7 @@ def test_the_seed_decides_the_parameters():
     assert (first["wte.weight"] != other["wte.weight"]).all()
 
 
-# ---- forward and backward ---------------------------------------------------------------------------------------------
+# ---- forward and backward ------------------------------------------------------------------------
 
 
 @given(*[st.integers(1, 3)] * 5, st.integers(1, 5), st.integers(0, 2), st.sampled_from([0.0, 0.3]))
@@ -89,7 +93,9 @@ def test_the_seed_decides_the_parameters():
 @example(2, 4, 2, 3, 2, 5, 2, 0.0)
 @example(2, 4, 2, 3, 2, 5, 2, 0.3)
 @few_examples
-def test_logits_and_gradients_equal_a_naive_gpt_under_autograd(B, T, n_layer, H, D, V, spare, dropout):
+def test_logits_and_gradients_equal_a_naive_gpt_under_autograd(
+    B, T, n_layer, H, D, V, spare, dropout
+):
     model = random_gpt(B + T, V, T + spare, n_layer, H, H * D, dropout)
     tokens = ids(model, B, T)
     dlogits = np.random.default_rng(1).standard_normal((B, T, V))
@@ -105,7 +111,7 @@ def test_logits_and_gradients_equal_a_naive_gpt_under_autograd(B, T, n_layer, H,
 
 
 def test_check_everything_finds_nothing():
-    reports = dict(checks.check_everything())
+    reports = dict(selfcheck.check_everything())
     assert len(reports) >= 17
     for title, report in reports.items():
         assert report.ok, f"{title}\n{report}"
@@ -133,8 +139,10 @@ def test_logits_of_a_prefix_are_the_prefix_of_the_logits():
 @example([(2, 1), (3, 2), (1, 3)], 1, 2)
 @few_examples
 def test_sequences_in_pieces_and_with_shared_prefixes(pieces, rows, seed):
-    """Pieces of (T, G): each row of the previous piece is continued by G rows. Against all sequences in full, where a
-    shared prefix is repeated and its dlogits stand at the first of its repetitions."""
+    """Pieces of (T, G): each row of the previous piece is continued by G rows. Against all
+    sequences in full, where a shared prefix is repeated and its dlogits stand at the first of its
+    repetitions.
+    """
     rng = np.random.default_rng(seed)
     model = random_gpt(seed, block_size=9, n_embd=8)
     pieces[0] = pieces[0][0], 1
@@ -155,12 +163,16 @@ def test_sequences_in_pieces_and_with_shared_prefixes(pieces, rows, seed):
 
     logits, present, cache = model.extend_forward(np.concatenate(whole_tokens, axis=1))
     assert_close(np.concatenate(in_pieces, axis=1), logits, 1e-12)
-    dpresent = [KV(rng.standard_normal(kv.k.shape), rng.standard_normal(kv.v.shape)) for kv in present]
+    dpresent = [
+        KV(rng.standard_normal(kv.k.shape), rng.standard_normal(kv.v.shape)) for kv in present
+    ]
     for got, want in zip(past, present, strict=True):
         assert_close(got.k, want.k, 1e-12)
         assert_close(got.v, want.v, 1e-12)
 
-    dx, dpast, expected = model.extend_backward(np.concatenate(whole_dlogits, axis=1), dpresent, cache)
+    dx, dpast, expected = model.extend_backward(
+        np.concatenate(whole_dlogits, axis=1), dpresent, cache
+    )
     assert dx is None
     assert dpast is None
     grads = {}
@@ -175,7 +187,9 @@ def test_sequences_in_pieces_and_with_shared_prefixes(pieces, rows, seed):
 @pytest.mark.parametrize("shared_by", [1, 2, 3])
 def test_gradients_into_soft_inputs_and_past(shared_by):
     model = random_gpt(n_layer=2, vocab_size=4)
-    report = check_pieces(model, rows=2, shared_by=shared_by, names=["wte.weight", "h.0.ln_1.bias"], coordinates=30)
+    report = check_pieces(
+        model, rows=2, shared_by=shared_by, names=["wte.weight", "h.0.ln_1.bias"], coordinates=30
+    )
     assert report.max_relative_error <= 1e-6, f"\n{report}"
 
 
@@ -217,10 +231,18 @@ def test_float32_stays_float32():
     model = random_gpt(dropout=0.1, dtype="float32")
     onehots = np.eye(5, dtype="float32")[ids(model, 2, 3)]
     _, past, first = model.extend_forward(onehots, None, training=True, rng=mm.backend.rng(0, np))
-    logits, present, cache = model.extend_forward(onehots, past, training=True, rng=mm.backend.rng(1, np))
+    logits, present, cache = model.extend_forward(
+        onehots, past, training=True, rng=mm.backend.rng(1, np)
+    )
     dx, dpast, grads = model.extend_backward(np.ones_like(logits), present, cache)
     dx_1, _, grads = model.extend_backward(np.ones_like(logits), dpast, first, grads)
-    arrays = [logits, dx, dx_1, *grads.values(), *(x for kv in (*past, *present, *dpast) for x in kv)]
+    arrays = [
+        logits,
+        dx,
+        dx_1,
+        *grads.values(),
+        *(x for kv in (*past, *present, *dpast) for x in kv),
+    ]
     assert {x.dtype for x in arrays} == {np.dtype("float32")}
 
 
@@ -229,7 +251,9 @@ def test_dropout_acts_in_training_only():
     tokens = ids(model, 2, 4)
     expected, _ = plain.forward(tokens)
     np.testing.assert_array_equal(model.forward(tokens)[0], expected)
-    first, again, other = (model.forward(tokens, training=True, rng=mm.backend.rng(s, np))[0] for s in (1, 1, 2))
+    first, again, other = (
+        model.forward(tokens, training=True, rng=mm.backend.rng(s, np))[0] for s in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first, again)
     assert (first != other).all()
     assert (first != expected).all()
@@ -238,7 +262,9 @@ def test_dropout_acts_in_training_only():
 
 
 def test_one_batch_can_be_learned_by_heart():
-    model = mm.GPT(mm.GPTConfig(vocab_size=12, block_size=8, n_layer=2, n_head=2, n_embd=32), device="cpu")
+    model = mm.GPT(
+        mm.GPTConfig(vocab_size=12, block_size=8, n_layer=2, n_head=2, n_embd=32), device="cpu"
+    )
     rows = ids(model, 6, 9)
     rows[:, 0] = range(6)
     optimizer = mm.AdamW(model.params, lr=1e-2, weight_decay=0.0)
@@ -252,11 +278,13 @@ def test_one_batch_can_be_learned_by_heart():
     assert losses[-1] < 0.01
 
 
-# ---- generation -------------------------------------------------------------------------------------------------------
+# ---- generation ----------------------------------------------------------------------------------
 
 
 def naive_greedy(model, prompt, n):
-    """One full forward pass a token. When all block_size positions were used, the last block_size//2 tokens stay."""
+    """One full forward pass a token. When all block_size positions were used, the last
+    block_size//2 tokens stay.
+    """
     block_size, tokens = model.config.block_size, prompt
     window = prompt[:, -block_size:]
     for _ in range(n):
@@ -272,7 +300,9 @@ def naive_greedy(model, prompt, n):
 @pytest.mark.parametrize("block_size", [1, 2, 5, 8])
 @pytest.mark.parametrize("prompt_length", [1, 4, 8, 11])
 def test_greedy_equals_full_forward_passes(block_size, prompt_length):
-    """Within the window, beyond it, and from prompts longer than it; a whole batch and each of its rows alone."""
+    """Within the window, beyond it, and from prompts longer than it; a whole batch and each of its
+    rows alone.
+    """
     model = random_gpt(block_size, vocab_size=11, block_size=block_size)
     prompt = ids(model, 3, prompt_length)
     tokens = model.generate(prompt, 20, temperature=0)
@@ -280,7 +310,9 @@ def test_greedy_equals_full_forward_passes(block_size, prompt_length):
     assert tokens.dtype == prompt.dtype
     np.testing.assert_array_equal(tokens, naive_greedy(model, prompt, 20))
     for row in range(3):
-        np.testing.assert_array_equal(model.generate(prompt[row : row + 1], 20, temperature=0)[0], tokens[row])
+        np.testing.assert_array_equal(
+            model.generate(prompt[row : row + 1], 20, temperature=0)[0], tokens[row]
+        )
     np.testing.assert_array_equal(model.generate(prompt, 20, top_k=1, seed=1), tokens)
     np.testing.assert_array_equal(model.generate(prompt, 20, top_p=1e-9, seed=2), tokens)
 
@@ -292,7 +324,11 @@ def allowed_probs(logits, temperature=1.0, top_k=None, top_p=None):
         probs[order[top_k:]] = 0
         probs /= probs.sum()
     if top_p is not None:
-        size = next(n for n in range(1, len(probs) + 1) if n == len(probs) or probs[order[:n]].sum() >= top_p)
+        size = next(
+            n
+            for n in range(1, len(probs) + 1)
+            if n == len(probs) or probs[order[:n]].sum() >= top_p
+        )
         probs[order[size:]] = 0
     return probs / probs.sum()
 
@@ -313,10 +349,14 @@ def allowed_probs(logits, temperature=1.0, top_k=None, top_p=None):
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_sampled_frequencies(options, support, dtype):
-    """Every token within five standard deviations of its probability, and tokens outside the allowed set never."""
+    """Every token within five standard deviations of its probability, and tokens outside the
+    allowed set never.
+    """
     model, n = random_gpt(seed=2, vocab_size=7, block_size=2, dtype=dtype), 20_000
     for token in (0, 3):
-        probs = allowed_probs(model.forward(np.array([[token]]))[0][0, 0].astype("float64"), **options)
+        probs = allowed_probs(
+            model.forward(np.array([[token]]))[0][0, 0].astype("float64"), **options
+        )
         assert (probs > 0).sum() == support or (support is None and 1 < (probs > 0).sum() < 7)
         drawn = model.generate(np.full((n, 1), token), 1, **options, seed=1)[:, 1]
         frequencies = np.bincount(drawn, minlength=7) / n
@@ -325,7 +365,9 @@ def test_sampled_frequencies(options, support, dtype):
 
 
 def test_a_row_that_met_stop_is_filled_with_it():
-    """Up to its stop a row is what it would have been without one; a stop inside the prompt does not count."""
+    """Up to its stop a row is what it would have been without one; a stop inside the prompt does
+    not count.
+    """
     model, stop = random_gpt(vocab_size=4), 2
     prompt = np.full((8, 2), stop)
     free = model.generate(prompt, 12, seed=1)
@@ -351,20 +393,28 @@ def test_generate_follows_its_seed_and_stream_agrees():
     assert (first != other).any()
     np.testing.assert_array_equal(prompt, kept)
     np.testing.assert_array_equal(first[:, :2], prompt)
-    np.testing.assert_array_equal(np.stack(list(model.stream(prompt, 15, **options, seed=1)), axis=1), first[:, 2:])
-    np.testing.assert_array_equal(model.generate(prompt, 15, **options, seed=mm.backend.rng(1, np)), first)
+    np.testing.assert_array_equal(
+        np.stack(list(model.stream(prompt, 15, **options, seed=1)), axis=1), first[:, 2:]
+    )
+    np.testing.assert_array_equal(
+        model.generate(prompt, 15, **options, seed=mm.backend.rng(1, np)), first
+    )
     np.testing.assert_array_equal(model.generate(prompt, 0), prompt)
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32"])
 def test_prompts_of_narrow_integers(dtype):
-    """Either every token fits the prompt's dtype, or the answer is of a wider one: ids never wrap around."""
+    """Either every token fits the prompt's dtype, or the answer is of a wider one: ids never wrap
+    around.
+    """
     model = random_gpt(vocab_size=300)
     prompt = np.zeros((4, 1), dtype)
-    np.testing.assert_array_equal(model.generate(prompt, 9, seed=3), model.generate(prompt.astype("int64"), 9, seed=3))
+    np.testing.assert_array_equal(
+        model.generate(prompt, 9, seed=3), model.generate(prompt.astype("int64"), 9, seed=3)
+    )
 
 
-# ---- saving -----------------------------------------------------------------------------------------------------------
+# ---- saving --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -396,9 +446,13 @@ def test_save_overwrites_only_when_told(tmp_path):
     first.save(tmp_path / "m")
     with pytest.raises(FileExistsError, match="already holds a model"):
         second.save(tmp_path / "m")
-    np.testing.assert_array_equal(mm.GPT.load(tmp_path / "m", device="cpu").params["wte.weight"], first.params["wte.weight"])
+    np.testing.assert_array_equal(
+        mm.GPT.load(tmp_path / "m", device="cpu").params["wte.weight"], first.params["wte.weight"]
+    )
     second.save(tmp_path / "m", overwrite=True)
-    np.testing.assert_array_equal(mm.GPT.load(tmp_path / "m", device="cpu").params["wte.weight"], second.params["wte.weight"])
+    np.testing.assert_array_equal(
+        mm.GPT.load(tmp_path / "m", device="cpu").params["wte.weight"], second.params["wte.weight"]
+    )
 
 
 def test_a_config_of_numpy_integers_works_throughout(tmp_path):
@@ -408,11 +462,13 @@ def test_a_config_of_numpy_integers_works_throughout(tmp_path):
     assert mm.GPT.load(tmp_path / "m", device="cpu").config == config
 
 
-# ---- complaints -------------------------------------------------------------------------------------------------------
+# ---- complaints ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["vocab_size", "block_size", "n_layer", "n_head", "n_embd"])
-@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-1, ValueError), (True, TypeError), (4.0, TypeError)])
+@pytest.mark.parametrize(
+    ("value", "error"), [(0, ValueError), (-1, ValueError), (True, TypeError), (4.0, TypeError)]
+)
 def test_config_sizes(name, value, error):
     sizes = {"vocab_size": 5, "block_size": 4, "n_layer": 1, "n_head": 1, "n_embd": 4, name: value}
     with pytest.raises(error, match=rf"{name} must be .*got {value}"):
@@ -432,7 +488,9 @@ def test_config_sizes(name, value, error):
 )
 def test_config_values(fields, words):
     with pytest.raises(ValueError, match=words):
-        mm.GPTConfig(**({"vocab_size": 5, "block_size": 4, "n_layer": 1, "n_head": 1, "n_embd": 4} | fields))
+        mm.GPTConfig(
+            **({"vocab_size": 5, "block_size": 4, "n_layer": 1, "n_head": 1, "n_embd": 4} | fields)
+        )
 
 
 @pytest.mark.parametrize(
@@ -450,7 +508,19 @@ def test_config_values(fields, words):
         (np.zeros((2, 3), bool), "integer ids.*got bool"),
         (np.zeros((0, 3), int), "row"),
     ],
-    ids=["too large", "−1", "one axis", "three axes", "T=0", "T > block_size", "floats", "V", "dtype", "bool", "B=0"],
+    ids=[
+        "too large",
+        "−1",
+        "one axis",
+        "three axes",
+        "T=0",
+        "T > block_size",
+        "floats",
+        "V",
+        "dtype",
+        "bool",
+        "B=0",
+    ],
 )
 def test_forward_names_what_is_wrong_with_its_input(x, words):
     with pytest.raises(ValueError, match=words):
@@ -489,7 +559,9 @@ def test_a_list_is_not_an_array():
         ({"prompt": np.zeros((1, 0), int)}, "0 positions"),
         ({"prompt": np.array([[5]])}, "0 … 4, got 5 … 5"),
     ],
-    ids=lambda value: " ".join(map(str, value.items())).replace("\n", "") if isinstance(value, dict) else "",
+    ids=lambda value: (
+        " ".join(map(str, value.items())).replace("\n", "") if isinstance(value, dict) else ""
+    ),
 )
 def test_generate_names_what_is_wrong(options, words):
     with pytest.raises(ValueError, match=words):
@@ -506,7 +578,9 @@ def test_a_past_can_be_extended_twice_and_grows_without_copies():
     branch = (tokens[:, 5:9] + 1) % 5
     a, _, _ = model.extend_forward(branch, past)
     b, _, _ = model.extend_forward(tokens[:, 6:9], longer)
-    np.testing.assert_allclose(a, model.forward(np.concatenate([tokens[:, :5], branch], axis=1))[0][:, 5:], atol=1e-12)
+    np.testing.assert_allclose(
+        a, model.forward(np.concatenate([tokens[:, :5], branch], axis=1))[0][:, 5:], atol=1e-12
+    )
     np.testing.assert_allclose(b, model.forward(tokens)[0][:, 6:], atol=1e-12)
 
 

@@ -32,10 +32,14 @@ from minimixce import backend, cli
 pytestmark = pytest.mark.hostile
 
 SMALL = (
-    "--quiet --device cpu --n-layer 1 --n-head 2 --n-embd 8 --block-size 8 --batch-size 2 --steps 6 --eval-every 3 --warmup 2"
+    "--quiet --device cpu --n-layer 1 --n-head 2 --n-embd 8 --block-size 8 --batch-size 2 --steps 6"
+    " --eval-every 3 --warmup 2"
 )
 TRAIN = f"train --data story.txt --out new {SMALL}"
-COMPARE = f"compare --data story.txt --out new --objectives mle,mixce:0.5 --seeds 0 --samples 2 --tokens 20 {SMALL}"
+COMPARE = (
+    "compare --data story.txt --out new --objectives mle,mixce:0.5 --seeds 0 --samples 2 --tokens"
+    f" 20 {SMALL}"
+)
 PREPARE = "prepare --data story.txt --out new"
 SAMPLE = "sample run --tokens 5 --device cpu"
 EVAL = "eval run --samples 2 --tokens 10 --device cpu"
@@ -45,7 +49,10 @@ RESUME = "train --resume --out run"
 def run(command):
     """(exit status, standard output, standard error) of one command, given as text or a list."""
     argv = shlex.split(command) if isinstance(command, str) else list(map(str, command))
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
         try:
             status = cli.main(argv)
         except SystemExit as stop:  # argparse
@@ -115,7 +122,9 @@ def listing(folder="."):
 
 
 def changes(before, after):
-    return sorted(name for name in before.keys() | after.keys() if before.get(name, 0) != after.get(name, 0))
+    return sorted(
+        name for name in before.keys() | after.keys() if before.get(name, 0) != after.get(name, 0)
+    )
 
 
 def assert_one_sentence(command, error, words=""):
@@ -157,12 +166,18 @@ OBJECTIVES = {
     "zero": "def objective(logits, targets): return 1 / 0\n",
     "no_parameters": "def objective(): pass\n",
     "step": "def objective(model, batch): return model.forward(batch[0])\n",
-    "changing": "def objective(logits, targets):\n    logits += 1\n    return logits.sum(), 0 * logits + 1\n",
+    "changing": (
+        "def objective(logits, targets):\n    logits += 1\n    return logits.sum(), 0 * logits"
+        " + 1\n"
+    ),
     "random_value": (
         "import numpy as np\nrng = np.random.default_rng(0)\n"
         "def objective(logits, targets): return np.float64(rng.random()), 0 * logits\n"
     ),
-    "wrong": "import minimixce as mm\ndef objective(z, y): return mm.objectives.mixce_surrogate(z, y, eta=0.7)\n",
+    "wrong": (
+        "import minimixce as mm\ndef objective(z, y): return mm.objectives.mixce_surrogate(z, y,"
+        " eta=0.7)\n"
+    ),
     "late": (
         "import minimixce as mm\ncalls = []\n"
         "def objective(logits, targets):\n    calls.append(0)\n"
@@ -258,18 +273,28 @@ CASES = [
     (f"{TRAIN} --objective pretend.py:objective", "pretend.py fails to run"),
     (f"{TRAIN} --objective number.py:objective", "number.py defines no function 'objective'"),
     (f"{TRAIN} --objective syntax.py:objective", "syntax.py fails to run: SyntaxError"),
-    (f"{TRAIN} --objective importing.py:objective", "importing.py fails to run: ModuleNotFoundError"),
+    (
+        f"{TRAIN} --objective importing.py:objective",
+        "importing.py fails to run: ModuleNotFoundError",
+    ),
     (f"{TRAIN} --objective raising.py:objective", "raising.py fails to run: KeyError: 'at import'"),
     (f"{TRAIN} --objective exiting.py:objective", "exiting.py fails to run: SystemExit"),
     (f"{TRAIN} --objective nul.py:objective", "nul.py fails to run"),
     *[
-        (f"{TRAIN} --objective {name}.py:objective{unchecked}", f"/{name}.py must return (loss, dlogits)")
+        (
+            f"{TRAIN} --objective {name}.py:objective{unchecked}",
+            f"/{name}.py must return (loss, dlogits)",
+        )
         for name in ("none", "scalar", "list", "three", "shape")
         for unchecked in ("", " --unchecked")
     ],
     *[
         (f"{TRAIN} --objective {name}.py:objective{unchecked}", f"/{name}.py fails: {error}")
-        for name, error in (("key", "KeyError: 'missing'"), ("zero", "ZeroDivisionError"), ("no_parameters", "TypeError"))
+        for name, error in (
+            ("key", "KeyError: 'missing'"),
+            ("zero", "ZeroDivisionError"),
+            ("no_parameters", "TypeError"),
+        )
         for unchecked in ("", " --unchecked")
     ],
     (f"{TRAIN} --objective step.py:objective", "/step.py fails: AttributeError"),
@@ -319,10 +344,17 @@ CASES = [
     (f"{SAMPLE} --out nothing/there/x.jsonl", "nothing/there/x.jsonl: No such file or directory"),
     (f"{SAMPLE} --out nothing", "nothing exists already; choose another --out or add --overwrite"),
     (f"{SAMPLE} --out nothing --overwrite", "nothing: Is a directory"),
-    (f"{SAMPLE} --out story.txt", "story.txt exists already; choose another --out or add --overwrite"),
+    (
+        f"{SAMPLE} --out story.txt",
+        "story.txt exists already; choose another --out or add --overwrite",
+    ),
     (f"{SAMPLE} --out ''", "--out must name a place"),
     *[(f"{EVAL} {option}", words) for option, words in EVERY],
-    *[(f"{EVAL} --data {text}", words) for text, words in TEXTS if text not in ("blank.txt", "run")],
+    *[
+        (f"{EVAL} --data {text}", words)
+        for text, words in TEXTS
+        if text not in ("blank.txt", "run")
+    ],
     (f"{EVAL} --data run", "character '{' does not occur"),
     ("eval missing", "missing/config.json does not exist"),
     (f"{EVAL} --eta 2", "--eta must be between 0 and 1, got 2.0"),
@@ -335,7 +367,10 @@ CASES = [
     (f"{EVAL} --data omega.txt", "character 'Ω' does not occur"),
     (f"{EVAL} --samples 10000000000000", "nable to allocate"),
     (f"{EVAL} --eval-tokens 1", "--eval-tokens must be at least 2, got 1"),
-    (f"{EVAL} --out story.txt", "story.txt exists already; choose another --out or add --overwrite"),
+    (
+        f"{EVAL} --out story.txt",
+        "story.txt exists already; choose another --out or add --overwrite",
+    ),
     (f"{EVAL} --out nothing/there/x.json", "nothing/there/x.json: No such file or directory"),
     ("eval run/last", "run/last/minimixce_tokenizer.json does not exist"),
     *[(f"{COMPARE} --data {text}", words) for text, words in TEXTS],
@@ -343,12 +378,18 @@ CASES = [
     (f"{COMPARE} --objectives ''", "--objective must be one of mle, mixce"),
     (f"{COMPARE} --objectives gan", "--objective must be one of mle, mixce"),
     (f"{COMPARE} --objectives mle:0.5", "--objectives: mle takes no ratio, got 'mle:0.5'"),
-    (f"{COMPARE} --objectives mle,mixce:much", "--objectives: 'much' in 'mixce:much' is not a number"),
+    (
+        f"{COMPARE} --objectives mle,mixce:much",
+        "--objectives: 'much' in 'mixce:much' is not a number",
+    ),
     (f"{COMPARE} --objectives mle,mixce:2", "eta must be between 0 and 1, got 2.0"),
     (f"{COMPARE} --objectives mle,tailr:nan", "gamma must be between 0 and 1, got nan"),
     (f"{COMPARE} --objectives mle,mixce:0.5,mixce:0.50", "--objectives names mixce η=0.5 twice"),
     (f"{COMPARE} --objectives missing.py:objective", "missing.py does not exist"),
-    (f"{COMPARE} --objectives good.py:objective,late.py:objective", "--objectives names objective twice"),
+    (
+        f"{COMPARE} --objectives good.py:objective,late.py:objective",
+        "--objectives names objective twice",
+    ),
     (f"{COMPARE} --objectives mle,key.py:objective", "/key.py fails: KeyError: 'missing'"),
     (f"{COMPARE} --resume --overwrite", "--resume and --overwrite exclude each other"),
     (f"{COMPARE} --seeds ''", "--seeds must be integers"),
@@ -370,12 +411,20 @@ CASES = [
     (f"{PREPARE} --out story.txt/new", "story.txt"),
     (f"{PREPARE} --data prepared", "prepared is a prepared corpus already"),
     *[(f"gradcheck {option}", words) for option, words in EVERY],
-    ("gradcheck --device cpu --out story.txt", "story.txt exists already; choose another --out or add --overwrite"),
-    ("gradcheck --device cpu --out nothing/there/x.jsonl", "nothing/there/x.jsonl: No such file or directory"),
+    (
+        "gradcheck --device cpu --out story.txt",
+        "story.txt exists already; choose another --out or add --overwrite",
+    ),
+    (
+        "gradcheck --device cpu --out nothing/there/x.jsonl",
+        "nothing/there/x.jsonl: No such file or directory",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("command", "words"), CASES, ids=[f"{c.split()[0]} {c[-50:]}" for c, _ in CASES])
+@pytest.mark.parametrize(
+    ("command", "words"), CASES, ids=[f"{c.split()[0]} {c[-50:]}" for c, _ in CASES]
+)
 def test_bad_input(template, monkeypatch, command, words):
     monkeypatch.setattr(backend, "_why_no_cuda", lambda: "there is no GPU")
     with world(template):
@@ -421,7 +470,9 @@ def test_a_refused_gradient_shows_its_table(template):
         status, _, error = run(f"{TRAIN} --objective wrong.py:objective")
         assert (status, changes(before, listing())) == (2, [])
     first, *table = error.splitlines()
-    assert first.startswith("minimixce train: the dlogits of objective are not the derivative of its loss")
+    assert first.startswith(
+        "minimixce train: the dlogits of objective are not the derivative of its loss"
+    )
     assert len(table) == 2
     assert "WRONG: at [" in table[1]
 
@@ -435,7 +486,9 @@ def test_a_missing_extra_is_named(template, monkeypatch, module):
         assert_refused(COMPARE if module == "matplotlib" else f"{TRAIN} --threads 1", module)
 
 
-@pytest.mark.parametrize("found", ["table.json", "table.csv", "comparison.png", "mle_seed0/config.json"])
+@pytest.mark.parametrize(
+    "found", ["table.json", "table.csv", "comparison.png", "mle_seed0/config.json"]
+)
 def test_compare_overwrites_nothing_unasked(template, found):
     pytest.importorskip("matplotlib")
     with world(template):
@@ -470,7 +523,9 @@ def test_an_objective_that_fails_while_training_leaves_a_run_to_go_on_with(templ
         assert run("train --resume --out new")[0] == 0
 
 
-@pytest.mark.parametrize("options", ["--lr 1e30", "--lr 1e30 --steps 1", "--lr 1e308 --weight-decay 1e308"])
+@pytest.mark.parametrize(
+    "options", ["--lr 1e30", "--lr 1e30 --steps 1", "--lr 1e308 --weight-decay 1e308"]
+)
 def test_a_loss_that_explodes_is_one_sentence_with_advice(template, options):
     with world(template), warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -511,79 +566,275 @@ def replace(path, old, new):
     write(path, data.replace(old, new))
 
 
-CONFIG, WEIGHTS, TOKENIZER = "run/config.json", "run/model.safetensors", "run/minimixce_tokenizer.json"
+CONFIG, WEIGHTS, TOKENIZER = (
+    "run/config.json",
+    "run/model.safetensors",
+    "run/minimixce_tokenizer.json",
+)
 OPTIONS, STATE, CORPUS = "run/run.json", "run/resume.safetensors", "prepared/minimixce_corpus.json"
 ON_PREPARED = f"{TRAIN} --data prepared"
 
 DAMAGE = {
     "no config": (lambda: os.remove(CONFIG), (SAMPLE, EVAL), "run/config.json does not exist"),
-    "empty config": (lambda: write(CONFIG, b""), (SAMPLE, EVAL), "run/config.json is not a JSON file"),
-    "config of bytes": (lambda: write(CONFIG, b"\xff\0"), (SAMPLE, EVAL), "run/config.json is not a JSON file"),
-    "nested config": (lambda: write(CONFIG, b"[" * 10**6), (SAMPLE, EVAL), "run/config.json is not a JSON file"),
-    "config a list": (lambda: write(CONFIG, b"[]"), (SAMPLE,), "run/config.json must hold a JSON object, got a list"),
+    "empty config": (
+        lambda: write(CONFIG, b""),
+        (SAMPLE, EVAL),
+        "run/config.json is not a JSON file",
+    ),
+    "config of bytes": (
+        lambda: write(CONFIG, b"\xff\0"),
+        (SAMPLE, EVAL),
+        "run/config.json is not a JSON file",
+    ),
+    "nested config": (
+        lambda: write(CONFIG, b"[" * 10**6),
+        (SAMPLE, EVAL),
+        "run/config.json is not a JSON file",
+    ),
+    "config a list": (
+        lambda: write(CONFIG, b"[]"),
+        (SAMPLE,),
+        "run/config.json must hold a JSON object, got a list",
+    ),
     "cut config": (lambda: cut(CONFIG), (SAMPLE, EVAL), "run/config.json is not a JSON file"),
-    "another model": (lambda: edit(CONFIG, model_type="bert"), (SAMPLE,), "model_type='bert' is not supported"),
-    "no heads": (lambda: edit(CONFIG, n_head=None), (SAMPLE,), "n_head must be an integer, got None"),
-    "other heads": (lambda: edit(CONFIG, n_head=3), (SAMPLE,), "n_embd must be a multiple of n_head"),
-    "other channels": (lambda: edit(CONFIG, n_embd=16), (SAMPLE, EVAL), "has shape (15, 8), but config.json says (15, 16)"),
-    "a billion layers": (lambda: edit(CONFIG, n_layer=10**9), (SAMPLE,), "config.json says n_layer=1000000000"),
-    "huge channels": (lambda: edit(CONFIG, n_embd=10**30), (SAMPLE,), "config.json says (15, 1000000000"),
+    "another model": (
+        lambda: edit(CONFIG, model_type="bert"),
+        (SAMPLE,),
+        "model_type='bert' is not supported",
+    ),
+    "no heads": (
+        lambda: edit(CONFIG, n_head=None),
+        (SAMPLE,),
+        "n_head must be an integer, got None",
+    ),
+    "other heads": (
+        lambda: edit(CONFIG, n_head=3),
+        (SAMPLE,),
+        "n_embd must be a multiple of n_head",
+    ),
+    "other channels": (
+        lambda: edit(CONFIG, n_embd=16),
+        (SAMPLE, EVAL),
+        "has shape (15, 8), but config.json says (15, 16)",
+    ),
+    "a billion layers": (
+        lambda: edit(CONFIG, n_layer=10**9),
+        (SAMPLE,),
+        "config.json says n_layer=1000000000",
+    ),
+    "huge channels": (
+        lambda: edit(CONFIG, n_embd=10**30),
+        (SAMPLE,),
+        "config.json says (15, 1000000000",
+    ),
     "dropout nan": (
         lambda: edit(CONFIG, embd_pdrop=np.nan, attn_pdrop=np.nan, resid_pdrop=np.nan),
         (SAMPLE,),
         "dropout must be at least 0 and below 1, got nan",
     ),
     "no weights": (lambda: os.remove(WEIGHTS), (SAMPLE, EVAL), "run holds no model.safetensors"),
-    "empty weights": (lambda: write(WEIGHTS, b""), (SAMPLE, EVAL), "is not a safetensors file, or is cut short"),
-    "cut weights": (lambda: cut(WEIGHTS), (SAMPLE, EVAL), "is not a safetensors file, or is cut short"),
-    "cut header": (lambda: cut(WEIGHTS, 0.01), (SAMPLE, EVAL), "is not a safetensors file, or is cut short"),
-    "huge header": (lambda: write(WEIGHTS, b"\xff" * 8 + b"{}"), (SAMPLE,), "is not a safetensors file, or is cut short"),
-    "weights of text": (lambda: write(WEIGHTS, b"the cat sat on the mat" * 9), (SAMPLE,), "is not a safetensors file"),
-    "weights a folder": (lambda: (os.remove(WEIGHTS), os.mkdir(WEIGHTS)), (SAMPLE,), "run/model.safetensors: Is a directory"),
+    "empty weights": (
+        lambda: write(WEIGHTS, b""),
+        (SAMPLE, EVAL),
+        "is not a safetensors file, or is cut short",
+    ),
+    "cut weights": (
+        lambda: cut(WEIGHTS),
+        (SAMPLE, EVAL),
+        "is not a safetensors file, or is cut short",
+    ),
+    "cut header": (
+        lambda: cut(WEIGHTS, 0.01),
+        (SAMPLE, EVAL),
+        "is not a safetensors file, or is cut short",
+    ),
+    "huge header": (
+        lambda: write(WEIGHTS, b"\xff" * 8 + b"{}"),
+        (SAMPLE,),
+        "is not a safetensors file, or is cut short",
+    ),
+    "weights of text": (
+        lambda: write(WEIGHTS, b"the cat sat on the mat" * 9),
+        (SAMPLE,),
+        "is not a safetensors file",
+    ),
+    "weights a folder": (
+        lambda: (os.remove(WEIGHTS), os.mkdir(WEIGHTS)),
+        (SAMPLE,),
+        "run/model.safetensors: Is a directory",
+    ),
     "weights of a state": (lambda: shutil.copy(STATE, WEIGHTS), (SAMPLE,), "run lacks the weights"),
-    "only a pickle": (lambda: os.rename(WEIGHTS, "run/pytorch_model.bin"), (SAMPLE,), "only pytorch_model.bin, a pickle"),
-    "no tokenizer": (lambda: os.remove(TOKENIZER), (SAMPLE, EVAL), "run/minimixce_tokenizer.json does not exist"),
-    "tokenizer a list": (lambda: write(TOKENIZER, b"[]"), (SAMPLE,), "must hold a JSON object, got a list"),
-    "tokenizer empty": (lambda: write(TOKENIZER, b"{}"), (SAMPLE,), "does not describe a character, byte or word tokenizer"),
-    "tokenizer numbers": (lambda: edit(TOKENIZER, characters=[1, 2]), (SAMPLE,), "does not describe a character, byte or word"),
-    "other tokenizer": (lambda: edit(TOKENIZER, characters="abc"), (SAMPLE, EVAL), "has 4 tokens, the model 15"),
+    "only a pickle": (
+        lambda: os.rename(WEIGHTS, "run/pytorch_model.bin"),
+        (SAMPLE,),
+        "only pytorch_model.bin, a pickle",
+    ),
+    "no tokenizer": (
+        lambda: os.remove(TOKENIZER),
+        (SAMPLE, EVAL),
+        "run/minimixce_tokenizer.json does not exist",
+    ),
+    "tokenizer a list": (
+        lambda: write(TOKENIZER, b"[]"),
+        (SAMPLE,),
+        "must hold a JSON object, got a list",
+    ),
+    "tokenizer empty": (
+        lambda: write(TOKENIZER, b"{}"),
+        (SAMPLE,),
+        "does not describe a character, byte or word tokenizer",
+    ),
+    "tokenizer numbers": (
+        lambda: edit(TOKENIZER, characters=[1, 2]),
+        (SAMPLE,),
+        "does not describe a character, byte or word",
+    ),
+    "other tokenizer": (
+        lambda: edit(TOKENIZER, characters="abc"),
+        (SAMPLE, EVAL),
+        "has 4 tokens, the model 15",
+    ),
     "no options": (lambda: os.remove(OPTIONS), (RESUME, EVAL), "run.json"),
     "cut options": (lambda: cut(OPTIONS), (RESUME, EVAL), "run/run.json is not a JSON file"),
-    "options a list": (lambda: write(OPTIONS, b"[]"), (RESUME, EVAL), "run/run.json must hold a JSON object"),
-    "options empty": (lambda: write(OPTIONS, b"{}"), (RESUME, EVAL), "the training text is not the one"),
-    "options misspelt": (lambda: replace(OPTIONS, b'"steps"', b'"stepz"'), (RESUME, EVAL), "is damaged: stepz cannot be 6"),
-    "no steps": (lambda: edit(OPTIONS, steps=None), (RESUME, EVAL), "run/run.json is damaged: steps cannot be None"),
-    "steps of text": (lambda: edit(OPTIONS, steps="6"), (RESUME, EVAL), "run/run.json is damaged: steps cannot be '6'"),
-    "data a number": (lambda: edit(OPTIONS, data=5), (RESUME, EVAL), "run/run.json is damaged: data cannot be 5"),
-    "data of numbers": (lambda: edit(OPTIONS, data=[5]), (RESUME, EVAL), "run/run.json is damaged: data cannot be [5]"),
-    "no data": (lambda: edit(OPTIONS, data=[]), (RESUME, EVAL), "run/run.json is damaged: data cannot be []"),
-    "lr nan": (lambda: edit(OPTIONS, lr=np.nan), (RESUME,), "lr must be a positive number, got nan"),
-    "negative seed": (lambda: edit(OPTIONS, seed=-1), (RESUME,), "seed must be a non-negative integer"),
-    "objective gone": (lambda: edit(OPTIONS, objective="gone.py:f"), (RESUME,), "gone.py does not exist"),
-    "foreign method": (lambda: edit(OPTIONS, run="x"), (RESUME,), "run/run.json is damaged: run cannot be 'x'"),
-    "other text": (lambda: shutil.copy("other.txt", "story.txt"), (RESUME, EVAL), "the training text is not the one"),
-    "longer text": (lambda: write("story.txt", b"the cat\n" * 99), (RESUME, EVAL), "the training text is not the one"),
+    "options a list": (
+        lambda: write(OPTIONS, b"[]"),
+        (RESUME, EVAL),
+        "run/run.json must hold a JSON object",
+    ),
+    "options empty": (
+        lambda: write(OPTIONS, b"{}"),
+        (RESUME, EVAL),
+        "the training text is not the one",
+    ),
+    "options misspelt": (
+        lambda: replace(OPTIONS, b'"steps"', b'"stepz"'),
+        (RESUME, EVAL),
+        "is damaged: stepz cannot be 6",
+    ),
+    "no steps": (
+        lambda: edit(OPTIONS, steps=None),
+        (RESUME, EVAL),
+        "run/run.json is damaged: steps cannot be None",
+    ),
+    "steps of text": (
+        lambda: edit(OPTIONS, steps="6"),
+        (RESUME, EVAL),
+        "run/run.json is damaged: steps cannot be '6'",
+    ),
+    "data a number": (
+        lambda: edit(OPTIONS, data=5),
+        (RESUME, EVAL),
+        "run/run.json is damaged: data cannot be 5",
+    ),
+    "data of numbers": (
+        lambda: edit(OPTIONS, data=[5]),
+        (RESUME, EVAL),
+        "run/run.json is damaged: data cannot be [5]",
+    ),
+    "no data": (
+        lambda: edit(OPTIONS, data=[]),
+        (RESUME, EVAL),
+        "run/run.json is damaged: data cannot be []",
+    ),
+    "lr nan": (
+        lambda: edit(OPTIONS, lr=np.nan),
+        (RESUME,),
+        "lr must be a positive number, got nan",
+    ),
+    "negative seed": (
+        lambda: edit(OPTIONS, seed=-1),
+        (RESUME,),
+        "seed must be a non-negative integer",
+    ),
+    "objective gone": (
+        lambda: edit(OPTIONS, objective="gone.py:f"),
+        (RESUME,),
+        "gone.py does not exist",
+    ),
+    "foreign method": (
+        lambda: edit(OPTIONS, run="x"),
+        (RESUME,),
+        "run/run.json is damaged: run cannot be 'x'",
+    ),
+    "other text": (
+        lambda: shutil.copy("other.txt", "story.txt"),
+        (RESUME, EVAL),
+        "the training text is not the one",
+    ),
+    "longer text": (
+        lambda: write("story.txt", b"the cat\n" * 99),
+        (RESUME, EVAL),
+        "the training text is not the one",
+    ),
     "text gone": (lambda: os.remove("story.txt"), (RESUME, EVAL), "story.txt does not exist"),
     "no state": (lambda: os.remove(STATE), (RESUME,), "run/resume.safetensors does not exist"),
-    "empty state": (lambda: write(STATE, b""), (RESUME,), "is not a safetensors file, or is cut short"),
+    "empty state": (
+        lambda: write(STATE, b""),
+        (RESUME,),
+        "is not a safetensors file, or is cut short",
+    ),
     "cut state": (lambda: cut(STATE), (RESUME,), "is not a safetensors file, or is cut short"),
-    "foreign state": (lambda: shutil.copy(WEIGHTS, STATE), (RESUME,), "run/resume.safetensors is not the state of a run"),
+    "foreign state": (
+        lambda: shutil.copy(WEIGHTS, STATE),
+        (RESUME,),
+        "run/resume.safetensors is not the state of a run",
+    ),
     "a bit of a weight": (lambda: flip(STATE, -5), (RESUME,), "run/resume.safetensors is damaged"),
-    "a digit of the step": (lambda: replace(STATE, b'"step\\":', b'"stop\\":'), (RESUME,), "run/resume.safetensors is damaged"),
-    "no description": (lambda: os.remove(CORPUS), (ON_PREPARED,), "prepared/train.bin is not a text file"),
-    "cut description": (lambda: cut(CORPUS), (ON_PREPARED,), "prepared/minimixce_corpus.json is not a JSON file"),
-    "no dtype": (lambda: edit(CORPUS, dtype=None), (ON_PREPARED,), "dtype must be <u2 or <u4, got None"),
-    "empty dtype": (lambda: edit(CORPUS, dtype="V0"), (ON_PREPARED,), "dtype must be <u2 or <u4, got 'V0'"),
-    "object dtype": (lambda: edit(CORPUS, dtype="O"), (ON_PREPARED,), "dtype must be <u2 or <u4, got 'O'"),
+    "a digit of the step": (
+        lambda: replace(STATE, b'"step\\":', b'"stop\\":'),
+        (RESUME,),
+        "run/resume.safetensors is damaged",
+    ),
+    "no description": (
+        lambda: os.remove(CORPUS),
+        (ON_PREPARED,),
+        "prepared/train.bin is not a text file",
+    ),
+    "cut description": (
+        lambda: cut(CORPUS),
+        (ON_PREPARED,),
+        "prepared/minimixce_corpus.json is not a JSON file",
+    ),
+    "no dtype": (
+        lambda: edit(CORPUS, dtype=None),
+        (ON_PREPARED,),
+        "dtype must be <u2 or <u4, got None",
+    ),
+    "empty dtype": (
+        lambda: edit(CORPUS, dtype="V0"),
+        (ON_PREPARED,),
+        "dtype must be <u2 or <u4, got 'V0'",
+    ),
+    "object dtype": (
+        lambda: edit(CORPUS, dtype="O"),
+        (ON_PREPARED,),
+        "dtype must be <u2 or <u4, got 'O'",
+    ),
     "corpus tokenizer": (
         lambda: edit(CORPUS, tokenizer=[1]),
         (ON_PREPARED,),
         "does not describe a character, byte or word tokenizer",
     ),
-    "no tokens": (lambda: os.remove("prepared/train.bin"), (ON_PREPARED,), "prepared/train.bin is missing or cut short"),
-    "empty tokens": (lambda: write("prepared/validation.bin", b""), (ON_PREPARED,), "validation.bin is missing or cut short"),
-    "half a token": (lambda: write("prepared/train.bin", b"abc"), (ON_PREPARED,), "train.bin is missing or cut short"),
-    "foreign tokens": (lambda: write("prepared/train.bin", b"\xff" * 2000), (ON_PREPARED,), "must be in 0 … 14"),
+    "no tokens": (
+        lambda: os.remove("prepared/train.bin"),
+        (ON_PREPARED,),
+        "prepared/train.bin is missing or cut short",
+    ),
+    "empty tokens": (
+        lambda: write("prepared/validation.bin", b""),
+        (ON_PREPARED,),
+        "validation.bin is missing or cut short",
+    ),
+    "half a token": (
+        lambda: write("prepared/train.bin", b"abc"),
+        (ON_PREPARED,),
+        "train.bin is missing or cut short",
+    ),
+    "foreign tokens": (
+        lambda: write("prepared/train.bin", b"\xff" * 2000),
+        (ON_PREPARED,),
+        "must be in 0 … 14",
+    ),
     "no lines": (
         lambda: write("prepared_lines/train.bin", b"\1\0" * 400),
         (f"{TRAIN} --data prepared_lines",),
@@ -608,7 +859,8 @@ def test_a_model_of_transformers_has_no_tokenizer_to_sample_with(template):
         shutil.copy(TOKENIZER, "foreign")
         assert run("sample foreign --tokens 5")[0] == 0
         assert_refused(
-            "eval foreign --device cpu", "foreign has no run.json that says what its validation text is; give --data"
+            "eval foreign --device cpu",
+            "foreign has no run.json that says what its validation text is; give --data",
         )
         assert run("eval foreign --device cpu --data story.txt --samples 0")[0] == 0
 
@@ -654,8 +906,9 @@ def test_a_full_disk_loses_no_saved_run(template, monkeypatch, resumed, writes):
 def test_a_file_too_large_for_the_disk_loses_no_saved_run(template):
     pytest.importorskip("resource")
     limited = (
-        "import resource, sys; from minimixce.cli import main; "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2); sys.exit(main(sys.argv[2:]))"
+        "import resource, sys; from minimixce.cli import main;"
+        " resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2);"
+        " sys.exit(main(sys.argv[2:]))"
     )
     with world(template):
         size = os.path.getsize(STATE) - 1  # the models fit, the state does not
@@ -685,9 +938,19 @@ def python(*argv, **options):
 def test_standard_output_that_takes_nothing(template, command):
     with world(template), open("/dev/full", "w") as full:
         edit(OPTIONS, quiet=False)
-        done = python("-m", "minimixce", *shlex.split(command), capture_output=False, stdout=full, stderr=subprocess.PIPE)
+        done = python(
+            "-m",
+            "minimixce",
+            *shlex.split(command),
+            capture_output=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
         assert done.returncode == 2
-        assert done.stderr.splitlines()[-1] == f"minimixce {command.split()[0]}: No space left on device"
+        assert (
+            done.stderr.splitlines()[-1]
+            == f"minimixce {command.split()[0]}: No space left on device"
+        )
         assert "Exception" not in done.stderr
         assert run(RESUME)[0] == 0
 
@@ -697,37 +960,93 @@ def test_a_reader_that_has_seen_enough(template):
         reader, writer = os.pipe()
         os.close(reader)
         with os.fdopen(writer, "w") as closed:
-            done = python("-m", "minimixce", *shlex.split(SAMPLE), capture_output=False, stdout=closed, stderr=subprocess.PIPE)
+            done = python(
+                "-m",
+                "minimixce",
+                *shlex.split(SAMPLE),
+                capture_output=False,
+                stdout=closed,
+                stderr=subprocess.PIPE,
+            )
         assert (done.returncode, done.stderr) == (141, "")
 
 
 # ---- fuzzing ----------------------------------------------------------------------------------------------------------
 
 fuzzed = settings(derandomize=True, deadline=None, max_examples=250)
-WEIRD = st.sampled_from(["", " ", "nan", "inf", "-inf", "1e400", "-1", "0", "½", "٣", "0x8", "1_0", "1e3", "Ω", "\ud800", "--"])
+WEIRD = st.sampled_from(
+    [
+        "",
+        " ",
+        "nan",
+        "inf",
+        "-inf",
+        "1e400",
+        "-1",
+        "0",
+        "½",
+        "٣",
+        "0x8",
+        "1_0",
+        "1e3",
+        "Ω",
+        "\ud800",
+        "--",
+    ]
+)
 # Sizes are small, or so large that no machine has the memory, never in between.
-INTEGERS = st.sampled_from([-(10**30), -1, 0, 1, 2, 3, 5, 8, 16, 10**13, 10**18, 2**63, 10**30, 10**400]).map(str)
-NUMBERS = st.floats().map(repr) | st.sampled_from(["0.5", "1", "0", "0.1", "1e-400", "1e308", "-0.0"])
+INTEGERS = st.sampled_from(
+    [-(10**30), -1, 0, 1, 2, 3, 5, 8, 16, 10**13, 10**18, 2**63, 10**30, 10**400]
+).map(str)
+NUMBERS = st.floats().map(repr) | st.sampled_from(
+    ["0.5", "1", "0", "0.1", "1e-400", "1e308", "-0.0"]
+)
 FUZZED = {
     "--data": st.sampled_from(
-        ["story.txt", "short.txt", "omega.txt", "empty.txt", "prepared", "prepared_lines", ".", "\0", "x" * 300]
+        [
+            "story.txt",
+            "short.txt",
+            "omega.txt",
+            "empty.txt",
+            "prepared",
+            "prepared_lines",
+            ".",
+            "\0",
+            "x" * 300,
+        ]
     ),
-    "--objective": st.sampled_from(["mle", "mixce", "mixce_surrogate", "tailr", "emo", ":", ".py:", "good.py:objective"]),
+    "--objective": st.sampled_from(
+        ["mle", "mixce", "mixce_surrogate", "tailr", "emo", ":", ".py:", "good.py:objective"]
+    ),
     "--tokenizer": st.sampled_from(["character", "byte"]),
     "--device": st.sampled_from(["cpu", "cuda:99", "cuda:-1", "cuda:٣"]),
-    "--out": st.sampled_from(["new", "new/deep/er", ".", "..", "run", "story.txt", "ü Ω", "x" * 300]),
+    "--out": st.sampled_from(
+        ["new", "new/deep/er", ".", "..", "run", "story.txt", "ü Ω", "x" * 300]
+    ),
     "--steps": st.sampled_from(["1", "2", "4", "-1"]),
     "--threads": st.sampled_from(["1", "2", "1024", "0"]),
 } | {
     f"--{name}": values
     for values, names in (
-        (INTEGERS, "seed batch-size accumulate block-size n-layer n-head n-embd warmup eval-every eval-tokens patience"),
+        (
+            INTEGERS,
+            (
+                "seed batch-size accumulate block-size n-layer n-head n-embd warmup eval-every"
+                " eval-tokens patience"
+            ),
+        ),
         (NUMBERS, "held-out eta gamma dropout lr final-lr weight-decay max-grad-norm"),
     )
     for name in names.split()
 }
-OPTION = st.sampled_from(list(FUZZED)).flatmap(lambda name: st.tuples(st.just(name), FUZZED[name] | WEIRD))
-FLAGS = st.lists(st.sampled_from(["--lines", "--overwrite", "--resume", "--change", "--unchecked"]), unique=True, max_size=2)
+OPTION = st.sampled_from(list(FUZZED)).flatmap(
+    lambda name: st.tuples(st.just(name), FUZZED[name] | WEIRD)
+)
+FLAGS = st.lists(
+    st.sampled_from(["--lines", "--overwrite", "--resume", "--change", "--unchecked"]),
+    unique=True,
+    max_size=2,
+)
 
 
 def assert_status_0_or_2(command):
@@ -744,10 +1063,24 @@ def assert_status_0_or_2(command):
 @example([("--n-layer", "1000000000000000000000000000000")], [])
 @example([("--lr", "1e308"), ("--max-grad-norm", "3e38"), ("--final-lr", "1")], [])
 def test_options_of_train(template, options, flags):
-    with world(template, "story.txt", "short.txt", "omega.txt", "empty.txt", "good.py", "prepared", "prepared_lines", "run"):
+    with world(
+        template,
+        "story.txt",
+        "short.txt",
+        "omega.txt",
+        "empty.txt",
+        "good.py",
+        "prepared",
+        "prepared_lines",
+        "run",
+    ):
         before = listing()
         command = [*shlex.split(TRAIN), *flags, *(word for option in options for word in option)]
-        if assert_status_0_or_2(command) == 2 and "--overwrite" not in flags and "--resume" not in flags:
+        if (
+            assert_status_0_or_2(command) == 2
+            and "--overwrite" not in flags
+            and "--resume" not in flags
+        ):
             assert not [name for name in changes(before, listing()) if name in before]
 
 
@@ -768,7 +1101,9 @@ FUZZED_READING = {
 
 def readings(*names):
     return st.lists(
-        st.sampled_from([f"--{n}" for n in names]).flatmap(lambda n: st.tuples(st.just(n), FUZZED_READING[n] | WEIRD))
+        st.sampled_from([f"--{n}" for n in names]).flatmap(
+            lambda n: st.tuples(st.just(n), FUZZED_READING[n] | WEIRD)
+        )
     )
 
 
@@ -780,18 +1115,36 @@ MEASURING = readings("temperature", "seed", "tokens", "eta", "samples", "data", 
 @given(st.tuples(st.just(SAMPLE), SAMPLING) | st.tuples(st.just(EVAL), MEASURING))
 @pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # of temperatures near 0
 def test_options_of_sample_and_eval(template, command):
-    with world(template, "story.txt", "short.txt", "omega.txt", "empty.txt", "prepared", "prepared_lines", "run"):
+    with world(
+        template,
+        "story.txt",
+        "short.txt",
+        "omega.txt",
+        "empty.txt",
+        "prepared",
+        "prepared_lines",
+        "run",
+    ):
         before = listing()
         start, options = command
-        assert_status_0_or_2([*shlex.split(start), *(word for option in options for word in option)])
+        assert_status_0_or_2(
+            [*shlex.split(start), *(word for option in options for word in option)]
+        )
         assert not [name for name in changes(before, listing()) if name in before]
 
 
-TEXT_BYTES = st.binary(max_size=300) | st.text(max_size=300).map(lambda t: t.encode("utf-8", "surrogatepass"))
+TEXT_BYTES = st.binary(max_size=300) | st.text(max_size=300).map(
+    lambda t: t.encode("utf-8", "surrogatepass")
+)
 
 
 @fuzzed
-@given(TEXT_BYTES, st.sampled_from(["", "--lines", "--tokenizer byte", "--tokenizer byte --lines", "--held-out 0.5 --seed 3"]))
+@given(
+    TEXT_BYTES,
+    st.sampled_from(
+        ["", "--lines", "--tokenizer byte", "--tokenizer byte --lines", "--held-out 0.5 --seed 3"]
+    ),
+)
 @example(b"the cat sat on the mat " * 9, "--lines")
 @example(b"a\nb\n" * 50, "--lines --eval-tokens 2")
 @example(b"\xef\xbb\xbfa\r\nb\rc" * 20, "")
@@ -799,7 +1152,10 @@ def test_any_bytes_as_text(template, data, options):
     with world(template, "short.txt"):
         write("noise", data)
         before = listing()
-        for command in (f"{TRAIN} --data noise --steps 2 {options}", f"prepare --data noise --out ready {options}"):
+        for command in (
+            f"{TRAIN} --data noise --steps 2 {options}",
+            f"prepare --data noise --out ready {options}",
+        ):
             if assert_status_0_or_2(command) == 2:
                 assert changes(before, listing()) == []
             else:
@@ -808,11 +1164,20 @@ def test_any_bytes_as_text(template, data, options):
             assert_status_0_or_2(f"{TRAIN} --overwrite --data ready --steps 2")
 
 
-RUN_FILES = ["run.json", "config.json", "minimixce_tokenizer.json", "metrics.jsonl", "resume.safetensors", "model.safetensors"]
+RUN_FILES = [
+    "run.json",
+    "config.json",
+    "minimixce_tokenizer.json",
+    "metrics.jsonl",
+    "resume.safetensors",
+    "model.safetensors",
+]
 POSITIONS = st.floats(0, 1, exclude_max=True)
 MUTATIONS = st.one_of(
     st.lists(st.tuples(POSITIONS, st.integers(0, 7)), min_size=1, max_size=3),  # bits
-    st.lists(st.tuples(POSITIONS.map(lambda p: p / 30), st.integers(0, 7)), min_size=1, max_size=2),  # bits near the start
+    st.lists(
+        st.tuples(POSITIONS.map(lambda p: p / 30), st.integers(0, 7)), min_size=1, max_size=2
+    ),  # bits near the start
     POSITIONS,  # a length to cut to
     st.binary(max_size=40),  # other content
 )
@@ -836,7 +1201,9 @@ def mutated(data, mutation):
     st.sampled_from([SAMPLE, EVAL, RESUME]),
 )
 @example("config.json", [], SAMPLE)
-@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # of weights that became huge or NaN
+@pytest.mark.filterwarnings(
+    "ignore:.*encountered in:RuntimeWarning"
+)  # of weights that became huge or NaN
 def test_any_damage_to_a_run(template, name, mutation, command):
     with world(template, "story.txt", "run"):
         path = Path("run", name)
@@ -844,15 +1211,19 @@ def test_any_damage_to_a_run(template, name, mutation, command):
         before = listing()
         if assert_status_0_or_2(command) == 2:
             assert changes(before, listing()) == []
-        if name == "resume.safetensors" and before[STATE] != (template / STATE).read_bytes() and command == RESUME:
+        if (
+            name == "resume.safetensors"
+            and before[STATE] != (template / STATE).read_bytes()
+            and command == RESUME
+        ):
             assert changes(before, listing()) == []  # a changed state is always noticed
 
 
 # ---- kills ------------------------------------------------------------------------------------------------------------
 
 LONG = (
-    "train --data story.txt --device cpu --n-layer 1 --n-head 2 --n-embd 16 --block-size 16 --batch-size 4 --warmup 5 "
-    "--dropout 0.2 --seed 3 --steps 60 --eval-every 2 --out"
+    "train --data story.txt --device cpu --n-layer 1 --n-head 2 --n-embd 16 --block-size 16"
+    " --batch-size 4 --warmup 5 --dropout 0.2 --seed 3 --steps 60 --eval-every 2 --out"
 )
 
 
@@ -862,7 +1233,9 @@ def assert_same_end(folder, whole):
         assert Path(folder, name).read_bytes() == Path(whole, name).read_bytes(), name
 
     def measurements(folder):
-        found = [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+        found = [
+            json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()
+        ]
         return [{k: v for k, v in m.items() if k != "tokens_per_second"} for m in found]
 
     assert measurements(folder) == measurements(whole)
@@ -904,7 +1277,9 @@ def test_a_run_killed_again_and_again_loads_and_ends_the_same(template, whole, s
         wait_for(folder / "run.json", process)
         killed = 0
         for k in range(4):
-            time.sleep(chance.uniform(0, seconds / 2) if k else 0)  # the first is sure to find it at work
+            time.sleep(
+                chance.uniform(0, seconds / 2) if k else 0
+            )  # the first is sure to find it at work
             process.kill()
             process.communicate()
             killed += process.returncode == -signal.SIGKILL
@@ -944,14 +1319,18 @@ def test_ctrl_c_says_how_to_go_on_and_then_ends_the_same(template, whole):
     whole, _ = whole
     with world(template, "story.txt"):
         process = start(LONG, "cut")
-        while process.poll() is None and not (Path("cut/metrics.jsonl").exists() and Path("cut/metrics.jsonl").read_text()):
+        while process.poll() is None and not (
+            Path("cut/metrics.jsonl").exists() and Path("cut/metrics.jsonl").read_text()
+        ):
             time.sleep(0.001)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
         assert process.returncode == 130, error
         assert error.splitlines()[-1] == "stopped; go on with: minimixce train --out cut --resume"
         assert "Traceback" not in error
-        steps = [json.loads(line)["step"] for line in Path("cut/metrics.jsonl").read_text().splitlines()]
+        steps = [
+            json.loads(line)["step"] for line in Path("cut/metrics.jsonl").read_text().splitlines()
+        ]
         assert 0 < steps[-1] < 60
         assert run("sample cut --tokens 5")[0] == 0
         assert run("train --resume --out cut")[0] == 0
@@ -961,18 +1340,22 @@ def test_ctrl_c_says_how_to_go_on_and_then_ends_the_same(template, whole):
 def test_a_run_stopped_between_measurements_goes_on_to_the_next_one(template):
     with world(template):
         Path("stopping.py").write_text(
-            "import signal\nimport minimixce as mm\ncalls = []  # one before the first step, then one a step\n"
-            "def objective(logits, targets):\n    calls.append(0) if logits.shape[:2] == (2, 8) else None\n"
-            "    if len(calls) == 6: signal.raise_signal(signal.SIGINT)\n"
-            "    return mm.objectives.mle(logits, targets)\n"
+            "import signal\nimport minimixce as mm\ncalls = []  # one before the first step, then"
+            " one a step\ndef objective(logits, targets):\n    calls.append(0) if logits.shape[:2]"
+            " == (2, 8) else None\n    if len(calls) == 6: signal.raise_signal(signal.SIGINT)\n   "
+            " return mm.objectives.mle(logits, targets)\n"
         )
         command = f"{TRAIN} --objective stopping.py:objective --unchecked --eval-every 4"
-        assert run(command)[::2] == (130, "stopped; go on with: minimixce train --out new --resume\n")
+        assert run(command)[::2] == (
+            130,
+            "stopped; go on with: minimixce train --out new --resume\n",
+        )
         Path("stopping.py").write_text(OBJECTIVES["good"])
         assert json.loads(Path("new/metrics.jsonl").read_text())["step"] == 4
         for steps in (4, 5):
             assert_refused(
-                f"train --resume --out new --change --steps {steps}", "the run in new has made 5 steps; steps must be more"
+                f"train --resume --out new --change --steps {steps}",
+                "the run in new has made 5 steps; steps must be more",
             )
         assert run("train --resume --out new --change --patience 1")[0] == 0
         assert json.loads(Path("new/metrics.jsonl").read_text().splitlines()[-1])["step"] == 6

@@ -1,6 +1,8 @@
-"""Every layer's backward against numerical derivatives and, with its value, against a naive layer under HIPS autograd.
+"""Every layer's backward against numerical derivatives and, with its value, against a naive layer
+under HIPS autograd.
 
-Also: float32 stays float32, attention sees no future, softmax and GELU do not overflow, dropout is what it says.
+Also: float32 stays float32, attention sees no future, softmax and GELU do not overflow, dropout is
+what it says.
 """
 
 import autograd.numpy as anp
@@ -20,9 +22,10 @@ from hypothesis import strategies as st
 
 import minimixce as mm
 from minimixce import backend, layers
-from minimixce.layers import KV
+from minimixce.kv import KV
 
-# Sizes of several axes, no two of them equal, so that a swapped or wrongly summed axis shows; one of them is often 1.
+# Sizes of several axes, no two of them equal, so that a swapped or wrongly summed axis shows; one
+# of them is often 1.
 sizes = st.permutations(range(1, 6))
 ONES = [1] * 5
 
@@ -39,7 +42,9 @@ def float_dtypes(x):
 
 
 def check_layer(forward, backward, inputs, naive):
-    """The demands on a layer. forward and naive return one array or a tuple; backward takes the same."""
+    """The demands on a layer. forward and naive return one array or a tuple; backward takes the
+    same.
+    """
     report = mm.gradcheck(forward, backward, inputs)
     assert report.max_relative_error <= 1e-6, f"\n{report}"
 
@@ -59,7 +64,9 @@ def check_layer(forward, backward, inputs, naive):
         values = naive(*inputs)
         return anp.concatenate([anp.ravel(each) for each in (values if several else (values,))])
 
-    value, expected = autograd_oracle(flat_naive, inputs, np.concatenate([dy.ravel() for dy in dys]))
+    value, expected = autograd_oracle(
+        flat_naive, inputs, np.concatenate([dy.ravel() for dy in dys])
+    )
     assert_close(np.concatenate([each.ravel() for each in ys]), value, 1e-9, "value")
     for i, (gradient, want) in enumerate(zip(gradients, expected, strict=True)):
         if want is None:
@@ -77,7 +84,12 @@ def check_layer(forward, backward, inputs, naive):
 def test_linear(sizes, leading_axes):
     leading, n_in, n_out = sizes[:leading_axes], sizes[3], sizes[4]
     inputs = [normal(*leading, n_in), normal(n_in, n_out), normal(n_out)]
-    check_layer(layers.linear_forward, layers.linear_backward, inputs, lambda x, w, b: anp.tensordot(x, w, 1) + b)
+    check_layer(
+        layers.linear_forward,
+        layers.linear_backward,
+        inputs,
+        lambda x, w, b: anp.tensordot(x, w, 1) + b,
+    )
 
 
 @given(sizes, st.sampled_from(["int64", "int32", "uint16"]))
@@ -100,7 +112,12 @@ def test_embedding_of_ids(sizes, dtype):
 def test_embedding_of_soft_one_hots(sizes):
     B, T, C, V, _ = sizes
     inputs = [normal(B, T, V), normal(V, C)]
-    check_layer(layers.embedding_forward, layers.embedding_backward, inputs, lambda x, weight: anp.tensordot(x, weight, 1))
+    check_layer(
+        layers.embedding_forward,
+        layers.embedding_backward,
+        inputs,
+        lambda x, weight: anp.tensordot(x, weight, 1),
+    )
 
 
 @given(sizes, st.integers(0, 2), st.integers(0, 2))
@@ -122,7 +139,12 @@ def test_position(sizes, start, unused):
 def test_unembedding(sizes, axes):
     C, V = sizes[3:]
     inputs = [normal(*sizes[: axes - 1], C), normal(V, C)]
-    check_layer(layers.unembedding_forward, layers.unembedding_backward, inputs, lambda x, w: anp.tensordot(x, w.T, 1))
+    check_layer(
+        layers.unembedding_forward,
+        layers.unembedding_backward,
+        inputs,
+        lambda x, w: anp.tensordot(x, w.T, 1),
+    )
 
 
 @given(sizes, st.integers(0, 2))
@@ -169,10 +191,14 @@ def test_dropout(sizes, axes, rate):
 
 @st.composite
 def attention_sizes(draw):
-    """past rows R, rows that share one G, B = RG, T, H, D with B, T, H, C = HD all different; P past positions."""
+    """past rows R, rows that share one G, B = RG, T, H, D with B, T, H, C = HD all different; P
+    past positions.
+    """
     triples = [(R, G, R * G) for R in (1, 2) for G in (1, 2, 3)]
     R, G, B = draw(st.sampled_from(triples))
-    T, H, D, P = draw(st.tuples(*[st.integers(1, 4)] * 4).filter(lambda s: len({B, s[0], s[1], s[1] * s[2]}) == 4))
+    T, H, D, P = draw(
+        st.tuples(*[st.integers(1, 4)] * 4).filter(lambda s: len({B, s[0], s[1], s[1] * s[2]}) == 4)
+    )
     return R, G, B, T, H, D, P
 
 
@@ -184,14 +210,21 @@ def attention_sizes(draw):
 @example((2, 3, 6, 1, 2, 2, 3), True, 0.0)
 @few_examples
 def test_attention(sizes, with_past, rate):
-    """The outputs are y and this call's keys and values, so that dkv, which comes from later positions, is checked too."""
+    """The outputs are y and this call's keys and values, so that dkv, which comes from later
+    positions, is checked too.
+    """
     R, _, B, T, H, D, P = sizes
     P = P if with_past else 0
     kept = np.random.default_rng(5).random((B, H, P + T, T)) >= rate
-    inputs = [normal(B, T, 3 * H * D), *([normal(R, H, P, D), normal(R, H, P, D) + 1] if with_past else [])]
+    inputs = [
+        normal(B, T, 3 * H * D),
+        *([normal(R, H, P, D), normal(R, H, P, D) + 1] if with_past else []),
+    ]
 
     def forward(qkv, *past):
-        y, cache = layers.attention_forward(qkv, H, KV(*past) if past else None, rate, backend.rng(5, np))
+        y, cache = layers.attention_forward(
+            qkv, H, KV(*past) if past else None, rate, backend.rng(5, np)
+        )
         return (y, cache.k, cache.v), cache
 
     def backward(dy, cache):
@@ -209,7 +242,9 @@ def test_attention_without_dkv_is_zero_dkv():
     _, cache = layers.attention_forward(normal(2, 3, 12), 2)
     dy = normal(2, 3, 4)
     without, _ = layers.attention_backward(dy, cache)
-    with_zeros, _ = layers.attention_backward(dy, cache, KV(np.zeros((2, 2, 3, 2)), np.zeros((2, 2, 3, 2))))
+    with_zeros, _ = layers.attention_backward(
+        dy, cache, KV(np.zeros((2, 2, 3, 2)), np.zeros((2, 2, 3, 2)))
+    )
     np.testing.assert_array_equal(without, with_zeros)
 
 
@@ -260,13 +295,19 @@ def test_dropout_keeps_the_mean(rate, dtype):
 
 def test_dropout_follows_its_seed():
     x = normal(20, 20)
-    first, again, other = (layers.dropout_forward(x, 0.5, backend.rng(seed, np))[0] for seed in (1, 1, 2))
+    first, again, other = (
+        layers.dropout_forward(x, 0.5, backend.rng(seed, np))[0] for seed in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
 
 @pytest.mark.parametrize(
-    "call", [lambda: layers.dropout_forward(normal(2), 0.5), lambda: layers.attention_forward(normal(1, 2, 6), 1, dropout=0.5)]
+    "call",
+    [
+        lambda: layers.dropout_forward(normal(2), 0.5),
+        lambda: layers.attention_forward(normal(1, 2, 6), 1, dropout=0.5),
+    ],
 )
 def test_dropout_without_a_generator_is_an_error(call):
     with pytest.raises(ValueError, match="rng"):

@@ -1,4 +1,6 @@
-"""The lessons: their form, that their notebooks are what their sources say, and that each runs as a script."""
+"""The lessons: their form, that their notebooks are what their sources say, and that each runs as a
+script.
+"""
 
 import ast
 import functools
@@ -49,21 +51,48 @@ def has_tag(cell, tag):
 
 
 def typed_numbers(text):
-    """Decimals and percentages of Markdown, but for what may hold numbers: formulas, code, links and citations."""
-    for allowed in (r"\$\$.*?\$\$", r"\$[^$]*\$", r"```.*?```", r"`[^`]*`", r"\]\([^)]*\)", r"arXiv \d+\.\d+"):
+    """Decimals and percentages of Markdown, but for what may hold numbers: formulas, code, links
+    and citations.
+    """
+    for allowed in (
+        r"\$\$.*?\$\$",
+        r"\$[^$]*\$",
+        r"```.*?```",
+        r"`[^`]*`",
+        r"\]\([^)]*\)",
+        r"arXiv \d+\.\d+",
+    ):
         text = re.sub(allowed, " ", text, flags=re.S)
     return re.findall(r"\d*\.\d+(?:e-?\d+)?|\d+(?:\.\d+)?(?=\s?%| per ?cent)", text)
 
 
 def numbers_typed_where_one_says(source):
-    """The same of the constant parts of what code passes to say(), but for settings: numbers that the code itself holds."""
+    """The same of the constant parts of what code passes to say(), but for settings: numbers that
+    the code itself holds.
+    """
     nodes = [*ast.walk(ast.parse(source))]
-    settings = {float(node.value) for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, int | float)}
-    said = [node.args[0] for node in nodes if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "say"]
+    settings = {
+        float(node.value)
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float)
+    }
+    said = [
+        node.args[0]
+        for node in nodes
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "say"
+    ]
     texts = (
-        " ".join(part.value for part in getattr(text, "values", [text]) if isinstance(part, ast.Constant)) for text in said
+        " ".join(
+            part.value for part in getattr(text, "values", [text]) if isinstance(part, ast.Constant)
+        )
+        for text in said
     )
-    return [x for text in texts for x in typed_numbers(text) if not {float(x), float(x) / 100} & settings]
+    return [
+        x
+        for text in texts
+        for x in typed_numbers(text)
+        if not {float(x), float(x) / 100} & settings
+    ]
 
 
 def test_these_are_all(builder):
@@ -89,7 +118,10 @@ def test_ends_with_a_summary_and_exercises_whose_solutions_run(name):
     solutions = [cell for cell in cells(name) if has_tag(cell, "solution")]  # the tag folds them
     assert len(exercises) >= 4
     assert exercises == sorted(exercises)
-    assert re.findall(r"^\*\*Solution (\d)", "\n".join(cell.source for cell in solutions), re.M) == exercises
+    assert (
+        re.findall(r"^\*\*Solution (\d)", "\n".join(cell.source for cell in solutions), re.M)
+        == exercises
+    )
     assert text.count("**Solution ") == len(exercises)
     assert any(cell.cell_type == "code" for cell in solutions)
 
@@ -102,29 +134,46 @@ def test_has_pictures_and_asks_before_it_answers(name):
     for i, cell in enumerate(found):
         if has_tag(cell, "reveal"):
             assert "**Predict.**" in found[i - 1].source
-    assert sum(has_tag(cell, "reveal") for cell in found) == sum("> **Predict" in cell.source for cell in found) > 0
+    assert (
+        sum(has_tag(cell, "reveal") for cell in found)
+        == sum("> **Predict" in cell.source for cell in found)
+        > 0
+    )
 
 
 @each_lesson
 def test_no_number_is_typed_that_could_be_computed(name):
-    assert typed_numbers("\n\n".join(cell.source for cell in cells(name) if cell.cell_type == "markdown")) == []
-    assert numbers_typed_where_one_says((TUTORIALS / f"{name}.py").read_text(encoding="utf-8")) == []
+    assert (
+        typed_numbers(
+            "\n\n".join(cell.source for cell in cells(name) if cell.cell_type == "markdown")
+        )
+        == []
+    )
+    assert (
+        numbers_typed_where_one_says((TUTORIALS / f"{name}.py").read_text(encoding="utf-8")) == []
+    )
 
 
 def test_a_typed_number_would_be_noticed():
-    assert typed_numbers("$0.5$ and `0.3`, [a](b.md#1.1), arXiv 2305.1, 24 %, .7, 3.1e-5 or 8 per cent") == [
+    assert typed_numbers(
+        "$0.5$ and `0.3`, [a](b.md#1.1), arXiv 2305.1, 24 %, .7, 3.1e-5 or 8 per cent"
+    ) == [
         "24",
         ".7",
         "3.1e-5",
         "8",
     ]
-    assert numbers_typed_where_one_says("x = 0.3\nsay(f'at 0.3, 30 %: {x:.2f}, or 0.24')") == ["0.24"]
+    assert numbers_typed_where_one_says("x = 0.3\nsay(f'at 0.3, 30 %: {x:.2f}, or 0.24')") == [
+        "0.24"
+    ]
 
 
 @each_lesson
 def test_formulas_become_mathml(name, builder):
     text = "\n\n".join(cell.source for cell in cells(name) if cell.cell_type == "markdown")
-    found = re.findall(r"\$\$(.+?)\$\$", text, re.S) + re.findall(r"(?<!\$)\$([^$\n]+?)\$(?!\$)", text)
+    found = re.findall(r"\$\$(.+?)\$\$", text, re.S) + re.findall(
+        r"(?<!\$)\$([^$\n]+?)\$(?!\$)", text
+    )
     assert len(found) >= 3
     for latex in found:
         mathml = builder.formula(latex)
@@ -132,7 +181,9 @@ def test_formulas_become_mathml(name, builder):
         assert "\\" not in mathml
 
 
-@pytest.mark.parametrize("latex", [r"\nosuchcommand x", r"\begin{aligned} a &= b \\ c &= d \end{aligned}"])
+@pytest.mark.parametrize(
+    "latex", [r"\nosuchcommand x", r"\begin{aligned} a &= b \\ c &= d \end{aligned}"]
+)
 def test_a_formula_that_cannot_be_shown_is_refused(latex, builder):
     with pytest.raises(ValueError, match="cannot be shown"):
         builder.formula(latex)
@@ -151,28 +202,44 @@ def test_the_notebook_is_what_its_source_says(name, builder):
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     outputs = [output for cell in code for output in cell.outputs]
     assert not any(output.output_type == "error" for output in outputs)
-    for output in outputs:  # nothing of the machine that made it: no address in memory, no absolute path
+    # nothing of the machine that made it: no address in memory, no absolute path
+    for output in outputs:
         text = output.get("text", "") + output.get("data", {}).get("text/plain", "")
-        assert not re.search(r"0x[0-9a-f]{6}|(?<![\w.)])/\w[\w./-]*/[\w.-]+\.py\b|site-packages|[A-Z]:\\", text), text
+        assert not re.search(
+            r"0x[0-9a-f]{6}|(?<![\w.)])/\w[\w./-]*/[\w.-]+\.py\b|site-packages|[A-Z]:\\", text
+        ), text
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("## Summary", "## In short"), ("say(", "print("), (' tags=["solution"]', ""), ("# %% [markdown]\n", "")]
+    ("old", "new"),
+    [
+        ("## Summary", "## In short"),
+        ("say(", "print("),
+        (' tags=["solution"]', ""),
+        ("# %% [markdown]\n", ""),
+    ],
 )
 def test_a_changed_cell_would_be_noticed(builder, tmp_path, old, new):
     path = TUTORIALS / f"{LESSONS[0]}.py"
-    (tmp_path / "changed.py").write_text(path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
-    assert said_by(builder.to_notebook(tmp_path / "changed.py")) != said_by(builder.to_notebook(path))
+    (tmp_path / "changed.py").write_text(
+        path.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8"
+    )
+    assert said_by(builder.to_notebook(tmp_path / "changed.py")) != said_by(
+        builder.to_notebook(path)
+    )
 
 
-def test_the_stored_runs_measure_the_tokens_that_are_drawn(builder):  # which puts tutorials/ on the path
+# which puts tutorials/ on the path
+def test_the_stored_runs_measure_the_tokens_that_are_drawn(builder):
     import longer_run
 
     model, drawn = random_gpt(), np.zeros((10_000, 1), int)
     for temperature, top_p in ((0.7, None), (1.0, 0.8), (2.0, 0.6)):
         tokens = model.generate(drawn, 1, temperature, None, top_p, seed=1)[:, 1]
         log_q = longer_run.decoded_log_probs(model.forward(drawn[:1])[0][0, -1], temperature, top_p)
-        np.testing.assert_allclose(np.bincount(tokens, minlength=len(log_q)) / len(tokens), np.exp(log_q), atol=0.02)
+        np.testing.assert_allclose(
+            np.bincount(tokens, minlength=len(log_q)) / len(tokens), np.exp(log_q), atol=0.02
+        )
         assert set(tokens) == set(np.flatnonzero(log_q > -np.inf))
     rows = mm.worlds.stories().sample(50, 12, 0)
     np.testing.assert_array_equal(longer_run.world_rows(np.maximum(rows, 0)[:, :-1]), rows)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimixce import compare, metrics
+from minimixce.experiments import compare, measures
 
 TEXTS = st.lists(st.integers(0, 2), min_size=1, max_size=24)
 
@@ -15,13 +15,14 @@ TEXTS = st.lists(st.integers(0, 2), min_size=1, max_size=24)
 def test_diversity_counts_distinct_ngrams(ids):
     grams = [tuple(ids[i : i + n]) for n in (1, 2, 3, 4) for i in range(len(ids) - n + 1)]
     grams = [gram for gram in grams if len(gram) <= 2 or len(set(gram)) > 1]
-    assert metrics.diversity(ids) == pytest.approx(len(set(grams)) / len(grams), abs=1e-15)
+    assert measures.diversity(ids) == pytest.approx(len(set(grams)) / len(grams), abs=1e-15)
 
 
 def test_diversity_by_hand():
-    assert metrics.diversity([1, 2, 3, 4]) == 1
-    assert metrics.diversity([7, 7, 7, 7]) == pytest.approx((1 + 1) / (4 + 3))  # one token, one pair; longer ones left out
-    assert np.isnan(metrics.diversity([]))
+    assert measures.diversity([1, 2, 3, 4]) == 1
+    # one token, one pair; longer ones left out
+    assert measures.diversity([7, 7, 7, 7]) == pytest.approx((1 + 1) / (4 + 3))
+    assert np.isnan(measures.diversity([]))
 
 
 @settings(derandomize=True, deadline=None, max_examples=300)
@@ -33,25 +34,29 @@ def test_repetition_covers_what_stands_three_times_in_a_row(ids):
             phrase = ids[start : start + length]
             if ids[start : start + 3 * length] == 3 * phrase:
                 inside[start : start + 3 * length] = True
-                rest = start + 3 * length  # a further, unfinished repetition counts to where it breaks off
+                # a further, unfinished repetition counts to where it breaks off
+                rest = start + 3 * length
                 while rest < len(ids) and ids[rest] == ids[rest - length]:
                     inside[rest] = True
                     rest += 1
-    share, longest = metrics.repetition(ids)
+    share, longest = measures.repetition(ids)
     assert share == pytest.approx(inside.mean(), abs=1e-15)
     assert (longest > 0) == bool(inside.any())
 
 
 def test_repetition_by_hand():
-    assert metrics.repetition([1, 2, 3, 1, 2, 3, 1, 2, 3, 7, 8, 9]) == (0.75, 3)
-    assert metrics.repetition([1, 2, 1, 2, 3]) == (0.0, 0)  # twice is not three times
-    assert metrics.repetition([5] * 12) == (1.0, 1)  # not a longer phrase, though 5 5 stands there six times
+    assert measures.repetition([1, 2, 3, 1, 2, 3, 1, 2, 3, 7, 8, 9]) == (0.75, 3)
+    assert measures.repetition([1, 2, 1, 2, 3]) == (0.0, 0)  # twice is not three times
+    # not a longer phrase, though 5 5 stands there six times
+    assert measures.repetition([5] * 12) == (1.0, 1)
 
 
 def test_word_validity_leaves_out_words_that_may_be_cut():
-    assert metrics.words("don't stop, 2 cafés_now") == ["don't", "stop", "cafés", "now"]
-    assert metrics.word_validity(["xx the cat xx", "xx sat zz"], {"the", "cat"}) == pytest.approx(2 / 3)
-    assert np.isnan(metrics.word_validity(["one two"], {"one"}))
+    assert measures.words("don't stop, 2 cafés_now") == ["don't", "stop", "cafés", "now"]
+    assert measures.word_validity(["xx the cat xx", "xx sat zz"], {"the", "cat"}) == pytest.approx(
+        2 / 3
+    )
+    assert np.isnan(measures.word_validity(["one two"], {"one"}))
 
 
 def test_entropy_and_the_temperature_that_matches_it():
@@ -67,4 +72,6 @@ def test_entropy_and_the_temperature_that_matches_it():
         q /= q.sum(axis=-1, keepdims=True)
         _, entropy = compare.fit_to_text(model, batches, temperature)
         assert entropy == pytest.approx(-(q * np.log(q)).sum(axis=-1).mean(), rel=1e-10)
-        assert compare.matching_temperature(model, batches, entropy) == pytest.approx(temperature, abs=1e-3)
+        assert compare.matching_temperature(model, batches, entropy) == pytest.approx(
+            temperature, abs=1e-3
+        )

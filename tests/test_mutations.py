@@ -1,7 +1,9 @@
-"""The gradient checks can fail: each line of a backward that is broken here, one at a time, is noticed.
+"""The gradient checks can fail: each line of a backward that is broken here, one at a time, is
+noticed.
 
-A function's source is taken, one snippet replaced, and the broken function put in the place of the right one, wherever it
-is used; then the check of that layer, of the whole model or of that objective must say that it is not ok.
+A function's source is taken, one snippet replaced, and the broken function put in the place of the
+right one, wherever it is used; then the check of that layer, of the whole model or of that
+objective must say that it is not ok.
 """
 
 import inspect
@@ -13,17 +15,31 @@ import pytest
 from helpers import check_pieces, random_gpt
 
 import minimixce as mm
-from minimixce import backend, bigram, checks, exact, gpt, layers, objectives, worlds
+from minimixce import (
+    backend,
+    bigram,
+    exact,
+    exact_list,
+    exact_tables,
+    exact_tree,
+    gpt,
+    kv,
+    layers,
+    model,
+    objectives,
+    worlds,
+)
 from minimixce.bigram import Bigram, TableBigram
+from minimixce.experiments import selfcheck
 from minimixce.gpt import GPT
-from minimixce.layers import KV
+from minimixce.kv import KV
 
 
 def normal(*shape):
     return np.random.default_rng(shape).standard_normal(shape)
 
 
-# ---- the checks: shapes are square where they may be, so that a wrong transpose is no error of shape ---------------------
+# ---- the checks: shapes are square where they may be, so that a wrong transpose is no error of sha
 
 
 def check(forward, backward, *inputs):
@@ -46,24 +62,40 @@ def check_attention(past_rows=None, dropout=0.0):
 
 def check_objective(title):
     targets = np.array([[0, 3, -1], [2, 2, 1]])
-    objective = dict(checks.objective_checks(normal(2, 3, 4), targets, normal(4, 5)))[title]
+    objective = dict(selfcheck.objective_checks(normal(2, 3, 4), targets, normal(4, 5)))[title]
     return check(objective, lambda dy, dlogits: (dy * dlogits,), normal(2, 3, 4))
 
 
 def check_gpt(dropout=0.0):
-    names = ["wte.weight", "wpe.weight", "h.0.ln_1.bias", "h.0.attn.c_attn.bias", "h.1.mlp.c_fc.bias"]
-    return check_pieces(random_gpt(n_embd=4, dropout=dropout), rows=2, shared_by=2, names=names, coordinates=1)
+    names = [
+        "wte.weight",
+        "wpe.weight",
+        "h.0.ln_1.bias",
+        "h.0.attn.c_attn.bias",
+        "h.1.mlp.c_fc.bias",
+    ]
+    return check_pieces(
+        random_gpt(n_embd=4, dropout=dropout), rows=2, shared_by=2, names=names, coordinates=1
+    )
 
 
 def check_bigram():
     config = mm.BigramConfig(4, n_embd=4, n_hidden=4, dropout=0.3, dtype="float64")
-    return check_pieces(checks.random_params(Bigram(config, device="cpu"), np.random.default_rng(1)), rows=2)
+    return check_pieces(
+        selfcheck.random_params(Bigram(config, device="cpu"), np.random.default_rng(1)), rows=2
+    )
 
 
 def check_exact(find, model=None):
-    """The gradient of an exact value, find(model, world) -> loss, grads: it must be the derivative of that value."""
+    """The gradient of an exact value, find(model, world) -> loss, grads: it must be the derivative
+    of that value.
+    """
     names = ["wte.weight", "h.0.attn.c_attn.weight"] if model is None else list(model.params)
-    model = random_gpt(vocab_size=3, block_size=3, n_layer=1, n_head=1, n_embd=3) if model is None else model
+    model = (
+        random_gpt(vocab_size=3, block_size=3, n_layer=1, n_head=1, n_embd=3)
+        if model is None
+        else model
+    )
     probs = np.random.default_rng(0).dirichlet(np.ones(3), 4)
     world = worlds.World(probs, [[0, 1, 2], [3, 2, 1], [0, 3, 2], [1, 2, 3]])
     fixed = dict(model.params)
@@ -82,37 +114,62 @@ def check_table(objective, max_len):
     """bigram_loss_and_grads, with memory in the world where there is a horizon."""
 
     def find(model, world):
-        world = world if max_len else worlds.markov([[0.2, 0.5, 0.3], [0.4, 0.5, 0.1], [0.3, 0.7, 0]])
+        world = (
+            world if max_len else worlds.markov([[0.2, 0.5, 0.3], [0.4, 0.5, 0.1], [0.3, 0.7, 0]])
+        )
         options = {"objective": objective, "eta": 0.3, "max_len": max_len}
         loss, dlogits = exact.bigram_loss_and_grads(model.params["logits"], world, **options)
         return loss, {"logits": dlogits}
 
-    return check_exact(find, checks.random_params(TableBigram(3, device="cpu"), np.random.default_rng(1)))
+    return check_exact(
+        find, selfcheck.random_params(TableBigram(3, device="cpu"), np.random.default_rng(1))
+    )
 
 
 def check_sums(objective, method):
-    return check_exact(lambda model, world: exact.loss_and_grads(model, world, 4, objective=objective, eta=0.3, method=method))
+    return check_exact(
+        lambda model, world: exact.loss_and_grads(
+            model, world, 4, objective=objective, eta=0.3, method=method
+        )
+    )
 
 
 IDS = np.array([[0, 1, 1], [3, 1, 0]])
 MLE, MIXCE, SURROGATE = "mle", "mixce, η = 0.3 (η = 1 is MLE)", "mixce_surrogate, frozen weight"
 TAILR, EMO = "tailr, γ = 0.3 (γ = 0 is MLE)", "emo, frozen ratio"
 CHECKS = {
-    "linear": lambda: check(layers.linear_forward, layers.linear_backward, normal(2, 3, 4), normal(4, 4), normal(4)),
-    "ids": lambda: check(layers.embedding_forward, layers.embedding_backward, IDS, normal(4, 4)),
-    "one-hots": lambda: check(layers.embedding_forward, layers.embedding_backward, normal(2, 3, 4), normal(4, 4)),
-    "position": lambda: check(
-        lambda x, weight: layers.position_forward(x, weight, 1), layers.position_backward, normal(2, 3, 4), normal(5, 4)
+    "linear": lambda: check(
+        layers.linear_forward, layers.linear_backward, normal(2, 3, 4), normal(4, 4), normal(4)
     ),
-    "unembedding": lambda: check(layers.unembedding_forward, layers.unembedding_backward, normal(2, 3, 4), normal(4, 4)),
+    "ids": lambda: check(layers.embedding_forward, layers.embedding_backward, IDS, normal(4, 4)),
+    "one-hots": lambda: check(
+        layers.embedding_forward, layers.embedding_backward, normal(2, 3, 4), normal(4, 4)
+    ),
+    "position": lambda: check(
+        lambda x, weight: layers.position_forward(x, weight, 1),
+        layers.position_backward,
+        normal(2, 3, 4),
+        normal(5, 4),
+    ),
+    "unembedding": lambda: check(
+        layers.unembedding_forward, layers.unembedding_backward, normal(2, 3, 4), normal(4, 4)
+    ),
     "layer norm": lambda: check(
-        layers.layer_norm_forward, layers.layer_norm_backward, normal(2, 3, 4), normal(4), 2 * normal(4)
+        layers.layer_norm_forward,
+        layers.layer_norm_backward,
+        normal(2, 3, 4),
+        normal(4),
+        2 * normal(4),
     ),
     "gelu": lambda: check(layers.gelu_forward, layers.gelu_backward, normal(2, 3)),
     "relu": lambda: check(layers.relu_forward, layers.relu_backward, normal(4, 4)),
-    "softmax": lambda: check(lambda x: layers.softmax_forward(x, -2), layers.softmax_backward, normal(2, 3, 3)),
+    "softmax": lambda: check(
+        lambda x: layers.softmax_forward(x, -2), layers.softmax_backward, normal(2, 3, 3)
+    ),
     "dropout": lambda: check(
-        lambda x: layers.dropout_forward(x, 0.3, backend.rng(0, np)), layers.dropout_backward, normal(5, 5)
+        lambda x: layers.dropout_forward(x, 0.3, backend.rng(0, np)),
+        layers.dropout_backward,
+        normal(5, 5),
     ),
     "attention": check_attention,
     "attention after a past": lambda: check_attention(past_rows=4),
@@ -121,15 +178,29 @@ CHECKS = {
     "GPT in pieces": check_gpt,
     "GPT with dropout": lambda: check_gpt(0.3),
     "bigram in pieces": check_bigram,
-    "table in pieces": lambda: check_pieces(checks.random_params(TableBigram(4, device="cpu"), np.random.default_rng(1))),
-    **{title: lambda title=title: check_objective(title) for title in (MLE, MIXCE, SURROGATE, TAILR, EMO)},
-    **{f"{o} by {m}": lambda o=o, m=m: check_sums(o, m) for o in exact.OBJECTIVES for m in ("tree", "list")},
-    "reverse_ce by costs to go": lambda: check_exact(lambda model, world: exact.policy_gradient(model, world, 4)),
+    "table in pieces": lambda: check_pieces(
+        selfcheck.random_params(TableBigram(4, device="cpu"), np.random.default_rng(1))
+    ),
+    **{
+        title: lambda title=title: check_objective(title)
+        for title in (MLE, MIXCE, SURROGATE, TAILR, EMO)
+    },
+    **{
+        f"{o} by {m}": lambda o=o, m=m: check_sums(o, m)
+        for o in objectives.OBJECTIVES
+        for m in ("tree", "list")
+    },
+    "reverse_ce by costs to go": lambda: check_exact(
+        lambda model, world: exact.policy_gradient(model, world, 4)
+    ),
     "reverse_kl by costs to go": lambda: check_exact(
         lambda model, world: exact.policy_gradient(model, world, 4, objective="reverse_kl")
     ),
     **{
-        f"{o} of a table, T = {T}": lambda o=o, T=T: check_table(o, T) for o in exact.OBJECTIVES if o != "js" for T in (4, None)
+        f"{o} of a table, T = {T}": lambda o=o, T=T: check_table(o, T)
+        for o in objectives.OBJECTIVES
+        if o != "js"
+        for T in (4, None)
     },
 }
 
@@ -140,22 +211,43 @@ def test_what_is_right_passes(name):
     assert report.ok, f"\n{report}"
 
 
-# ---- the mutations ------------------------------------------------------------------------------------------------------
+# ---- the mutations -------------------------------------------------------------------------------
 
 PASS = "pass"
 OVERWRITE = "(lambda d: (d.__setitem__(x.reshape(-1), _rows(dy)), d)[1])(xp.zeros_like(weight))"
-MUTATIONS = [  # the check that must fail, the function, the snippet that occurs once in it, its replacement
+# the check that must fail, the function, the snippet that occurs once in it, its replacement
+MUTATIONS = [
     ("linear", layers.linear_backward, "_rows(dy) @ weight.T", "_rows(dy) @ weight"),
     ("linear", layers.linear_backward, "_rows(x).T @ _rows(dy)", "_rows(dy).T @ _rows(x)"),
     ("linear", layers.linear_backward, "_rows(x).T @ _rows(dy)", "_rows(x).T @ _rows(x)"),
     ("linear", layers.linear_backward, "_rows(dy).sum(axis=0)", "_rows(dy).mean(axis=0)"),
-    ("ids", layers.embedding_backward, "add_rows(xp.zeros_like(weight), x.reshape(-1), _rows(dy))", OVERWRITE),
+    (
+        "ids",
+        layers.embedding_backward,
+        "add_rows(xp.zeros_like(weight), x.reshape(-1), _rows(dy))",
+        OVERWRITE,
+    ),
     ("one-hots", layers.embedding_backward, "_rows(dy) @ weight.T", "_rows(dy) @ weight"),
     ("one-hots", layers.embedding_backward, "_rows(x).T @ _rows(dy)", "_rows(dy).T @ _rows(x)"),
     ("position", layers.position_backward, "dy.sum(axis=0)", "dy[0]"),
-    ("position", layers.position_backward, "dweight[start : start + dy.shape[1]]", "dweight[: dy.shape[1]]"),
-    ("unembedding", layers.unembedding_backward, "_rows(dlogits).T @ _rows(x)", "_rows(x).T @ _rows(dlogits)"),
-    ("unembedding", layers.unembedding_backward, "_rows(dlogits) @ weight", "_rows(dlogits) @ weight.T"),
+    (
+        "position",
+        layers.position_backward,
+        "dweight[start : start + dy.shape[1]]",
+        "dweight[: dy.shape[1]]",
+    ),
+    (
+        "unembedding",
+        layers.unembedding_backward,
+        "_rows(dlogits).T @ _rows(x)",
+        "_rows(x).T @ _rows(dlogits)",
+    ),
+    (
+        "unembedding",
+        layers.unembedding_backward,
+        "_rows(dlogits) @ weight",
+        "_rows(dlogits) @ weight.T",
+    ),
     ("layer norm", layers.layer_norm_backward, "dnormed - _mean(dnormed)", "dnormed.copy()"),
     ("layer norm", layers.layer_norm_backward, "dx -= normed * along_normed", PASS),
     ("layer norm", layers.layer_norm_backward, "dx *= rstd", PASS),
@@ -165,12 +257,23 @@ MUTATIONS = [  # the check that must fail, the function, the snippet that occurs
     ("gelu", layers.gelu_backward, "dx += 1", PASS),
     ("gelu", layers.gelu_backward, "6 * _GELU_CUBIC", "_GELU_CUBIC"),
     ("gelu", layers.gelu_backward, "dx += 2 * _GELU_SCALE", "dx += _GELU_SCALE"),
-    ("gelu", layers.gelu_backward, "dx *= gate", "dx *= 1.00001 * gate"),  # a relative error of 1e-5 is enough
+    # a relative error of 1e-5 is enough
+    ("gelu", layers.gelu_backward, "dx *= gate", "dx *= 1.00001 * gate"),
     ("relu", layers.relu_backward, "(cache.y > 0)", "(cache.y >= 0)"),
     ("relu", layers.relu_backward, "(cache.y > 0)", "cache.y"),
     ("relu", layers.relu_backward, "dy * (cache.y > 0)", "0 * dy"),
-    ("softmax", layers.softmax_backward, "(probs * dprobs).sum(axis=axis", "(probs * dprobs).sum(axis=-1"),
-    ("softmax", layers.softmax_backward, "dprobs - (probs * dprobs).sum(axis=axis, keepdims=True)", "dprobs.copy()"),
+    (
+        "softmax",
+        layers.softmax_backward,
+        "(probs * dprobs).sum(axis=axis",
+        "(probs * dprobs).sum(axis=-1",
+    ),
+    (
+        "softmax",
+        layers.softmax_backward,
+        "dprobs - (probs * dprobs).sum(axis=axis, keepdims=True)",
+        "dprobs.copy()",
+    ),
     ("softmax", layers.softmax_backward, "probs * dprobs", "dprobs"),
     ("dropout", layers.dropout_backward, "dy * cache.scale", "dy * (cache.scale > 0)"),
     ("dropout", layers.dropout_backward, "dy * cache.scale", "dy"),
@@ -180,15 +283,50 @@ MUTATIONS = [  # the check that must fail, the function, the snippet that occurs
     ("attention", layers.attention_backward, "dk, dv = dk + dkv.k, dv + dkv.v", "dk = dk + dkv.k"),
     ("attention", layers.attention_backward, "dk, dv = dk + dkv.k, dv + dkv.v", "dv = dv + dkv.v"),
     ("attention", layers.attention_backward, "[dq, dk, dv]", "[dk, dq, dv]"),
-    ("attention", layers.attention_backward, "dk = dscores[:, :, -T:] @ q", "dk = _transpose(dscores[:, :, -T:]) @ q"),
-    ("attention", layers.attention_backward, "dv = probs[:, :, -T:] @ dy", "dv = _transpose(probs[:, :, -T:]) @ dy"),
-    ("attention with dropout", layers.attention_backward, "dropout_backward(dprobs, dropped)", "dprobs"),
-    ("attention after a past", layers.attention_backward, "dq += _unfold(past_dscores @ past.k, B)", PASS),
+    (
+        "attention",
+        layers.attention_backward,
+        "dk = dscores[:, :, -T:] @ q",
+        "dk = _transpose(dscores[:, :, -T:]) @ q",
+    ),
+    (
+        "attention",
+        layers.attention_backward,
+        "dv = probs[:, :, -T:] @ dy",
+        "dv = _transpose(probs[:, :, -T:]) @ dy",
+    ),
+    (
+        "attention with dropout",
+        layers.attention_backward,
+        "dropout_backward(dprobs, dropped)",
+        "dprobs",
+    ),
+    (
+        "attention after a past",
+        layers.attention_backward,
+        "dq += _unfold(past_dscores @ past.k, B)",
+        PASS,
+    ),
     ("attention after a past", layers.attention_backward, "dpast = KV(", "KV("),
-    ("attention after a past", layers.attention_backward, "math.sqrt(D), dpast_v)", "math.sqrt(D), 0 * dpast_v)"),
-    ("attention after a past", layers.attention_backward, "_transpose(past_dscores) @ _fold(q, rows)", "0 * past.k"),
+    (
+        "attention after a past",
+        layers.attention_backward,
+        "math.sqrt(D), dpast_v)",
+        "math.sqrt(D), 0 * dpast_v)",
+    ),
+    (
+        "attention after a past",
+        layers.attention_backward,
+        "_transpose(past_dscores) @ _fold(q, rows)",
+        "0 * past.k",
+    ),
     # Which rows share a past: interleaved instead of consecutive.
-    ("attention after a shared past", layers._unfold, "swapaxes(1, 2).reshape(batch", "transpose(2, 0, 1, 3, 4).reshape(batch"),
+    (
+        "attention after a shared past",
+        layers._unfold,
+        "swapaxes(1, 2).reshape(batch",
+        "transpose(2, 0, 1, 3, 4).reshape(batch",
+    ),
     ("GPT in pieces", layers.attention_backward, "dk, dv = dk + dkv.k, dv + dkv.v", PASS),
     ("GPT in pieces", gpt.block_backward, "dx = dx + dy", "dx = dy"),
     ("GPT in pieces", gpt.block_backward, "return dx + dy, dpast", "return dy, dpast"),
@@ -203,39 +341,92 @@ MUTATIONS = [  # the check that must fail, the function, the snippet that occurs
     (
         "GPT in pieces",
         GPT.extend_backward,
-        'unembedding_backward(dlogits, cache.unembedding)\n    add_grad(grads, "wte.weight", dweight)',
+        (
+            'unembedding_backward(dlogits, cache.unembedding)\n    add_grad(grads, "wte.weight",'
+            " dweight)"
+        ),
         "unembedding_backward(dlogits, cache.unembedding)",
     ),
-    ("GPT in pieces", GPT.extend_backward, "_sum_kv(dpast_of_attention, dpast_of_present)", "dpast_of_attention"),
-    ("GPT in pieces", GPT.extend_backward, "_sum_kv(dpast_of_attention, ", "_sum_kv(dpast_of_present or dpast_of_attention, "),
+    (
+        "GPT in pieces",
+        GPT.extend_backward,
+        "_sum_kv(dpast_of_attention, dpast_of_present)",
+        "dpast_of_attention",
+    ),
+    (
+        "GPT in pieces",
+        GPT.extend_backward,
+        "_sum_kv(dpast_of_attention, ",
+        "_sum_kv(dpast_of_present or dpast_of_attention, ",
+    ),
     ("GPT in pieces", GPT.extend_backward, "dpast.insert(0, ", "dpast.append("),
-    ("GPT in pieces", gpt.add_grad, "if name in grads:\n        grads[name] += value", "if False:\n        pass"),
-    ("GPT in pieces", gpt.add_grad, "    grads[name] += value\n    else", "    pass\n    else"),
-    ("GPT in pieces", gpt._split_dkv, ".sum(axis=1)", ".mean(axis=1)"),
-    ("GPT in pieces", gpt._split_dkv, "own = KV(*(d[:, :, -T:] for d in dpresent))", "own = None"),
+    (
+        "GPT in pieces",
+        model.add_grad,
+        "if name in grads:\n        grads[name] += value",
+        "if False:\n        pass",
+    ),
+    ("GPT in pieces", model.add_grad, "    grads[name] += value\n    else", "    pass\n    else"),
+    ("GPT in pieces", kv.split_dkv, ".sum(axis=1)", ".mean(axis=1)"),
+    ("GPT in pieces", kv.split_dkv, "own = KV(*(d[:, :, -T:] for d in dpresent))", "own = None"),
     ("GPT with dropout", GPT.extend_backward, "dx = dropout_backward(dx, cache.dropout)", PASS),
     ("GPT with dropout", gpt.block_backward, "dropout_backward(dx, cache.mlp_dropout)", "dx"),
     ("bigram in pieces", Bigram.extend_backward, "dx = dropout_backward(dx, dropped)", PASS),
     ("bigram in pieces", Bigram.extend_backward, "dx = relu_backward(dx, relu)", PASS),
-    ("bigram in pieces", Bigram.extend_backward, "linear_backward(dlogits, output)", "linear_backward(dlogits, hidden)"),
-    ("bigram in pieces", Bigram.extend_backward, "linear_backward(dx, hidden)", "linear_backward(dx, output)"),
-    ("bigram in pieces", Bigram.extend_backward, "dx, dweight = embedding_backward", "_, dweight = embedding_backward"),
-    ("bigram in pieces", Bigram.extend_backward, 'add_grad(grads, "hidden.bias", dbias)', 'grads["hidden.bias"] = dbias'),
+    (
+        "bigram in pieces",
+        Bigram.extend_backward,
+        "linear_backward(dlogits, output)",
+        "linear_backward(dlogits, hidden)",
+    ),
+    (
+        "bigram in pieces",
+        Bigram.extend_backward,
+        "linear_backward(dx, hidden)",
+        "linear_backward(dx, output)",
+    ),
+    (
+        "bigram in pieces",
+        Bigram.extend_backward,
+        "dx, dweight = embedding_backward",
+        "_, dweight = embedding_backward",
+    ),
+    (
+        "bigram in pieces",
+        Bigram.extend_backward,
+        'add_grad(grads, "hidden.bias", dbias)',
+        'grads["hidden.bias"] = dbias',
+    ),
     (
         "bigram in pieces",
         Bigram.extend_backward,
         'add_grad(grads, "embedding.weight", dweight)',
         'grads["embedding.weight"] = dweight',
     ),
-    ("bigram in pieces", gpt.add_grad, "    grads[name] += value\n    else", "    pass\n    else"),
+    (
+        "bigram in pieces",
+        model.add_grad,
+        "    grads[name] += value\n    else",
+        "    pass\n    else",
+    ),
     (
         "table in pieces",
         TableBigram.extend_backward,
         "dx, dweight = embedding_backward(dlogits, embedding)",
         "dx, dweight = dlogits, embedding_backward(dlogits, embedding)[1]",
     ),
-    ("table in pieces", TableBigram.extend_backward, 'add_grad(grads, "logits", dweight)', 'grads["logits"] = dweight'),
-    ("table in pieces", layers.embedding_backward, "_rows(x).T @ _rows(dy)", "_rows(dy).T @ _rows(x)"),
+    (
+        "table in pieces",
+        TableBigram.extend_backward,
+        'add_grad(grads, "logits", dweight)',
+        'grads["logits"] = dweight',
+    ),
+    (
+        "table in pieces",
+        layers.embedding_backward,
+        "_rows(x).T @ _rows(dy)",
+        "_rows(dy).T @ _rows(x)",
+    ),
     ("table in pieces", layers.embedding_backward, "_rows(dy) @ weight.T", "_rows(dy) @ weight"),
     (MLE, objectives._token_objective, "w = w * scale", "w = w * keep"),  # 1/N
     (MLE, objectives._token_objective, "w = w * scale", "w = w * scale.max()"),  # the mask
@@ -244,39 +435,108 @@ MUTATIONS = [  # the check that must fail, the function, the snippet that occurs
     (TAILR, objectives._token_objective, "w = w * scale", "w = scale"),
     (MIXCE, objectives.mixce, ", eta + (1 - eta) * q", ", (1 - eta) * q"),
     (MIXCE, objectives.mixce, ", eta + (1 - eta) * q", ", eta + q"),
-    (MIXCE, objectives.mixce, ", eta + (1 - eta) * q", ", eta + (1 - eta) * q * (1 + log_q)"),  # no stop of the gradient
-    (SURROGATE, objectives.mixce_surrogate, "w = eta + (1 - eta) * xp.exp(log_q)", "w = (1 - eta) * xp.exp(log_q)"),
+    # no stop of the gradient
+    (MIXCE, objectives.mixce, ", eta + (1 - eta) * q", ", eta + (1 - eta) * q * (1 + log_q)"),
+    (
+        SURROGATE,
+        objectives.mixce_surrogate,
+        "w = eta + (1 - eta) * xp.exp(log_q)",
+        "w = (1 - eta) * xp.exp(log_q)",
+    ),
     (TAILR, objectives.tailr, "-log_mix / (1 - gamma)", "-log_mix"),
-    (TAILR, objectives.tailr, "log_q - log_mix", "log_q - xp.logaddexp(log_gamma, log_q)"),  # q / (γ + q)
+    # q / (γ + q)
+    (TAILR, objectives.tailr, "log_q - log_mix", "log_q - xp.logaddexp(log_gamma, log_q)"),
     (EMO, objectives.emo, "* (cost - d[:, None])", "* cost"),
     (EMO, objectives.emo, "0.5 * _scale", "_scale"),
     (EMO, objectives.emo, "dlogits[index, y] -= 1", PASS),
-    ("reverse_ce by tree", exact._by_weights, "told[:, None] * xp.exp(step), told", "told[:, None] * xp.exp(step), 0 * told"),
-    ("reverse_ce by tree", exact._by_weights, "below - told[:, None] * xp.exp(step), told", "below, told"),
-    ("mixce by tree", exact._token_terms, "-p * (eta + (1 - eta) * q)", "-p * eta"),
-    ("mixce by tree", exact._token_terms, "-p * (eta + (1 - eta) * q)", "-p * (eta + (1 - eta) * q * (1 + log_q))"),
-    ("js by tree", exact._terms, "eta * _times_log(p, _minus(x.log_p, log_m, xp), xp), own", "own, own"),
-    ("reverse_kl by list", exact._terms, ", q * (x.log_q - x.log_p_floored)", ", -q * x.log_p_floored"),
-    ("reverse_ce by list", exact._list_rows, "dlogits[n, t, targets] += weights", PASS),
-    ("reverse_ce by list", exact._list_rows, "-weights[:, :, None] * xp.exp(step)", "0 * step"),
-    ("reverse_ce by costs to go", exact._by_cost_to_go, "to_go - told[:, None]", "to_go"),
-    ("reverse_ce by costs to go", exact._by_cost_to_go, "xp.exp(prefix.log_q[:, None] + step)", "xp.exp(step)"),
-    ("forward_ce of a table, T = 4", exact._forward_part, "weights.sum(axis=1, keepdims=True) * q", "q"),
-    ("mixce of a table, T = None", exact._forward_part, "counts * (eta + (1 - eta) * q)", "counts * eta"),
-    ("reverse_kl of a table, T = 4", exact._with_horizon, "to_go(costs[-1]) - here[:, None]", "to_go(costs[-1])"),
-    ("overlap of a table, T = 4", exact._with_horizon, "flow = weight[:, None] * q * m", "flow = weight[:, None] * q"),
-    ("reverse_ce of a table, T = 4", exact._with_horizon, "after[:, 0] = end", PASS),
-    ("reverse_ce of a table, T = 4", exact._with_horizon, "here = costs.pop()", "here = costs.pop(0)"),
-    ("reverse_kl of a table, T = None", exact._without_horizon, "- U[:, None]", ""),
-    ("reverse_ce of a table, T = None", exact._without_horizon, "visits[:, None] * q", "q"),
-    ("overlap of a table, T = None", exact._without_horizon, "c + m * after", "c + after"),
-    ("overlap of a table, T = None", exact._without_horizon, "after[0] = end", PASS),
+    (
+        "reverse_ce by tree",
+        exact_tree.by_weights,
+        "told[:, None] * xp.exp(step), told",
+        "told[:, None] * xp.exp(step), 0 * told",
+    ),
+    (
+        "reverse_ce by tree",
+        exact_tree.by_weights,
+        "below - told[:, None] * xp.exp(step), told",
+        "below, told",
+    ),
+    ("mixce by tree", objectives.token_terms, "-p * (eta + (1 - eta) * q)", "-p * eta"),
+    (
+        "mixce by tree",
+        objectives.token_terms,
+        "-p * (eta + (1 - eta) * q)",
+        "-p * (eta + (1 - eta) * q * (1 + log_q))",
+    ),
+    (
+        "js by tree",
+        objectives.terms,
+        "eta * _times_log(p, _minus(x.log_p, log_m, xp), xp), own",
+        "own, own",
+    ),
+    (
+        "reverse_kl by list",
+        objectives.terms,
+        ", q * (x.log_q - x.log_p_floored)",
+        ", -q * x.log_p_floored",
+    ),
+    ("reverse_ce by list", exact_list._list_rows, "dlogits[n, t, targets] += weights", PASS),
+    (
+        "reverse_ce by list",
+        exact_list._list_rows,
+        "-weights[:, :, None] * xp.exp(step)",
+        "0 * step",
+    ),
+    ("reverse_ce by costs to go", exact_tree.by_cost_to_go, "to_go - told[:, None]", "to_go"),
+    (
+        "reverse_ce by costs to go",
+        exact_tree.by_cost_to_go,
+        "xp.exp(prefix.log_q[:, None] + step)",
+        "xp.exp(step)",
+    ),
+    (
+        "forward_ce of a table, T = 4",
+        exact_tables._forward_part,
+        "weights.sum(axis=1, keepdims=True) * q",
+        "q",
+    ),
+    (
+        "mixce of a table, T = None",
+        exact_tables._forward_part,
+        "counts * (eta + (1 - eta) * q)",
+        "counts * eta",
+    ),
+    (
+        "reverse_kl of a table, T = 4",
+        exact_tables._with_horizon,
+        "to_go(costs[-1]) - here[:, None]",
+        "to_go(costs[-1])",
+    ),
+    (
+        "overlap of a table, T = 4",
+        exact_tables._with_horizon,
+        "flow = weight[:, None] * q * m",
+        "flow = weight[:, None] * q",
+    ),
+    ("reverse_ce of a table, T = 4", exact_tables._with_horizon, "after[:, 0] = end", PASS),
+    (
+        "reverse_ce of a table, T = 4",
+        exact_tables._with_horizon,
+        "here = costs.pop()",
+        "here = costs.pop(0)",
+    ),
+    ("reverse_kl of a table, T = None", exact_tables._without_horizon, "- U[:, None]", ""),
+    ("reverse_ce of a table, T = None", exact_tables._without_horizon, "visits[:, None] * q", "q"),
+    ("overlap of a table, T = None", exact_tables._without_horizon, "c + m * after", "c + after"),
+    ("overlap of a table, T = None", exact_tables._without_horizon, "after[0] = end", PASS),
 ]
 
 
 def mutate(monkeypatch, function, snippet, replacement):
     source = textwrap.dedent(inspect.getsource(function))
-    assert source.count(snippet) == 1, f"{snippet!r} occurs {source.count(snippet)} times in {function.__name__}"
+    assert source.count(snippet) == 1, (
+        f"{snippet!r} occurs {source.count(snippet)} times in {function.__name__}"
+    )
     namespace = dict(vars(sys.modules[function.__module__]))
     exec(source.replace(snippet, replacement), namespace)
     holders = [
@@ -304,8 +564,12 @@ def test_what_is_broken_fails(monkeypatch, name, function, snippet, replacement)
 
 def test_check_everything_names_the_broken_layer_and_its_tensor(monkeypatch):
     mutate(monkeypatch, layers.position_backward, "dy.sum(axis=0)", "dy[0]")
-    reports = dict(checks.check_everything())
-    broken = {title: [row.name for row in report.rows if not row.ok] for title, report in reports.items() if not report.ok}
+    reports = dict(selfcheck.check_everything())
+    broken = {
+        title: [row.name for row in report.rows if not row.ok]
+        for title, report in reports.items()
+        if not report.ok
+    }
     assert broken == {"position": ["weight"], "the whole model, MixCE loss": ["wpe.weight"]}
     for report in (reports[title] for title in broken):
         wrong = [line.split()[0] for line in str(report).splitlines() if "WRONG" in line]

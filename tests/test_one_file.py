@@ -1,4 +1,6 @@
-"""tutorials/one_file.py is the frozen reference of the package: everything that both compute must agree."""
+"""tutorials/one_file.py is the frozen reference of the package: everything that both compute must
+agree.
+"""
 
 import ast
 import importlib.util
@@ -40,12 +42,16 @@ def one_file():
 
 
 class Case:
-    """One shape with random parameters (biases and layer norms too, which init leaves at 0 and 1), tokens and targets."""
+    """One shape with random parameters (biases and layer norms too, which init leaves at 0 and 1),
+    tokens and targets.
+    """
 
     def __init__(self, one_file, shape, seed):
         self.B, self.T, self.H, self.C, self.V, self.block_size, self.n_layer = shape
         rng = np.random.default_rng(seed)
-        config = mm.GPTConfig(self.V, self.block_size, self.n_layer, self.H, self.C, dtype="float64")
+        config = mm.GPTConfig(
+            self.V, self.block_size, self.n_layer, self.H, self.C, dtype="float64"
+        )
         self.model = mm.GPT(config, seed=seed, device="cpu")
         initial = one_file.init(self.V, self.block_size, self.n_layer, self.H, self.C, seed)
         self.params = {name: p + 0.3 * rng.standard_normal(p.shape) for name, p in initial.items()}
@@ -54,7 +60,10 @@ class Case:
         self.targets = rng.integers(0, self.V, (self.B, self.T))
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "B{}T{}H{}C{}V{}-block{}-layers{}-seed{}".format(*case[0], case[1]))
+@pytest.fixture(
+    params=CASES,
+    ids=lambda case: "B{}T{}H{}C{}V{}-block{}-layers{}-seed{}".format(*case[0], case[1]),
+)
 def case(request, one_file):
     return Case(one_file, *request.param)
 
@@ -84,7 +93,7 @@ def package_loss_and_grads(case, eta):
     return loss, case.model.backward(dlogits, cache)
 
 
-# ---- equal to the package ---------------------------------------------------------------------------------------------
+# ---- equal to the package ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -92,7 +101,9 @@ def package_loss_and_grads(case, eta):
 def test_init_is_exactly_the_package_s(one_file, shape, seed):
     _, _, H, C, V, block_size, n_layer = shape
     ours = one_file.init(V, block_size, n_layer, H, C, seed)
-    package = mm.GPT(mm.GPTConfig(V, block_size, n_layer, H, C, dtype="float64"), seed=seed, device="cpu").params
+    package = mm.GPT(
+        mm.GPTConfig(V, block_size, n_layer, H, C, dtype="float64"), seed=seed, device="cpu"
+    ).params
     assert list(ours) == list(package)
     for name in package:
         assert ours[name].dtype == package[name].dtype
@@ -100,20 +111,28 @@ def test_init_is_exactly_the_package_s(one_file, shape, seed):
 
 
 def test_logits(one_file, case):
-    assert_same("logits", one_file.forward(case.params, case.tokens, case.H)[0], case.model.forward(case.tokens)[0])
+    assert_same(
+        "logits",
+        one_file.forward(case.params, case.tokens, case.H)[0],
+        case.model.forward(case.tokens)[0],
+    )
 
 
 @pytest.mark.parametrize("eta", [0, 0.3, 1])
 def test_mixce(one_file, case, eta):
     logits = case.model.forward(case.tokens)[0]
-    ours, package = one_file.mixce(logits, case.targets, eta), mm.objectives.mixce(logits, case.targets, eta=eta)
+    ours, package = (
+        one_file.mixce(logits, case.targets, eta),
+        mm.objectives.mixce(logits, case.targets, eta=eta),
+    )
     assert_same("loss", ours[0], package[0])
     assert_same("dlogits", ours[1], package[1])
 
 
 @pytest.mark.parametrize("eta", [0, 0.3, 1])
 def test_mixce_of_huge_logits(one_file, eta):
-    logits, targets = np.array([[[0.0, 2000.0], [5000.0, 0.0]]]), np.array([[0, 0]])  # q = e^−2000, which rounds to 0, and 1
+    # q = e^−2000, which rounds to 0, and 1
+    logits, targets = np.array([[[0.0, 2000.0], [5000.0, 0.0]]]), np.array([[0, 0]])
     loss, dlogits = one_file.mixce(logits, targets, eta)
     assert loss == pytest.approx((eta * 2000 - (1 - eta)) / 2)
     assert np.allclose(dlogits, [[[-eta / 2, eta / 2], [0, 0]]])
@@ -131,8 +150,9 @@ def test_gradients(one_file, case, eta):
 
 
 def test_three_steps_of_training(one_file, case):
-    # The derivative of the key bias is 0, computed as some 1e-18 of rounding that differs between the two; AdamW divides it
-    # by itself + eps, so the default eps of 1e-8 would make it visible. All other options are the defaults.
+    # The derivative of the key bias is 0, computed as some 1e-18 of rounding that differs between
+    # the two; AdamW divides it by itself + eps, so the default eps of 1e-8 would make it visible.
+    # All other options are the defaults.
     params, state, lr, eps = case.params, {}, 1e-3, 1e-6
     optimizer = mm.AdamW(case.model.params, lr=1.0, eps=eps)
     for step in range(3):
@@ -144,7 +164,11 @@ def test_three_steps_of_training(one_file, case):
     assert_all_same(params, case.model.params)
 
 
-@pytest.mark.parametrize("options", [{}, {"betas": (0.8, 0.99), "eps": 1e-3, "weight_decay": 0.7}], ids=["default", "others"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"betas": (0.8, 0.99), "eps": 1e-3, "weight_decay": 0.7}],
+    ids=["default", "others"],
+)
 def test_adamw_on_the_same_gradients(one_file, case, options):
     rng = np.random.default_rng(0)
     params, state, optimizer = case.params, {}, mm.AdamW(case.model.params, lr=0.1, **options)
@@ -156,7 +180,8 @@ def test_adamw_on_the_same_gradients(one_file, case, options):
 
 
 def test_sample_is_what_the_package_generates(one_file, case):
-    new = case.block_size - 1  # as long as the text fits the window; beyond it the package moves the window in larger strides
+    # as long as the text fits the window; beyond it the package moves the window in larger strides
+    new = case.block_size - 1
     ours = one_file.sample(case.params, [1], new, case.H, seed=3)
     package = case.model.generate(np.array([[1]]), new, stop=0, seed=3)[0].tolist()
     assert package[: len(ours)] == ours
@@ -166,13 +191,15 @@ def test_sample_is_what_the_package_generates(one_file, case):
 
 def test_sample_beyond_the_window(one_file):
     params = one_file.init(5, 3, 1, 1, 4, seed=0)
-    longest = max((one_file.sample(params, [1, 2], 20, 1, seed=seed) for seed in range(10)), key=len)
+    longest = max(
+        (one_file.sample(params, [1, 2], 20, 1, seed=seed) for seed in range(10)), key=len
+    )
     assert longest[:2] == [1, 2]
     assert 3 < len(longest) <= 22
     assert set(longest) <= set(range(5))
 
 
-# ---- right by itself --------------------------------------------------------------------------------------------------
+# ---- right by itself -----------------------------------------------------------------------------
 
 
 def check_gradients(one_file, shape):
@@ -227,13 +254,17 @@ def test_nothing_is_changed_in_place(one_file, case):
 
 
 def test_float32_stays_float32(one_file):
-    params = {name: p.astype(np.float32) for name, p in one_file.init(5, 4, 2, 2, 6, seed=0).items()}
+    params = {
+        name: p.astype(np.float32) for name, p in one_file.init(5, 4, 2, 2, 6, seed=0).items()
+    }
     tokens = np.array([[1, 2, 3], [4, 0, 1]])
     logits, cache = one_file.forward(params, tokens, 2)
     loss, dlogits = one_file.mixce(logits, tokens, 0.5)
     grads = one_file.backward(params, dlogits, cache, 2)
     params, _ = one_file.adamw(params, grads, {}, lr=1e-3)
-    assert {x.dtype for x in (logits, loss, dlogits, *grads.values(), *params.values())} == {np.dtype("float32")}
+    assert {x.dtype for x in (logits, loss, dlogits, *grads.values(), *params.values())} == {
+        np.dtype("float32")
+    }
 
 
 def test_text_and_batches(one_file):
@@ -250,7 +281,7 @@ def test_text_and_batches(one_file):
     assert {inputs.min(), targets.max()} == {0, 9}  # the whole text is used
 
 
-# ---- the file itself --------------------------------------------------------------------------------------------------
+# ---- the file itself -----------------------------------------------------------------------------
 
 
 def test_size_and_imports():
@@ -278,12 +309,22 @@ def test_script(arguments, tmp_path):
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, PATH, *arguments]
     done = subprocess.run(
-        command, capture_output=True, encoding="utf-8", timeout=120, cwd=tmp_path, env=environment, check=False
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
+        cwd=tmp_path,
+        env=environment,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     progress, text = done.stdout.split("\nIt writes:\n")
-    losses = [float(line.split("−log q ")[1].split()[0]) for line in progress.splitlines() if line.startswith("step")]
+    losses = [
+        float(line.split("−log q ")[1].split()[0])
+        for line in progress.splitlines()
+        if line.startswith("step")
+    ]
     assert len(losses) == 3
     assert losses[-1] < losses[0] < 5  # a uniform guess would be log V = 4.6
     assert len(text) > 10

@@ -1,4 +1,6 @@
-"""AdamW against PyTorch's and against the formula, gradient clipping, and the shape of the learning-rate schedule."""
+"""AdamW against PyTorch's and against the formula, gradient clipping, and the shape of the
+learning-rate schedule.
+"""
 
 import math
 
@@ -67,8 +69,12 @@ def test_adamw_is_pytorchs(options):
     torch = pytest.importorskip("torch")
     params, options = start(), {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1, **options}
     tensors = {name: torch.tensor(p, requires_grad=True) for name, p in params.items()}
-    matrices, others = [[t for t in tensors.values() if (t.ndim >= 2) == is_matrix] for is_matrix in (True, False)]
-    theirs = torch.optim.AdamW([{"params": matrices}, {"params": others, "weight_decay": 0.0}], **options)
+    matrices, others = [
+        [t for t in tensors.values() if (t.ndim >= 2) == is_matrix] for is_matrix in (True, False)
+    ]
+    theirs = torch.optim.AdamW(
+        [{"params": matrices}, {"params": others, "weight_decay": 0.0}], **options
+    )
     optimizer = AdamW(params, **options)
     for t in range(1, 7):
         for name, g in gradients(t).items():
@@ -79,15 +85,21 @@ def test_adamw_is_pytorchs(options):
         theirs.step()
         optimizer.step(gradients(t), lr=rate)
     for name, p in params.items():
-        np.testing.assert_allclose(p, tensors[name].detach().numpy(), rtol=0, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(
+            p, tensors[name].detach().numpy(), rtol=0, atol=1e-12, err_msg=name
+        )
 
 
 def test_weight_decay_moves_matrices_only():
     params = start()
     before = {name: p.copy() for name, p in params.items()}
-    AdamW(params, lr=0.1, weight_decay=0.5).step({name: np.zeros(shape) for name, shape in SHAPES.items()})
+    AdamW(params, lr=0.1, weight_decay=0.5).step(
+        {name: np.zeros(shape) for name, shape in SHAPES.items()}
+    )
     for name, p in params.items():
-        np.testing.assert_allclose(p, before[name] * (0.95 if p.ndim >= 2 else 1), rtol=1e-15, err_msg=name)
+        np.testing.assert_allclose(
+            p, before[name] * (0.95 if p.ndim >= 2 else 1), rtol=1e-15, err_msg=name
+        )
 
 
 def test_lr_override_holds_for_one_step():
@@ -98,7 +110,8 @@ def test_lr_override_holds_for_one_step():
         before = params["w"].copy()
         optimizer.step({"w": np.array([2.0, -3.0])}, lr=lr)
         moves.append(params["w"] - before)
-    np.testing.assert_allclose(moves, np.array([[0.5], [0.1], [0.5]]) * [-1, 1], rtol=1e-9)  # constant g: steps of ±lr
+    # constant g: steps of ±lr
+    np.testing.assert_allclose(moves, np.array([[0.5], [0.1], [0.5]]) * [-1, 1], rtol=1e-9)
 
 
 def test_adamw_keeps_float32_and_leaves_grads_alone():
@@ -147,7 +160,7 @@ def test_adamw_rejects_other_keys_and_changes_nothing():
         np.testing.assert_array_equal(params[name], p)
 
 
-# ---- clipping ---------------------------------------------------------------------------------------------------------
+# ---- clipping ------------------------------------------------------------------------------------
 
 
 def joint_norm(grads):
@@ -170,7 +183,9 @@ def test_clip_grads_scales_to_the_maximum(dtype, max_norm):
     for name, g in grads.items():
         assert g is arrays[name]
         assert g.dtype == dtype
-        np.testing.assert_allclose(g, before[name] * (max_norm / joint_norm(before)), rtol=10 * tolerance)
+        np.testing.assert_allclose(
+            g, before[name] * (max_norm / joint_norm(before)), rtol=10 * tolerance
+        )
 
 
 def test_clip_grads_leaves_small_and_zero_gradients():
@@ -191,14 +206,18 @@ def test_clip_grads_rejects_bad_max_norm(max_norm):
         clip_grads(start(), max_norm)
 
 
-# ---- schedule ---------------------------------------------------------------------------------------------------------
+# ---- schedule ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("warmup", "total", "final"), [(5, 30, 0.1), (1, 10, 0.0), (0, 8, 0.5), (10, 11, 0.1)])
+@pytest.mark.parametrize(
+    ("warmup", "total", "final"), [(5, 30, 0.1), (1, 10, 0.0), (0, 8, 0.5), (10, 11, 0.1)]
+)
 def test_warmup_cosine(warmup, total, final):
     lr = 0.4
     rates = [warmup_cosine(step, lr, warmup, total, final) for step in range(total + 10)]
-    np.testing.assert_allclose(rates[:warmup], [lr * (i + 1) / warmup for i in range(warmup)], rtol=1e-14)
+    np.testing.assert_allclose(
+        rates[:warmup], [lr * (i + 1) / warmup for i in range(warmup)], rtol=1e-14
+    )
     assert rates[warmup] == lr == max(rates)
     assert min(rates) > 0 or final == 0
     assert all(a > b for a, b in zip(rates[warmup:total], rates[warmup + 1 : total + 1]))
@@ -214,9 +233,13 @@ def test_warmup_cosine_by_default_ends_at_a_tenth():
 
 
 def test_what_is_no_dict_of_arrays_is_refused():
-    with pytest.raises(TypeError, match=r"params must be a dict of arrays, as model\.params, got list"):
+    with pytest.raises(
+        TypeError, match=r"params must be a dict of arrays, as model\.params, got list"
+    ):
         AdamW([np.zeros(2)], 0.1)
-    with pytest.raises(TypeError, match="grads must be a dict of arrays, as a backward returns, got tuple"):
+    with pytest.raises(
+        TypeError, match="grads must be a dict of arrays, as a backward returns, got tuple"
+    ):
         AdamW(start(), 0.1).step((0.0, gradients(1)))
 
 

@@ -1,4 +1,6 @@
-"""The same model in transformers: folders open on both sides, and logits, losses and every gradient are equal."""
+"""The same model in transformers: folders open on both sides, and logits, losses and every gradient
+are equal.
+"""
 
 import contextlib
 import json
@@ -16,7 +18,9 @@ pytestmark = pytest.mark.parity
 
 @pytest.fixture(scope="module", autouse=True)
 def libraries():
-    """Imported when the first test runs, so that a run which deselects these tests does not wait for PyTorch."""
+    """Imported when the first test runs, so that a run which deselects these tests does not wait
+    for PyTorch.
+    """
     global torch, transformers
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -49,7 +53,9 @@ def no_warnings():
 
 def their_model(shape, seed=0):
     V, T, L, H, C = shape
-    config = transformers.GPT2Config(vocab_size=V, n_positions=T, n_layer=L, n_head=H, n_embd=C, bos_token_id=0, eos_token_id=0)
+    config = transformers.GPT2Config(
+        vocab_size=V, n_positions=T, n_layer=L, n_head=H, n_embd=C, bos_token_id=0, eos_token_id=0
+    )
     model = transformers.GPT2LMHeadModel(config).eval()
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -67,7 +73,10 @@ def batch(shape, rows=3):
 
 
 def test_the_alarm_for_warnings_works():
-    for warn in (lambda: warnings.warn("w", stacklevel=1), lambda: logging.getLogger("transformers.x").warning("w")):
+    for warn in (
+        lambda: warnings.warn("w", stacklevel=1),
+        lambda: logging.getLogger("transformers.x").warning("w"),
+    ):
         with pytest.raises(AssertionError), no_warnings():
             warn()
 
@@ -79,7 +88,9 @@ def test_they_open_our_folder(tmp_path, shape, boundary):
     ours.save(tmp_path / "m", boundary=boundary)
     tokens, _ = batch(shape)
     with no_warnings(), torch.no_grad():
-        theirs, report = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "m", output_loading_info=True)
+        theirs, report = transformers.GPT2LMHeadModel.from_pretrained(
+            tmp_path / "m", output_loading_info=True
+        )
         logits = theirs(torch.from_numpy(tokens)).logits
     assert not any(report.values()), report
     assert theirs.dtype == torch.float32
@@ -114,7 +125,9 @@ def test_we_open_every_dtype_and_shards(tmp_path, dtype, max_shard_size):
     assert {f"transformer.{name}" for name in ours.params} == set(expected)
     for name, p in ours.params.items():
         assert p.dtype == kept
-        np.testing.assert_array_equal(p, expected[f"transformer.{name}"].detach().to(getattr(torch, kept)).numpy())
+        np.testing.assert_array_equal(
+            p, expected[f"transformer.{name}"].detach().to(getattr(torch, kept)).numpy()
+        )
 
 
 def test_we_open_a_folder_of_the_model_without_its_head(tmp_path):
@@ -129,7 +142,9 @@ def test_a_model_goes_there_and_back_bit_for_bit(tmp_path):
     ours = random_gpt(dtype="float32", dropout=0.2)
     ours.save(tmp_path / "ours", boundary=0)
     with no_warnings():
-        transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
+        transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "ours").save_pretrained(
+            tmp_path / "theirs"
+        )
     back = mm.GPT.load(tmp_path / "theirs", device="cpu")
     assert back.config == ours.config
     for name, p in ours.params.items():
@@ -154,11 +169,13 @@ def test_what_gpt_does_not_compute_is_refused(tmp_path, change):
         mm.GPT.load(tmp_path / "m", device="cpu")
 
 
-# ---- losses and gradients ---------------------------------------------------------------------------------------------
+# ---- losses and gradients ------------------------------------------------------------------------
 
 
 def weighted(f):
-    """The mean over targets of f(log q), as a function of torch's log-probabilities (…,V) and targets."""
+    """The mean over targets of f(log q), as a function of torch's log-probabilities (…,V) and
+    targets.
+    """
 
     def loss(log_probs, targets, _):
         kept = targets >= 0
@@ -199,7 +216,9 @@ OBJECTIVES = {
         f"tailr {gamma}": (
             mm.objectives.tailr,
             {"gamma": gamma},
-            weighted(lambda log_q, gamma=gamma: -(gamma + (1 - gamma) * log_q.exp()).log() / (1 - gamma)),
+            weighted(
+                lambda log_q, gamma=gamma: -(gamma + (1 - gamma) * log_q.exp()).log() / (1 - gamma)
+            ),
         )
         for gamma in (0.0, 0.1, 0.7)
     },

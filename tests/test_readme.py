@@ -11,7 +11,9 @@ import minimixce as mm
 from minimixce import checks
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+BLOCKS = re.findall(
+    r"^```(\w+)\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S
+)
 
 
 def python_block(words):
@@ -24,7 +26,9 @@ def python_block(words):
 def test_the_training_loop_that_opens_it(capsys):
     code, shown = python_block("objectives.mixce(logits")
     exec(code, {})
-    printed = [[float(number) for number in line.split()] for line in capsys.readouterr().out.splitlines()]
+    printed = [
+        [float(number) for number in line.split()] for line in capsys.readouterr().out.splitlines()
+    ]
     assert len(printed) == len(shown.splitlines())
     for line, expected in zip(printed, shown.splitlines()):
         # Python versions carry different documentation, and machines round differently.
@@ -41,19 +45,28 @@ def test_the_gradient_check_that_fails_on_purpose(capsys):
 def test_the_exact_gradients_of_a_known_world(capsys):
     code, shown = python_block("worlds.agreement()")
     exec(code, {})
-    for line, expected in zip(capsys.readouterr().out.splitlines(), shown.splitlines(), strict=True):
+    for line, expected in zip(
+        capsys.readouterr().out.splitlines(), shown.splitlines(), strict=True
+    ):
         words, wanted = line.split(), expected.split()
         assert (words[0], words[1::2]) == (wanted[0], wanted[1::2])
-        assert [float(w) for w in words[2::2]] == pytest.approx([float(w) for w in wanted[2::2]], abs=0.01)
+        assert [float(w) for w in words[2::2]] == pytest.approx(
+            [float(w) for w in wanted[2::2]], abs=0.01
+        )
 
 
 def test_the_text_that_is_loaded_and_sampled(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("story.txt").write_text("The cat sat on the mat. The dog sat on the log.\n" * 50)
-    (commands,) = (body.splitlines() for kind, body in BLOCKS if kind == "sh" and "story.txt" in body)
+    (commands,) = (
+        body.splitlines() for kind, body in BLOCKS if kind == "sh" and "story.txt" in body
+    )
     from minimixce.cli import main
 
-    small = {"train": ["--steps", "30", "--n-embd", "16", "--block-size", "16"], "eval": ["--samples", "2", "--tokens", "50"]}
+    small = {
+        "train": ["--steps", "30", "--n-embd", "16", "--block-size", "16"],
+        "eval": ["--samples", "2", "--tokens", "50"],
+    }
     for command in commands:
         _, name, *rest = shlex.split(command)
         assert main([name, *rest, *small.get(name, [])]) == 0
@@ -84,14 +97,19 @@ def test_the_main_job_beats_a_4_gram_model(capsys, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--device", "cpu"]) == 0
-    result = re.search(r"validation (\S+) nats per character, perplexity \S+ \(a 4-gram model: (\S+),", capsys.readouterr().out)
+    result = re.search(
+        r"validation (\S+) nats per character, perplexity \S+ \(a 4-gram model: (\S+),",
+        capsys.readouterr().out,
+    )
     assert float(result[1]) < float(result[2])
 
 
 def fixed_point(p, weight):
-    """The q with p_v w(q_v) / q_v the same for every token that keeps mass, by bisection on that common value λ.
+    """The q with p_v w(q_v) / q_v the same for every token that keeps mass, by bisection on that
+    common value λ.
 
-    The expected gradient Σ_x p_x w(q_x) (q_v − 1[v = x]) vanishes where p_v w(q_v) = q_v Σ_x p_x w(q_x).
+    The expected gradient Σ_x p_x w(q_x) (q_v − 1[v = x]) vanishes where p_v w(q_v) = q_v Σ_x p_x
+    w(q_x).
     """
 
     def solve(decreasing, low, high):

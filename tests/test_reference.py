@@ -1,4 +1,6 @@
-"""The pages to look things up in: math.md, map.md and the API reference hold what they promise, and links lead somewhere."""
+"""The pages to look things up in: math.md, map.md and the API reference hold what they promise, and
+links lead somewhere.
+"""
 
 import ast
 import importlib
@@ -11,7 +13,8 @@ import numpy as np
 import pytest
 from pages import Page
 
-from minimixce import estimators, exact, gpt, layers, objectives, synthetic
+from minimixce import estimators, exact, gpt, layers, objectives
+from minimixce.experiments import synthetic
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = ROOT / "tutorials"
@@ -33,7 +36,7 @@ def anchors(text):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-# ---- math.md and map.md -----------------------------------------------------------------------------------------------
+# ---- math.md and map.md --------------------------------------------------------------------------
 
 
 def test_the_sections_that_lessons_link_to_are_there():
@@ -60,7 +63,8 @@ def test_every_formula_becomes_mathml():
 
 def test_no_formula_breaks_a_table_or_a_renderer():
     for formula in formulas(MATH):
-        assert not re.search(r"[|*]|\\[,;!\\{}]", formula), formula  # GitHub takes these for its own
+        # GitHub takes these for its own
+        assert not re.search(r"[|*]|\\[,;!\\{}]", formula), formula
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in TUTORIALS.glob("*.md")))
@@ -71,7 +75,8 @@ def test_links_lead_somewhere(name):
     for link in links:
         path, _, anchor = link.partition("#")
         target = TUTORIALS / (path or name)
-        made = (target.suffix == ".ipynb" and target.stem in LESSONS) or path == "explorer.html"  # with the site
+        # with the site
+        made = (target.suffix == ".ipynb" and target.stem in LESSONS) or path == "explorer.html"
         assert target.is_file() or made, link
         assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
 
@@ -83,7 +88,10 @@ def test_the_example_of_fixed_points():
         middle = (low + high) / 2
         tailr = np.maximum(0, (p / middle - 0.1) / 0.9)
         low, high = (middle, high) if tailr.sum() > 1 else (low, middle)
-    for name, q in (("`mixce`, η = 0.1", synthetic.fixed_point(p[None], 0.1)[0]), ("`tailr`, γ = 0.1", tailr)):
+    for name, q in (
+        ("`mixce`, η = 0.1", synthetic.fixed_point(p[None], 0.1)[0]),
+        ("`tailr`, γ = 0.1", tailr),
+    ):
         (cells,) = re.findall(rf"^\| {name} \| (\.\d.*) \|$", MATH, re.M)
         np.testing.assert_allclose([float(cell) for cell in cells.split(" | ")], q, atol=5.1e-4)
 
@@ -117,7 +125,9 @@ def test_the_map_names_what_exists():
             thing = getattr(thing, part)
     for file, name in tests:
         tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{file}::{name}"
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, (
+            f"{file}::{name}"
+        )
     lessons = [re.search(r"\| (?:\[\d\]\((\d_\w+)\.ipynb\)|—) \|$", row) for row in rows]
     assert all(lessons)
     assert {lesson.group(1) for lesson in lessons} == LESSONS | {None}
@@ -142,19 +152,27 @@ def test_the_map_covers_every_section_objective_estimator_and_layer():
         missing = {name for name in names if not any(f"`{name}`" in row for row in rows)}
         assert not missing, missing
 
-    token_objectives, of_samples = public(objectives, "logits", "targets"), public(estimators, "model", "world", "rows")
+    token_objectives, of_samples = (
+        public(objectives, "logits", "targets"),
+        public(estimators, "model", "world", "rows"),
+    )
     assert len(token_objectives) == 5
     assert len(of_samples) == 7
-    covered(exact.OBJECTIVES, "2")
+    covered(objectives.OBJECTIVES, "2")
     covered(token_objectives, "5", "6")
     covered([*of_samples, "gumbel"], "7")
-    pairs = [(module, name) for module in (layers, gpt) for name in public(module) if name.endswith(("_forward", "_backward"))]
+    pairs = [
+        (module, name)
+        for module in (layers, gpt)
+        for name in public(module)
+        if name.endswith(("_forward", "_backward"))
+    ]
     assert len(pairs) == 22
     for module, name in pairs:
         assert f"`{module.__name__}.{name}`" in MAP, name
 
 
-# ---- the API reference ------------------------------------------------------------------------------------------------
+# ---- the API reference ---------------------------------------------------------------------------
 
 PAGES = api_reference.pages()
 WITHOUT_WORDS = {"Job.name"}  # says it all
@@ -180,12 +198,18 @@ def test_every_public_name_stands_there_once(name):
         if not key.startswith("_") and getattr(thing, "__module__", "") == module.__name__:
             wanted.add(key)
             for base in thing.__mro__ if isinstance(thing, type) else ():
-                if base is thing or (base.__name__.startswith("_") and base.__module__ == module.__name__):
+                if base is thing or (
+                    base.__name__.startswith("_") and base.__module__ == module.__name__
+                ):
                     members = (
-                        m for m, value in vars(base).items() if callable(value) or isinstance(value, property | classmethod)
+                        m
+                        for m, value in vars(base).items()
+                        if callable(value) or isinstance(value, property | classmethod)
                     )
                     wanted |= (
-                        {f"{key}.{m}" for m in members if not m.startswith("_")} if not hasattr(base, "_fields") else set()
+                        {f"{key}.{m}" for m in members if not m.startswith("_")}
+                        if not hasattr(base, "_fields")
+                        else set()
                     )
     constants = {key for key in vars(module) if key.isupper() and not key.startswith("_")}
     assert wanted <= set(ids), wanted - set(ids)
@@ -202,8 +226,11 @@ def test_every_public_name_has_a_docstring():
         assert module.doc
         for entry in module.entries:
             for each in (entry, *entry.methods):
-                cache = each.kind == "class" and each.name.endswith("Cache")  # the pair of functions beside it says what it is
-                assert each.doc or each.kind == "constant" or cache or each.name in WITHOUT_WORDS, f"{name}.{each.name}"
+                # the pair of functions beside it says what it is
+                cache = each.kind == "class" and each.name.endswith("Cache")
+                assert each.doc or each.kind == "constant" or cache or each.name in WITHOUT_WORDS, (
+                    f"{name}.{each.name}"
+                )
 
 
 def test_links_between_entries_resolve():
@@ -223,9 +250,12 @@ def test_docstrings_keep_their_lines_and_backticks_become_links():
     assert f"\n{table}\n" in body  # line structure and all
     laid = re.search(r'<pre class="laid">(.+?)</pre>', body, re.S).group(1)
     assert laid.count("\n") == exact.__doc__.count("\n|") - 1
-    assert "A sequence x has at most T−1 ordinary tokens" in body  # a break that only the width of the source made
+    # a break that only the width of the source made
+    assert "A sequence x has at most T−1 ordinary tokens" in body
     assert "objective=&quot;mixce_star&quot;" in body
-    assert '<a href="minimixce.backend.html#rng">backend.rng</a>' in PAGES["minimixce.layers.html"][1]
+    assert (
+        '<a href="minimixce.backend.html#rng">backend.rng</a>' in PAGES["minimixce.layers.html"][1]
+    )
     assert '<a href="minimixce.exact.html#loss_and_grads">' not in body  # its own page: no detour
     assert "−inf where P = 0" not in body  # that stands in a private class
     assert "−inf where impossible" in PAGES["minimixce.worlds.html"][1]  # a comment beside a field

@@ -41,8 +41,14 @@ def broken_links(site, pages):
             if parts.scheme or parts.netloc:
                 continue
             target = unquote(parts.path) or name
-            there = pages[target].ids if target in pages else [] if (site / target).is_file() else None
-            if there is None or (parts.fragment and unquote(parts.fragment) not in there and target != "explorer.html"):
+            there = (
+                pages[target].ids if target in pages else [] if (site / target).is_file() else None
+            )
+            if there is None or (
+                parts.fragment
+                and unquote(parts.fragment) not in there
+                and target != "explorer.html"
+            ):
                 broken.append((name, link))
     return broken
 
@@ -53,7 +59,10 @@ def test_every_link_leads_somewhere(site, pages):
 
 
 def test_a_broken_link_would_be_found(site, pages):
-    bad = {**pages, "bad.html": Page('<a href="nowhere.html">x</a><a href="math.html#no-such-section">y</a>')}
+    bad = {
+        **pages,
+        "bad.html": Page('<a href="nowhere.html">x</a><a href="math.html#no-such-section">y</a>'),
+    }
     assert len(broken_links(site, bad)) == 2
 
 
@@ -75,7 +84,8 @@ def test_nothing_comes_from_a_network(site, pages):
 
 def test_formulas_are_mathml_and_pictures_have_words(site, pages):
     for name, page in pages.items():
-        assert not re.search(r"[^\n]*[$\\][^\n]*", "".join(page.text)), name  # what is left of LaTeX
+        # what is left of LaTeX
+        assert not re.search(r"[^\n]*[$\\][^\n]*", "".join(page.text)), name
         assert all(len(image.get("alt", "")) > 15 for image in page.images), name
         assert len(set(page.ids)) == len(page.ids), name
     assert (site / "math.html").read_text(encoding="utf-8").count("<math") > 50
@@ -94,12 +104,15 @@ def test_a_screen_reader_finds_its_way(pages):
 def test_answers_and_solutions_are_folded(site, builder):
     for lesson in builder.LESSONS:
         source, text = (
-            (folder / f"{lesson}.{kind}").read_text(encoding="utf-8") for folder, kind in ((TUTORIALS, "py"), (site, "html"))
+            (folder / f"{lesson}.{kind}").read_text(encoding="utf-8")
+            for folder, kind in ((TUTORIALS, "py"), (site, "html"))
         )
         folds = re.findall(r"<details><summary>(.*?)</summary>", text)
         assert folds.count("Show the answer") == source.count('tags=["reveal"]') > 0
         solutions = [fold for fold in folds if fold != "Show the answer"]
-        assert solutions == [f"Solution {k}" for k in range(1, 1 + source.count("**Solution "))], lesson
+        assert solutions == [f"Solution {k}" for k in range(1, 1 + source.count("**Solution "))], (
+            lesson
+        )
 
 
 def test_an_older_site_gives_way_and_nothing_else_does(builder, tmp_path):
@@ -120,11 +133,17 @@ def test_an_older_site_gives_way_and_nothing_else_does(builder, tmp_path):
 
 @pytest.mark.parametrize("dark", [False, True])
 def test_colours_stand_out_as_wcag_asks(builder, dark):
-    names = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", re.findall(r":root \{(.*?)\}", builder.STYLE, re.S)[dark]))
+    names = dict(
+        re.findall(
+            r"--(\w+): (#[0-9a-f]{6})", re.findall(r":root \{(.*?)\}", builder.STYLE, re.S)[dark]
+        )
+    )
     for ground in ("page", "panel"):
         assert min(contrast(names[name], names[ground]) for name in ("text", "soft", "link")) >= 4.5
     rules = re.split("@media", builder.pygments_css())[dark]
-    colors = re.findall(r"\.highlight \.(?!w\b)\w+ \{ (?:[\w-]+: [^;}]+; )*color: (#[0-9A-F]{3,6})\b", rules, re.I)
+    colors = re.findall(
+        r"\.highlight \.(?!w\b)\w+ \{ (?:[\w-]+: [^;}]+; )*color: (#[0-9A-F]{3,6})\b", rules, re.I
+    )
     assert len(colors) > 30
     assert min(contrast(color, names["panel"]) for color in colors) >= 4.5
 
@@ -141,9 +160,13 @@ def test_pages_fit_and_have_two_faces(site, pages, width, scheme):
         page.on("pageerror", lambda error: errors.append(str(error)))
         for name in pages:
             page.goto((site / name).as_uri())
-            page.evaluate("document.querySelectorAll('details').forEach((fold) => { fold.open = true })")
+            page.evaluate(
+                "document.querySelectorAll('details').forEach((fold) => { fold.open = true })"
+            )
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-            brightness = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+            brightness = page.evaluate(
+                "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+            )
             assert (sum(brightness[:3]) > 600) == (scheme == "light"), name
         browser.close()
     assert errors == []

@@ -1,4 +1,6 @@
-"""The synthetic experiments: data, optima against counting and fixed points, the paper's protocol, and grids of runs."""
+"""The synthetic experiments: data, optima against counting and fixed points, the paper's protocol,
+and grids of runs.
+"""
 
 import csv
 import functools
@@ -20,8 +22,9 @@ import numpy as np
 import pytest
 
 import minimixce as mm
-from minimixce import cli, estimators, exact, metrics, objectives, optim, plots, synthetic, worlds
-from minimixce.synthetic import Job
+from minimixce import cli, estimators, exact, logprob, objectives, optim, worlds
+from minimixce.experiments import measures, plots, synthetic
+from minimixce.experiments.synthetic import Job
 
 SMALL = ("--vocab", "5,6", "--seeds", "1,2", "--etas", "0.1,0.5,1", "--quiet")
 
@@ -34,10 +37,12 @@ def few_sequences(monkeypatch):
 
 def a_thousand_sequences(monkeypatch):
     """A thousand training sequences and a hundred held out."""
-    monkeypatch.setattr(synthetic, "data_of", functools.partial(synthetic.data_of, train=1_000, development=100))
+    monkeypatch.setattr(
+        synthetic, "data_of", functools.partial(synthetic.data_of, train=1_000, development=100)
+    )
 
 
-# ---- measures and the optimizer ---------------------------------------------------------------------------------------
+# ---- measures and the optimizer ------------------------------------------------------------------
 
 
 def test_average_js_and_zeros_are_their_definitions():
@@ -50,27 +55,34 @@ def test_average_js_and_zeros_are_their_definitions():
         total += sum(0.5 * a * math.log(a / c) for a, c in zip(p, m) if a) + sum(
             0.5 * b * math.log(b / c) for b, c in zip(q, m)
         )
-    assert metrics.average_js(gold, learned) == pytest.approx(total / 3, rel=1e-12)
-    assert metrics.average_zeros(gold, learned) == pytest.approx((learned[0, 2] + learned[0, 3]) / 2, rel=1e-12)
-    assert metrics.average_js(gold, gold) == 0
-    assert metrics.average_zeros(learned, learned) == 0
+    assert measures.average_js(gold, learned) == pytest.approx(total / 3, rel=1e-12)
+    assert measures.average_zeros(gold, learned) == pytest.approx(
+        (learned[0, 2] + learned[0, 3]) / 2, rel=1e-12
+    )
+    assert measures.average_js(gold, gold) == 0
+    assert measures.average_zeros(learned, learned) == 0
 
 
 def test_rows_that_no_sequence_comes_to_do_not_count():
     """As a corpus's world may have them: there are no data to learn them from."""
     probs = np.array([[0.2, 0.8, 0.0], [0.5, 0.5, 0.0], [0.1, 0.2, 0.7]])
-    world, learned = mm.worlds.markov(probs), np.array([[0.3, 0.7, 0.0], [0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3]])
+    world, learned = (
+        mm.worlds.markov(probs),
+        np.array([[0.3, 0.7, 0.0], [0.5, 0.5, 0.0], [1 / 3, 1 / 3, 1 / 3]]),
+    )
     assert world.reachable.tolist() == [True, True, False]
     assert (
-        synthetic.average_js(world, learned) == metrics.average_js(probs[:2], learned[:2]) < metrics.average_js(probs, learned)
+        synthetic.average_js(world, learned)
+        == measures.average_js(probs[:2], learned[:2])
+        < measures.average_js(probs, learned)
     )
 
 
 def test_the_transition_matrix_of_a_model_with_memory_averages_over_prefixes():
     world, model = worlds.agreement(), mm.TableBigram(6)
     model.params["logits"] = np.random.default_rng(0).standard_normal((6, 6))
-    table = metrics.transition_matrix(model)
-    averaged = metrics.transition_matrix(model, world, samples=500, max_len=4)
+    table = measures.transition_matrix(model)
+    averaged = measures.transition_matrix(model, world, samples=500, max_len=4)
     seen = averaged.sum(axis=1) > 0
     assert seen.all()
     np.testing.assert_allclose(averaged[seen], table[seen], rtol=1e-12)
@@ -88,7 +100,9 @@ def test_adam_has_the_decay_inside_the_gradient(l2):
         for name, p in expected.items():
             g = grads[name] + l2 * p
             m[name], v[name] = 0.9 * m[name] + 0.1 * g, 0.999 * v[name] + 0.001 * g * g
-            expected[name] = p - 0.1 * (m[name] / (1 - 0.9**t)) / (np.sqrt(v[name] / (1 - 0.999**t)) + 1e-8)
+            expected[name] = p - 0.1 * (m[name] / (1 - 0.9**t)) / (
+                np.sqrt(v[name] / (1 - 0.999**t)) + 1e-8
+            )
         optimizer.step(grads)
     for name, p in params.items():
         np.testing.assert_allclose(p, expected[name], rtol=1e-12)
@@ -101,7 +115,10 @@ def test_adam_is_pytorchs():
     torch = pytest.importorskip("torch")
     params = {"p": np.random.default_rng(0).standard_normal((2, 3))}
     tensor = torch.tensor(params["p"].copy(), requires_grad=True)
-    ours, theirs = optim.Adam(params, 0.1, l2=0.2), torch.optim.Adam([tensor], 0.1, weight_decay=0.2)
+    ours, theirs = (
+        optim.Adam(params, 0.1, l2=0.2),
+        torch.optim.Adam([tensor], 0.1, weight_decay=0.2),
+    )
     for k in range(5):
         g = np.random.default_rng(k).standard_normal((2, 3))
         tensor.grad = torch.tensor(g)
@@ -110,15 +127,18 @@ def test_adam_is_pytorchs():
     np.testing.assert_allclose(params["p"], tensor.detach().numpy(), rtol=1e-12)
 
 
-# ---- data -------------------------------------------------------------------------------------------------------------
+# ---- data ----------------------------------------------------------------------------------------
 
 
 def test_an_end_that_is_forced_is_no_token_of_the_data(monkeypatch):
-    """Where many sequences are cut off, each row of the counts still is a sample of the world's row, the end's column too."""
+    """Where many sequences are cut off, each row of the counts still is a sample of the world's
+    row, the end's column too.
+    """
     monkeypatch.setattr(synthetic, "LONGEST", 4)
     data = synthetic.data_of.__wrapped__("", 6, 0.5, 3, train=20_000, development=1_000)
     lengths = np.diff(data.starts)
-    assert lengths.max() == data.development_lengths.max() == 3  # the fourth token is the forced end
+    # the fourth token is the forced end
+    assert lengths.max() == data.development_lengths.max() == 3
     assert (len(lengths), len(data.development_lengths)) == (20_000, 1_000)
     assert data.development_lengths.sum() == len(data.development)
     counts, p = synthetic.counts_of(data.train, 6), data.world.probs
@@ -136,12 +156,15 @@ def test_data_are_shared_and_cannot_be_changed(tmp_path):
     other = synthetic.data_of("", 4, 0.0, 2, train=100, development=10)
     assert not np.array_equal(data.world.probs, other.world.probs)
     (tmp_path / "text.txt").write_text(CORPUS)
-    one, two = (synthetic.data_of(str(tmp_path / "text.txt"), 6, 0.0, seed, train=100, development=10) for seed in (1, 2))
+    one, two = (
+        synthetic.data_of(str(tmp_path / "text.txt"), 6, 0.0, seed, train=100, development=10)
+        for seed in (1, 2)
+    )
     np.testing.assert_array_equal(one.world.probs, two.world.probs)
     assert not np.array_equal(one.train, two.train)
 
 
-# ---- exact optima -----------------------------------------------------------------------------------------------------
+# ---- exact optima --------------------------------------------------------------------------------
 
 
 def test_at_20_tokens_and_seed_7():
@@ -186,21 +209,34 @@ def test_what_a_run_was_allowed_to_use(objective, eta, options, expected):
 
 
 def test_what_a_run_does_not_use_does_not_move_it(few_sequences):
-    """The column `uses` is a claim: other samples leave a run that uses P where it ends; another P one that uses samples."""
+    """The column `uses` is a claim: other samples leave a run that uses P where it ends; another P
+    one that uses samples.
+    """
     data, V = synthetic.data_of("", 6, 0.5, 3), 6
     more, other = synthetic.data_of("", 6, 0.5, 4), worlds.random_markov(6, 0.0, 9)
-    for objective, eta in (("two_kls", 0.0), ("two_kls", 0.5), ("two_kls", 1.0), ("mixce_star", 1.0), ("mixce", 0.5)):
+    for objective, eta in (
+        ("two_kls", 0.0),
+        ("two_kls", 0.5),
+        ("two_kls", 1.0),
+        ("mixce_star", 1.0),
+        ("mixce", 0.5),
+    ):
         job = Job("", V, 0.5, 3, objective, eta)
         learned, of_samples, of_p = (
             synthetic.fit_exact(job, changed)[0]
             for changed in (data, data._replace(train=more.train), data._replace(world=other))
         )
         moved = [np.abs(learned - x).max() > 1e-5 for x in (of_samples, of_p)]
-        assert synthetic.uses(job) == " and ".join(w for w, m in zip(("samples", "P"), moved) if m), (objective, eta)
-    for objective in synthetic.OBJECTIVES:  # with the forward part from P itself, samples do not matter at all
+        assert synthetic.uses(job) == " and ".join(
+            w for w, m in zip(("samples", "P"), moved) if m
+        ), (objective, eta)
+    # with the forward part from P itself, samples do not matter at all
+    for objective in synthetic.OBJECTIVES:
         job = Job("", V, 0.5, 3, objective, 0.5, forward="population")
         fit = synthetic.fit_js if objective == "js" else synthetic.fit_exact
-        np.testing.assert_array_equal(fit(job, data)[0], fit(job, data._replace(train=more.train, starts=data.starts))[0])
+        np.testing.assert_array_equal(
+            fit(job, data)[0], fit(job, data._replace(train=more.train, starts=data.starts))[0]
+        )
 
 
 def test_mixce_star_collapses_and_two_kls_do_not(few_sequences):
@@ -208,7 +244,7 @@ def test_mixce_star_collapses_and_two_kls_do_not(few_sequences):
     world = synthetic.data_of("", 6, 0.3, 1).world
     q = {name: synthetic.run(job._replace(objective=name))[1] for name in ("mixce_star", "two_kls")}
     assert q["mixce_star"][0].max() > 0.999  # one sequence
-    assert metrics.average_js(world.probs, q["two_kls"]) < 1e-12
+    assert measures.average_js(world.probs, q["two_kls"]) < 1e-12
 
 
 def test_the_optimum_has_no_gradient_and_the_network_finds_it_too(few_sequences):
@@ -239,7 +275,7 @@ def test_rloo_from_bigrams_is_the_estimator():
     model.params["logits"] = np.random.default_rng(0).standard_normal((5, 5))
     rows = estimators.sample(model, 40, 6, seed=1)  # some are cut off
     assert (rows[:, 6] == 0).any()
-    loss, gradient = synthetic.rloo_js(metrics.transition_matrix(model), world, rows, 0.3)
+    loss, gradient = synthetic.rloo_js(measures.transition_matrix(model), world, rows, 0.3)
     expected, grads = estimators.rloo(model, world, rows, objective="js", eta=0.3)
     assert loss == pytest.approx(float(expected), rel=1e-12)
     np.testing.assert_allclose(gradient, grads["logits"], atol=1e-12)
@@ -247,7 +283,10 @@ def test_rloo_from_bigrams_is_the_estimator():
 
 def test_js_draws_anew_for_every_step_and_seed():
     world, z, job = worlds.random_markov(5, 0.3, 2), np.zeros((5, 5)), Job("", 5, 0.3, 2, "js", 0.3)
-    gradients = [synthetic.sampled_js(z, job._replace(seed=s), world, t)[1] for s, t in ((1, 0), (1, 1), (2, 0), (1, 0))]
+    gradients = [
+        synthetic.sampled_js(z, job._replace(seed=s), world, t)[1]
+        for s, t in ((1, 0), (1, 1), (2, 0), (1, 0))
+    ]
     np.testing.assert_array_equal(gradients[0], gradients[3])
     assert not np.array_equal(gradients[0], gradients[1])
     assert not np.array_equal(gradients[0], gradients[2])
@@ -260,16 +299,21 @@ def test_js_by_rloo_comes_closer(few_sequences):
 
 
 def test_the_network_s_js_is_sampled_and_its_own(few_sequences, monkeypatch):
-    monkeypatch.setattr(synthetic, "fit_neural", functools.partial(synthetic.fit_neural, warmup=200, steps=400))
+    monkeypatch.setattr(
+        synthetic, "fit_neural", functools.partial(synthetic.fit_neural, warmup=200, steps=400)
+    )
     result, learned, curve = synthetic.run(Job("", 6, 0.5, 3, "js", 0.5, model="neural"))
     assert (result["gradient"], result["steps"]) == ("RLOO (sampled)", 400)
     assert 0 < result["avg_js"] < curve[4]["avg_js"]  # of maximum likelihood, at step 200
-    assert np.abs(learned - synthetic.run(Job("", 6, 0.5, 3, "js", 0.5))[1]).max() > 1e-6  # not the table's
+    # not the table's
+    assert np.abs(learned - synthetic.run(Job("", 6, 0.5, 3, "js", 0.5))[1]).max() > 1e-6
 
 
 @pytest.mark.parametrize(("objective", "eta"), [("mle", 1.0), ("two_kls", 0.5), ("js", 0.5)])
 def test_a_gpt_learns_a_small_world(few_sequences, monkeypatch, objective, eta):
-    monkeypatch.setattr(synthetic, "fit_gpt", functools.partial(synthetic.fit_gpt, steps=150, longest=6))
+    monkeypatch.setattr(
+        synthetic, "fit_gpt", functools.partial(synthetic.fit_gpt, steps=150, longest=6)
+    )
     result, learned, _ = synthetic.run(Job("", 4, 0.3, 1, objective, eta, "exact", "gpt"))
     assert result["gradient"] == ("of batches" if objective == "mle" else "of batches; exact")
     np.testing.assert_allclose(learned.sum(axis=1), 1, rtol=1e-6)
@@ -280,7 +324,9 @@ def test_a_gpt_s_ratio_counts(few_sequences):
     data = synthetic.data_of("", 4, 0.3, 1)
 
     def learned(objective, eta):
-        return synthetic.fit_gpt(Job("", 4, 0.3, 1, objective, eta, "exact", "gpt"), data, steps=3, longest=5)[0]
+        return synthetic.fit_gpt(
+            Job("", 4, 0.3, 1, objective, eta, "exact", "gpt"), data, steps=3, longest=5
+        )[0]
 
     mle = learned("mle", 1.0)
     np.testing.assert_array_equal(learned("mixce", 1.0), mle)
@@ -289,7 +335,9 @@ def test_a_gpt_s_ratio_counts(few_sequences):
 
 
 @pytest.mark.parametrize(("longest", "way"), [(6, "tree"), (30, "rloo")])
-def test_a_gpt_s_reverse_part_is_the_tree_where_the_space_allows(few_sequences, monkeypatch, longest, way):
+def test_a_gpt_s_reverse_part_is_the_tree_where_the_space_allows(
+    few_sequences, monkeypatch, longest, way
+):
     calls = {"tree": 0, "rloo": 0}
 
     def count(module, name, key):
@@ -303,13 +351,18 @@ def test_a_gpt_s_reverse_part_is_the_tree_where_the_space_allows(few_sequences, 
 
     count(exact, "_tree", "tree")
     count(estimators, "rloo", "rloo")
-    monkeypatch.setattr(synthetic, "fit_gpt", functools.partial(synthetic.fit_gpt, steps=3, longest=longest))
+    monkeypatch.setattr(
+        synthetic, "fit_gpt", functools.partial(synthetic.fit_gpt, steps=3, longest=longest)
+    )
     result, _, _ = synthetic.run(Job("", 6, 0.3, 1, "two_kls", 0.5, "exact", "gpt"))
     assert calls == {"tree": 0, "rloo": 0} | {way: 3}
-    assert result["gradient"] == {"tree": "of batches; exact", "rloo": "of batches; RLOO (sampled)"}[way]
+    assert (
+        result["gradient"]
+        == {"tree": "of batches; exact", "rloo": "of batches; RLOO (sampled)"}[way]
+    )
 
 
-# ---- the paper's protocol ---------------------------------------------------------------------------------------------
+# ---- the paper's protocol ------------------------------------------------------------------------
 
 
 def test_batches_are_counted_as_if_one_by_one(few_sequences):
@@ -331,7 +384,8 @@ def test_counts_give_the_loss_of_the_tokens(monkeypatch, objective, eta):
     monkeypatch.setattr(synthetic, "LONGEST", 6)
     data = synthetic.data_of.__wrapped__("", 6, 0.5, 3, train=100, development=10)
     codes, n = data.train, 100
-    assert (codes[data.starts[1:] - 1] % 6 > 0).any()  # some sequences are cut off: they have a start, but no end
+    # some sequences are cut off: they have a start, but no end
+    assert (codes[data.starts[1:] - 1] % 6 > 0).any()
     z = np.random.default_rng(0).standard_normal((6, 6))
     job, copies = Job("", 6, 0.5, 3, objective, eta), np.repeat(z[:, None], 3, axis=1)
     loss, dlogits = synthetic._under_p(copies, synthetic.counts_of(codes, 6), job, data.world)
@@ -341,7 +395,8 @@ def test_counts_give_the_loss_of_the_tokens(monkeypatch, objective, eta):
     assert loss == pytest.approx(share * float(expected), rel=1e-12)
     summed = np.zeros((6, 6))
     np.add.at(summed, codes // 6, share * per_token)
-    np.testing.assert_allclose(dlogits, np.repeat(summed[:, None] / 3, 3, axis=1), atol=1e-12)  # a third in each copy
+    # a third in each copy
+    np.testing.assert_allclose(dlogits, np.repeat(summed[:, None] / 3, 3, axis=1), atol=1e-12)
 
 
 def test_js_under_p_is_a_derivative(few_sequences):
@@ -351,11 +406,18 @@ def test_js_under_p_is_a_derivative(few_sequences):
     def forward_of(z, batch=batch):
         return synthetic._under_p(z, batch, job, data.world)
 
-    report = mm.gradcheck(forward_of, lambda dy, dz: (dy * dz,), [np.random.default_rng(0).standard_normal((5, 3, 5))])
+    report = mm.gradcheck(
+        forward_of, lambda dy, dz: (dy * dz,), [np.random.default_rng(0).standard_normal((5, 3, 5))]
+    )
     assert report.ok, report
     # Each sequence goes by one copy of the rows, every third by the same.
-    z, sequences = np.random.default_rng(0).standard_normal((5, 3, 5)), np.split(batch[0], np.cumsum(batch[1])[:-1])
-    losses = [forward_of(z[:, [i % 3]], (s, np.array([len(s)])))[0] for i, s in enumerate(sequences)]
+    z, sequences = (
+        np.random.default_rng(0).standard_normal((5, 3, 5)),
+        np.split(batch[0], np.cumsum(batch[1])[:-1]),
+    )
+    losses = [
+        forward_of(z[:, [i % 3]], (s, np.array([len(s)])))[0] for i, s in enumerate(sequences)
+    ]
     assert forward_of(z, batch)[0] == pytest.approx(np.mean(losses), rel=1e-12)
     # Over all sequences in proportion it is exact's js less the part under Q.
     world = worlds.agreement()
@@ -366,22 +428,31 @@ def test_js_under_p_is_a_derivative(few_sequences):
     model = mm.TableBigram(6)
     model.params["logits"] = np.random.default_rng(1).standard_normal((6, 6))
     markov = worlds.markov(
-        metrics.transition_matrix(model)
+        measures.transition_matrix(model)
     )  # P(x) of this world is a product over bigrams, as _under_p takes it
     loss, _ = synthetic._under_p(
-        model.params["logits"][:, None], (codes, there.sum(axis=1)), job._replace(vocab_size=6), markov
+        model.params["logits"][:, None],
+        (codes, there.sum(axis=1)),
+        job._replace(vocab_size=6),
+        markov,
     )
     assert loss == pytest.approx(0, abs=1e-12)  # P = Q = M
 
 
 @pytest.mark.parametrize(("objective", "eta"), [("mixce_star", 0.3), ("two_kls", 0.3), ("js", 0.3)])
 def test_gumbel_softmax_from_a_table_of_logits_is_the_estimator(monkeypatch, objective, eta):
-    """Value and every parameter's gradient, with ended sequences left out and each row of logits computed once."""
+    """Value and every parameter's gradient, with ended sequences left out and each row of logits
+    computed once.
+    """
     n, V, longest = 40, 5, 12
     monkeypatch.setattr(synthetic, "LONGEST", longest)
-    world, model = worlds.random_markov(V, 0.3, 2), mm.Bigram(mm.BigramConfig(V, 6, 7, dtype="float64"), 1, "cpu")
+    world, model = (
+        worlds.random_markov(V, 0.3, 2),
+        mm.Bigram(mm.BigramConfig(V, 6, 7, dtype="float64"), 1, "cpu"),
+    )
     noise = estimators.gumbel_noise(n, longest, V, seed=3)
-    assert (estimators.sample(model, n, longest)[:, longest] == 0).any()  # some sequences are cut off, most are not
+    # some sequences are cut off, most are not
+    assert (estimators.sample(model, n, longest)[:, longest] == 0).any()
     of_q = {"mixce_star": "reverse_ce", "two_kls": "reverse_kl", "js": "js"}[objective]
     expected, grads = estimators.gumbel(model, world, noise, objective=of_q, eta=eta)
     logits, cache = model.forward(np.arange(V)[:, None])
@@ -399,14 +470,26 @@ def test_gumbel_softmax_from_a_table_of_logits_is_the_estimator(monkeypatch, obj
 
 
 @pytest.mark.parametrize(
-    ("objective", "eta"), [("mle", 1.0), ("mixce", 0.9), ("two_kls", 0.5), pytest.param("js", 0.5, marks=pytest.mark.slow)]
+    ("objective", "eta"),
+    [
+        ("mle", 1.0),
+        ("mixce", 0.9),
+        ("two_kls", 0.5),
+        pytest.param("js", 0.5, marks=pytest.mark.slow),
+    ],
 )
 def test_the_protocol_learns_and_repeats_itself(monkeypatch, objective, eta):
-    monkeypatch.setattr(synthetic, "fit_paper", functools.partial(synthetic.fit_paper, epochs=10, batch_size=100, rate=2e-2))
+    monkeypatch.setattr(
+        synthetic,
+        "fit_paper",
+        functools.partial(synthetic.fit_paper, epochs=10, batch_size=100, rate=2e-2),
+    )
     a_thousand_sequences(monkeypatch)
     job = Job("", 5, 0.3, 1, objective, eta, "paper", "neural")
     result, learned, curve = synthetic.run(job)
-    assert result["gradient"] == ("counts" if objective in ("mle", "mixce") else "Gumbel-softmax (sampled)")
+    assert result["gradient"] == (
+        "counts" if objective in ("mle", "mixce") else "Gumbel-softmax (sampled)"
+    )
     assert result["avg_js"] < 0.5 * curve[0]["avg_js"]
     np.testing.assert_array_equal(synthetic.run(job)[1], learned)
 
@@ -426,19 +509,23 @@ def test_a_step_of_the_protocol_is_adam_on_the_tokens_of_a_batch(monkeypatch):
     job = Job("", V, 0.3, 1, "mle", 1.0, "paper", "neural")
 
     def learned(**options):
-        return synthetic.fit_paper(job, data, **{"epochs": 1, "batch_size": 100, "dropout": 0.0} | options)[0]
+        return synthetic.fit_paper(
+            job, data, **{"epochs": 1, "batch_size": 100, "dropout": 0.0} | options
+        )[0]
 
     model = mm.Bigram(mm.BigramConfig(V), job.seed, "cpu")
     logits, cache = model.forward(data.train[:, None] // V)
     _, dlogits = objectives.mle(logits, data.train[:, None] % V, normalizer=100)
     optim.Adam(model.params, 1e-3, l2=0.5).step(model.backward(dlogits, cache))
-    np.testing.assert_allclose(learned(l2=0.5), metrics.transition_matrix(model), rtol=1e-5)
+    np.testing.assert_allclose(learned(l2=0.5), measures.transition_matrix(model), rtol=1e-5)
     assert np.abs(learned(l2=0.5) - learned(l2=0.0)).max() > 1e-4
     dropped = [learned(dropout=0.5, masks=masks) for masks in (1, 8)]
     for one, other in itertools.combinations([learned(), *dropped], 2):
         assert np.abs(one - other).max() > 1e-5
     seen, counts_by_batch = [], synthetic._counts_by_batch
-    monkeypatch.setattr(synthetic, "_counts_by_batch", lambda *args: seen.append(args[1]) or counts_by_batch(*args))
+    monkeypatch.setattr(
+        synthetic, "_counts_by_batch", lambda *args: seen.append(args[1]) or counts_by_batch(*args)
+    )
     learned(epochs=2, batch_size=25)
     for batch_of_code in seen:
         np.testing.assert_array_equal(np.bincount(batch_of_code[data.starts[:-1]]), [25] * 4)
@@ -452,47 +539,73 @@ def test_the_protocol_keeps_the_best_epoch_and_stops_after_its_patience():
         synthetic.data_of("", 5, 0.3, 1, train=1_000, development=100),
         Job("", 5, 0.3, 1, "mle", 1.0, "paper", "neural"),
     )
-    learned, loss, steps, curve = synthetic.fit_paper(job, data, epochs=100, batch_size=100, patience=3, rate=0.1)
+    learned, loss, steps, curve = synthetic.fit_paper(
+        job, data, epochs=100, batch_size=100, patience=3, rate=0.1
+    )
     losses = [point["loss"] for point in curve]
     best = int(np.argmin(losses))
     assert len(curve) == best + 1 + 3 < 100
     assert steps == 10 * len(curve)
     assert loss == losses[best]
-    assert metrics.average_js(data.world.probs, learned) == curve[best]["avg_js"] != curve[-1]["avg_js"]
+    assert (
+        measures.average_js(data.world.probs, learned)
+        == curve[best]["avg_js"]
+        != curve[-1]["avg_js"]
+    )
 
 
 def test_the_surrogate_is_what_the_tokens_print(few_sequences):
     data, z = synthetic.data_of("", 6, 0.5, 3), np.random.default_rng(0).standard_normal((6, 6))
     codes, counts = data.train, synthetic.counts_of(data.train, 6)
     expected, _ = objectives.mixce_surrogate(z[codes // 6], codes % 6, eta=0.3, normalizer=5_000)
-    assert synthetic.surrogate(np.exp(exact.log_softmax(z)), counts, 0.3) == pytest.approx(float(expected), rel=1e-12)
+    assert synthetic.surrogate(np.exp(logprob.log_softmax(z)), counts, 0.3) == pytest.approx(
+        float(expected), rel=1e-12
+    )
 
 
-# ---- grids ------------------------------------------------------------------------------------------------------------
+# ---- grids ---------------------------------------------------------------------------------------
 
 
 def test_a_grid_has_every_ratio_where_it_makes_sense():
     jobs = synthetic.grid()
     assert len(jobs) == len(set(jobs)) == 3 * 5 * (1 + 7 + 7 + 7 + 5)
     assert {job.eta for job in jobs if job.objective == "js"} == {0.01, 0.1, 0.5, 0.9, 0.99}
-    others = [jobs[0]._replace(**{name: value}) for name, value in (("corpus", "a/text.txt"), ("corpus", "b/text.txt"))]
-    others += [jobs[0]._replace(protocol="paper"), jobs[0]._replace(model="gpt"), jobs[0]._replace(forward="population")]
+    others = [
+        jobs[0]._replace(**{name: value})
+        for name, value in (("corpus", "a/text.txt"), ("corpus", "b/text.txt"))
+    ]
+    others += [
+        jobs[0]._replace(protocol="paper"),
+        jobs[0]._replace(model="gpt"),
+        jobs[0]._replace(forward="population"),
+    ]
     others += [jobs[0]._replace(zeros=0.50000001), jobs[0]._replace(eta=0.50000001)]
     assert len({job.name for job in [*jobs, *others]}) == len(jobs) + len(others)
     for options, message in (
         ({"objectives": ("mle", "emo")}, "objectives must be among .*, got 'emo'"),
         ({"etas": (0.5, 2)}, "etas must be between 0 and 1, got 2"),
         ({"vocab_sizes": (1,)}, "vocab_sizes must be between 2"),
-        ({"corpora": ("a/text.txt", "b/text.md")}, "names of corpora must be different, got text, text"),
+        (
+            {"corpora": ("a/text.txt", "b/text.md")},
+            "names of corpora must be different, got text, text",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             synthetic.grid(**options)
 
 
 def test_the_summary_takes_the_best_mean_over_seeds():
-    base = {"corpus": "", "zeros": 0.5, "vocab_size": 20, "uses": "samples", "gradient": "exact", "objective": "mixce"}
+    base = {
+        "corpus": "",
+        "zeros": 0.5,
+        "vocab_size": 20,
+        "uses": "samples",
+        "gradient": "exact",
+        "objective": "mixce",
+    }
     results = [
-        base | {"eta": eta, "avg_js": js, "avg_zeros": 0.0} for eta, js in ((0.1, 1.0), (0.1, 5.0), (0.5, 2.0), (0.5, 3.0))
+        base | {"eta": eta, "avg_js": js, "avg_zeros": 0.0}
+        for eta, js in ((0.1, 1.0), (0.1, 5.0), (0.5, 2.0), (0.5, 3.0))
     ]
     (row,) = synthetic.summarize(results)
     assert (row["best_eta"], row["avg_js"], row["seeds"]) == (0.5, 2.5, 2)
@@ -502,8 +615,16 @@ def test_the_summary_takes_the_best_mean_over_seeds():
     (row,) = synthetic.summarize(results[:1])
     assert math.isnan(row["avg_js_se"])  # a single run has no error to tell
     assert "±" not in synthetic.format_table([row])
-    near = [results[0] | {"zeros": 0.501}, results[0] | {"zeros": 0.502}, results[0] | {"corpus": "a/text.txt", "zeros": 0.0}]
-    assert [row["world"] for row in synthetic.summarize(near)] == ["random 50.1% zeros", "random 50.2% zeros", "text"]
+    near = [
+        results[0] | {"zeros": 0.501},
+        results[0] | {"zeros": 0.502},
+        results[0] | {"corpus": "a/text.txt", "zeros": 0.0},
+    ]
+    assert [row["world"] for row in synthetic.summarize(near)] == [
+        "random 50.1% zeros",
+        "random 50.2% zeros",
+        "text",
+    ]
 
 
 def test_results_come_in_the_order_of_jobs(tmp_path, monkeypatch):
@@ -543,7 +664,17 @@ def test_what_is_not_a_run_is_refused_and_a_line_cut_short_dropped(few_sequences
 
 @pytest.mark.slow
 def test_starting_anew_leaves_nothing_of_the_old_grid(few_sequences, tmp_path, capsys, monkeypatch):
-    words = ["synthetic", "--vocab", "5", "--objectives", "mle", "--jobs", "1", "--out", str(tmp_path)]
+    words = [
+        "synthetic",
+        "--vocab",
+        "5",
+        "--objectives",
+        "mle",
+        "--jobs",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
     assert cli.main([*words, "--quiet", "--seeds", "1,2"]) == 0
     assert cli.main([*words, "--resume", "--seeds", "1,2,3"]) == 0
     assert "1 runs in 1 at a time" in capsys.readouterr().out
@@ -558,12 +689,16 @@ def test_without_options_the_command_runs_the_default_grid(tmp_path, monkeypatch
     monkeypatch.setattr(synthetic, "run_grid", lambda jobs, *_: seen.append(jobs) or 1 / 0)
     for options in ([], ["--full"]):
         with pytest.raises(ZeroDivisionError):
-            cli.main(["synthetic", *options, "--quiet", "--jobs", "1", "--out", str(tmp_path / "out")])
+            cli.main(
+                ["synthetic", *options, "--quiet", "--jobs", "1", "--out", str(tmp_path / "out")]
+            )
     assert seen == [synthetic.grid(), synthetic.grid((20, 50, 100, 500, 1000), (0.1, 0.5, 0.9))]
 
 
 def test_one_worker_is_a_process_unless_the_threads_are_told(monkeypatch):
-    """Linear algebra with several threads differs in its last digits from the one thread of a worker."""
+    """Linear algebra with several threads differs in its last digits from the one thread of a
+    worker.
+    """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     with cli._executor(1, 3) as (executor, workers):
         assert (executor, workers) == (None, 1)
@@ -571,7 +706,8 @@ def test_one_worker_is_a_process_unless_the_threads_are_told(monkeypatch):
     with cli._executor(1, 3) as (executor, workers):
         assert workers == 1
         assert executor.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
-        assert executor.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN  # Ctrl-C is for the parent
+        # Ctrl-C is for the parent
+        assert executor.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
     assert "OMP_NUM_THREADS" not in os.environ
     with cli._executor(4, 0) as (executor, _):
         assert executor is None
@@ -580,10 +716,30 @@ def test_one_worker_is_a_process_unless_the_threads_are_told(monkeypatch):
 @pytest.mark.slow
 def test_a_table_depends_on_no_threads_of_linear_algebra(tmp_path):
     """With more than one core, the solves of 100 tokens would."""
-    words = ["synthetic", "--vocab", "100", "--seeds", "7", "--etas", "0.5", "--objectives", "mixce_star,two_kls", "--quiet"]
+    words = [
+        "synthetic",
+        "--vocab",
+        "100",
+        "--seeds",
+        "7",
+        "--etas",
+        "0.5",
+        "--objectives",
+        "mixce_star,two_kls",
+        "--quiet",
+    ]
     env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     for jobs in ("1", "2"):
-        argv = [sys.executable, "-m", "minimixce", *words, "--jobs", jobs, "--out", str(tmp_path / jobs)]
+        argv = [
+            sys.executable,
+            "-m",
+            "minimixce",
+            *words,
+            "--jobs",
+            jobs,
+            "--out",
+            str(tmp_path / jobs),
+        ]
         subprocess.run(argv, check=True, env=env, capture_output=True)
     assert (tmp_path / "1" / "runs.csv").read_text() == (tmp_path / "2" / "runs.csv").read_text()
 
@@ -591,10 +747,25 @@ def test_a_table_depends_on_no_threads_of_linear_algebra(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("when", [0.8, 6])  # while workers start, and in the middle of long runs
 def test_ctrl_c_ends_a_pool_at_once_with_one_sentence(tmp_path, when):
-    words = ["synthetic", "--protocol", "paper", "--vocab", "20", "--objectives", "js", "--quiet", "--jobs", "2", "--out"]
+    words = [
+        "synthetic",
+        "--protocol",
+        "paper",
+        "--vocab",
+        "20",
+        "--objectives",
+        "js",
+        "--quiet",
+        "--jobs",
+        "2",
+        "--out",
+    ]
     argv = [sys.executable, "-m", "minimixce", *words, str(tmp_path / "out")]
-    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests themselves run unheeding
-    process = subprocess.Popen(argv, start_new_session=True, preexec_fn=heed, stderr=subprocess.PIPE, text=True)
+    # also where the tests themselves run unheeding
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        argv, start_new_session=True, preexec_fn=heed, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 120
     while not (tmp_path / "out").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -623,16 +794,26 @@ def test_the_command_s_table_depends_on_neither_workers_nor_interruption(tmp_pat
     assert cli.main([*words, str(tmp_path / "killed"), "--jobs", "2", "--resume"]) == 0
     for name in ("runs.csv", "table.csv"):
         one = (tmp_path / "one" / name).read_text()
-        assert one == (tmp_path / "four" / name).read_text() == (tmp_path / "killed" / name).read_text()
+        assert (
+            one
+            == (tmp_path / "four" / name).read_text()
+            == (tmp_path / "killed" / name).read_text()
+        )
     with open(tmp_path / "one" / "table.csv") as file:
         table = list(csv.DictReader(file))
-    assert [(row["vocab_size"], row["objective"]) for row in table[:3]] == [("5", "mle"), ("5", "mixce"), ("5", "two_kls")]
+    assert [(row["vocab_size"], row["objective"]) for row in table[:3]] == [
+        ("5", "mle"),
+        ("5", "mixce"),
+        ("5", "two_kls"),
+    ]
     for figure in ("matrices.png", "ratios.png", "curves.png"):
         assert (tmp_path / "one" / figure).stat().st_size > 5_000
 
 
 def ends(group):
-    """Whether all processes of a group end: within some seconds, for the system takes a moment to put them away."""
+    """Whether all processes of a group end: within some seconds, for the system takes a moment to
+    put them away.
+    """
     for _ in range(200):
         try:
             os.killpg(group, 0)
@@ -646,9 +827,16 @@ def ends(group):
 def test_a_grid_that_is_killed_goes_on(tmp_path):
     words = ["synthetic", *SMALL, "--objectives", "mle,mixce,two_kls", "--jobs", "2", "--out"]
     assert cli.main([*words, str(tmp_path / "whole")]) == 0
-    process = subprocess.Popen([sys.executable, "-m", "minimixce", *words, str(tmp_path / "killed")], start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "minimixce", *words, str(tmp_path / "killed")],
+        start_new_session=True,
+    )
     runs, deadline = tmp_path / "killed" / "runs.jsonl", time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None and not (runs.exists() and runs.read_text().count("\n") > 2):
+    while (
+        time.monotonic() < deadline
+        and process.poll() is None
+        and not (runs.exists() and runs.read_text().count("\n") > 2)
+    ):
         time.sleep(0.01)
     process.kill()
     process.wait()
@@ -663,7 +851,14 @@ def test_a_grid_that_is_killed_goes_on(tmp_path):
 def test_going_on_with_a_larger_grid_runs_what_is_new(few_sequences, tmp_path, monkeypatch):
     """A job that differs from a finished one in a single field is another job."""
     first = Job("", 5, 0.5, 1, "mixce", 0.5)
-    changes = {"corpus": "x", "vocab_size": 6, "zeros": 0.1, "seed": 2, "objective": "mle", "eta": 0.9}
+    changes = {
+        "corpus": "x",
+        "vocab_size": 6,
+        "zeros": 0.1,
+        "seed": 2,
+        "objective": "mle",
+        "eta": 0.9,
+    }
     changes |= {"protocol": "paper", "model": "neural", "forward": "population"}
     assert changes.keys() == set(Job._fields)
     ran = []
@@ -689,13 +884,30 @@ def test_going_on_with_a_smaller_grid_keeps_what_was_done(few_sequences, tmp_pat
     assert list(synthetic.read_runs(tmp_path)) == jobs
 
 
-def test_the_estimate_comes_first_and_grows_with_the_grid(few_sequences, tmp_path, capsys, monkeypatch):
+def test_the_estimate_comes_first_and_grows_with_the_grid(
+    few_sequences, tmp_path, capsys, monkeypatch
+):
     def stop(*_, **__):
         raise ValueError("stopped before any run")
 
     monkeypatch.setattr(synthetic, "run_grid", stop)
-    assert cli.main(["synthetic", "--full", "--vocab", "5,200", "--jobs", "1", "--out", str(tmp_path / "out")]) == 2
-    assert f"{2 * 3 * 5 * 27} runs in 1 at a time, about " in capsys.readouterr().out  # zeros 10, 50 and 90 %
+    assert (
+        cli.main(
+            [
+                "synthetic",
+                "--full",
+                "--vocab",
+                "5,200",
+                "--jobs",
+                "1",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 2
+    )
+    # zeros 10, 50 and 90 %
+    assert f"{2 * 3 * 5 * 27} runs in 1 at a time, about " in capsys.readouterr().out
     small, large = (synthetic.estimate(synthetic.grid((V,), seeds=(1,))) for V in (20, 300))
     assert large > 2 * small > 0
 
@@ -706,10 +918,34 @@ CORPUS = "the cat sat.\nthe dog sat.\na cat ran.\n" * 20
 @pytest.mark.parametrize("objective", ["mle", "two_kls"])
 def test_the_protocol_takes_a_corpus(tmp_path, monkeypatch, objective):
     a_thousand_sequences(monkeypatch)
-    monkeypatch.setattr(synthetic, "fit_paper", functools.partial(synthetic.fit_paper, epochs=20, batch_size=100, rate=2e-2))
+    monkeypatch.setattr(
+        synthetic,
+        "fit_paper",
+        functools.partial(synthetic.fit_paper, epochs=20, batch_size=100, rate=2e-2),
+    )
     (tmp_path / "text.txt").write_text(CORPUS)
-    words = ["synthetic", "--protocol", "paper", "--corpus", str(tmp_path / "text.txt"), "--vocab", "6", "--seeds", "1"]
-    words += ["--etas", "0.5", "--objectives", objective, "--quiet", "--jobs", "1", "--out", str(tmp_path / "out")]
+    words = [
+        "synthetic",
+        "--protocol",
+        "paper",
+        "--corpus",
+        str(tmp_path / "text.txt"),
+        "--vocab",
+        "6",
+        "--seeds",
+        "1",
+    ]
+    words += [
+        "--etas",
+        "0.5",
+        "--objectives",
+        objective,
+        "--quiet",
+        "--jobs",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     assert cli.main(words) == 0
     (line,) = (tmp_path / "out" / "runs.jsonl").read_text().splitlines()
     assert json.loads(line)["avg_js"] < 0.1
@@ -717,39 +953,63 @@ def test_the_protocol_takes_a_corpus(tmp_path, monkeypatch, objective):
 
 @pytest.mark.slow
 def test_figures_show_the_runs_they_name(few_sequences, tmp_path, monkeypatch):
-    """The best run of each objective, of the first world and seed, by P; means over seeds; MixCE at η nearest 0.1."""
+    """The best run of each objective, of the first world and seed, by P; means over seeds; MixCE at
+    η nearest 0.1.
+    """
     pytest.importorskip("matplotlib")
-    jobs = synthetic.grid((5, 6), (0.5, 0.2), (1, 2), ("mle", "mixce", "two_kls"), (0.0, 0.1, 0.5, 0.9))
+    jobs = synthetic.grid(
+        (5, 6), (0.5, 0.2), (1, 2), ("mle", "mixce", "two_kls"), (0.0, 0.1, 0.5, 0.9)
+    )
     results = synthetic.run_grid(jobs, tmp_path, progress=False)
     table = synthetic.summarize(results)
     best, gold, at_a_ratio = synthetic.examples(results, table, tmp_path)
     np.testing.assert_array_equal(gold, worlds.random_markov(5, 0.5, 1).probs)
     assert list(at_a_ratio) == ["mixce, η = 0.1"]
     of_table = {
-        row["objective"]: row["best_eta"] for row in table if (row["world"], row["vocab_size"]) == ("random 50% zeros", 5)
+        row["objective"]: row["best_eta"]
+        for row in table
+        if (row["world"], row["vocab_size"]) == ("random 50% zeros", 5)
     }
     for (label, shown), objective in zip(best.items(), ("mle", "mixce", "two_kls"), strict=True):
         job = Job("", 5, 0.5, 1, objective, of_table[objective])
         assert label == (objective if objective == "mle" else f"{objective}, η = {job.eta:g}")
         np.testing.assert_array_equal(shown["learned"], synthetic.run(job)[1])
     figures, new_figure = [], plots.new_figure
-    monkeypatch.setattr(plots, "new_figure", lambda **options: figures.append(new_figure(**options)) or figures[-1])
+    monkeypatch.setattr(
+        plots, "new_figure", lambda **options: figures.append(new_figure(**options)) or figures[-1]
+    )
     drawn = [r | {"world": synthetic.world_name(r["corpus"], r["zeros"])} for r in results]
     plots.synthetic(drawn, best, gold, at_a_ratio, tmp_path)
-    matrices, ratios, curves = ([ax for ax in figure.axes if ax.get_label() != "<colorbar>"] for figure in figures)
+    matrices, ratios, curves = (
+        [ax for ax in figure.axes if ax.get_label() != "<colorbar>"] for figure in figures
+    )
     for ax, (label, matrix) in zip(
-        matrices, [("P", gold), *((label, run["learned"]) for label, run in best.items())], strict=True
+        matrices,
+        [("P", gold), *((label, run["learned"]) for label, run in best.items())],
+        strict=True,
     ):
         assert ax.get_title() == label
         np.testing.assert_allclose(ax.images[0].get_array(), np.maximum(matrix, 1e-9))
         assert ax.images[0].get_clim() == (1e-6, 1)
-    titles = [f"{m}, random {z}% zeros, {V} tokens" for z in (50, 20) for m in ("avg. JS", "avg. 0s") for V in (5, 6)]
+    titles = [
+        f"{m}, random {z}% zeros, {V} tokens"
+        for z in (50, 20)
+        for m in ("avg. JS", "avg. 0s")
+        for V in (5, 6)
+    ]
     assert [ax.get_title() for ax in ratios] == titles
-    for ax, (zeros, measure, V) in zip(ratios, itertools.product((0.5, 0.2), ("avg_js", "avg_zeros"), (5, 6))):
+    for ax, (zeros, measure, V) in zip(
+        ratios, itertools.product((0.5, 0.2), ("avg_js", "avg_zeros"), (5, 6))
+    ):
         for line in ax.lines:
-            own = [r for r in results if (r["zeros"], r["vocab_size"], r["objective"]) == (zeros, V, line.get_label())]
+            own = [
+                r
+                for r in results
+                if (r["zeros"], r["vocab_size"], r["objective"]) == (zeros, V, line.get_label())
+            ]
             by_eta = {
-                e: np.mean([max(r[measure], 1e-12) for r in own if r["eta"] == e]) for e in sorted({r["eta"] for r in own})
+                e: np.mean([max(r[measure], 1e-12) for r in own if r["eta"] == e])
+                for e in sorted({r["eta"] for r in own})
             }
             found = line.get_ydata() if len(by_eta) > 1 else line.get_ydata()[:1]  # mle is a level
             np.testing.assert_allclose(found, list(by_eta.values()))
@@ -757,36 +1017,84 @@ def test_figures_show_the_runs_they_name(few_sequences, tmp_path, monkeypatch):
     fit, *losses = curves
     for line, (label, run) in zip(fit.lines, best.items(), strict=True):
         assert line.get_label() == label
-        np.testing.assert_allclose(line.get_ydata(), [max(point["avg_js"], 1e-12) for point in run["curve"]])
+        np.testing.assert_allclose(
+            line.get_ydata(), [max(point["avg_js"], 1e-12) for point in run["curve"]]
+        )
     for ax, key in zip(losses, ("loss", "surrogate"), strict=True):
-        np.testing.assert_allclose(ax.lines[0].get_ydata(), [point[key] for point in at_a_ratio["mixce, η = 0.1"]["curve"]])
+        np.testing.assert_allclose(
+            ax.lines[0].get_ydata(), [point[key] for point in at_a_ratio["mixce, η = 0.1"]["curve"]]
+        )
 
 
 def test_full_has_corpora_and_random_worlds(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text(CORPUS)
     seen = []
-    monkeypatch.setattr(synthetic, "run_grid", lambda jobs, *_: seen.append({(bool(j.corpus), j.zeros) for j in jobs}) or 1 / 0)
+    monkeypatch.setattr(
+        synthetic,
+        "run_grid",
+        lambda jobs, *_: seen.append({(bool(j.corpus), j.zeros) for j in jobs}) or 1 / 0,
+    )
     for options in (["--full"], []):
         with pytest.raises(ZeroDivisionError):
-            cli.main(["synthetic", *options, "--corpus", str(tmp_path / "text.txt"), "--vocab", "6", "--quiet", "--jobs", "1"])
+            cli.main(
+                [
+                    "synthetic",
+                    *options,
+                    "--corpus",
+                    str(tmp_path / "text.txt"),
+                    "--vocab",
+                    "6",
+                    "--quiet",
+                    "--jobs",
+                    "1",
+                ]
+            )
     assert seen == [{(False, 0.1), (False, 0.5), (False, 0.9), (True, 0.0)}, {(True, 0.0)}]
 
 
 def test_a_corpus_makes_a_world(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(CORPUS)
-    words = ["synthetic", "--corpus", str(text), "--vocab", "6", "--seeds", "1", "--etas", "0.5", "--objectives", "mle,mixce"]
+    words = [
+        "synthetic",
+        "--corpus",
+        str(text),
+        "--vocab",
+        "6",
+        "--seeds",
+        "1",
+        "--etas",
+        "0.5",
+        "--objectives",
+        "mle,mixce",
+    ]
     assert cli.main([*words, "--quiet", "--jobs", "1", "--out", str(tmp_path / "out")]) == 0
     line = json.loads((tmp_path / "out" / "runs.jsonl").read_text().splitlines()[0])
     assert line["corpus"] == str(text)
     assert line["avg_js"] < 1e-2
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"", "got 0"), (b"one two three", "got 3"), (b"\xff\xfe", "decode")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "got 0"), (b"one two three", "got 3"), (b"\xff\xfe", "decode")]
+)
 def test_a_poor_corpus_is_named_before_anything_runs(tmp_path, capsys, content, message):
     text = tmp_path / "text.txt"
     text.write_bytes(content)
-    assert cli.main(["synthetic", "--full", "--corpus", str(text), "--vocab", "3,5", "--out", str(tmp_path / "out")]) == 2
+    assert (
+        cli.main(
+            [
+                "synthetic",
+                "--full",
+                "--corpus",
+                str(text),
+                "--vocab",
+                "3,5",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+        == 2
+    )
     printed = capsys.readouterr().err
     assert f"{text} does not make a world of " in printed
     assert message in printed
@@ -832,13 +1140,24 @@ def test_four_ranks_of_mpi_give_the_same_table(tmp_path):
     words = ["synthetic", *SMALL, "--objectives", "mle,two_kls", "--out"]
     assert cli.main([*words, str(tmp_path / "one"), "--jobs", "1"]) == 0
     mpiexec = shutil.which("mpiexec", path=f"{sys.prefix}/bin") or shutil.which("mpiexec")
-    argv = [mpiexec, "-n", "4", sys.executable, "-m", "mpi4py.futures", "-m", "minimixce", *words, str(tmp_path / "four")]
+    argv = [
+        mpiexec,
+        "-n",
+        "4",
+        sys.executable,
+        "-m",
+        "mpi4py.futures",
+        "-m",
+        "minimixce",
+        *words,
+        str(tmp_path / "four"),
+    ]
     subprocess.run(argv, check=True, timeout=300, capture_output=True)
     for name in ("runs.csv", "table.csv"):
         assert (tmp_path / "one" / name).read_text() == (tmp_path / "four" / name).read_text()
 
 
-# ---- the results page -------------------------------------------------------------------------------------------------
+# ---- the results page ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -858,7 +1177,9 @@ def test_the_page_s_tables_are_those_of_the_files(page):
 
 
 def test_the_files_of_the_page_are_what_the_code_gives(page):
-    """Seed 7 again: fixed points to rounding, and the exact runs of the default grid where they take no time."""
+    """Seed 7 again: fixed points to rounding, and the exact runs of the default grid where they
+    take no time.
+    """
     rows = [row for row in page.read("fixed_points") if row["seed"] == 7]
     for row, again in zip(rows, page.fixed_points(7), strict=True):
         assert row == pytest.approx(again, rel=1e-9)
@@ -871,5 +1192,7 @@ def test_the_files_of_the_page_are_what_the_code_gives(page):
         result, _, _ = synthetic.run(Job("", 20, 0.5, 7, objective, eta))
         (value,) = page.of(page.read("runs"), vocab_size=20, seed=7, objective=objective, eta=eta)
         assert result["avg_js"] == pytest.approx(value, rel=1e-6)
-        (used,) = page.of(page.read("runs"), "uses", vocab_size=20, seed=7, objective=objective, eta=eta)
+        (used,) = page.of(
+            page.read("runs"), "uses", vocab_size=20, seed=7, objective=objective, eta=eta
+        )
         assert used == result["uses"]

@@ -7,18 +7,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimixce import metrics, text
+from minimixce import text
+from minimixce.experiments import measures
 
 
 def test_default_corpus_is_split_by_topic_without_leaks():
     corpus = text.load_corpus()
-    train, validation = ("".join(corpus.tokenizer.decode(ids)) for ids in (corpus.train, corpus.validation))
+    train, validation = (
+        "".join(corpus.tokenizer.decode(ids)) for ids in (corpus.train, corpus.validation)
+    )
     assert len(train) + len(validation) == sum(map(len, text.python_docs()))
     assert 0.09 < len(validation) / (len(train) + len(validation)) < 0.11
     seen = {train[i : i + 50] for i in range(len(train) - 49)}
     leak = np.mean([validation[i : i + 50] in seen for i in range(len(validation) - 49)])
-    # 2.8 % with Python 3.11's documentation, 5.0 % with 3.13's: sentences that recur inside other paragraphs, and grammar.
-    assert leak < 0.08, f"{leak:.1%} of the validation text's 50-character windows occur in training"
+    # 2.8 % with Python 3.11's documentation, 5.0 % with 3.13's: sentences that recur inside other
+    # paragraphs, and grammar.
+    assert leak < 0.08, (
+        f"{leak:.1%} of the validation text's 50-character windows occur in training"
+    )
     long = {" ".join(p.split()) for p in validation.split("\n\n") if len(" ".join(p.split())) >= 40}
     assert not long & {" ".join(p.split()) for p in train.split("\n\n")}
 
@@ -51,11 +57,18 @@ def test_a_single_file_is_cut_at_its_end(tmp_path):
 
 def test_several_files_and_folders_are_documents(tmp_path):
     (tmp_path / "folder" / "deep").mkdir(parents=True)
-    for name, content in (("folder/b", "bbb"), ("folder/deep/c", "ccc"), ("folder/.hidden", "zzz"), ("a", "aaa")):
+    for name, content in (
+        ("folder/b", "bbb"),
+        ("folder/deep/c", "ccc"),
+        ("folder/.hidden", "zzz"),
+        ("a", "aaa"),
+    ):
         (tmp_path / name).write_text(content)
     corpus = text.load_corpus([tmp_path / "a", tmp_path / "folder"], held_out=0.3)
     assert corpus.tokenizer.characters == "abc"
-    documents = [tuple(d) for split in corpus[:2] for d in np.split(split, np.flatnonzero(split == 0))]
+    documents = [
+        tuple(d) for split in corpus[:2] for d in np.split(split, np.flatnonzero(split == 0))
+    ]
     assert sorted(d for d in documents if len(d) > 1) == [(0, 1, 1, 1), (0, 2, 2, 2), (0, 3, 3, 3)]
 
 
@@ -63,7 +76,12 @@ def test_lines_are_sequences_of_their_own(tmp_path):
     lines = [f"line {i}" for i in range(60)]
     corpus = load(tmp_path, "\n\n".join(lines), lines=True, held_out=0.2)
     assert "\n" not in corpus.tokenizer.characters
-    inside = [corpus.tokenizer.decode(p) for s in corpus[:2] for p in np.split(s, np.flatnonzero(s == 0)) if len(p) > 1]
+    inside = [
+        corpus.tokenizer.decode(p)
+        for s in corpus[:2]
+        for p in np.split(s, np.flatnonzero(s == 0))
+        if len(p) > 1
+    ]
     assert sorted(inside) == sorted(lines)
     for inputs, targets in [text.random_batches(corpus.train, 5, 10, lines=True)[3]]:
         for row, wanted in zip(inputs, targets):
@@ -88,7 +106,9 @@ def test_prepared_files_hold_the_same_streams(tmp_path, monkeypatch, tokenizer, 
     monkeypatch.setattr(text, "_CHUNK", 7)
     content = "".join(f"Ünïcode {i} 字\n" for i in range(200))
     kept = load(tmp_path, content, tokenizer=tokenizer, lines=lines)
-    written = load(tmp_path, content, tokenizer=tokenizer, lines=lines, folder=tmp_path / "prepared")
+    written = load(
+        tmp_path, content, tokenizer=tokenizer, lines=lines, folder=tmp_path / "prepared"
+    )
     opened = text.load_corpus(tmp_path / "prepared")
     for a, b, c in zip(kept[:2], written[:2], opened[:2]):
         assert isinstance(c, np.memmap)
@@ -168,7 +188,11 @@ def test_consecutive_blocks_make_every_token_but_the_first_a_target_once(n, batc
 def test_reading_bad_files_is_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match="none does not exist"):
         text.load_corpus(tmp_path / "none")
-    for content, words in ((b" \n", "holds no text"), (b"caf\xe9 ", "not UTF-8 text"), (b"a\0b", "NUL")):
+    for content, words in (
+        (b" \n", "holds no text"),
+        (b"caf\xe9 ", "not UTF-8 text"),
+        (b"a\0b", "NUL"),
+    ):
         (tmp_path / "bad").write_bytes(content)
         with pytest.raises(ValueError, match=words):
             text.load_corpus(tmp_path / "bad")
@@ -182,14 +206,17 @@ def test_reading_bad_files_is_one_sentence(tmp_path):
 
 def test_witten_bell_equals_a_naive_implementation():
     rng = np.random.default_rng(0)
-    train, validation, V = rng.integers(0, 5, 300), rng.integers(0, 6, 80), 6  # token 5 is never seen in training
+    # token 5 is never seen in training
+    train, validation, V = rng.integers(0, 5, 300), rng.integers(0, 6, 80), 6
 
     def prob(w, h):
         if h is None:
             return 1 / V
         shorter = h[1:] if h else None
         padded = (0,) * len(h) + tuple(train)
-        followers = [padded[i] for i in range(len(h) + 1, len(padded)) if padded[i - len(h) : i] == h]
+        followers = [
+            padded[i] for i in range(len(h) + 1, len(padded)) if padded[i - len(h) : i] == h
+        ]
         if not followers:
             return prob(w, shorter)
         kinds = len(set(followers))
@@ -198,12 +225,15 @@ def test_witten_bell_equals_a_naive_implementation():
     for n in (1, 2, 3, 4):
         padded = (0,) * (n - 1) + tuple(validation)
         logs = [np.log(prob(padded[i], padded[i - n + 1 : i])) for i in range(n, len(padded))]
-        assert metrics.ngram_cross_entropy(train, validation, n, V) == pytest.approx(-np.mean(logs), abs=1e-12)
+        assert measures.ngram_cross_entropy(train, validation, n, V) == pytest.approx(
+            -np.mean(logs), abs=1e-12
+        )
 
 
 def test_preparing_and_reading_a_large_text_takes_bounded_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(text, "_CHUNK", 1 << 14)
-    (tmp_path / "text.txt").write_text("a large text, as far as this test goes\n" * 80_000)  # 3 MB, 6 MB as token files
+    # 3 MB, 6 MB as token files
+    (tmp_path / "text.txt").write_text("a large text, as far as this test goes\n" * 80_000)
     tracemalloc.start()
     corpus = text.load_corpus(tmp_path / "text.txt", folder=tmp_path / "prepared")
     for k in range(20):

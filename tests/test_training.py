@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 import minimixce as mm
-from minimixce import checkpoint, text, training
+from minimixce import text
+from minimixce.storage import checkpoint
+from minimixce.training import steps
+from minimixce.training.evaluation import evaluate, loss_of_uniform
 
 V, TOKENS = 5, np.tile(np.array([1, 2, 3, 4, 0, 3]), 60)
 
@@ -74,22 +77,26 @@ def test_evaluate_is_the_mean_over_all_targets():
     model = new_model(dtype="float64")
     model.params = {name: 20 * value for name, value in model.params.items()}
     tokens = TOKENS[:30]
-    found = training.evaluate(model, text.consecutive_batches(tokens, 2, 8))
+    found = evaluate(model, text.consecutive_batches(tokens, 2, 8))
     logits = [model.forward(tokens[None, i : min(i + 8, 29)])[0][0] for i in range(0, 29, 8)]
     logits = np.concatenate(logits)
     nll = mm.objectives.mle(logits, tokens[1:])[0]
     mixce = mm.objectives.mixce(logits, tokens[1:], eta=0.3)[0]
     assert found["validation_mle"] == pytest.approx(float(nll), rel=1e-12)
-    assert 0.3 * found["validation_mle"] - 0.7 * found["mean_q"] == pytest.approx(float(mixce), rel=1e-12)
+    assert 0.3 * found["validation_mle"] - 0.7 * found["mean_q"] == pytest.approx(
+        float(mixce), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_loss_of_a_uniform_model_is_what_an_untrained_one_has(eta):
     objective = functools.partial(mm.objectives.mixce, eta=eta)
-    uniform = training.loss_of_uniform(objective, V)
+    uniform = loss_of_uniform(objective, V)
     assert uniform == pytest.approx(-eta * np.log(1 / V) - (1 - eta) / V, rel=1e-12)
     inputs, targets = text.random_batches(TOKENS, 4, 8)[0]
-    assert float(objective(new_model().forward(inputs)[0], targets)[0]) == pytest.approx(uniform, abs=0.1)
+    assert float(objective(new_model().forward(inputs)[0], targets)[0]) == pytest.approx(
+        uniform, abs=0.1
+    )
 
 
 VALIDATION = text.consecutive_batches(TOKENS[:100], 16, 8)
@@ -107,25 +114,38 @@ def test_accumulated_batches_equal_one_big_batch():
     def cut(batch, rows):
         return batch[0][rows], batch[1][rows]
 
-    big = [text.consecutive_batches(TOKENS[: 8 * 12 - 3], 12, 8)[0]] * 3  # the last row is padded: unequal targets a part
+    # the last row is padded: unequal targets a part
+    big = [text.consecutive_batches(TOKENS[: 8 * 12 - 3], 12, 8)[0]] * 3
     parts = [cut(batch, rows) for batch in big for rows in (slice(0, 4), slice(4, 8), slice(8, 12))]
     a, b = new_model(dtype="float64"), new_model(dtype="float64")
     first = mm.fit(a, big, mm.objectives.mixce, lr=1e-2, eval_every=1, progress=False)
-    second = mm.fit(b, parts, mm.objectives.mixce, lr=1e-2, eval_every=1, accumulate=3, progress=False)
+    second = mm.fit(
+        b, parts, mm.objectives.mixce, lr=1e-2, eval_every=1, accumulate=3, progress=False
+    )
     assert [m["loss"] for m in first] == pytest.approx([m["loss"] for m in second], rel=1e-12)
     for name in a.params:
-        # AdamW's step is near lr whatever the gradient, so gradients that are zero but for rounding move weights at random.
+        # AdamW's step is near lr whatever the gradient, so gradients that are zero but for rounding
+        # move weights at random.
         if "c_attn.bias" not in name:
             assert np.allclose(a.params[name], b.params[name], rtol=1e-8, atol=1e-10), name
 
 
 @pytest.mark.parametrize("shards", [2, 3, 40])  # 40: more than rows
 def test_shards_over_threads_equal_the_whole_batch_and_repeat_bit_for_bit(shards):
-    batches = list(text.consecutive_batches(TOKENS[: 5 * 8 - 3], 5, 8)) * 3  # the last row is padded
+    # the last row is padded
+    batches = list(text.consecutive_batches(TOKENS[: 5 * 8 - 3], 5, 8)) * 3
 
     def run(shards):
         model = new_model(dtype="float64")
-        return model, mm.fit(model, batches, mm.objectives.mixce, lr=1e-2, eval_every=1, shards=shards, progress=False)
+        return model, mm.fit(
+            model,
+            batches,
+            mm.objectives.mixce,
+            lr=1e-2,
+            eval_every=1,
+            shards=shards,
+            progress=False,
+        )
 
     (whole, first), (split, second), (again, third) = run(1), run(shards), run(shards)
     assert [m["loss"] for m in first] == pytest.approx([m["loss"] for m in second], rel=1e-12)
@@ -145,10 +165,18 @@ def test_shards_drop_different_elements_and_refuse_what_they_cannot_split():
             return super().forward(tokens, training, rng)
 
     batch = text.consecutive_batches(TOKENS[:49], 12, 8)[0]
-    mm.fit(Watched(mm.GPTConfig(V, 12, 1, 1, 4, dropout=0.1), device="cpu"), [batch], shards=2, progress=False)
+    mm.fit(
+        Watched(mm.GPTConfig(V, 12, 1, 1, 4, dropout=0.1), device="cpu"),
+        [batch],
+        shards=2,
+        progress=False,
+    )
     assert len(seen) == 2
     assert seen[0] != seen[1]
-    for objective in (lambda logits, targets: mm.objectives.mle(logits, targets), lambda model, batch: None):
+    for objective in (
+        lambda logits, targets: mm.objectives.mle(logits, targets),
+        lambda model, batch: None,
+    ):
         with pytest.raises(ValueError, match="shards must be 1"):
             mm.fit(new_model(), [batch], objective, shards=2, progress=False)
 
@@ -174,8 +202,8 @@ def test_a_run_stopped_anywhere_resumes_bit_for_bit(tmp_path, stop):
     assert without_speed(whole) == without_speed(resumed)
     for part in ("", "last"):
         assert params_of(tmp_path / "whole" / part) == params_of(tmp_path / "cut" / part)
-    arrays, info = checkpoint.load_state(tmp_path / "cut" / training.STATE_FILE)
-    expected, expected_info = checkpoint.load_state(tmp_path / "whole" / training.STATE_FILE)
+    arrays, info = checkpoint.load_state(tmp_path / "cut" / run.STATE_FILE)
+    expected, expected_info = checkpoint.load_state(tmp_path / "whole" / run.STATE_FILE)
     assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
     assert info["step"] == expected_info["step"] == 60
 
@@ -184,16 +212,21 @@ def test_best_and_last_models_and_patience(tmp_path):
     model = new_model()
     options = {"eval_every": 10, "validation": VALIDATION, "folder": tmp_path, "patience": 2}
     # A learning rate this large breaks the model sooner or later; what is kept is the best one.
-    found = mm.fit(model, text.random_batches(TOKENS, 4, 8), steps=400, lr=0.3, progress=False, **options)
+    found = mm.fit(
+        model, text.random_batches(TOKENS, 4, 8), steps=400, lr=0.3, progress=False, **options
+    )
     losses = [m["validation_loss"] for m in found]
     assert len(losses) < 40
     best = min(range(len(losses)), key=losses.__getitem__)
     assert best == len(losses) - 3
     kept = mm.GPT.load(tmp_path, device="cpu")
     objective = mm.objectives.mixce
-    assert training.evaluate(kept, VALIDATION, objective)["validation_loss"] == losses[best]
+    assert evaluate(kept, VALIDATION, objective)["validation_loss"] == losses[best]
     assert (
-        training.evaluate(mm.GPT.load(tmp_path / "last", device="cpu"), VALIDATION, objective)["validation_loss"] == losses[-1]
+        evaluate(mm.GPT.load(tmp_path / "last", device="cpu"), VALIDATION, objective)[
+            "validation_loss"
+        ]
+        == losses[-1]
     )
 
 
@@ -207,8 +240,10 @@ def test_batches_that_end_are_measured_and_saved(tmp_path):
 
 def test_validation_loss_is_the_objectives_own():
     model = new_model()
-    found = training.evaluate(model, VALIDATION, functools.partial(mm.objectives.mixce, eta=0.3))
-    assert found["validation_loss"] == pytest.approx(0.3 * found["validation_mle"] - 0.7 * found["mean_q"], rel=1e-5)
+    found = evaluate(model, VALIDATION, functools.partial(mm.objectives.mixce, eta=0.3))
+    assert found["validation_loss"] == pytest.approx(
+        0.3 * found["validation_mle"] - 0.7 * found["mean_q"], rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -234,9 +269,9 @@ def test_an_objective_that_is_an_object_keeps_its_name_from_process_to_process()
         def __call__(self, logits, targets):
             return mm.objectives.mle(logits, targets)
 
-    assert training._describe(Loss()) == training._describe(Loss())
+    assert steps.describe(Loss()) == steps.describe(Loss())
     half, third = (functools.partial(mm.objectives.mixce, eta=eta) for eta in (1 / 2, 1 / 3))
-    assert training._describe(half) != training._describe(third)
+    assert steps.describe(half) != steps.describe(third)
 
 
 @pytest.mark.slow
@@ -262,5 +297,9 @@ def test_memory_does_not_grow_over_a_thousand_steps():
         mm.fit(model, batches, watched, steps=1100, eval_every=50, progress=False)
         print(seen[1] - seen[0])
     """
-    grown = int(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+    grown = int(
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout
+    )
     assert grown < 2048, f"{grown} KiB"  # one step's activations are more

@@ -1,4 +1,6 @@
-"""Worlds, against every sequence written out: probabilities, exact sums, samples, files, and the worlds that are given."""
+"""Worlds, against every sequence written out: probabilities, exact sums, samples, files, and the
+worlds that are given.
+"""
 
 import importlib.util
 import itertools
@@ -15,20 +17,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minimixce import worlds
-from minimixce.worlds import World
+from minimixce.automaton import World
 
-# ---- oracles ----------------------------------------------------------------------------------------------------------
+# ---- oracles -------------------------------------------------------------------------------------
 
 
 @st.composite
 def automata(draw, min_vocab=2, max_vocab=4, max_states=4):
-    """Random worlds with zeros and with tokens that are hardly ever drawn; the boundary is possible everywhere."""
-    vocab_size, num_states = draw(st.integers(min_vocab, max_vocab)), draw(st.integers(1, max_states))
+    """Random worlds with zeros and with tokens that are hardly ever drawn; the boundary is possible
+    everywhere.
+    """
+    vocab_size, num_states = (
+        draw(st.integers(min_vocab, max_vocab)),
+        draw(st.integers(1, max_states)),
+    )
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     weights = rng.random((num_states, vocab_size)) ** draw(st.sampled_from([1, 8]))
     weights[:, 1:] *= rng.random((num_states, vocab_size - 1)) > 0.3
     weights[:, 0] += 0.05
-    return World(weights / weights.sum(axis=1, keepdims=True), rng.integers(0, num_states, (num_states, vocab_size)))
+    return World(
+        weights / weights.sum(axis=1, keepdims=True),
+        rng.integers(0, num_states, (num_states, vocab_size)),
+    )
 
 
 def all_rows(vocab_size, max_len):
@@ -38,7 +48,9 @@ def all_rows(vocab_size, max_len):
 
 
 def walk(world, row):
-    """(state, token, probability) of every token that is drawn, one after the other; the forced boundary is not."""
+    """(state, token, probability) of every token that is drawn, one after the other; the forced
+    boundary is not.
+    """
     state, steps, max_len = 0, [], len(row) - 1
     for t, token in enumerate(row.tolist()[1:], 1):
         if token < 0 or t == max_len:
@@ -54,7 +66,7 @@ def naive_log_prob(world, row):
 
 worlds_and_horizons = given(automata(), st.integers(1, 5))
 
-# ---- probabilities and exact sums -------------------------------------------------------------------------------------
+# ---- probabilities and exact sums ----------------------------------------------------------------
 
 
 @few_examples
@@ -69,7 +81,9 @@ def test_probabilities_of_all_sequences_sum_to_one(world, max_len):
 @worlds_and_horizons
 def test_log_probs_equal_a_naive_walk(world, max_len):
     rows = all_rows(world.vocab_size, max_len)
-    np.testing.assert_allclose(world.log_prob(rows), [naive_log_prob(world, row) for row in rows], rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(
+        world.log_prob(rows), [naive_log_prob(world, row) for row in rows], rtol=1e-13, atol=1e-13
+    )
     floor = world.log_p_floor
     for floored in (False, True):
         wanted, states = np.zeros((2, len(rows), max_len - 1))
@@ -80,7 +94,9 @@ def test_log_probs_equal_a_naive_walk(world, max_len):
         got = world.token_log_probs(rows, floored)
         assert got.dtype == np.float64
         np.testing.assert_allclose(got, wanted, rtol=1e-13, atol=0)
-        np.testing.assert_allclose(world.log_prob(rows, floored), wanted.sum(axis=1), rtol=1e-13, atol=1e-13)
+        np.testing.assert_allclose(
+            world.log_prob(rows, floored), wanted.sum(axis=1), rtol=1e-13, atol=1e-13
+        )
     is_target = rows[:, 1:-1] >= 0
     np.testing.assert_array_equal(world.states(rows)[is_target], states[is_target])
 
@@ -115,7 +131,9 @@ def test_geometric_length_by_hand():
     assert world.expected_length() == pytest.approx(4, rel=1e-14)
     assert world.expected_length(1) == 1
     assert world.expected_length(3) == pytest.approx(1 + 0.75 + 0.75**2, rel=1e-14)
-    assert world.entropy() == pytest.approx(4 * (0.25 * math.log(4) - 0.75 * math.log(0.75)), rel=1e-14)
+    assert world.entropy() == pytest.approx(
+        4 * (0.25 * math.log(4) - 0.75 * math.log(0.75)), rel=1e-14
+    )
     assert world.entropy(1) == 0
     np.testing.assert_allclose(world.visits(), [1, 3], rtol=1e-14)
     np.testing.assert_array_equal(world.visits(1), [0, 0])
@@ -134,11 +152,13 @@ def test_sequences_that_hardly_ever_end_need_a_horizon(monkeypatch):
         world.entropy()
     assert world.expected_length(100) == 100
     monkeypatch.setattr(worlds, "_DENSE_STATES", 5)
-    with pytest.raises(ValueError, match=r"max_len=None takes at most 5 states, here 6; give a max_len"):
+    with pytest.raises(
+        ValueError, match=r"max_len=None takes at most 5 states, here 6; give a max_len"
+    ):
         worlds.agreement().visits()
 
 
-# ---- samples ----------------------------------------------------------------------------------------------------------
+# ---- samples -------------------------------------------------------------------------------------
 
 
 @few_examples
@@ -149,7 +169,9 @@ def test_samples_are_possible_and_well_formed(world, max_len, seed):
     inputs, targets = world.batch(rows)  # checks the layout
     assert np.isfinite(world.log_prob(rows)).all()
     assert world.validity(rows) == 1
-    assert {tuple(row) for row in rows.tolist()} <= {tuple(row) for row in all_rows(world.vocab_size, max_len).tolist()}
+    assert {tuple(row) for row in rows.tolist()} <= {
+        tuple(row) for row in all_rows(world.vocab_size, max_len).tolist()
+    }
     np.testing.assert_array_equal(rows, world.sample(50, max_len, seed))
     for row, ins, outs in zip(rows, inputs, targets):
         end = np.flatnonzero(row == 0)[-1]
@@ -173,7 +195,10 @@ def test_samples_have_the_world_s_frequencies(world):
 def test_samples_have_the_exact_mean_length_and_entropy():
     world, n = worlds.stories(), 20_000
     rows = world.sample(n, 60, seed=2)
-    for values, exact in ((-world.log_prob(rows), world.entropy(60)), ((rows >= 0).sum(axis=1) - 1, world.expected_length(60))):
+    for values, exact in (
+        (-world.log_prob(rows), world.entropy(60)),
+        ((rows >= 0).sum(axis=1) - 1, world.expected_length(60)),
+    ):
         assert abs(values.mean() - exact) < 4 * values.std() / math.sqrt(n)
 
 
@@ -189,7 +214,9 @@ class Extreme:
 
 @pytest.mark.parametrize("value", [0.0, 1 - 2.0**-53])
 def test_rounding_never_draws_an_impossible_token(value):
-    """In states far from the first, state + uniform number rounds up to the next state; and ten times .1 is below one."""
+    """In states far from the first, state + uniform number rounds up to the next state; and ten
+    times .1 is below one.
+    """
     probs = np.zeros((300, 14))
     probs[:, 2:12] = 0.1
     probs[:, 0] = 0
@@ -221,10 +248,12 @@ def test_validity_is_the_share_of_possible_rows():
     assert world.validity(np.array([[0, 1, 4, 0], [0, 1, 5, 0]])) == 0.5
 
 
-# ---- on a device ------------------------------------------------------------------------------------------------------
+# ---- on a device ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("world", [worlds.random_markov(6, 0.5, 3), worlds.agreement()], ids=["Markov", "automaton"])
+@pytest.mark.parametrize(
+    "world", [worlds.random_markov(6, 0.5, 3), worlds.agreement()], ids=["Markov", "automaton"]
+)
 def test_rows_on_a_device_stay_there_and_never_wait(world):
     rows = np.concatenate([world.sample(30, 7, 1), all_rows(6, 7)[:500]])
 
@@ -251,11 +280,13 @@ def test_rows_on_a_device_stay_there_and_never_wait(world):
     assert world.text(sd.asarray(rows)[0]) == world.text(rows[0])
 
 
-# ---- random Markov chains ---------------------------------------------------------------------------------------------
+# ---- random Markov chains ------------------------------------------------------------------------
 
 
 def matrix_of_the_reference(vocab_size, zero_fraction, seed):
-    """baselines.md in plain loops: words 0 … V−2, then the boundary; then the boundary is moved to the front."""
+    """baselines.md in plain loops: words 0 … V−2, then the boundary; then the boundary is moved to
+    the front.
+    """
     rng = np.random.RandomState(seed)
     drawn = [rng.dirichlet([0.5] * vocab_size) for _ in range(vocab_size)]
     for i in range(vocab_size - 1):
@@ -269,10 +300,15 @@ def matrix_of_the_reference(vocab_size, zero_fraction, seed):
     return matrix
 
 
-@pytest.mark.parametrize(("vocab_size", "zero_fraction", "seed"), [(20, 0.5, 7), (50, 0.9, 42), (5, 0.1, 777), (2, 1.0, 0)])
+@pytest.mark.parametrize(
+    ("vocab_size", "zero_fraction", "seed"),
+    [(20, 0.5, 7), (50, 0.9, 42), (5, 0.1, 777), (2, 1.0, 0)],
+)
 def test_random_markov_is_the_reference_s_matrix(vocab_size, zero_fraction, seed):
     world = worlds.random_markov(vocab_size, zero_fraction, seed)
-    np.testing.assert_array_equal(world.probs, matrix_of_the_reference(vocab_size, zero_fraction, seed))
+    np.testing.assert_array_equal(
+        world.probs, matrix_of_the_reference(vocab_size, zero_fraction, seed)
+    )
     assert world.is_markov
     assert (world.probs[:, 0] > 0).all()
     assert np.isfinite(world.entropy())
@@ -287,12 +323,14 @@ def test_random_markov_20_50_7_has_not_moved():
     assert world.name == "random_markov(20, 0.5, 7)"
 
 
-# ---- n-grams ----------------------------------------------------------------------------------------------------------
+# ---- n-grams -------------------------------------------------------------------------------------
 
 
 def random_corpus(seed, vocab_size):
     rng = np.random.default_rng(seed)
-    return [rng.integers(1, vocab_size, rng.integers(0, 6)).tolist() for _ in range(rng.integers(1, 8))]
+    return [
+        rng.integers(1, vocab_size, rng.integers(0, 6)).tolist() for _ in range(rng.integers(1, 8))
+    ]
 
 
 @few_examples
@@ -308,18 +346,24 @@ def test_ngram_equals_naive_counts_and_falls_back_to_suffixes(seed, n, vocab_siz
     assert world.num_states == len(contexts)
     for s, context in enumerate(contexts):
         for v in range(vocab_size):
-            assert world.probs[s, v] == pytest.approx(followers[context].count(v) / len(followers[context]), abs=1e-15)
+            assert world.probs[s, v] == pytest.approx(
+                followers[context].count(v) / len(followers[context]), abs=1e-15
+            )
             longer = (*context, v)
             suffixes = [longer[i:] for i in range(len(longer) + 1) if len(longer) - i < n]
             if v > 0:
-                assert world.next_state[s, v] == contexts.index(next(x for x in suffixes if x in followers))
+                assert world.next_state[s, v] == contexts.index(
+                    next(x for x in suffixes if x in followers)
+                )
     for sequence in corpus:
         assert np.isfinite(world.log_prob(np.array([[0, *sequence, 0, -1]]))).all()
 
 
 def test_ngram_of_a_stream_a_list_and_rows_are_one():
     wanted = worlds.ngram([[1, 2], [], [2]], 2, 3)
-    np.testing.assert_array_equal(wanted.probs, np.array([[1, 1, 1], [0, 0, 1], [1, 0, 0]]) / [[3], [1], [1]])
+    np.testing.assert_array_equal(
+        wanted.probs, np.array([[1, 1, 1], [0, 0, 1], [1, 0, 0]]) / [[3], [1], [1]]
+    )
     assert wanted.is_markov
     for tokens in (
         [0, 1, 2, 0, 0, 2, 0],
@@ -342,7 +386,9 @@ def test_unigram_and_trigram_by_hand():
 
 
 def test_from_text_by_hand():
-    """The words: the 4, cat 3, dog 2, sat 2, ran 1, don't 1; "ran" goes before "the others" by its code points."""
+    """The words: the 4, cat 3, dog 2, sat 2, ran 1, don't 1; "ran" goes before "the others" by its
+    code points.
+    """
     world = worlds.from_text("The cat sat. The dog ran!\nThe cat, the dog don't\n\nCat sat?", 5)
     assert world.words == ["", "the", "cat", "dog", "sat"]
     pairs = {
@@ -365,10 +411,12 @@ def test_from_text_by_hand():
 def test_from_text_breaks_ties_alphabetically_and_lets_cycles_end():
     world = worlds.from_text("b a b a zebra. c", 4)
     assert world.words == ["", "a", "b", "c"]
-    np.testing.assert_allclose(world.probs, [[0, 0, 0.5, 0.5], [0.5, 0, 0.5, 0], [1 / 3, 2 / 3, 0, 0], [1, 0, 0, 0]])
+    np.testing.assert_allclose(
+        world.probs, [[0, 0, 0.5, 0.5], [0.5, 0, 0.5, 0], [1 / 3, 2 / 3, 0, 0], [1, 0, 0, 0]]
+    )
 
 
-# ---- agreement and stories --------------------------------------------------------------------------------------------
+# ---- agreement and stories -----------------------------------------------------------------------
 
 
 def test_agreement_has_four_sentences():
@@ -377,7 +425,9 @@ def test_agreement_has_four_sentences():
     p = np.exp(world.log_prob(rows))
     assert len(rows) == 156
     sentences = {world.text(row): share for row, share in zip(rows, p) if share > 0}
-    assert sentences == pytest.approx({"cat sleeps": 0.3, "cats sleep": 0.2, "cat here sleeps": 0.3, "cats here sleep": 0.2})
+    assert sentences == pytest.approx(
+        {"cat sleeps": 0.3, "cats sleep": 0.2, "cat here sleeps": 0.3, "cats here sleep": 0.2}
+    )
     assert (world.next_state[:, 1:] == np.arange(6)[:, None])[world.probs[:, 1:] == 0].all()
     assert not world.is_markov
     assert world.expected_length() == pytest.approx(3.5)
@@ -423,7 +473,10 @@ def test_stories_are_a_world_with_memory_and_choice():
         ("the girl who sees the dogs reads a book", "the girl who sees the dogs read a book"),
         ("the boys in the garden sing a song", "the boys in the garden sings a song"),
         ("the dogs often sleep", "the dogs often sleeps"),
-        ("the boy sees the girls but he sings a song", "the boy sees the girls but they sing a song"),
+        (
+            "the boy sees the girls but he sings a song",
+            "the boy sees the girls but they sing a song",
+        ),
         ("the girl sees a boy and she sings a song", "the girl sees a boy and he sings a song"),
         ("the kings see a dog and read a book", "the kings see a dog and reads a book"),
         ("two cats see a boy but they sleep", "two cats see a boy but it sleeps"),
@@ -442,13 +495,15 @@ def test_stories_agree(possible, impossible):
 
 
 def test_stories_file_is_what_its_script_writes():
-    spec = importlib.util.spec_from_file_location("make_stories", Path(__file__).parents[1] / "data" / "make_stories.py")
+    spec = importlib.util.spec_from_file_location(
+        "make_stories", Path(__file__).parents[1] / "data" / "make_stories.py"
+    )
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     assert_same_world(script.build(), worlds.stories())
 
 
-# ---- files and descriptions -------------------------------------------------------------------------------------------
+# ---- files and descriptions ----------------------------------------------------------------------
 
 
 def assert_same_world(a, b):
@@ -462,7 +517,10 @@ def assert_same_world(a, b):
 def test_a_saved_world_comes_back_bit_for_bit(tmp_path_factory, world, log_p_floor):
     path = tmp_path_factory.mktemp("worlds") / "world.json"
     words = ["", *(f'é"{v}' for v in range(1, world.vocab_size))]
-    for original in (world, World(world.probs * (1 + 5e-10), world.next_state, words, "ü\n", log_p_floor)):
+    for original in (
+        world,
+        World(world.probs * (1 + 5e-10), world.next_state, words, "ü\n", log_p_floor),
+    ):
         original.save(path, overwrite=True)
         assert_same_world(worlds.load(path), original)
 
@@ -470,7 +528,10 @@ def test_a_saved_world_comes_back_bit_for_bit(tmp_path_factory, world, log_p_flo
 def test_save_overwrites_only_when_asked(tmp_path):
     path = tmp_path / "world.json"
     worlds.agreement().save(path)
-    with pytest.raises(FileExistsError, match=r"world\.json already exists; choose another name or allow overwriting"):
+    with pytest.raises(
+        FileExistsError,
+        match=r"world\.json already exists; choose another name or allow overwriting",
+    ):
         worlds.random_markov(3, 0.5, 1).save(path)
     assert worlds.load(path).name == "agreement"
     worlds.random_markov(3, 0.5, 1).save(path, overwrite=True)
@@ -520,7 +581,9 @@ def test_damaged_files_are_refused_with_a_sentence(tmp_path):
         (change("probs", {**state["probs"], "no": 0.0}), "invalid literal"),
     ):
         path.write_text(json.dumps(fields))
-        with pytest.raises(ValueError, match=rf"world\.json does not describe a world: .*({sentence})"):
+        with pytest.raises(
+            ValueError, match=rf"world\.json does not describe a world: .*({sentence})"
+        ):
             worlds.load(path)
 
 
@@ -529,7 +592,10 @@ def test_describe_says_what_the_world_is():
     assert text.splitlines()[0] == "agreement: 6 states (6 reachable), 6 tokens"
     assert "impossible moves: 75.0%; states with 4 words or more: 0" in text
     entropy = worlds.agreement().entropy()
-    assert f"entropy: {entropy:.4g} nats per sequence, perplexity {math.exp(entropy / 3.5):.4g} per token" in text
+    assert (
+        f"entropy: {entropy:.4g} nats per sequence, perplexity {math.exp(entropy / 3.5):.4g} per"
+        " token" in text
+    )
     assert "expected length: 3.5 tokens" in text
     assert len(text.splitlines()) == 9
     assert len(worlds.random_markov(4, 0.5, 0).describe().splitlines()) == 4
@@ -562,78 +628,214 @@ def test_sums_of_rows_are_made_one():
     assert world.probs.dtype == np.float64
 
 
-# ---- bad input --------------------------------------------------------------------------------------------------------
+# ---- bad input -----------------------------------------------------------------------------------
 
 HALF = [[0.5, 0.5]]
 BAD_CALLS = {
-    "probs shape": (lambda: World([0.5, 0.5], [0, 0]), ValueError, r"probs must have shape \(S,V\) .* got \(2,\)"),
-    "probs empty": (lambda: World(np.zeros((0, 2)), [[0, 0]]), ValueError, r"probs must have shape .* got \(0, 2\)"),
-    "probs one token": (lambda: World([[1.0]], [[0]]), ValueError, r"probs must have shape .* got \(1, 1\)"),
+    "probs shape": (
+        lambda: World([0.5, 0.5], [0, 0]),
+        ValueError,
+        r"probs must have shape \(S,V\) .* got \(2,\)",
+    ),
+    "probs empty": (
+        lambda: World(np.zeros((0, 2)), [[0, 0]]),
+        ValueError,
+        r"probs must have shape .* got \(0, 2\)",
+    ),
+    "probs one token": (
+        lambda: World([[1.0]], [[0]]),
+        ValueError,
+        r"probs must have shape .* got \(1, 1\)",
+    ),
     "probs text": (
         lambda: World([["a", "b"]], [[0, 0]]),
         TypeError,
         "probs must be a NumPy array or a list of numbers, got list",
     ),
-    "probs ragged": (lambda: World([[0.5, 0.5], [1]], [[0, 0]]), TypeError, "probs must be a NumPy array or a list of numbers"),
-    "probs bool": (lambda: World(np.array([[True, False]]), [[0, 0]]), TypeError, "list of numbers, got bool"),
+    "probs ragged": (
+        lambda: World([[0.5, 0.5], [1]], [[0, 0]]),
+        TypeError,
+        "probs must be a NumPy array or a list of numbers",
+    ),
+    "probs bool": (
+        lambda: World(np.array([[True, False]]), [[0, 0]]),
+        TypeError,
+        "list of numbers, got bool",
+    ),
     "probs complex": (lambda: World([[0.5j, 1]], [[0, 0]]), TypeError, "probs must be"),
-    "probs on a GPU": (lambda: World(sd.asarray([[0.5, 0.5]]), [[0, 0]]), TypeError, "probs must be a NumPy array"),
-    "probs negative": (lambda: World([[1.5, -0.5]], [[0, 0]]), ValueError, "probs must hold probabilities, got -0.5"),
-    "probs NaN": (lambda: World([[0.5, math.nan]], [[0, 0]]), ValueError, "probs must hold probabilities, got nan"),
+    "probs on a GPU": (
+        lambda: World(sd.asarray([[0.5, 0.5]]), [[0, 0]]),
+        TypeError,
+        "probs must be a NumPy array",
+    ),
+    "probs negative": (
+        lambda: World([[1.5, -0.5]], [[0, 0]]),
+        ValueError,
+        "probs must hold probabilities, got -0.5",
+    ),
+    "probs NaN": (
+        lambda: World([[0.5, math.nan]], [[0, 0]]),
+        ValueError,
+        "probs must hold probabilities, got nan",
+    ),
     "probs inf": (lambda: World([[0.5, math.inf]], [[0, 0]]), ValueError, "row 0 sums to inf"),
-    "probs sum": (lambda: World([*HALF, [0.5, 0.5 + 2e-9]], [[0, 0]] * 2), ValueError, r"row 1 sums to 1\.000000002"),
-    "endless": (lambda: World([[0.5, 0.5], [0, 1]], [[0, 1], [0, 1]]), ValueError, "from state 1 the boundary is out of reach"),
+    "probs sum": (
+        lambda: World([*HALF, [0.5, 0.5 + 2e-9]], [[0, 0]] * 2),
+        ValueError,
+        r"row 1 sums to 1\.000000002",
+    ),
+    "endless": (
+        lambda: World([[0.5, 0.5], [0, 1]], [[0, 1], [0, 1]]),
+        ValueError,
+        "from state 1 the boundary is out of reach",
+    ),
     "next_state shape": (
         lambda: World(HALF, [[0]]),
         ValueError,
         r"next_state must have the shape of probs, \(1, 2\), got \(1, 1\)",
     ),
-    "next_state floats": (lambda: World(HALF, [[0.0, 0.0]]), TypeError, "next_state must be .* integers, got list"),
-    "next_state high": (lambda: World(HALF, [[0, 1]]), ValueError, r"next_state must be in 0 … 0, got 0 … 1"),
-    "next_state low": (lambda: World(HALF, [[0, -1]]), ValueError, r"next_state must be in 0 … 0, got -1 … 0"),
-    "words number": (lambda: World(HALF, [[0, 0]], ["a"]), ValueError, "words must have 2 entries, one for every token, got 1"),
-    "words kind": (lambda: World(HALF, [[0, 0]], [1, 2]), TypeError, r"words must be a list of strings, got \[1, 2\]"),
-    "words string": (lambda: World(HALF, [[0, 0]], "ab"), TypeError, "words must be a list of strings, got 'ab'"),
+    "next_state floats": (
+        lambda: World(HALF, [[0.0, 0.0]]),
+        TypeError,
+        "next_state must be .* integers, got list",
+    ),
+    "next_state high": (
+        lambda: World(HALF, [[0, 1]]),
+        ValueError,
+        r"next_state must be in 0 … 0, got 0 … 1",
+    ),
+    "next_state low": (
+        lambda: World(HALF, [[0, -1]]),
+        ValueError,
+        r"next_state must be in 0 … 0, got -1 … 0",
+    ),
+    "words number": (
+        lambda: World(HALF, [[0, 0]], ["a"]),
+        ValueError,
+        "words must have 2 entries, one for every token, got 1",
+    ),
+    "words kind": (
+        lambda: World(HALF, [[0, 0]], [1, 2]),
+        TypeError,
+        r"words must be a list of strings, got \[1, 2\]",
+    ),
+    "words string": (
+        lambda: World(HALF, [[0, 0]], "ab"),
+        TypeError,
+        "words must be a list of strings, got 'ab'",
+    ),
     "name": (lambda: World(HALF, [[0, 0]], name=3), TypeError, "name must be a string, got 3"),
-    "floor zero": (lambda: World(HALF, [[0, 0]], log_p_floor=0), ValueError, "log_p_floor must be negative and finite, got 0"),
-    "floor inf": (lambda: World(HALF, [[0, 0]], log_p_floor=-math.inf), ValueError, "log_p_floor must be negative and finite"),
-    "floor NaN": (lambda: World(HALF, [[0, 0]], log_p_floor=math.nan), ValueError, "log_p_floor must be negative and finite"),
-    "floor text": (lambda: World(HALF, [[0, 0]], log_p_floor="-3"), TypeError, "log_p_floor must be a number, got '-3'"),
-    "markov square": (lambda: worlds.markov([[0.5, 0.5]]), ValueError, r"transitions must be square, \(V,V\), got \(1, 2\)"),
+    "floor zero": (
+        lambda: World(HALF, [[0, 0]], log_p_floor=0),
+        ValueError,
+        "log_p_floor must be negative and finite, got 0",
+    ),
+    "floor inf": (
+        lambda: World(HALF, [[0, 0]], log_p_floor=-math.inf),
+        ValueError,
+        "log_p_floor must be negative and finite",
+    ),
+    "floor NaN": (
+        lambda: World(HALF, [[0, 0]], log_p_floor=math.nan),
+        ValueError,
+        "log_p_floor must be negative and finite",
+    ),
+    "floor text": (
+        lambda: World(HALF, [[0, 0]], log_p_floor="-3"),
+        TypeError,
+        "log_p_floor must be a number, got '-3'",
+    ),
+    "markov square": (
+        lambda: worlds.markov([[0.5, 0.5]]),
+        ValueError,
+        r"transitions must be square, \(V,V\), got \(1, 2\)",
+    ),
     "markov sum": (
         lambda: worlds.markov([[0.5, 0.6]] * 2),
         ValueError,
         "transitions must have rows that sum to one, but row 0 sums",
     ),
-    "random V": (lambda: worlds.random_markov(1, 0.5, 0), ValueError, "vocab_size must be at least 2, got 1"),
-    "random V float": (lambda: worlds.random_markov(5.0, 0.5, 0), TypeError, "vocab_size must be an integer, got 5.0"),
-    "random zeros": (lambda: worlds.random_markov(5, 50, 0), ValueError, "zero_fraction must be between 0 and 1, got 50"),
+    "random V": (
+        lambda: worlds.random_markov(1, 0.5, 0),
+        ValueError,
+        "vocab_size must be at least 2, got 1",
+    ),
+    "random V float": (
+        lambda: worlds.random_markov(5.0, 0.5, 0),
+        TypeError,
+        "vocab_size must be an integer, got 5.0",
+    ),
+    "random zeros": (
+        lambda: worlds.random_markov(5, 50, 0),
+        ValueError,
+        "zero_fraction must be between 0 and 1, got 50",
+    ),
     "random zeros NaN": (
         lambda: worlds.random_markov(5, math.nan, 0),
         ValueError,
         "zero_fraction must be between 0 and 1, got nan",
     ),
-    "random zeros text": (lambda: worlds.random_markov(5, "half", 0), TypeError, "zero_fraction must be a number, got 'half'"),
+    "random zeros text": (
+        lambda: worlds.random_markov(5, "half", 0),
+        TypeError,
+        "zero_fraction must be a number, got 'half'",
+    ),
     "random seed": (
         lambda: worlds.random_markov(5, 0.5, -1),
         ValueError,
         "seed must be at least 0, got -1",
     ),
-    "random seed big": (lambda: worlds.random_markov(5, 0.5, 2**32), ValueError, "(?i)seed must be between 0 and"),
+    "random seed big": (
+        lambda: worlds.random_markov(5, 0.5, 2**32),
+        ValueError,
+        "(?i)seed must be between 0 and",
+    ),
     "n-gram n": (lambda: worlds.ngram([1], 0, 2), ValueError, "n must be at least 1, got 0"),
-    "n-gram tokens": (lambda: worlds.ngram([1, 2], 2, 2), ValueError, r"tokens must be in 0 … 1, got 1 … 2"),
-    "n-gram negative": (lambda: worlds.ngram([-2, 1], 2, 2), ValueError, r"tokens must be in 0 … 1, got -2 … 1"),
-    "n-gram −1 inside": (lambda: worlds.ngram([[1, -1, 1]], 2, 2), ValueError, r"tokens must be in 0 … 1, got -1 … 1"),
-    "n-gram floats": (lambda: worlds.ngram([1.0, 1.0], 2, 2), TypeError, "tokens must be .* integers, got list"),
-    "n-gram empty": (lambda: worlds.ngram([], 2, 2), ValueError, "tokens must hold at least one sequence, got none"),
+    "n-gram tokens": (
+        lambda: worlds.ngram([1, 2], 2, 2),
+        ValueError,
+        r"tokens must be in 0 … 1, got 1 … 2",
+    ),
+    "n-gram negative": (
+        lambda: worlds.ngram([-2, 1], 2, 2),
+        ValueError,
+        r"tokens must be in 0 … 1, got -2 … 1",
+    ),
+    "n-gram −1 inside": (
+        lambda: worlds.ngram([[1, -1, 1]], 2, 2),
+        ValueError,
+        r"tokens must be in 0 … 1, got -1 … 1",
+    ),
+    "n-gram floats": (
+        lambda: worlds.ngram([1.0, 1.0], 2, 2),
+        TypeError,
+        "tokens must be .* integers, got list",
+    ),
+    "n-gram empty": (
+        lambda: worlds.ngram([], 2, 2),
+        ValueError,
+        "tokens must hold at least one sequence, got none",
+    ),
     "n-gram text": (
         lambda: worlds.ngram("12", 2, 2),
         TypeError,
         "tokens must be a stream of ids or a list of sequences, got str",
     ),
-    "n-gram deep": (lambda: worlds.ngram([[[1]]], 2, 2), ValueError, "tokens must be a stream of ids or a list of sequences"),
-    "n-gram ragged": (lambda: worlds.ngram([1, [1]], 2, 2), TypeError, "tokens must be .* integers, got list"),
-    "n-gram mixed": (lambda: worlds.ngram([[1], 1], 2, 2), ValueError, "tokens must be a stream of ids or a list of sequences"),
+    "n-gram deep": (
+        lambda: worlds.ngram([[[1]]], 2, 2),
+        ValueError,
+        "tokens must be a stream of ids or a list of sequences",
+    ),
+    "n-gram ragged": (
+        lambda: worlds.ngram([1, [1]], 2, 2),
+        TypeError,
+        "tokens must be .* integers, got list",
+    ),
+    "n-gram mixed": (
+        lambda: worlds.ngram([[1], 1], 2, 2),
+        ValueError,
+        "tokens must be a stream of ids or a list of sequences",
+    ),
     "text little": (
         lambda: worlds.from_text("a b", 4),
         ValueError,
@@ -645,16 +847,56 @@ BAD_CALLS = {
         "text must have a line or sentence that begins with a kept",
     ),
     "text kind": (lambda: worlds.from_text(["a"], 2), TypeError, "text must be a string, got list"),
-    "sample n": (lambda: worlds.agreement().sample(0, 4), ValueError, "n must be at least 1, got 0"),
-    "sample n bool": (lambda: worlds.agreement().sample(True, 4), TypeError, "n must be an integer, got True"),
-    "sample max_len": (lambda: worlds.agreement().sample(1, 0), ValueError, "max_len must be at least 1, got 0"),
-    "sample seed": (lambda: worlds.agreement().sample(1, 4, seed=-1), ValueError, "seed must be a non-negative integer or"),
-    "sums max_len": (lambda: worlds.agreement().entropy(0), ValueError, "max_len must be at least 1, got 0"),
-    "length max_len": (lambda: worlds.agreement().expected_length(2.5), TypeError, "max_len must be an integer, got 2.5"),
-    "text of floats": (lambda: worlds.agreement().text(np.zeros(3)), TypeError, "row must be .* integers, got float64"),
-    "text of rows": (lambda: worlds.agreement().text([[0, 0]]), ValueError, "row must have one axis and tokens below 6, got 2"),
-    "text token": (lambda: worlds.agreement().text([0, 6, 0]), ValueError, "row must have one axis .*, got 1 and up to 6"),
-    "no rows": (lambda: worlds.agreement().validity(np.zeros((0, 3), int)), ValueError, "rows must hold at least one sequence"),
+    "sample n": (
+        lambda: worlds.agreement().sample(0, 4),
+        ValueError,
+        "n must be at least 1, got 0",
+    ),
+    "sample n bool": (
+        lambda: worlds.agreement().sample(True, 4),
+        TypeError,
+        "n must be an integer, got True",
+    ),
+    "sample max_len": (
+        lambda: worlds.agreement().sample(1, 0),
+        ValueError,
+        "max_len must be at least 1, got 0",
+    ),
+    "sample seed": (
+        lambda: worlds.agreement().sample(1, 4, seed=-1),
+        ValueError,
+        "seed must be a non-negative integer or",
+    ),
+    "sums max_len": (
+        lambda: worlds.agreement().entropy(0),
+        ValueError,
+        "max_len must be at least 1, got 0",
+    ),
+    "length max_len": (
+        lambda: worlds.agreement().expected_length(2.5),
+        TypeError,
+        "max_len must be an integer, got 2.5",
+    ),
+    "text of floats": (
+        lambda: worlds.agreement().text(np.zeros(3)),
+        TypeError,
+        "row must be .* integers, got float64",
+    ),
+    "text of rows": (
+        lambda: worlds.agreement().text([[0, 0]]),
+        ValueError,
+        "row must have one axis and tokens below 6, got 2",
+    ),
+    "text token": (
+        lambda: worlds.agreement().text([0, 6, 0]),
+        ValueError,
+        "row must have one axis .*, got 1 and up to 6",
+    ),
+    "no rows": (
+        lambda: worlds.agreement().validity(np.zeros((0, 3), int)),
+        ValueError,
+        "rows must hold at least one sequence",
+    ),
 }
 
 
@@ -670,11 +912,19 @@ def test_bad_input_is_refused_with_a_sentence(name):
     [
         ([[0, 1, 0]], TypeError, "rows must be a NumPy or CuPy array, got list"),
         (np.array([[0.0, 0.0]]), TypeError, "rows must be integers, got float64"),
-        (np.array([0, 1, 0]), ValueError, r"rows must have shape \(n, max_len\+1\) with max_len ≥ 1, got \(3,\)"),
+        (
+            np.array([0, 1, 0]),
+            ValueError,
+            r"rows must have shape \(n, max_len\+1\) with max_len ≥ 1, got \(3,\)",
+        ),
         (np.array([[0]]), ValueError, r"rows must have shape .* got \(1, 1\)"),
         (np.array([[0, 6, 0]]), ValueError, r"rows must be in −1 … 5, got 0 … 6"),
         (np.array([[0, -2, 0]]), ValueError, r"rows must be in −1 … 5, got -2 … 0"),
-        (np.array([[0, 0, -1], [1, 1, 0]]), ValueError, r"rows must be 0, tokens, 0, then −1 only, but row 1 is \[1, 1, 0\]"),
+        (
+            np.array([[0, 0, -1], [1, 1, 0]]),
+            ValueError,
+            r"rows must be 0, tokens, 0, then −1 only, but row 1 is \[1, 1, 0\]",
+        ),
         (np.array([[0, 1, 2]]), ValueError, "but row 0 is"),  # no end
         (np.array([[0, 0, 0]]), ValueError, "but row 0 is"),  # two ends
         (np.array([[0, 0, 1]]), ValueError, "but row 0 is"),  # goes on
@@ -685,7 +935,13 @@ def test_bad_input_is_refused_with_a_sentence(name):
 )
 def test_rows_that_are_none_are_refused(rows, error, sentence):
     world = worlds.agreement()
-    for method in (world.batch, world.states, world.token_log_probs, world.log_prob, world.validity):
+    for method in (
+        world.batch,
+        world.states,
+        world.token_log_probs,
+        world.log_prob,
+        world.validity,
+    ):
         with pytest.raises(error, match=sentence):
             method(rows)
 
@@ -695,4 +951,5 @@ def test_no_rows_are_no_error():
     assert world.log_prob(none).shape == (0,)
     assert world.token_log_probs(none).shape == (0, 3)
     assert [part.shape for part in world.batch(none)] == [(0, 3), (0, 3)]
-    assert world.log_prob(np.zeros((2, 2), np.int64)).tolist() == [0, 0]  # max_len 1: nothing is drawn
+    # max_len 1: nothing is drawn
+    assert world.log_prob(np.zeros((2, 2), np.int64)).tolist() == [0, 0]

@@ -136,7 +136,7 @@ g = grads["logits"]  # (V,V), the exact gradient
 def weighted(rows, a):
     """rows (n,T+1) of samples, a (n,T−1) or (n,1) a number for each of their tokens -> the formula above, (V,V)"""
     inputs, targets = world.batch(rows)
-    q = np.exp(mm.exact.log_softmax(model.params["logits"]))
+    q = np.exp(mm.logprob.log_softmax(model.params["logits"]))
     a, dz = np.broadcast_to(a, targets.shape), np.zeros((V, V))
     for i, t in zip(*np.nonzero(targets >= 0)):
         last, token = inputs[i, t], targets[i, t]
@@ -147,7 +147,7 @@ def weighted(rows, a):
 def costs(rows):
     """c_t = log q_t − log p_t of each token, 0 after the end -> (n,T−1)"""
     inputs, targets = world.batch(rows)
-    log_q = mm.exact.log_softmax(model.params["logits"])
+    log_q = mm.logprob.log_softmax(model.params["logits"])
     return np.where(targets >= 0, log_q[inputs, targets] - world.token_log_probs(rows, floored=True), 0)
 
 

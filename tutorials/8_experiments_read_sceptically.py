@@ -21,7 +21,7 @@ import numpy as np
 
 import lesson
 from lesson import P_COLOR, few, figure, oranges, say, show, table
-from minimixce import metrics, synthetic
+from minimixce.experiments import measures, synthetic
 
 # %% [markdown]
 # ## Four questions
@@ -63,7 +63,7 @@ def three_answers(seed, eta):
     job = synthetic.Job("", V, ZEROS, seed, "mixce", eta, protocol="paper", model="neural")
     _, trained, _ = synthetic.run(job)
     answers = frequencies, synthetic.fixed_point(frequencies, eta), trained
-    return [metrics.average_js(data.world.probs, q) for q in answers]
+    return [measures.average_js(data.world.probs, q) for q in answers]
 
 
 # %%
@@ -111,7 +111,7 @@ def mle_network(seed, **changes):
     job = synthetic.Job("", V, ZEROS, seed, "mle", 1.0, protocol="paper", model="neural")
     data = synthetic.data_of("", V, ZEROS, seed)
     learned, *_ = synthetic.fit_paper(job, data, **changes)
-    return metrics.average_js(data.world.probs, learned)
+    return measures.average_js(data.world.probs, learned)
 
 
 bare = np.mean([mle_network(seed, dropout=0.0, l2=0.0) for seed in SEEDS]) / counting[0]

@@ -15,8 +15,8 @@ import numpy as np
 
 import minimixce as mm
 from lesson import MAX_LEN, SENTENCES, VALID, sentence_probs
-from minimixce.plots import P_COLOR, Q_COLOR
-from minimixce.synthetic import fixed_point
+from minimixce.experiments.plots import P_COLOR, Q_COLOR
+from minimixce.experiments.synthetic import fixed_point
 
 PAGE = "explorer.html"
 TEMPLATE = Path(__file__).with_name("explorer_template.html")
@@ -239,7 +239,7 @@ def fixed_policy(z, tolerance=1e-10):
     log q + the cost to go − its mean; taking it off the logits, half at a time, ends where q ∝ exp(−cost to go).
     """
     for _ in range(1000):
-        q = np.exp(mm.exact.log_softmax(z))
+        q = np.exp(mm.logprob.log_softmax(z))
         ordinary = q.copy()
         ordinary[:, 0] = 0  # what goes on; a sequence makes at most MAX_LEN − 1 choices
         visits = sum(np.linalg.matrix_power(ordinary, t)[0] for t in range(MAX_LEN - 1))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import minimixce as mm
-from minimixce.plots import P_COLOR, Q_COLOR, new_figure
+from minimixce.experiments.plots import P_COLOR, Q_COLOR, new_figure
 
 FAST = "--fast" in sys.argv or bool(os.environ.get("MINIMIXCE_FAST"))  # a tenth of the work, for tests
 INVALID_COLOR = "0.9"  # the shade behind what P cannot produce

@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 import minimixce as mm
-from minimixce import backend, compare, text, world_training
+from minimixce import backend, text
+from minimixce.experiments import compare, on_worlds
 
 RESULTS = Path(__file__).parent / "results"
 TEMPERATURES, TOP_P = (0.9, 0.8, 0.7, 0.6, 0.5), (0.98, 0.95, 0.9, 0.8, 0.7)
@@ -54,13 +55,13 @@ SETTINGS = {
 
 def decoded_log_probs(logits, temperature=1.0, top_p=None):
     """log Q(·|h) of what is decoded: logits (…,V) over temperature, and all but the nucleus of probability top_p −inf."""
-    log_q = mm.exact.log_softmax(logits / temperature)
+    log_q = mm.logprob.log_softmax(logits / temperature)
     if top_p is not None:
         order = np.argsort(-log_q, axis=-1, kind="stable")
         q = np.exp(np.take_along_axis(log_q, order, axis=-1))
         outside = np.cumsum(q, axis=-1) - q >= top_p  # what comes before it already holds top_p
         outside = np.take_along_axis(outside, np.argsort(order, axis=-1), axis=-1)
-        log_q = np.where(outside, -math.inf, mm.exact.log_softmax(np.where(outside, -math.inf, log_q)))
+        log_q = np.where(outside, -math.inf, mm.logprob.log_softmax(np.where(outside, -math.inf, log_q)))
     return log_q
 
 
@@ -88,10 +89,10 @@ def world_rows(tokens):
 def run_stories(name, settings):
     """Measurements on stories(), whose P is known: whether a sampled sentence is possible is looked up."""
     world, sizes = mm.worlds.stories(), settings["sentences"]
-    max_len = world_training.horizon(world, 64)
+    max_len = on_worlds.horizon(world, 64)
     rows = {name: world.sample(sizes[name], max_len, seed) for seed, name in enumerate(("train", "held_out"))}
     seen = {row.tobytes() for row in rows["train"]}
-    held_out = world_training.RowBatches(world, rows["held_out"], 500)
+    held_out = on_worlds.RowBatches(world, rows["held_out"], 500)
 
     def measure(model, temperature=1.0, top_p=None, seed=0):
         tokens = model.generate(np.zeros((sizes["sampled"], 1), int), max_len - 1, temperature, None, top_p, 0, seed)
@@ -108,7 +109,7 @@ def run_stories(name, settings):
 
     def new(seed):
         config = mm.GPTConfig(world.vocab_size, block_size=max_len - 1, **settings["model"])
-        return mm.GPT(config, seed, "cpu"), world_training.RowBatches(world, rows["train"], settings["batch_size"], seed)
+        return mm.GPT(config, seed, "cpu"), on_worlds.RowBatches(world, rows["train"], settings["batch_size"], seed)
 
     targets = world.batch(rows["held_out"])[1] >= 0
     p = {

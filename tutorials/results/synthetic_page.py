@@ -17,7 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from minimixce import metrics, synthetic, worlds
+from minimixce import worlds
+from minimixce.experiments import measures, synthetic
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "synthetic_results.md"
@@ -57,8 +58,11 @@ def fixed_points(seed):
     rows = []
     for eta in ETAS[1:]:  # at η = 0 there is none: each row is one token
         q = synthetic.fixed_point(counting, eta)
-        measures = {"avg_js": metrics.average_js(data.world.probs, q), "avg_zeros": metrics.average_zeros(data.world.probs, q)}
-        rows.append({"seed": seed, "eta": eta, **measures})
+        found = {
+            "avg_js": measures.average_js(data.world.probs, q),
+            "avg_zeros": measures.average_zeros(data.world.probs, q),
+        }
+        rows.append({"seed": seed, "eta": eta, **found})
     return rows
 
 
@@ -94,7 +98,7 @@ def training(seed):
     job = synthetic.Job("", 20, 0.5, seed, "mle", 1.0, protocol="paper", model="neural")
     for name, changes in CHANGES.items():
         learned, _, steps, _ = synthetic.fit_paper(job, data, **changes)
-        rows.append({"seed": seed, "training": name, "avg_js": metrics.average_js(data.world.probs, learned), "steps": steps})
+        rows.append({"seed": seed, "training": name, "avg_js": measures.average_js(data.world.probs, learned), "steps": steps})
     return rows
 
 

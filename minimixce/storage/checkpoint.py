@@ -1,12 +1,12 @@
-"""Files ⇄ named arrays: the Hugging Face GPT-2 folder and the like. Knows no model class; arrays are NumPy's on return.
+"""Files ⇄ named arrays: the Hugging Face GPT-2 folder and the like. Knows no model class; arrays
+are NumPy's on return.
 
-A folder holds config.json and model.safetensors (or its shards). Nothing is pickled, and every file is written under a
-temporary name, synced and renamed, so that a crash leaves the old file or the new one, never half of one.
+A folder holds config.json and model.safetensors (or its shards). Nothing is pickled, and every file
+is written under a temporary name, synced and renamed, so that a crash leaves the old file or the
+new one, never half of one.
 """
 
-import contextlib
 import json
-import os
 import zlib
 from pathlib import Path
 
@@ -14,9 +14,11 @@ import numpy as np
 from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save as to_safetensors
 
-from .backend import to_numpy
+from ..backend import to_numpy
+from ..storage.files import read_json, write_atomically
 
-# Hugging Face's fields that change GPT-2's computation, and the values under which it is the one in gpt.py.
+# Hugging Face's fields that change GPT-2's computation, and the values under which it is the one in
+# gpt.py.
 _SUPPORTED = {
     "model_type": ("gpt2",),
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -38,37 +40,48 @@ def save_model(folder, fields, params, *, overwrite=False):
     """
     folder = Path(folder)
     if not overwrite and any((folder / name).exists() for name in ("config.json", *_WEIGHTS)):
-        raise FileExistsError(f"{folder} already holds a model; choose another folder or allow overwriting")
+        raise FileExistsError(
+            f"{folder} already holds a model; choose another folder or allow overwriting"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.ascontiguousarray(to_numpy(value)) for name, value in params.items()}
-    write_atomically(folder / "model.safetensors", to_safetensors(arrays, metadata={"format": "pt"}))
+    write_atomically(
+        folder / "model.safetensors", to_safetensors(arrays, metadata={"format": "pt"})
+    )
     write_atomically(folder / "config.json", json.dumps(fields, indent=2).encode() + b"\n")
 
 
 def load_model(folder, model_type, fields, dtype=None):
     """Read what save_model wrote -> (the config's values of `fields`, and dtype), {name: array}.
 
-    model_type is what config.json must say; fields {name: int or float} are those it must hold. dtype=None keeps float64 and
-    reads others as float32. Raises FileNotFoundError for a missing file, ValueError for a corrupt one or another model's.
+    model_type is what config.json must say; fields {name: int or float} are those it must hold.
+    dtype=None keeps float64 and reads others as float32. Raises FileNotFoundError for a missing
+    file, ValueError for a corrupt one or another model's.
     """
     path, config = _read_config(folder)
     if config.get("model_type") != model_type:
-        raise ValueError(f"{path}: model_type={config.get('model_type')!r} is not supported, only {model_type!r}")
+        raise ValueError(
+            f"{path}: model_type={config.get('model_type')!r} is not supported, only {model_type!r}"
+        )
     values = {name: _number(path, config, name, kind) for name, kind in fields.items()}
     dtype, params = _in_dtype(folder, _read_weights(folder), dtype)
     return values | {"dtype": dtype}, params
 
 
 def boundary_fields(boundary):
-    """The boundary's id (None where there is none) by the names that Hugging Face's config.json has for it."""
+    """The boundary's id (None where there is none) by the names that Hugging Face's config.json has
+    for it.
+    """
     token = None if boundary is None else int(boundary)
     return {"bos_token_id": token, "eos_token_id": token}
 
 
 def save_gpt2(folder, config, params, *, overwrite=False, boundary=None):
-    """Write config (fields as in GPTConfig) and params {name: array} as a folder that transformers opens.
+    """Write config (fields as in GPTConfig) and params {name: array} as a folder that transformers
+    opens.
 
-    `boundary` becomes bos_token_id and eos_token_id. Raises FileExistsError where a model is, unless overwrite=True.
+    `boundary` becomes bos_token_id and eos_token_id. Raises FileExistsError where a model is,
+    unless overwrite=True.
     """
     fields = {
         "model_type": "gpt2",
@@ -87,19 +100,30 @@ def save_gpt2(folder, config, params, *, overwrite=False, boundary=None):
         **boundary_fields(boundary),
         "dtype": config.dtype,
     }
-    save_model(folder, fields, {f"transformer.{name}": value for name, value in params.items()}, overwrite=overwrite)
+    save_model(
+        folder,
+        fields,
+        {f"transformer.{name}": value for name, value in params.items()},
+        overwrite=overwrite,
+    )
 
 
 def load_gpt2(folder, dtype=None):
-    """Read a GPT-2 folder -> (fields of GPTConfig, {name: array}). dtype=None keeps float64 and reads others as float32.
+    """Read a GPT-2 folder -> (fields of GPTConfig, {name: array}). dtype=None keeps float64 and
+    reads others as float32.
 
-    Raises FileNotFoundError for a missing file, ValueError for a corrupt one or a config that gpt.py does not compute.
+    Raises FileNotFoundError for a missing file, ValueError for a corrupt one or a config that
+    gpt.py does not compute.
     """
     path, config = _read_config(folder)
     for name, allowed in _SUPPORTED.items():
         if config.get(name, allowed[0]) not in allowed:
-            raise ValueError(f"{path}: {name}={config[name]!r} is not supported, only {allowed[0]!r}")
-    positions = "n_ctx" if config.get("n_positions") is None and "n_ctx" in config else "n_positions"
+            raise ValueError(
+                f"{path}: {name}={config[name]!r} is not supported, only {allowed[0]!r}"
+            )
+    positions = (
+        "n_ctx" if config.get("n_positions") is None and "n_ctx" in config else "n_positions"
+    )
     sizes = {}
     for name in ("vocab_size", positions, "n_layer", "n_head", "n_embd"):
         sizes["block_size" if name == positions else name] = _number(path, config, name, int)
@@ -107,15 +131,27 @@ def load_gpt2(folder, dtype=None):
         raise ValueError(f"{path}: n_inner={config['n_inner']!r} is not supported, only 4·n_embd")
     rates = [config.get(name, 0.1) for name in ("embd_pdrop", "attn_pdrop", "resid_pdrop")]
     if not all(isinstance(rate, (int, float)) for rate in rates) or len(set(rates)) > 1:
-        raise ValueError(f"{path}: embd_pdrop, attn_pdrop and resid_pdrop must be one number, got {rates}")
+        raise ValueError(
+            f"{path}: embd_pdrop, attn_pdrop and resid_pdrop must be one number, got {rates}"
+        )
 
     tensors = _read_weights(folder, prefix="transformer.")
     head = tensors.pop("lm_head.weight", None)
     if head is not None and not np.array_equal(head, tensors.get("wte.weight")):
-        raise ValueError(f"{folder}: lm_head.weight differs from wte.weight; an untied output projection is not supported")
-    params = {name: value for name, value in tensors.items() if not name.endswith((".attn.bias", ".attn.masked_bias"))}
+        raise ValueError(
+            f"{folder}: lm_head.weight differs from wte.weight; an untied output projection is not"
+            " supported"
+        )
+    params = {
+        name: value
+        for name, value in tensors.items()
+        if not name.endswith((".attn.bias", ".attn.masked_bias"))
+    }
     if sizes["n_layer"] > len(params):  # so that nobody lists the weights of a billion layers
-        raise ValueError(f"{folder}: config.json says n_layer={sizes['n_layer']}, but there are only {len(params)} weights")
+        raise ValueError(
+            f"{folder}: config.json says n_layer={sizes['n_layer']}, but there are only"
+            f" {len(params)} weights"
+        )
     dtype, params = _in_dtype(folder, params, dtype)
     return sizes | {"dropout": float(rates[0]), "dtype": dtype}, params
 
@@ -134,7 +170,9 @@ def _number(path, config, name, kind):
         raise ValueError(f"{path} lacks {name}")
     value = config[name]
     if isinstance(value, bool) or not isinstance(value, (int, kind)):
-        raise ValueError(f"{path}: {name} must be {'an integer' if kind is int else 'a number'}, got {value!r}")
+        raise ValueError(
+            f"{path}: {name} must be {'an integer' if kind is int else 'a number'}, got {value!r}"
+        )
     return value
 
 
@@ -154,9 +192,13 @@ def _in_dtype(folder, params, dtype):
     """dtype, or where it is None the one that loses nothing, and params in it."""
     for name, value in params.items():
         if value.dtype.kind != "f":
-            raise ValueError(f"{folder}: {name} is {value.dtype}, but weights must be floating point")
+            raise ValueError(
+                f"{folder}: {name} is {value.dtype}, but weights must be floating point"
+            )
     if dtype is None:
-        dtype = "float64" if any(value.dtype == np.float64 for value in params.values()) else "float32"
+        dtype = (
+            "float64" if any(value.dtype == np.float64 for value in params.values()) else "float32"
+        )
     return dtype, {name: value.astype(dtype) for name, value in params.items()}
 
 
@@ -166,12 +208,17 @@ def _weight_files(folder):
     index = folder / "model.safetensors.index.json"
     if index.exists():
         shards = read_json(index).get("weight_map")
-        inside = isinstance(shards, dict) and all(isinstance(n, str) and Path(n).name == n for n in shards.values())
+        inside = isinstance(shards, dict) and all(
+            isinstance(n, str) and Path(n).name == n for n in shards.values()
+        )
         if not inside or not shards:
             raise ValueError(f"{index} names no weight files beside it")
         return [folder / name for name in sorted(set(shards.values()))]
     if (folder / "pytorch_model.bin").exists():
-        raise ValueError(f"{folder} holds only pytorch_model.bin, a pickle; save it from transformers as safetensors first")
+        raise ValueError(
+            f"{folder} holds only pytorch_model.bin, a pickle; save it from transformers as"
+            " safetensors first"
+        )
     raise FileNotFoundError(f"{folder} holds no model.safetensors")
 
 
@@ -186,7 +233,15 @@ def read_safetensors(path):
     return {name: _to_array(path, name, entry) for name, entry in entries}
 
 
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"}
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "U8": "u1",
+    "BOOL": "?",
+}
 
 
 def _to_array(path, name, entry):
@@ -194,18 +249,27 @@ def _to_array(path, name, entry):
         bits = np.frombuffer(entry["data"], "<u2").astype("<u4") << 16
         return bits.view("<f4").reshape(entry["shape"])
     if entry["dtype"] not in _DTYPES:
-        raise ValueError(f"{path}: tensor {name} has dtype {entry['dtype']}, which is not supported")
+        raise ValueError(
+            f"{path}: tensor {name} has dtype {entry['dtype']}, which is not supported"
+        )
     return np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
 
 
 def save_state(path, arrays, info):
     """Replace `path` atomically by one safetensors file with {name: array} and a JSON-able dict."""
-    arrays, info = {name: np.ascontiguousarray(to_numpy(value)) for name, value in arrays.items()}, json.dumps(info)
-    write_atomically(path, to_safetensors(arrays, metadata={"info": info, "checksum": _checksum(arrays, info)}))
+    arrays, info = (
+        {name: np.ascontiguousarray(to_numpy(value)) for name, value in arrays.items()},
+        json.dumps(info),
+    )
+    write_atomically(
+        path, to_safetensors(arrays, metadata={"info": info, "checksum": _checksum(arrays, info)})
+    )
 
 
 def load_state(path):
-    """What save_state wrote -> ({name: NumPy array}, info). Raises FileNotFoundError or ValueError, also for changed bytes."""
+    """What save_state wrote -> ({name: NumPy array}, info). Raises FileNotFoundError or ValueError,
+    also for changed bytes.
+    """
     arrays = read_safetensors(path)
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
@@ -224,47 +288,19 @@ def _checksum(arrays, info):
 
 
 def check_shapes(folder, expected, params):
-    """Raise ValueError unless params {name: array} has exactly the names and shapes of expected {name: shape}."""
+    """Raise ValueError unless params {name: array} has exactly the names and shapes of expected
+    {name: shape}.
+    """
     if missing := sorted(expected.keys() - params.keys()):
-        raise ValueError(f"{folder} lacks the weights {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}")
+        raise ValueError(
+            f"{folder} lacks the weights {', '.join(missing[:3])}{' …' if len(missing) > 3 else ''}"
+        )
     if extra := sorted(params.keys() - expected.keys()):
-        raise ValueError(f"{folder} holds unknown weights {', '.join(extra[:3])}{' …' if len(extra) > 3 else ''}")
+        raise ValueError(
+            f"{folder} holds unknown weights {', '.join(extra[:3])}{' …' if len(extra) > 3 else ''}"
+        )
     for name, shape in expected.items():
         if params[name].shape != shape:
-            raise ValueError(f"{folder}: {name} has shape {params[name].shape}, but config.json says {shape}")
-
-
-def read_json(path):
-    """A JSON object from a file, or FileNotFoundError, or ValueError that names the file."""
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a JSON file ({error})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} must hold a JSON object, got a {type(value).__name__}")
-    return value
-
-
-def write_atomically(path, data):
-    """Write bytes to `path` so that a crash at any moment leaves the old file or the new one."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(path)  # a full disk names no file, and nobody asked for the temporary one
-        raise
-    with contextlib.suppress(OSError):  # the new name lasts once the folder is written, where a system can say so
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            raise ValueError(
+                f"{folder}: {name} has shape {params[name].shape}, but config.json says {shape}"
+            )

@@ -1,8 +1,9 @@
-"""Training and comparing on worlds: batches of sampled sequences, objectives that need P, and measures of fit.
+"""Training and comparing on worlds: batches of sampled sequences, objectives that need P, and
+measures of fit.
 
-Token objectives (mle, mixce, tailr, …) see samples only. Objectives over sequences take their forward part from the samples
-of the batch and their reverse part from P itself: exactly where all sequences can be listed, else by RLOO with fresh samples
-of Q.
+Token objectives (mle, mixce, tailr, …) see samples only. Objectives over sequences take their
+forward part from the samples of the batch and their reverse part from P itself: exactly where all
+sequences can be listed, else by RLOO with fresh samples of Q.
 """
 
 import functools
@@ -12,16 +13,35 @@ import zlib
 import numpy as np
 from tqdm import tqdm
 
-from . import backend, estimators, exact, objectives, text, worlds
-from .backend import to_numpy
+from .. import backend, estimators, exact, objectives, text, worlds
+from ..backend import to_numpy
+from ..storage import validate
 
-SEQUENCE_OBJECTIVES = ("forward_ce", "reverse_ce", "mixce_star", "forward_kl", "reverse_kl", "two_kls", "js", "overlap")
-_DATA, _MEASURE = 1, 2  # tags that keep the random numbers of data and of measures apart, whatever the seeds
-_LISTED = 20_000  # sequences up to which the reverse part of a step is exact; a measurement may take a hundred times as many
+SEQUENCE_OBJECTIVES = (
+    "forward_ce",
+    "reverse_ce",
+    "mixce_star",
+    "forward_kl",
+    "reverse_kl",
+    "two_kls",
+    "js",
+    "overlap",
+)
+
+
+# tags that keep the random numbers of data and of measures apart, whatever the seeds
+_DATA, _MEASURE = 1, 2
+
+
+# sequences up to which the reverse part of a step is exact; a measurement may take a hundred times
+# as many
+_LISTED = 20_000
 
 
 def open_world(name):
-    """ "agreement", "stories", "random:V:ZEROS:SEED" (worlds.random_markov) or a JSON file that World.save wrote -> World."""
+    """ "agreement", "stories", "random:V:ZEROS:SEED" (worlds.random_markov) or a JSON file that
+    World.save wrote -> World.
+    """
     if name in ("agreement", "stories"):
         return getattr(worlds, name)()
     if name.startswith("random:"):
@@ -29,44 +49,62 @@ def open_world(name):
             vocab_size, zeros, seed = name.split(":")[1:]
             numbers = int(vocab_size), float(zeros), int(seed)
         except ValueError:
-            raise ValueError(f"world must be random:VOCABULARY:ZEROS:SEED, as random:20:0.5:7, got {name!r}") from None
+            raise ValueError(
+                f"world must be random:VOCABULARY:ZEROS:SEED, as random:20:0.5:7, got {name!r}"
+            ) from None
         return worlds.random_markov(*numbers)
     if not name.endswith(".json"):
-        raise ValueError(f"world must be agreement, stories, random:VOCABULARY:ZEROS:SEED or a .json file, got {name!r}")
+        raise ValueError(
+            "world must be agreement, stories, random:VOCABULARY:ZEROS:SEED or a .json file, got"
+            f" {name!r}"
+        )
     return worlds.load(name)
 
 
 def horizon(world, most):
-    """One more than the length of the longest of 10,000 sampled sequences, so that their end is drawn and learnt, not forced;
-    at most `most`."""
+    """One more than the length of the longest of 10,000 sampled sequences, so that their end is
+    drawn and learnt, not forced; at most `most`.
+    """
     rows = world.sample(10_000, most, seed=0)
     return min(most, int((rows >= 0).sum(axis=1).max()))
 
 
 class WorldCorpus(text.Corpus):
-    """Sequences that a world sampled, in a corpus's place: the streams of both splits, and .world, .max_len, .rows and
-    .held_out, the rows they come from. The same in every run, whatever its seed."""
+    """Sequences that a world sampled, in a corpus's place: the streams of both splits, and .world,
+    .max_len, .rows and .held_out, the rows they come from. The same in every run, whatever its
+    seed.
+    """
 
     def fingerprint(self):
         """As a corpus's, and of the world itself, since objectives and measures look at it."""
         found = super().fingerprint()
-        for array in (self.world.probs, self.world.next_state, np.array([self.world.log_p_floor, self.max_len])):
+        for array in (
+            self.world.probs,
+            self.world.next_state,
+            np.array([self.world.log_p_floor, self.max_len]),
+        ):
             found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)
         return found
 
 
 def load_corpus(name, sequences, max_len, most):
-    """The corpus of a world (open_world): `sequences` to train on, a tenth more to validate; max_len None: see horizon."""
+    """The corpus of a world (open_world): `sequences` to train on, a tenth more to validate;
+    max_len None: see horizon.
+    """
     if sequences < 10:
         raise ValueError(f"sequences must be at least 10, got {sequences}")
     world = open_world(name)
     max_len = horizon(world, most) if max_len is None else max_len
     if not 2 <= max_len <= most:
-        raise ValueError(f"max_len must be at least 2 and at most block_size + 1 = {most}, got {max_len}")
+        raise ValueError(
+            f"max_len must be at least 2 and at most block_size + 1 = {most}, got {max_len}"
+        )
     rows, held_out = (
-        world.sample(n, max_len, np.random.default_rng([_DATA, k])) for k, n in enumerate((sequences, sequences // 10))
+        world.sample(n, max_len, np.random.default_rng([_DATA, k]))
+        for k, n in enumerate((sequences, sequences // 10))
     )
-    streams = (np.append(part[:, :-1][part[:, 1:] >= 0], 0) for part in (rows, held_out))  # each row up to its end, then b
+    # each row up to its end, then b
+    streams = (np.append(part[:, :-1][part[:, 1:] >= 0], 0) for part in (rows, held_out))
     corpus = WorldCorpus(*streams, text.WordTokenizer(world.words[1:]), True)
     corpus.world, corpus.max_len, corpus.rows, corpus.held_out = world, max_len, rows, held_out
     return corpus
@@ -85,7 +123,9 @@ class RowBatches:
 
     def __getitem__(self, k):
         if self.seed is not None:
-            chosen = np.random.default_rng([self.seed, k]).integers(0, len(self.rows), self.batch_size)
+            chosen = np.random.default_rng([self.seed, k]).integers(
+                0, len(self.rows), self.batch_size
+            )
             return self.world.batch(self.rows[chosen])
         if not 0 <= k < len(self):
             raise IndexError(k)
@@ -98,7 +138,9 @@ class RowBatches:
 
 
 def is_listed(world, max_len, most=_LISTED):
-    """Whether the space has at most `most` sequences; by default: whether the reverse part of a training step is exact."""
+    """Whether the space has at most `most` sequences; by default: whether the reverse part of a
+    training step is exact.
+    """
     return max_len < 1000 and exact.num_sequences(world.vocab_size, max_len) <= most
 
 
@@ -107,31 +149,47 @@ def how(name, world, max_len, samples):
     if name == "forward_ce" or name == "forward_kl":
         return "from samples of P"
     if is_listed(world, max_len):
-        return f"reverse part exact, over {exact.num_sequences(world.vocab_size, max_len):,} sequences"
+        return (
+            f"reverse part exact, over {exact.num_sequences(world.vocab_size, max_len):,} sequences"
+        )
     return f"reverse part by RLOO with {samples} samples of Q a step"
 
 
-_FORWARD_SHARE = {"forward_ce": 1.0, "forward_kl": 1.0, "reverse_ce": 0.0, "reverse_kl": 0.0, "js": 0.0, "overlap": 0.0}
+_FORWARD_SHARE = {
+    "forward_ce": 1.0,
+    "forward_kl": 1.0,
+    "reverse_ce": 0.0,
+    "reverse_kl": 0.0,
+    "js": 0.0,
+    "overlap": 0.0,
+}
 
 
 def sequence_step(name, world, max_len, *, eta=0.5, samples=64, seed=0):
-    """step(model, batch) -> loss, grads for minimixce.fit: an objective of SEQUENCE_OBJECTIVES in nats per sequence.
+    """step(model, batch) -> loss, grads for minimixce.fit: an objective of SEQUENCE_OBJECTIVES in
+    nats per sequence.
 
-    Where the space is listed, js and overlap, which have no part from samples alone, are exact as a whole. Where it is not,
-    the reverse part is RLOO with `samples` fresh samples of Q, drawn by `seed` and the number of the batch alone, so that a
-    resumed run draws what an undisturbed one would; the loss of js is then its Q part alone, and overlap raises ValueError. The
-    model is used without dropout.
+    Where the space is listed, js and overlap, which have no part from samples alone, are exact as a
+    whole. Where it is not, the reverse part is RLOO with `samples` fresh samples of Q, drawn by
+    `seed` and the number of the batch alone, so that a resumed run draws what an undisturbed one
+    would; the loss of js is then its Q part alone, and overlap raises ValueError. The model is used
+    without dropout.
     """
     if name not in SEQUENCE_OBJECTIVES:
         raise ValueError(f"objective must be one of {', '.join(SEQUENCE_OBJECTIVES)}, got {name!r}")
-    objectives.check_ratio("eta", eta)
+    validate.check_ratio("eta", eta)
     if samples < 2:
         raise ValueError(f"samples must be at least 2, got {samples}")
     if name == "overlap" and not is_listed(world, max_len):
-        raise ValueError(f"{name} is exact only, and horizon {max_len} has too many sequences to list; choose a shorter one")
+        raise ValueError(
+            f"{name} is exact only, and horizon {max_len} has too many sequences to list; choose a"
+            " shorter one"
+        )
     if name == "js" and not 0 < eta < 1:
         raise ValueError(f"eta must be above 0 and below 1 for js, which is zero there, got {eta}")
-    return functools.partial(_step, name=name, world=world, max_len=max_len, eta=eta, samples=samples, seed=seed)
+    return functools.partial(
+        _step, name=name, world=world, max_len=max_len, eta=eta, samples=samples, seed=seed
+    )
 
 
 def _step(model, batch, *, number=0, name, world, max_len, eta, samples, seed):
@@ -139,7 +197,8 @@ def _step(model, batch, *, number=0, name, world, max_len, eta, samples, seed):
     share, loss, grads = _FORWARD_SHARE.get(name, eta), 0.0, {}
     if share > 0:
         logits, cache = model.forward(inputs)
-        loss, dlogits = objectives.mle(logits, targets, normalizer=len(inputs))  # per sequence, not per token
+        # per sequence, not per token
+        loss, dlogits = objectives.mle(logits, targets, normalizer=len(inputs))
         entropy = world.entropy(max_len) if name in ("forward_kl", "two_kls") else 0.0
         loss, grads = share * (loss - entropy), model.backward(share * dlogits, cache)
     if share < 1:
@@ -152,9 +211,17 @@ def _step(model, batch, *, number=0, name, world, max_len, eta, samples, seed):
 def _reverse_part(model, number, name, world, max_len, eta, samples, seed):
     objective = {"two_kls": "reverse_kl", "mixce_star": "reverse_ce"}.get(name, name)
     if is_listed(world, max_len):
-        return exact.loss_and_grads(model, world, max_len, objective=objective, eta=eta, progress=False)
+        return exact.loss_and_grads(
+            model, world, max_len, objective=objective, eta=eta, progress=False
+        )
     drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    return estimators.rloo(model, world, estimators.sample(model, samples, max_len, drawn), objective=objective, eta=eta)
+    return estimators.rloo(
+        model,
+        world,
+        estimators.sample(model, samples, max_len, drawn),
+        objective=objective,
+        eta=eta,
+    )
 
 
 MEASURES = {  # name: (heading, format)
@@ -170,10 +237,12 @@ MEASURES = {  # name: (heading, format)
 
 
 def measure(model, world, max_len, samples=10_000, seed=0):
-    """MEASURES of a model in nats per sequence -> dict of floats, with "exact": True, or False and standard errors name_se.
+    """MEASURES of a model in nats per sequence -> dict of floats, with "exact": True, or False and
+    standard errors name_se.
 
-    Exact where two million sequences list the space; else forward_ce from `samples` samples of P, the rest from as many of Q
-    with exact log P (floored: R = finite part − log_p_floor · impossible tokens).
+    Exact where two million sequences list the space; else forward_ce from `samples` samples of P,
+    the rest from as many of Q with exact log P (floored: R = finite part − log_p_floor · impossible
+    tokens).
     """
     if is_listed(world, max_len, 100 * _LISTED):
         found = exact.measure(model, world, max_len)
@@ -182,9 +251,14 @@ def measure(model, world, max_len, samples=10_000, seed=0):
     of_p = xp.asarray(world.sample(samples, max_len, np.random.default_rng([_MEASURE, seed])))
     rng = backend.rng(int(np.random.SeedSequence([_MEASURE, seed]).generate_state(1)[0]), xp)
     for _ in tqdm(range(-(-samples // 500)), desc="sampling", delay=1, leave=False, disable=None):
-        groups.append(estimators.sample(model, 500, max_len, rng))  # in groups: each keeps keys and values of all its rows
+        # in groups: each keeps keys and values of all its rows
+        groups.append(estimators.sample(model, 500, max_len, rng))
     of_q = xp.concatenate(groups)[:samples]
-    log_q, true, floored = (exact.log_prob(model, of_q), world.token_log_probs(of_q), world.token_log_probs(of_q, floored=True))
+    log_q, true, floored = (
+        exact.log_prob(model, of_q),
+        world.token_log_probs(of_q),
+        world.token_log_probs(of_q, floored=True),
+    )
     impossible = (true == -math.inf).sum(axis=1)
     reverse = -floored.sum(axis=1)
     summands = {
@@ -198,9 +272,16 @@ def measure(model, world, max_len, samples=10_000, seed=0):
     }
     summands = {name: to_numpy(values).astype(float) for name, values in summands.items()}
     found = {name: float(values.mean()) for name, values in summands.items()}
-    found |= {f"{name}_se": float(values.std(ddof=1) / math.sqrt(samples)) for name, values in summands.items()}
+    found |= {
+        f"{name}_se": float(values.std(ddof=1) / math.sqrt(samples))
+        for name, values in summands.items()
+    }
     entropy = world.entropy(max_len)
-    found |= {"forward_kl": found["forward_ce"] - entropy, "forward_kl_se": found["forward_ce_se"], "exact": False}
+    found |= {
+        "forward_kl": found["forward_ce"] - entropy,
+        "forward_kl_se": found["forward_ce_se"],
+        "exact": False,
+    }
     return found
 
 
@@ -219,6 +300,10 @@ def describe(row, world):
     lines = []
     for name, label in names.items():
         error = f" ± {row[name + '_se']:.5f}" if name + "_se" in row else ""
-        price = f" (each floored at {-world.log_p_floor:.2f} nats)" if name == "impossible_tokens" else ""
+        price = (
+            f" (each floored at {-world.log_p_floor:.2f} nats)"
+            if name == "impossible_tokens"
+            else ""
+        )
         lines.append(f"{label:<26}{row[name]:.5f}{error}{price}")
     return lines

@@ -4,23 +4,26 @@ import re
 
 import numpy as np
 
-from .backend import add_rows, to_numpy
-from .layers import softmax_forward
+from ..backend import add_rows, to_numpy
+from ..layers import softmax_forward
 
 
 def ngram_cross_entropy(train, validation, n, vocab_size):
-    """Nats per token of an interpolated Witten–Bell n-gram model: the counting baseline for a character model.
+    """Nats per token of an interpolated Witten–Bell n-gram model: the counting baseline for a
+    character model.
 
-    P_k(w|h) = (c(hw) + T(h) P_{k−1}(w|h′)) / (c(h) + T(h)), where T(h) is the number of different tokens seen after the
-    context h, h′ drops its oldest token, and P_0 = 1/V (Witten & Bell 1991). train, validation: ids (n,); every validation
-    token but the first is a target.
+    P_k(w|h) = (c(hw) + T(h) P_{k−1}(w|h′)) / (c(h) + T(h)), where T(h) is the number of different
+    tokens seen after the context h, h′ drops its oldest token, and P_0 = 1/V (Witten & Bell 1991).
+    train, validation: ids (n,); every validation token but the first is a target.
     """
     targets = validation[1:].astype(np.int64)
     prob = np.full(len(targets), 1 / vocab_size)
     for length in range(n):  # of the context
         seen_context, seen_next = _contexts(train, length, vocab_size), train[1:].astype(np.int64)
         pairs, pair_counts = np.unique(seen_context * vocab_size + seen_next, return_counts=True)
-        contexts, first, kinds = np.unique(pairs // vocab_size, return_index=True, return_counts=True)
+        contexts, first, kinds = np.unique(
+            pairs // vocab_size, return_index=True, return_counts=True
+        )
         context_counts = np.add.reduceat(pair_counts, first)
         context = _contexts(validation, length, vocab_size)
         c_pair = _look_up(pairs, pair_counts, context * vocab_size + targets)
@@ -31,7 +34,9 @@ def ngram_cross_entropy(train, validation, n, vocab_size):
 
 
 def _contexts(tokens, length, vocab_size):
-    """One integer for the `length` tokens before each target; boundaries stand before the beginning."""
+    """One integer for the `length` tokens before each target; boundaries stand before the
+    beginning.
+    """
     padded = np.concatenate([np.zeros(max(length - 1, 0), np.int64), tokens[:-1].astype(np.int64)])
     code = np.zeros(len(tokens) - 1, np.int64)
     for i in range(length):
@@ -46,8 +51,9 @@ def _look_up(keys, values, wanted):
 
 
 def diversity(ids, longest=4):
-    """Distinct n-grams over all n-grams of a text (n,), n = 1 … 4 pooled; n-grams with n > 2 of one repeated token are left
-    out. 1 is no repetition at all; NaN for an empty text."""
+    """Distinct n-grams over all n-grams of a text (n,), n = 1 … 4 pooled; n-grams with n > 2 of one
+    repeated token are left out. 1 is no repetition at all; NaN for an empty text.
+    """
     ids, distinct, total = np.asarray(ids), 0, 0
     for n in range(1, min(longest, len(ids)) + 1):
         grams = np.lib.stride_tricks.sliding_window_view(ids, n)
@@ -59,7 +65,8 @@ def diversity(ids, longest=4):
 
 
 def repetition(ids, times=3):
-    """(share of a text (n,) inside phrases repeated three or more times in a row, length of the longest such phrase or 0).
+    """(share of a text (n,) inside phrases repeated three or more times in a row, length of the
+    longest such phrase or 0).
 
     A phrase of length L stands `times` in a row where x_i = x_{i+L} for (times−1)·L consecutive i.
     """
@@ -71,7 +78,9 @@ def repetition(ids, times=3):
         for start, end in zip(starts, ends):
             if end - start >= (times - 1) * length:
                 # A phrase that is itself a repeated shorter one does not count as longer.
-                longest = max(longest, length) if not inside[start : end + length].all() else longest
+                longest = (
+                    max(longest, length) if not inside[start : end + length].all() else longest
+                )
                 inside[start : end + length] = True
     return (float(inside.mean()) if len(ids) else float("nan")), longest
 
@@ -82,8 +91,9 @@ def words(text):
 
 
 def word_validity(texts, vocabulary):
-    """Share of the words of `texts` that are in the set `vocabulary`; a text's first and last word may be cut off and are
-    left out. NaN without words."""
+    """Share of the words of `texts` that are in the set `vocabulary`; a text's first and last word
+    may be cut off and are left out. NaN without words.
+    """
     inner = [word for text in texts for word in words(text)[1:-1]]
     return sum(word in vocabulary for word in inner) / len(inner) if inner else float("nan")
 
@@ -94,14 +104,16 @@ def mean_and_deviation(values):
 
 
 def average_js(gold, learned):
-    """avg. JS of two transition matrices (V,V), start rows included: the Jensen–Shannon divergence of each pair of rows
-    (nats, equal weights), mean over rows."""
+    """avg. JS of two transition matrices (V,V), start rows included: the Jensen–Shannon divergence
+    of each pair of rows (nats, equal weights), mean over rows.
+    """
     middle = (gold + learned) / 2
 
     def kl(p):
         return (p * np.log(np.where(p > 0, p, 1) / np.where(p > 0, middle, 1))).sum(axis=1)
 
-    return max(0.0, float((kl(gold) + kl(learned)).mean() / 2))  # rounding can take a zero below zero
+    # rounding can take a zero below zero
+    return max(0.0, float((kl(gold) + kl(learned)).mean() / 2))
 
 
 def average_zeros(gold, learned):
@@ -113,8 +125,9 @@ def average_zeros(gold, learned):
 def transition_matrix(model, world=None, samples=2000, max_len=None, seed=0):
     """Q's next-token distribution after each last token -> (V,V) on the host, row 0 the start.
 
-    For a bigram it is Q itself. For a model with memory, Q(·|h) is averaged over the prefixes h of `samples` sequences of
-    `world`, by their last token; a token that never comes before another keeps a row of zeros.
+    For a bigram it is Q itself. For a model with memory, Q(·|h) is averaged over the prefixes h of
+    `samples` sequences of `world`, by their last token; a token that never comes before another
+    keeps a row of zeros.
     """
     V = model.config.vocab_size
     if world is None:

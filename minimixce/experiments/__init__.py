@@ -1,0 +1,1 @@
+"""Experiments: comparisons, worlds, measures, figures."""

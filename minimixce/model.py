@@ -1,0 +1,225 @@
+"""What every language model of the package shares: its interface, its checks, and sampling."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from . import backend
+from .backend import array_module
+from .kv import positions
+from .layers import softmax_forward
+from .storage import checkpoint
+
+
+def check_config(config):
+    """Raise ValueError or TypeError, naming the field, unless every integer of a config is at least
+    1, its dropout a rate and its dtype one that models have.
+    """
+    for field in dataclasses.fields(config):
+        name, value = field.name, getattr(config, field.name)
+        if field.type is int:
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+                raise TypeError(f"{name} must be an integer, got {value!r}")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+            object.__setattr__(config, name, int(value))  # NumPy's integers do not go into JSON
+        elif name == "dropout":
+            if not isinstance(value, (int, float, np.number)) or not 0 <= value < 1:
+                raise ValueError(f"dropout must be at least 0 and below 1, got {value!r}")
+            object.__setattr__(config, name, float(value))
+        elif name == "dtype" and value not in ("float32", "float64"):
+            raise ValueError(f'dtype must be "float32" or "float64", got {value!r}')
+
+
+CACHE_HAS_SERVED = "this cache has served a backward already; run forward again for a fresh one"
+
+
+class LanguageModel:
+    """What every model shares, so that training, generation and the exact sums work with any of
+    them.
+
+    A model has `.params` {name: array} and `.config` (vocab_size, block_size, n_layer, dropout,
+    dtype), and two methods of its own, extend_forward and extend_backward, which continue sequences
+    after a past and differentiate that. Whatever else is asked of a model is made of these two.
+    """
+
+    @property
+    def num_params(self):
+        """How many numbers the parameters hold."""
+        return sum(p.size for p in self.params.values())
+
+    @property
+    def xp(self):
+        """The array module of the device this model lives on."""
+        return array_module(next(iter(self.params.values())))
+
+    def forward(self, tokens, training=False, rng=None):
+        """tokens: ids (B,T) or soft one-hots (B,T,V), T ≤ config.block_size -> logits (B,T,V),
+        cache.
+
+        logits[:, t] predict token t+1. Dropout acts only with training=True and then needs `rng`.
+        """
+        logits, _, cache = self.extend_forward(tokens, None, training, rng)
+        return logits, cache
+
+    def backward(self, dlogits, cache, grads=None):
+        """dlogits (B,T,V) -> grads {name: array} with exactly the keys of params; adds into `grads`
+        if given.
+        """
+        _, _, grads = self.extend_backward(dlogits, None, cache, grads)
+        return grads
+
+    def generate(
+        self, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop=None, seed=0
+    ):
+        """Sample continuations: prompt ids (B,T0) -> (B,T0+max_new_tokens) int64.
+
+        temperature 0 takes the likeliest token; top_k keeps the k likeliest, top_p the smallest set
+        of likeliest tokens that holds probability p. A row that met the token `stop` is filled with
+        it. The past is kept from token to token; when it fills the window, the last block_size//2
+        tokens are kept and recomputed. `seed` is an integer or a backend.rng generator.
+        """
+        tokens = list(self.stream(prompt, max_new_tokens, temperature, top_k, top_p, stop, seed))
+        return array_module(prompt).concatenate(
+            [prompt.astype("int64"), *(t[:, None] for t in tokens)], axis=1
+        )
+
+    def stream(
+        self, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop=None, seed=0
+    ):
+        """The tokens of `generate` one by one: an iterator over max_new_tokens arrays (B,)."""
+        _check_sampling(max_new_tokens, temperature, top_k, top_p)
+        if prompt.ndim != 2 or prompt.dtype.kind not in "iu":
+            raise ValueError(f"prompt must be token ids (B,T), got {prompt.dtype} {prompt.shape}")
+        if stop is not None and not 0 <= stop < self.config.vocab_size:
+            raise ValueError(
+                f"stop must be a token id in 0 … {self.config.vocab_size - 1}, got {stop}"
+            )
+        # int64, because narrow ids would wrap around
+        return self._stream(
+            prompt.astype("int64"), max_new_tokens, (temperature, top_k, top_p), stop, seed
+        )
+
+    def _stream(self, prompt, max_new_tokens, sampling, stop, seed):
+        xp, block_size = array_module(prompt), self.config.block_size
+        rng = backend.rng(seed, xp)
+        window, past = prompt[:, -block_size:], None
+        seen = [window]  # the tokens of the past, to refill the window from
+        stopped = xp.zeros(len(prompt), dtype=bool)
+        for _ in range(max_new_tokens):
+            # on a GPU every look would wait for the device
+            if stop is not None and xp is np and stopped.all():
+                yield xp.full(len(prompt), stop, prompt.dtype)
+                continue
+            logits, past, _ = self.extend_forward(window, past)
+            tokens = _sample(logits[:, -1], *sampling, rng).astype("int64")
+            if stop is not None:
+                tokens = xp.where(stopped, stop, tokens)
+                stopped |= tokens == stop
+            yield tokens
+            window = tokens[:, None]
+            seen.append(window)
+            if positions(past) == block_size:
+                window, past = xp.concatenate(seen, axis=1)[:, -max(1, block_size // 2) :], None
+                seen = [window]
+
+    def _check_input(self, x, start=0):
+        """Raise TypeError or ValueError unless x can come after `start` positions."""
+        V, xp = self.config.vocab_size, array_module(x)
+        if xp is not self.xp:
+            raise TypeError(
+                f"input and model must be on the same device, got {xp.__name__} and"
+                f" {self.xp.__name__}"
+            )
+        if x.dtype.kind in "iu":
+            if x.ndim != 2:
+                raise ValueError(f"token ids must have shape (B,T), got {x.shape}")
+            # On a GPU this check would make every step wait for the device; fit checks batches
+            # before they go there.
+            if xp is np and x.size and not (0 <= x.min() and x.max() < V):
+                raise ValueError(f"token ids must be in 0 … {V - 1}, got {x.min()} … {x.max()}")
+        elif x.ndim != 3 or x.shape[2] != V or x.dtype != self.config.dtype:
+            raise ValueError(
+                f"input must be integer ids (B,T) or {self.config.dtype} one-hots (B,T,{V}), got"
+                f" {x.dtype} {x.shape}"
+            )
+        if len(x) == 0:
+            raise ValueError("input must have at least one row, got none")
+        if x.shape[1] == 0:
+            raise ValueError("input must have at least one position, got 0 positions")
+        if x.shape[1] > self.config.block_size - start:
+            raise ValueError(
+                f"an input of {x.shape[1]} positions after {start} does not fit block_size"
+                f" {self.config.block_size}"
+            )
+
+    @classmethod
+    def _opened(cls, folder, config, shapes, params, device):
+        """The model with these NumPy params on `device`; ValueError, naming the folder, unless they
+        have these shapes.
+        """
+        xp = backend.select_device(device)
+        checkpoint.check_shapes(folder, shapes, params)
+        model = cls.__new__(cls)
+        model.config, model.params = config, {name: xp.asarray(params[name]) for name in shapes}
+        return model
+
+
+def add_grad(grads, name, value):
+    """grads[name] += value, or the first value itself."""
+    if name in grads:
+        grads[name] += value
+    else:
+        grads[name] = value
+
+
+def xp_of(model):
+    """The array module a model's parameters live in."""
+    return array_module(next(iter(model.params.values())))
+
+
+def complete(grads, model):
+    """grads with exactly the keys of params; zeros where nothing depends on a parameter, as with a
+    horizon of 1.
+    """
+    return {
+        name: grads[name] if name in grads else xp_of(model).zeros_like(p)
+        for name, p in model.params.items()
+    }
+
+
+def _sample(logits, temperature, top_k, top_p, rng):
+    """One token a row: logits (B,V) -> ids (B,), by inverting the cumulative distribution at one
+    uniform number.
+    """
+    xp = array_module(logits)
+    if temperature == 0:
+        return logits.argmax(axis=-1)
+    # float32 would round the cumulative sum of a large vocabulary visibly
+    logits = logits.astype("float64")
+    logits = (logits - logits.max(axis=-1, keepdims=True)) / temperature
+    if top_k is not None and top_k < logits.shape[-1]:
+        kth = xp.partition(logits, -top_k, axis=-1)[:, -top_k, None]
+        logits = xp.where(logits < kth, -math.inf, logits)
+    probs, _ = softmax_forward(logits)
+    if top_p is not None:
+        ordered = -xp.sort(-probs, axis=-1)
+        before = xp.cumsum(ordered, axis=-1) - ordered  # probability of all likelier tokens
+        least = xp.where(before < top_p, ordered, 1).min(axis=-1, keepdims=True)
+        probs = xp.where(probs < least, 0, probs)
+    cumulative = xp.cumsum(probs, axis=-1)
+    threshold = rng.random((len(probs), 1)) * cumulative[:, -1:]
+    # the first token whose cumulative probability passes the threshold
+    return (cumulative <= threshold).sum(axis=-1)
+
+
+def _check_sampling(max_new_tokens, temperature, top_k, top_p):
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens must be at least 0, got {max_new_tokens}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be a finite number, at least 0, got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")

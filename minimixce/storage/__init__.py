@@ -1,0 +1,1 @@
+"""Files, formats and checks of arguments."""

@@ -1,0 +1,75 @@
+"""Files that are written whole or not at all, and the formats of results: JSON, JSON lines, CSV."""
+
+import contextlib
+import json
+import math
+import os
+from pathlib import Path
+
+
+def read_json(path):
+    """A JSON object from a file, or FileNotFoundError, or ValueError that names the file."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} must hold a JSON object, got a {type(value).__name__}")
+    return value
+
+
+def write_atomically(path, data):
+    """Write bytes to `path` so that a crash at any moment leaves the old file or the new one."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            # a full disk names no file, and nobody asked for the temporary one
+            error.filename = str(path)
+        raise
+    # the new name lasts once the folder is written, where a system can say so
+    with contextlib.suppress(OSError):
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def to_json(value):
+    """JSON, with null for the numbers it cannot hold (a measure of no text is NaN)."""
+
+    def clean(v):
+        if isinstance(v, dict):
+            return {str(k): clean(x) for k, x in v.items()}
+        if isinstance(v, list):
+            return [clean(x) for x in v]
+        return None if isinstance(v, float) and not math.isfinite(v) else v
+
+    return json.dumps(clean(value), indent=1)
+
+
+def write_lines(path, records):
+
+    data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    write_atomically(path, data.encode())
+
+
+def to_csv(rows):
+    import csv
+    import io
+
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()

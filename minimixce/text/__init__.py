@@ -1,0 +1,34 @@
+"""Corpora, tokenizers and batches: from files to arrays of ids."""
+
+from .batches import Batches, consecutive_batches, random_batches
+from .corpus import Corpus, encode_files, is_prepared, load_corpus, split_documents
+from .documents import drop_repeated_paragraphs, python_docs
+from .tokenizers import (
+    BOUNDARY,
+    TOKENIZER_FILE,
+    ByteTokenizer,
+    CharTokenizer,
+    WordTokenizer,
+    load_tokenizer,
+    save_tokenizer,
+)
+
+__all__ = [
+    "BOUNDARY",
+    "TOKENIZER_FILE",
+    "Batches",
+    "ByteTokenizer",
+    "CharTokenizer",
+    "Corpus",
+    "WordTokenizer",
+    "consecutive_batches",
+    "drop_repeated_paragraphs",
+    "encode_files",
+    "is_prepared",
+    "load_corpus",
+    "load_tokenizer",
+    "python_docs",
+    "random_batches",
+    "save_tokenizer",
+    "split_documents",
+]

@@ -1,0 +1,233 @@
+"""A corpus: one stream of ids for training and one for validation."""
+
+import json
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import backend
+from ..storage import files
+from ..text.documents import find_files, lines_of, python_docs, read_chunks
+from ..text.tokenizers import BOUNDARY, ByteTokenizer, CharTokenizer, tokenizer_of
+
+
+class Corpus(NamedTuple):
+    """What training needs of a text: ids of both splits (n,), the tokenizer they were made with,
+    and whether each line is a sequence of its own.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    tokenizer: object
+    lines: bool = False
+
+    def fingerprint(self):
+        """A number that tells one training stream from another, to notice that data changed under a
+        run.
+        """
+        sample = self.train
+        if len(sample) > 1_000_000:  # stretches, so that a mapped file is not read whole
+            starts = np.linspace(0, len(sample) - 1000, 1000).astype(np.int64)
+            sample = sample[starts[:, None] + np.arange(1000)]
+        letters = zlib.crc32(json.dumps(self.tokenizer.fields()).encode())
+        return zlib.crc32(sample.astype(np.int32).tobytes(), letters) ^ len(self.train)
+
+
+def load_corpus(
+    paths=None, *, tokenizer="character", lines=False, held_out=0.1, seed=0, folder=None
+):
+    """A corpus from UTF-8 text files and folders, or by default from Python's documentation.
+
+    Each file is a document, or with lines=True each line. Documents are drawn at random into the
+    validation split until it holds `held_out` of the characters; a single document is cut, its end
+    held out. With `folder` the streams are written there and memory-mapped, so that memory stays
+    bounded whatever the size; such a folder is itself a path to load from. Raises FileNotFoundError
+    or ValueError, naming the file, for what is missing, empty or not text.
+    """
+    if tokenizer not in ("character", "byte"):
+        raise ValueError(f'tokenizer must be "character" or "byte", got {tokenizer!r}')
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out must be between 0 and 1, got {held_out}")
+    paths = [paths] if isinstance(paths, (str, Path)) else paths
+    if paths is not None and len(paths) == 1 and is_prepared(paths[0]):
+        if folder is not None:
+            raise ValueError(f"{paths[0]} is a prepared corpus already")
+        return _open_prepared(Path(paths[0]))
+    if folder is not None:
+        _check_nothing_is_prepared(Path(folder))
+    if paths is None:
+        sources = [lambda d=d: iter([d]) for d in python_docs()]
+    else:
+        sources = [lambda p=p: read_chunks(p) for p in find_files(paths)]
+
+    sizes, characters = [], set()
+    for source in sources:
+        size = 0
+        for chunk in source():
+            size += len(chunk)
+            characters.update(chunk)
+        sizes.append(size)
+    if sum(sizes) == 0 or not "".join(characters).strip():
+        raise ValueError(f"{', '.join(map(str, paths))} holds no text")
+    made = (
+        CharTokenizer(characters - {"\n"} if lines else characters)
+        if tokenizer == "character"
+        else ByteTokenizer()
+    )
+    # without empty files
+    sources, sizes = zip(*((source, size) for source, size in zip(sources, sizes) if size))
+    splits = (
+        _line_splits(sources, held_out, seed)
+        if lines
+        else _document_splits(sources, sizes, held_out, seed)
+    )
+    write = _write_to(Path(folder), made) if folder is not None else _keep_in_memory(made)
+    return Corpus(*write(splits, lines), made, lines)
+
+
+def encode_files(paths, tokenizer, lines=False):
+    """Files and folders as one stream of ids (n,), for a tokenizer that exists: each file, or each
+    line, a document.
+    """
+    stream = [np.array([BOUNDARY], np.int32)]
+    for path in find_files(paths):
+        for piece in lines_of(read_chunks(path)) if lines else ["".join(read_chunks(path))]:
+            stream += [tokenizer.encode(piece), stream[0]]
+    if len(stream) == 1 or not any(len(piece) for piece in stream[1::2]):
+        raise ValueError(f"{', '.join(map(str, paths))} holds no text")
+    return np.concatenate(stream)
+
+
+def split_documents(sizes, held_out, seed=0):
+    """Which documents to hold out whole: drawn at random while they fit into held_out of all
+    characters -> set of numbers.
+
+    At least one is held out, the smallest where none fits, and at least one is not.
+    """
+    budget, chosen = held_out * sum(sizes), set()
+    for i in backend.rng(seed, np).permutation(len(sizes)):
+        if sizes[i] <= budget and len(chosen) < len(sizes) - 1:
+            chosen.add(int(i))
+            budget -= sizes[i]
+    return chosen or {int(np.argmin(sizes))}
+
+
+def _document_splits(sources, sizes, held_out, seed):
+    """Yield (split, text or None) pairs: pieces of text for "train" or "validation", None where a
+    document ends.
+    """
+    if len(sources) > 1:
+        chosen = split_documents(sizes, held_out, seed)
+        for i, source in enumerate(sources):
+            split = "validation" if i in chosen else "train"
+            yield from ((split, chunk) for chunk in source())
+            yield split, None
+        return
+    left = sizes[0] - round(held_out * sizes[0])  # characters still to go to training
+    for chunk in sources[0]():
+        yield "train", chunk[:left]
+        yield "validation", chunk[left:]
+        left = max(0, left - len(chunk))
+    yield "train", None
+    yield "validation", None
+
+
+def _line_splits(sources, held_out, seed):
+    """The same for lines: each is a document, held out with probability held_out."""
+    rng, number = backend.rng(seed, np), 0
+    for source in sources:
+        for line in lines_of(source()):
+            # The first two go one to each split, so that neither is empty.
+            split = (
+                ("train", "validation")[number]
+                if number < 2
+                else "validation"
+                if rng.random() < held_out
+                else "train"
+            )
+            number += 1
+            yield split, line
+            yield split, None
+
+
+def _encode_splits(tokenizer, splits, append):
+    """Pass the ids of each piece to append(split, ids), with boundaries before, between and after
+    documents.
+    """
+    for split in ("train", "validation"):
+        append(split, np.array([BOUNDARY], np.int32))
+    for split, piece in splits:
+        append(split, np.array([BOUNDARY], np.int32) if piece is None else tokenizer.encode(piece))
+
+
+def _keep_in_memory(tokenizer):
+    def write(splits, lines):
+        parts = {"train": [], "validation": []}
+        _encode_splits(tokenizer, splits, lambda split, ids: parts[split].append(ids))
+        return [np.concatenate(parts[split]) for split in ("train", "validation")]
+
+    return write
+
+
+_CORPUS_FILE, _STREAMS = "minimixce_corpus.json", ("train.bin", "validation.bin")
+
+
+def _check_nothing_is_prepared(folder):
+    for name in (_CORPUS_FILE, *_STREAMS):
+        if (folder / name).exists():
+            raise FileExistsError(
+                f"{folder} already holds {name}; delete what is there or choose another folder"
+            )
+
+
+def is_prepared(path):
+    """Whether `path` is a folder of token files that load_corpus wrote."""
+    return (Path(path) / _CORPUS_FILE).exists()
+
+
+def _write_to(folder, tokenizer):
+    """Write the streams to files and map them. The description comes last, so a half-written folder
+    is not mistaken for one.
+    """
+    dtype = np.dtype("<u2") if tokenizer.vocab_size <= 1 << 16 else np.dtype("<u4")
+
+    def write(splits, lines):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with (
+                open(folder / _STREAMS[0], "wb") as train,
+                open(folder / _STREAMS[1], "wb") as validation,
+            ):
+                files = {"train": train, "validation": validation}
+                _encode_splits(
+                    tokenizer,
+                    splits,
+                    lambda split, ids: files[split].write(ids.astype(dtype).tobytes()),
+                )
+        except BaseException:
+            for name in _STREAMS:
+                (folder / name).unlink(missing_ok=True)
+            raise
+        description = {"tokenizer": tokenizer.fields(), "lines": lines, "dtype": dtype.str}
+        data = json.dumps(description, ensure_ascii=False).encode()
+        files.write_atomically(folder / _CORPUS_FILE, data)
+        return _open_prepared(folder)[:2]
+
+    return write
+
+
+def _open_prepared(folder):
+    description = files.read_json(folder / _CORPUS_FILE)
+    tokenizer = tokenizer_of(description.get("tokenizer", {}), folder / _CORPUS_FILE)
+    if description.get("dtype") not in ("<u2", "<u4"):
+        raise ValueError(
+            f"{folder / _CORPUS_FILE}: dtype must be <u2 or <u4, got {description.get('dtype')!r}"
+        )
+    dtype, streams = np.dtype(description["dtype"]), []
+    for path in (folder / name for name in _STREAMS):
+        if not path.exists() or path.stat().st_size == 0 or path.stat().st_size % dtype.itemsize:
+            raise ValueError(f"{path} is missing or cut short; prepare the corpus again")
+        streams.append(np.memmap(path, dtype, mode="r"))
+    return Corpus(*streams, tokenizer, bool(description.get("lines")))

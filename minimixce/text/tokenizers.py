@@ -1,0 +1,149 @@
+"""From characters, bytes or words to ids and back."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ..storage import files
+
+BOUNDARY = 0  # the id that starts and ends every document; tokenizers count their own tokens from 1
+
+
+TOKENIZER_FILE = "minimixce_tokenizer.json"
+
+
+class CharTokenizer:
+    """One id per character: boundary 0, then the given characters 1, 2, … in sorted order."""
+
+    kind, boundary, joiner = "character", BOUNDARY, ""
+
+    def __init__(self, characters):
+        self.characters = "".join(sorted(set(characters)))
+        codes = _code_points(self.characters)
+        self._id_of_code = np.zeros(int(codes.max(initial=0)) + 1, np.int32)
+        self._id_of_code[codes] = np.arange(1, len(codes) + 1)
+
+    @property
+    def vocab_size(self):
+        """V, the boundary included."""
+        return 1 + len(self.characters)
+
+    def encode(self, text):
+        """str -> ids (n,) int32. Raises ValueError that names the first character the tokenizer
+        does not have.
+        """
+        codes = _code_points(text)
+        known = codes < len(self._id_of_code)
+        ids = np.where(known, self._id_of_code[np.where(known, codes, 0)], 0)
+        if not ids.all():
+            unknown = text[int(np.argmin(ids))]
+            raise ValueError(
+                f"character {unknown!r} does not occur in the text this tokenizer was made from"
+            )
+        return ids
+
+    def decode(self, ids):
+        """ids (n,) -> str; boundaries are left out."""
+        return "".join(self.characters[i - 1] for i in np.asarray(ids).tolist() if i != BOUNDARY)
+
+    def fields(self):
+        """What a run keeps of it, as JSON."""
+        return {"type": self.kind, "boundary": BOUNDARY, "characters": self.characters}
+
+
+class ByteTokenizer:
+    """One id per byte of UTF-8: boundary 0, byte b is id b + 1, so any text can be encoded (V =
+    257).
+    """
+
+    kind, boundary, joiner, vocab_size = "byte", BOUNDARY, "", 257
+
+    def encode(self, text):
+        """str -> ids (n,) int32."""
+        return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) + 1
+
+    def decode(self, ids):
+        """ids (n,) -> str; boundaries are left out, bytes that are not UTF-8 become the replacement
+        character.
+        """
+        ids = np.asarray(ids)
+        return (
+            (ids[ids != BOUNDARY] - 1).astype(np.uint8).tobytes().decode("utf-8", errors="replace")
+        )
+
+    def fields(self):
+        """What a run keeps of it, as JSON."""
+        return {"type": self.kind, "boundary": BOUNDARY}
+
+
+class WordTokenizer:
+    """One id per word of a world: boundary 0, then the given words 1, 2, … in their order."""
+
+    kind, boundary, joiner = "word", BOUNDARY, " "
+
+    def __init__(self, words):
+        self.words = list(words)
+        bad = next(
+            (w for i, w in enumerate(self.words) if w.split() != [w] or w in self.words[:i]), None
+        )
+        if bad is not None:
+            raise ValueError(
+                "words must be different and without spaces, to be told apart in a text, got"
+                f" {bad!r}"
+            )
+        self._id_of_word = {word: i for i, word in enumerate(self.words, start=1)}
+
+    @property
+    def vocab_size(self):
+        """V, the boundary included."""
+        return 1 + len(self.words)
+
+    def encode(self, text):
+        """str -> ids (n,) int32. Raises ValueError that names the first word the tokenizer does not
+        have.
+        """
+        for word in text.split():
+            if word not in self._id_of_word:
+                raise ValueError(f"word {word!r} is none of this tokenizer's")
+        return np.array([self._id_of_word[word] for word in text.split()], np.int32)
+
+    def decode(self, ids):
+        """ids (n,) -> str, words joined by spaces; boundaries are left out."""
+        return " ".join(self.words[i - 1] for i in np.asarray(ids).tolist() if i != BOUNDARY)
+
+    def fields(self):
+        """What a run keeps of it, as JSON."""
+        return {"type": self.kind, "boundary": BOUNDARY, "words": self.words}
+
+
+def save_tokenizer(tokenizer, folder):
+    """Write a tokenizer beside a model, as JSON."""
+    data = json.dumps(tokenizer.fields(), ensure_ascii=False).encode() + b"\n"
+    files.write_atomically(Path(folder) / TOKENIZER_FILE, data)
+
+
+def load_tokenizer(folder):
+    """The tokenizer that was saved beside a model. Raises FileNotFoundError or ValueError."""
+    path = Path(folder) / TOKENIZER_FILE
+    return tokenizer_of(files.read_json(path), path)
+
+
+def tokenizer_of(fields, path):
+    fields = fields if isinstance(fields, dict) else {}
+    if fields.get("type") == ByteTokenizer.kind:
+        return ByteTokenizer()
+    if fields.get("type") == CharTokenizer.kind and isinstance(fields.get("characters"), str):
+        return CharTokenizer(fields["characters"])
+    words = fields.get("words")
+    if (
+        fields.get("type") == WordTokenizer.kind
+        and isinstance(words, list)
+        and all(isinstance(w, str) for w in words)
+    ):
+        return WordTokenizer(words)
+    raise ValueError(f"{path} does not describe a character, byte or word tokenizer")
+
+
+def _code_points(text):
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")

@@ -1,0 +1,305 @@
+"""The training loop: batches in; an updated model, measurements and a run folder out.
+
+A run folder is a Hugging Face GPT-2 folder with the best model so far, `last/` with the last one,
+metrics.jsonl with one measurement a line, and resume.safetensors, the whole state of the run in one
+file that is replaced atomically.
+"""
+
+import contextlib
+import itertools
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from .. import objectives
+from ..optim import AdamW, clip_grads, warmup_cosine
+from ..training.evaluation import check_batch, evaluate
+from ..training.run import STATE_FILE, Run
+from ..training.steps import is_step, step_of_objective, step_of_steps, takes_normalizer
+
+_SHORT = {
+    "validation_mle": "val_mle",
+    "validation_mixce": "val_mixce",
+    "validation_loss": "val_loss",
+    "tokens_per_second": "tokens/s",
+}
+
+
+_FORMAT = {"step": "6d", "tokens_per_second": ",.0f", "lr": ".1e"}
+
+
+MOST = 2**63 - 1  # of anything that is counted
+
+
+_LOOK_EVERY = 100  # steps between looks at the losses, each of which makes a GPU finish its queue
+
+
+def fit(
+    model,
+    batches,
+    objective=objectives.mixce,
+    *,
+    steps=None,
+    lr=1e-3,
+    warmup=0,
+    final_lr=0.1,
+    betas=(0.9, 0.95),
+    weight_decay=0.1,
+    max_grad_norm=1.0,
+    accumulate=1,
+    shards=1,
+    validation=None,
+    eval_every=250,
+    patience=None,
+    seed=0,
+    folder=None,
+    boundary=None,
+    resume=False,
+    overwrite=False,
+    on_start=None,
+    progress=True,
+):
+    """Train `model` on `batches` with AdamW, in place -> a list of measurements, one dict every
+    eval_every steps.
+
+    batches: (inputs, targets), ids (B,T) on the host, from a list, any iterable or
+    text.random_batches; `accumulate` of them make one step. `steps` steps are made, or as many as
+    there are batches for. Without `steps` the learning rate stays at lr after `warmup` steps; with
+    it, half a cosine leads down to final_lr·lr. objective: (logits, targets) -> (loss, dlogits), as
+    in minimixce.objectives, or a whole step(model, batch) -> loss, grads; a function whose first
+    parameter is named `model` is taken for the latter; where it has a parameter `number` it is
+    given the number of the batch, to seed its random numbers with. An objective with a `normalizer`
+    parameter is given the number of targets of the whole step, so that accumulated batches equal
+    one big batch. shards: on the CPU, split the rows of each batch over this many threads; worth it
+    for models of 100 channels and more, with the linear algebra library limited to its share of the
+    cores (threadpoolctl, or OMP_NUM_THREADS). Needs an objective with a `normalizer`; results
+    depend on shards in rounding, and with dropout in the draw. validation: batches to iterate over;
+    measurements then hold those of `evaluate`, the best model is the one with the least
+    validation_loss, and training stops after `patience` measurements without a better one. seed: of
+    dropout. folder: where to keep the run (module docstring), with `boundary` as the token that
+    ends a text; overwrite=True replaces a run there; resume=True goes on with it, under the same
+    options and threads on the CPU bit for bit as if never stopped. Ctrl-C then ends the current
+    step, saves, and raises KeyboardInterrupt. on_start() is called before the first step, once the
+    folder holds the run.
+
+    Each measurement has step, loss (mean since the last one), grad_norm (before clipping, at this
+    step), lr and tokens_per_second. Raises FloatingPointError, naming the step, when the loss is no
+    longer finite; ValueError for options out of range.
+    """
+    check_options(
+        steps,
+        lr,
+        warmup,
+        final_lr,
+        betas,
+        weight_decay,
+        max_grad_norm,
+        accumulate,
+        shards,
+        eval_every,
+        patience,
+    )
+    if shards > 1 and (is_step(objective) or not takes_normalizer(objective) or model.xp is not np):
+        raise ValueError(
+            "shards must be 1 on a GPU, for a step and for an objective without a normalizer, got"
+            f" {shards}"
+        )
+    step_function = (
+        step_of_steps(objective)
+        if is_step(objective)
+        else step_of_objective(objective, seed, shards)
+    )
+    if resume and folder is None:
+        raise ValueError("resume=True needs the folder of the run")
+    if (
+        folder is not None
+        and not (resume or overwrite)
+        and any((Path(folder) / f).exists() for f in (STATE_FILE, "config.json"))
+    ):
+        raise FileExistsError(
+            f"{folder} already holds a run; choose another folder, or resume=True or overwrite=True"
+        )
+    if validation is not None and iter(validation) is validation:
+        raise TypeError(
+            "validation must be batches that can be iterated over again and again, got an iterator"
+        )
+    run = Run(
+        model,
+        AdamW(model.params, lr, betas, weight_decay=weight_decay),
+        objective,
+        folder,
+        boundary,
+    )
+    if resume:
+        run.load()
+        if steps is not None and steps < run.step + bool(run.losses):
+            raise ValueError(
+                f"the run in {folder} has made {run.step} steps; steps must be more, got {steps}"
+            )
+    else:
+        run.save()  # so that a run can be loaded and resumed whenever it is killed
+    if on_start is not None:
+        on_start()
+    advice = (
+        f"a smaller lr (now {lr}), more warmup (now {warmup}) or a smaller max_grad_norm (now"
+        f" {max_grad_norm})"
+    )
+    groups = _groups(batches, run.step * accumulate, accumulate)
+    bar = tqdm(
+        total=steps,
+        initial=run.step,
+        disable=None if progress else True,
+        unit="step",
+        dynamic_ncols=True,
+    )
+    tokens, started = 0, time.perf_counter()
+
+    def measure():
+        nonlocal tokens, started
+        run.look_at_losses(advice)
+        found = {
+            "step": run.step,
+            "loss": float(np.mean(run.losses)),
+            "grad_norm": float(run.grad_norm),
+            "lr": run.lr,
+        }
+        found["tokens_per_second"] = tokens / (time.perf_counter() - started)
+        if validation is not None:
+            found |= evaluate(model, validation, None if is_step(objective) else objective)
+            if not np.isfinite(found["validation_loss"]):
+                raise FloatingPointError(
+                    f"the validation loss is not finite at step {run.step}; try {advice}"
+                )
+        run.add(found)
+        run.save()
+        if progress:
+            bar.set_postfix(
+                {_SHORT.get(k, k): f"{v:.3g}" for k, v in found.items() if k in ("loss", *_SHORT)}
+            )
+            tqdm.write(
+                "  ".join(
+                    f"{_SHORT.get(k, k)} {v:{_FORMAT.get(k, '.3f')}}" for k, v in found.items()
+                )
+            )
+        tokens, started = 0, time.perf_counter()
+
+    # What overflows shows in the loss, with advice, and needs no warnings; losses are pending where
+    # a run was interrupted.
+    with bar, _interrupt_flag(folder is not None) as interrupted, np.errstate(all="ignore"):
+        while run.step != steps and (run.losses or patience is None or run.worse < patience):
+            group = next(groups, None)
+            if group is None:
+                break
+            for inputs, targets in group:
+                check_batch(inputs, targets, model.config.vocab_size)
+            rate = learning_rate(run.step, lr, warmup, steps, final_lr)
+            loss, grads = step_function(model, group, run.step)
+            grad_norm = clip_grads(grads, max_grad_norm)
+            run.optimizer.step(grads, rate)
+            del grads  # or they would stay in memory beside the next step's activations
+            run.step += 1
+            run.losses.append(loss)  # stays on the device until the next look
+            tokens += sum(targets.size for _, targets in group)
+            bar.update()
+            run.grad_norm, run.lr = grad_norm, rate
+            if run.step % eval_every == 0:
+                measure()
+            elif run.step % _LOOK_EVERY == 0:
+                run.look_at_losses(advice)
+            if interrupted and run.step != steps:
+                run.look_at_losses(advice)
+                run.save()
+                raise KeyboardInterrupt
+        if run.losses:
+            measure()
+    return run.measurements
+
+
+def check_options(
+    steps=None,
+    lr=1e-3,
+    warmup=0,
+    final_lr=0.1,
+    betas=(0.9, 0.95),
+    weight_decay=0.1,
+    max_grad_norm=1.0,
+    accumulate=1,
+    shards=1,
+    eval_every=250,
+    patience=None,
+):
+    """Raise ValueError, naming the option, unless fit can work with these."""
+    counts = {
+        "steps": steps,
+        "eval_every": eval_every,
+        "accumulate": accumulate,
+        "patience": patience,
+        "warmup": warmup,
+    }
+    if not 1 <= shards <= 1024:
+        raise ValueError(f"shards must be at least 1 and at most 1024, got {shards}")
+    for name, value in counts.items():
+        least = 0 if name == "warmup" else 1
+        if value is not None and not least <= value <= MOST:
+            raise ValueError(
+                f"{name} must be at least {least}{' and at most 2^63 - 1' if value > MOST else ''},"
+                f" got {value}"
+            )
+    if not 0 <= final_lr <= 1:
+        raise ValueError(f"final_lr must be between 0 and 1, got {final_lr}")
+    if not 0 < max_grad_norm <= float(np.finfo(np.float32).max):
+        raise ValueError(
+            f"max_grad_norm must be a positive number that float32 can hold, got {max_grad_norm}"
+        )
+    AdamW({"any": np.zeros(1)}, lr, betas, weight_decay=weight_decay)
+
+
+def learning_rate(step, lr, warmup, steps, final_lr):
+    """The rate of step 0, 1, …: a linear rise, then half a cosine down, or constant where the end
+    is not known.
+    """
+    if steps is None:
+        return lr * min(1.0, (step + 1) / max(1, warmup))
+    return warmup_cosine(step, lr, warmup, steps, final_lr)
+
+
+def _groups(batches, first, size):
+    """Lists of `size` batches from number `first` on; a rest too small for a group is left out."""
+    numbered = hasattr(batches, "__getitem__")
+    source = _numbered(batches, first) if numbered else itertools.islice(iter(batches), first, None)
+    while len(group := list(itertools.islice(source, size))) == size:
+        yield group
+
+
+def _numbered(batches, first):
+    for k in itertools.count(first):
+        try:
+            yield batches[k]
+        except IndexError:
+            return
+
+
+@contextlib.contextmanager
+def _interrupt_flag(wanted):
+    """A list that is filled by the first Ctrl-C, which then waits for the step to end; a second one
+    acts at once.
+    """
+    flag = []
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def handle(number, frame):
+        if flag:
+            raise KeyboardInterrupt
+        flag.append(number)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, before)
