@@ -14,7 +14,7 @@ import minimixce as mm
 from minimixce.kv import KV
 
 # The same examples in every run, and no limit on a slow machine.
-few_examples = settings(derandomize=True, deadline=None, max_examples=25)
+twenty_five_examples = settings(derandomize=True, deadline=None, max_examples=25)
 
 
 def assert_close(got, want, tolerance, name="", floor=1e-5):

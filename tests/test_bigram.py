@@ -18,8 +18,8 @@ from helpers import (
     assert_same_grads,
     autograd_oracle,
     check_pieces,
-    few_examples,
     random_gpt,
+    twenty_five_examples,
 )
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
@@ -195,7 +195,7 @@ def check_numerically(model, x):
 @example(2, 3, 4, 1, 3, False, 0.3, 0)
 @example(2, 3, 4, 3, 1, True, 0.3, 0)
 @example(3, 2, 1, 4, 2, True, 0.0, 0)
-@few_examples
+@twenty_five_examples
 def test_neural_logits_and_gradients(B, T, V, E, H, soft, dropout, seed):
     model, x = random_bigram(seed, V, E, H, dropout), some_input(V, B, T, soft, seed)
     check_against_autograd(model, x)
@@ -209,7 +209,7 @@ def test_neural_logits_and_gradients(B, T, V, E, H, soft, dropout, seed):
 @given(*[st.integers(1, 4)] * 3, st.booleans())
 @example(1, 1, 1, False)
 @example(1, 1, 1, True)
-@few_examples
+@twenty_five_examples
 def test_table_logits_and_gradients(B, T, V, soft):
     model, x = random_table(B + T, V), some_input(V, B, T, soft)
     check_against_autograd(model, x)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import minimixce as mm
 from minimixce.experiments import selfcheck
 
-few = partial(settings, derandomize=True, deadline=None, database=None)
+derandomized = partial(settings, derandomize=True, deadline=None, database=None)
 
 
 def normal(*shape, seed=0):
@@ -43,7 +43,7 @@ def wrong_at(index, change, which=0):
 # ---- right pairs ---------------------------------------------------------------------------------
 
 
-@few(max_examples=10)
+@derandomized(max_examples=10)
 @given(st.lists(st.integers(1, 4), max_size=3).map(tuple), st.integers(0, 1000))
 def test_a_right_pair_passes(shape, seed):
     report = mm.gradcheck(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import strict_device as sd
 from autograd import elementwise_grad, make_vjp
-from helpers import assert_close, few_examples, naive_gpt, random_gpt
+from helpers import assert_close, naive_gpt, random_gpt, twenty_five_examples
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -209,7 +209,7 @@ seeds = st.integers(0, 99)
 @example("gpt", (5, 2), 2, 0.5, worlds.LOG_P_FLOOR, 0.4, 3)
 @example("bigram", (4, 5), 2, 0.0, worlds.LOG_P_FLOOR, 0.4, 4)
 @example("table", (2, 7), 5, 1.0, -1.0, 0.4, 5)
-@few_examples
+@twenty_five_examples
 def test_values_and_gradients_equal_brute_force(kind, space, S, eta, floor, zeros, seed):
     V, T = space
     world = random_world(seed, V, S, zeros, floor)
@@ -297,7 +297,7 @@ def test_losses_are_0_d_float64_and_gradients_are_complete():
 
 
 @given(spaces, st.integers(1, 50))
-@few_examples
+@twenty_five_examples
 def test_sequences_are_all_there_are_shortest_first(space, group):
     V, T = space
     rows = exact.sequences(V, T)
@@ -313,7 +313,7 @@ def test_sequences_are_all_there_are_shortest_first(space, group):
 
 @given(st.sampled_from(KINDS), spaces, memories, seeds)
 @example("gpt", (5, 1), None, 0)
-@few_examples
+@twenty_five_examples
 def test_all_probabilities_sum_to_one(kind, space, S, seed):
     V, T = space
     world, model, rows = (
@@ -399,7 +399,7 @@ def test_policy_gradient_theorem(kind, objective):
 
 
 @given(spaces.filter(lambda space: space[1] > 1), st.sampled_from(KINDS), seeds)
-@few_examples
+@twenty_five_examples
 def test_exact_forward_ce_is_mle_times_targets_per_sequence(space, kind, seed):
     """On the sequences of a corpus, whose distribution is an n-gram world with n beyond every
     context; token MixCE alike.

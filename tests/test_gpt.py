@@ -15,9 +15,9 @@ from helpers import (
     assert_same_grads,
     autograd_oracle,
     check_pieces,
-    few_examples,
     naive_gpt,
     random_gpt,
+    twenty_five_examples,
 )
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -92,7 +92,7 @@ def test_the_seed_decides_the_parameters():
 @example(2, 1, 3, 1, 3, 5, 0, 0.0)
 @example(2, 4, 2, 3, 2, 5, 2, 0.0)
 @example(2, 4, 2, 3, 2, 5, 2, 0.3)
-@few_examples
+@twenty_five_examples
 def test_logits_and_gradients_equal_a_naive_gpt_under_autograd(
     B, T, n_layer, H, D, V, spare, dropout
 ):
@@ -137,7 +137,7 @@ def test_logits_of_a_prefix_are_the_prefix_of_the_logits():
 @example([(2, 1), (3, 1)], 2, 0)
 @example([(1, 1), (3, 1), (2, 1)], 2, 1)
 @example([(2, 1), (3, 2), (1, 3)], 1, 2)
-@few_examples
+@twenty_five_examples
 def test_sequences_in_pieces_and_with_shared_prefixes(pieces, rows, seed):
     """Pieces of (T, G): each row of the previous piece is continued by G rows. Against all
     sequences in full, where a shared prefix is repeated and its dlogits stand at the first of its

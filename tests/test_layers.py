@@ -11,11 +11,11 @@ import pytest
 from helpers import (
     assert_close,
     autograd_oracle,
-    few_examples,
     naive_attention,
     naive_gelu,
     naive_layer_norm,
     naive_softmax,
+    twenty_five_examples,
 )
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -80,7 +80,7 @@ def check_layer(forward, backward, inputs, naive):
 
 @given(sizes, st.integers(0, 2))
 @example(ONES, 2)
-@few_examples
+@twenty_five_examples
 def test_linear(sizes, leading_axes):
     leading, n_in, n_out = sizes[:leading_axes], sizes[3], sizes[4]
     inputs = [normal(*leading, n_in), normal(n_in, n_out), normal(n_out)]
@@ -94,7 +94,7 @@ def test_linear(sizes, leading_axes):
 
 @given(sizes, st.sampled_from(["int64", "int32", "uint16"]))
 @example(ONES, "int64")
-@few_examples
+@twenty_five_examples
 def test_embedding_of_ids(sizes, dtype):
     B, T, C, V, _ = sizes
     ids = np.random.default_rng(sizes).integers(0, V, (B, T)).astype(dtype)
@@ -108,7 +108,7 @@ def test_embedding_of_ids(sizes, dtype):
 
 @given(sizes)
 @example(ONES)
-@few_examples
+@twenty_five_examples
 def test_embedding_of_soft_one_hots(sizes):
     B, T, C, V, _ = sizes
     inputs = [normal(B, T, V), normal(V, C)]
@@ -122,7 +122,7 @@ def test_embedding_of_soft_one_hots(sizes):
 
 @given(sizes, st.integers(0, 2), st.integers(0, 2))
 @example(ONES, 0, 0)
-@few_examples
+@twenty_five_examples
 def test_position(sizes, start, unused):
     B, T, C, *_ = sizes
     check_layer(
@@ -135,7 +135,7 @@ def test_position(sizes, start, unused):
 
 @given(sizes, st.integers(1, 3))
 @example(ONES, 3)
-@few_examples
+@twenty_five_examples
 def test_unembedding(sizes, axes):
     C, V = sizes[3:]
     inputs = [normal(*sizes[: axes - 1], C), normal(V, C)]
@@ -149,7 +149,7 @@ def test_unembedding(sizes, axes):
 
 @given(sizes, st.integers(0, 2))
 @example(ONES, 2)
-@few_examples
+@twenty_five_examples
 def test_layer_norm(sizes, leading_axes):
     C = sizes[3]
     inputs = [3 * normal(*sizes[:leading_axes], C) + 1, normal(C), normal(C)]
@@ -158,14 +158,14 @@ def test_layer_norm(sizes, leading_axes):
 
 @given(sizes, st.integers(1, 4))
 @example(ONES, 1)
-@few_examples
+@twenty_five_examples
 def test_gelu(sizes, axes):
     check_layer(layers.gelu_forward, layers.gelu_backward, [2 * normal(*sizes[:axes])], naive_gelu)
 
 
 @given(sizes, st.integers(2, 4), st.sampled_from([-1, -2]))
 @example(ONES, 2, -1)
-@few_examples
+@twenty_five_examples
 def test_softmax(sizes, axes, axis):
     check_layer(
         lambda x: layers.softmax_forward(x, axis),
@@ -177,7 +177,7 @@ def test_softmax(sizes, axes, axis):
 
 @given(sizes, st.integers(1, 4), st.sampled_from([0.0, 0.2, 0.7]))
 @example(ONES, 1, 0.5)
-@few_examples
+@twenty_five_examples
 def test_dropout(sizes, axes, rate):
     shape = sizes[:axes]
     kept = np.random.default_rng(5).random(shape) >= rate
@@ -208,7 +208,7 @@ def attention_sizes(draw):
 @example((2, 1, 2, 3, 1, 4, 2), True, 0.0)
 @example((2, 2, 4, 3, 2, 3, 1), True, 0.3)
 @example((2, 3, 6, 1, 2, 2, 3), True, 0.0)
-@few_examples
+@twenty_five_examples
 def test_attention(sizes, with_past, rate):
     """The outputs are y and this call's keys and values, so that dkv, which comes from later
     positions, is checked too.

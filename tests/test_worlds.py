@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import strict_device as sd
-from helpers import assert_close, few_examples
+from helpers import assert_close, twenty_five_examples
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,7 +69,7 @@ worlds_and_horizons = given(automata(), st.integers(1, 5))
 # ---- probabilities and exact sums ----------------------------------------------------------------
 
 
-@few_examples
+@twenty_five_examples
 @worlds_and_horizons
 def test_probabilities_of_all_sequences_sum_to_one(world, max_len):
     rows = all_rows(world.vocab_size, max_len)
@@ -77,7 +77,7 @@ def test_probabilities_of_all_sequences_sum_to_one(world, max_len):
     assert abs(np.exp(world.log_prob(rows)).sum() - 1) <= 1e-12
 
 
-@few_examples
+@twenty_five_examples
 @worlds_and_horizons
 def test_log_probs_equal_a_naive_walk(world, max_len):
     rows = all_rows(world.vocab_size, max_len)
@@ -101,7 +101,7 @@ def test_log_probs_equal_a_naive_walk(world, max_len):
     np.testing.assert_array_equal(world.states(rows)[is_target], states[is_target])
 
 
-@few_examples
+@twenty_five_examples
 @worlds_and_horizons
 def test_exact_sums_equal_those_over_all_sequences(world, max_len):
     rows = all_rows(world.vocab_size, max_len)
@@ -117,7 +117,7 @@ def test_exact_sums_equal_those_over_all_sequences(world, max_len):
     np.testing.assert_allclose(world.visits(max_len), visits, rtol=1e-12, atol=1e-14)
 
 
-@few_examples
+@twenty_five_examples
 @given(automata(max_states=6))
 def test_without_a_horizon_is_the_limit_of_long_ones(world):
     np.testing.assert_allclose(world.visits(), world.visits(5000), rtol=1e-11, atol=1e-14)
@@ -161,7 +161,7 @@ def test_sequences_that_hardly_ever_end_need_a_horizon(monkeypatch):
 # ---- samples -------------------------------------------------------------------------------------
 
 
-@few_examples
+@twenty_five_examples
 @given(automata(max_vocab=6), st.integers(1, 6), st.integers(0, 1000))
 def test_samples_are_possible_and_well_formed(world, max_len, seed):
     rows = world.sample(50, max_len, seed)
@@ -333,7 +333,7 @@ def random_corpus(seed, vocab_size):
     ]
 
 
-@few_examples
+@twenty_five_examples
 @given(st.integers(0, 10**6), st.integers(1, 4), st.integers(2, 4))
 def test_ngram_equals_naive_counts_and_falls_back_to_suffixes(seed, n, vocab_size):
     corpus = random_corpus(seed, vocab_size)
@@ -512,7 +512,7 @@ def assert_same_world(a, b):
     np.testing.assert_array_equal(a.next_state, b.next_state)
 
 
-@few_examples
+@twenty_five_examples
 @given(automata(max_vocab=8), st.floats(-1e300, -1e-300))
 def test_a_saved_world_comes_back_bit_for_bit(tmp_path_factory, world, log_p_floor):
     path = tmp_path_factory.mktemp("worlds") / "world.json"
