@@ -146,16 +146,23 @@ def test_unreachable_states_that_never_end_do_no_harm():
     assert "2 states (1 reachable)" in world.describe()
 
 
-def test_sequences_that_hardly_ever_end_need_a_horizon(monkeypatch):
+def test_sequences_that_hardly_ever_end_need_a_horizon():
     world = World([[1e-17, 1]], [[0, 0]])
     with pytest.raises(ValueError, match=r"max_len=None does not work here: .* give a max_len"):
         world.entropy()
     assert world.expected_length(100) == 100
-    monkeypatch.setattr(worlds, "_DENSE_STATES", 5)
+
+
+def test_a_world_too_large_to_solve_needs_a_horizon():
+    """A chain: token 1 leads to the next state, so that every state is reachable."""
+    states = 4097
+    forward = np.append(np.arange(1, states), 0)
+    chain = World(np.full((states, 2), 0.5), np.stack([np.zeros(states, int), forward], -1))
     with pytest.raises(
-        ValueError, match=r"max_len=None takes at most 5 states, here 6; give a max_len"
+        ValueError, match=r"max_len=None takes at most 4096 states, here 4097; give a max_len"
     ):
-        worlds.agreement().visits()
+        chain.visits()
+    assert chain.visits(max_len=3).shape == (states,)
 
 
 # ---- samples -------------------------------------------------------------------------------------

@@ -200,11 +200,11 @@ def _write_to(folder, tokenizer):
                 open(folder / _STREAMS[0], "wb") as train,
                 open(folder / _STREAMS[1], "wb") as validation,
             ):
-                files = {"train": train, "validation": validation}
+                streams = {"train": train, "validation": validation}
                 _encode_splits(
                     tokenizer,
                     splits,
-                    lambda split, ids: files[split].write(ids.astype(dtype).tobytes()),
+                    lambda split, ids: streams[split].write(ids.astype(dtype).tobytes()),
                 )
         except BaseException:
             for name in _STREAMS:
