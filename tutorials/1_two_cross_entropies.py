@@ -17,7 +17,7 @@
 import numpy as np
 
 import minimixce as mm
-from lesson import (
+from minimixce.lessons import (
     INVALID,
     MAX_LEN,
     P_COLOR,

@@ -14,13 +14,13 @@
 import numpy as np
 
 import minimixce as mm
-from lesson import (
+from minimixce.lessons import (
     MAX_LEN,
     P_COLOR,
     Q_COLOR,
     VALID,
-    few,
     figure,
+    full_or_fast,
     optimal_table,
     oranges,
     say,
@@ -306,7 +306,7 @@ print(stories.describe())
 
 # %%
 HORIZON = 40  # no sentence of stories() that you are likely to see is longer
-text = stories.sample(few(10_000, 2000), HORIZON, seed=0)  # held-out sentences
+text = stories.sample(full_or_fast(10_000, 2000), HORIZON, seed=0)  # held-out sentences
 
 
 def noisy(eps):
@@ -320,7 +320,7 @@ def cooled(tau):
 
 def measured(Q):
     """Perplexity on held-out sentences, and the share of Q's own sentences that are possible."""
-    return perplexity(Q, text), stories.validity(Q.sample(few(4000, 1000), HORIZON, seed=1))
+    return perplexity(Q, text), stories.validity(Q.sample(full_or_fast(4000, 1000), HORIZON, seed=1))
 
 
 c = mm.exact.bigram_counts(stories, HORIZON)

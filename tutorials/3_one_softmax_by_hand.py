@@ -15,13 +15,13 @@
 import numpy as np
 
 import minimixce as mm
-from lesson import (
+from minimixce.lessons import (
     MAX_LEN,
     P_COLOR,
     SENTENCES,
-    few,
     figure,
     fixed_point,
+    full_or_fast,
     mixce_q,
     oranges,
     say,
@@ -219,7 +219,7 @@ assert np.isclose(p[sleeps] + p[sleep], 1)
 
 # %%
 z_here = np.zeros(len(p))  # the uniform start
-for _ in range(few(4000, 1500)):
+for _ in range(full_or_fast(4000, 1500)):
     z_here = z_here - (softmax(z_here) - p)
 q_here = softmax(z_here)
 say(f"""The row ends at sleeps {q_here[sleeps]:.3f}, sleep {q_here[sleep]:.3f}. So after “cat here” the model writes
@@ -438,7 +438,7 @@ say(f"""The weight is least at q = e⁻² = {least:.3f}, where it is η − (1�
 def learn(weight, q0, rate=0.5):
     """Train three logits on token 0, which starts at q0 -> its probability at the end"""
     z = np.log([q0, (1 - q0) / 2, (1 - q0) / 2])
-    for _ in range(few(3000, 1500)):
+    for _ in range(full_or_fast(3000, 1500)):
         q = softmax(z)
         z = z - rate * weight(q[0]) * (q - onehot)
     return q[0]
@@ -510,7 +510,7 @@ table(["fixed point", *(f"q({v + 1})" for v in range(5))], [[name, *(f"{a:.3f}" 
 def descend(objective, p, **ratio):
     """Gradient descent on one row of logits, in expectation over p (V,) -> softmax (V,)."""
     z, every_token = np.zeros(len(p)), np.arange(len(p))
-    for _ in range(few(4000, 1500)):
+    for _ in range(full_or_fast(4000, 1500)):
         logits = np.tile(z, (len(p), 1))  # (V,V): row v is the case that token v comes
         _, w = objective(logits, every_token, reduction="none", **ratio)
         z = z - 2 * (p * w) @ (softmax(logits) - np.eye(len(p)))

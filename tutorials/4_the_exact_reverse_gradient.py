@@ -18,7 +18,18 @@ import itertools
 import numpy as np
 
 import minimixce as mm
-from lesson import INVALID_COLOR, few, figure, optimal_table, oranges, say, sentence_bars, sentence_probs, show, table
+from minimixce.lessons import (
+    INVALID_COLOR,
+    figure,
+    full_or_fast,
+    optimal_table,
+    oranges,
+    say,
+    sentence_bars,
+    sentence_probs,
+    show,
+    table,
+)
 
 # %% [markdown]
 # ## Why the reverse cross-entropy is harder
@@ -542,7 +553,7 @@ show(
 
 # %%
 def descend(gradient):
-    steps = few(1500, 300)
+    steps = full_or_fast(1500, 300)
     trained = mm.TableBigram(V)
     trained.params["logits"][:] = z
     optimizer = mm.AdamW(trained.params, lr=0.05, weight_decay=0.0)

@@ -17,8 +17,8 @@
 import numpy as np
 
 import minimixce as mm
-from lesson import P_COLOR, Q_COLOR, few, figure, oranges, say, show, source, table
 from minimixce import estimators
+from minimixce.lessons import P_COLOR, Q_COLOR, figure, full_or_fast, oranges, say, show, source, table
 
 # %% [markdown]
 # ## Begin with one number
@@ -262,7 +262,7 @@ source(mm.layers.softmax_backward)
 logits, cost = np.log([0.6, 0.3, 0.1]), np.array([1.0, 2.0, 30.0])
 q = np.exp(logits)
 exact_one = q * (cost - q @ cost)  # lesson 4's, with one token to draw
-noise = np.random.default_rng(0).gumbel(size=(few(100_000, 20_000), 3))
+noise = np.random.default_rng(0).gumbel(size=(full_or_fast(100_000, 20_000), 3))
 chosen = np.eye(3)[(logits + noise).argmax(axis=1)]
 assert np.allclose(chosen.mean(axis=0), q, atol=0.01)  # argmax of logits + noise does sample softmax(logits)
 single = {"score function, mean baseline": ((chosen @ cost) - q @ cost)[:, None] * (chosen - q)}
@@ -300,7 +300,7 @@ def cosine(a, b):
     return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
 
-lines, batches = [], [estimators.gumbel_noise(few(20_000, 2_000), T, V, seed) for seed in range(5)]
+lines, batches = [], [estimators.gumbel_noise(full_or_fast(20_000, 2_000), T, V, seed) for seed in range(5)]
 for tau in (1.0, 0.5, 0.25):
     each = [estimators.gumbel(model, world, noise, objective="reverse_kl", tau=tau)[1]["logits"].ravel() for noise in batches]
     mean, error = np.mean(each, axis=0), np.sqrt(np.var(each, axis=0, ddof=1).sum() / len(each)) / np.linalg.norm(g)
@@ -394,11 +394,11 @@ def estimates(n, seed):
 g_gpt = flat(mm.exact.loss_and_grads(gpt, world, T, objective="reverse_kl")[1])
 length = np.linalg.norm(g_gpt)
 along = g_gpt / length
-across = flat(estimators.k2(gpt, world, estimators.sample(gpt, few(20_000, 2_000), T, seed=10**6), per="token")[1])
+across = flat(estimators.k2(gpt, world, estimators.sample(gpt, full_or_fast(20_000, 2_000), T, seed=10**6), per="token")[1])
 across -= (across @ along) * along
 across /= np.linalg.norm(across)
 clouds = {}
-for seed in range(few(200, 10)):
+for seed in range(full_or_fast(200, 10)):
     for name, estimate in estimates(16, seed).items():
         clouds.setdefault(name, []).append((estimate @ along / length, estimate @ across / length))
 clouds = {name: np.array(points) for name, points in clouds.items()}
@@ -438,7 +438,7 @@ show(
 # > a biased one?
 
 # %% tags=["reveal"]
-study = estimators.study(gpt, world, T, objective="reverse_kl", sizes=(4, 16, 64), repeats=few(100, 10), seed=0)
+study = estimators.study(gpt, world, T, objective="reverse_kl", sizes=(4, 16, 64), repeats=full_or_fast(100, 10), seed=0)
 at_16 = {row["estimator"]: row for row in study if row["n"] == 16}
 table(
     ("n = 16", "mean squared error", "variance", "squared bias"),
@@ -662,7 +662,7 @@ def both(rows):
     return weighted(rows, a - (a.sum(axis=0) - a) / (len(rows) - 1))
 
 
-draws = [estimators.sample(model, 16, T, seed) for seed in range(few(400, 50))]
+draws = [estimators.sample(model, 16, T, seed) for seed in range(full_or_fast(400, 50))]
 tried = {
     "both": np.array([both(rows).ravel() for rows in draws]),
     "RLOO": np.array([estimators.rloo(model, world, rows, objective="reverse_kl")[1]["logits"].ravel() for rows in draws]),

@@ -18,14 +18,14 @@ from types import SimpleNamespace
 import numpy as np
 
 import minimixce as mm
-from lesson import (
+from minimixce.lessons import (
     MAX_LEN,
     P_COLOR,
     Q_COLOR,
     SENTENCES,
-    few,
     figure,
     fixed_point,
+    full_or_fast,
     mixce_q,
     optimal_table,
     oranges,
@@ -183,7 +183,7 @@ stories, longest = mm.worlds.stories(), 24
 counts = mm.exact.bigram_counts(stories, longest)
 story_model = mm.TableBigram(stories.vocab_size)
 story_model.params["logits"] = np.log(np.maximum(counts, 1e-12))
-story_rows = stories.sample(few(3000, 800), longest, seed=1)
+story_rows = stories.sample(full_or_fast(3000, 800), longest, seed=1)
 inputs, targets = stories.batch(story_rows)
 logits, _ = story_model.forward(inputs)
 q_t = np.exp(-mm.objectives.mle(logits, targets, reduction="none")[0])  # (n, longest−1); 1 where ignored
@@ -270,7 +270,7 @@ links = {
 # %%
 def minimise(link, eta):
     """η F + (1−η) link brought down from the uniform start, with its exact gradient -> mm.TableBigram"""
-    model, steps = mm.TableBigram(world.vocab_size), few(1000, 300)
+    model, steps = mm.TableBigram(world.vocab_size), full_or_fast(1000, 300)
     optimizer = mm.AdamW(model.params, lr=0.1, weight_decay=0.0)
     for step in range(steps):
         logits = model.params["logits"]
@@ -324,7 +324,7 @@ def cosine(a, b):
 rng = np.random.default_rng(0)
 places = {
     "uniform start": [np.zeros((6, 6))],
-    "random tables": list(rng.standard_normal((few(50, 10), 6, 6))),
+    "random tables": list(rng.standard_normal((full_or_fast(50, 10), 6, 6))),
     "MLE optimum": [mle.params["logits"]],
     "optimum with R, η = 0.5": [ideal.params["logits"]],
 }
@@ -406,7 +406,9 @@ def at_temperature(tau):
     return model
 
 
-etas = few((0.99, 0.98, 0.96, 0.94, 0.9, 0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01), (0.98, 0.9, 0.5, 0.2, 0.05, 0.01))
+etas = full_or_fast(
+    (0.99, 0.98, 0.96, 0.94, 0.9, 0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01), (0.98, 0.9, 0.5, 0.2, 0.05, 0.01)
+)
 curves = {name: [measures(mle), *(measures(minimise(link, eta)) for eta in etas)] for name, link in links.items()}
 tempered = [measures(at_temperature(tau)) for tau in np.arange(1.0, 0.09, -0.05)]
 

@@ -20,14 +20,14 @@ import numpy as np
 
 import minimixce as mm
 import one_file
-from lesson import (
+from minimixce.lessons import (
     MAX_LEN,
     P_COLOR,
     Q_COLOR,
     SENTENCES,
     VALID,
-    few,
     figure,
+    full_or_fast,
     optimal_table,
     oranges,
     say,
@@ -647,7 +647,7 @@ def check_model(backward):
         return tuple(backward(params, dloss * dlogits, cache, n_head).values())
 
     values = list(params.values())
-    return mm.gradcheck(model_forward, model_backward, values, names=names, coordinates=few(64, 8))
+    return mm.gradcheck(model_forward, model_backward, values, names=names, coordinates=full_or_fast(64, 8))
 
 
 report = check_model(one_file.backward)
@@ -937,8 +937,8 @@ assert sleeps[1][0] - sleeps[1][1] > 0.8
 # > from the one that maximum likelihood has brought to P.
 
 # %% tags=["reveal"]
-from_scratch, _ = train("reverse_ce", steps=few(300, 120))
-from_mle, _ = train("reverse_ce", start=mle, steps=few(300, 120))
+from_scratch, _ = train("reverse_ce", steps=full_or_fast(300, 120))
+from_mle, _ = train("reverse_ce", start=mle, steps=full_or_fast(300, 120))
 q, cat = np.exp(mm.exact.log_prob(from_scratch, rows)), rows[:, 1] == 1  # of all sequences; those that begin with "cat"
 cost_of_cat = -(q[cat] / q[cat].sum()) @ log_p[cat]
 best = int(sentence_probs(from_mle).argmax())
@@ -1139,7 +1139,7 @@ show(staircase(), "A staircase: for each broken layer, from the input to the out
 # **Solution 6.** Look at what each run gives to "cats here sleep", and how much its heads look from "here" at the noun.
 
 # %% tags=["solution"]
-ends = {f"transformer, lr=0.03, seed {seed}": train("two_kls", lr=0.03, seed=seed)[0] for seed in range(few(3, 1))}
+ends = {f"transformer, lr=0.03, seed {seed}": train("two_kls", lr=0.03, seed=seed)[0] for seed in range(full_or_fast(3, 1))}
 ends["transformer, lr=0.01, seed 0"] = two_kls
 cells, at_bigram = [], 0
 for label, model in ends.items():

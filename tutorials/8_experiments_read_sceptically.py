@@ -15,13 +15,11 @@
 import csv
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 
-import lesson
-from lesson import P_COLOR, few, figure, oranges, say, show, table
 from minimixce.experiments import measures, synthetic
+from minimixce.lessons import P_COLOR, figure, full_or_fast, lesson_folder, oranges, say, show, table
 
 # %% [markdown]
 # ## Four questions
@@ -52,7 +50,7 @@ from minimixce.experiments import measures, synthetic
 
 # %%
 V, ZEROS = 20, 0.5
-SEEDS, ETAS = few((7, 42, 777, 4222, 99999), (7, 42)), few((1.0, 0.99, 0.9, 0.5), (1.0, 0.9))
+SEEDS, ETAS = full_or_fast((7, 42, 777, 4222, 99999), (7, 42)), full_or_fast((1.0, 0.99, 0.9, 0.5), (1.0, 0.9))
 
 
 def three_answers(seed, eta):
@@ -84,7 +82,7 @@ table(
 )
 
 # %%
-RESULTS = Path(lesson.__file__).parent / "results"
+RESULTS = lesson_folder() / "results"
 with open(RESULTS / "synthetic_reference.csv", newline="") as file:
     reference = next(csv.DictReader(file))  # its first row: MLE, seed 7
 counting, optimum, trained = found.mean(axis=1).T
@@ -115,7 +113,7 @@ def mle_network(seed, **changes):
 
 
 bare = np.mean([mle_network(seed, dropout=0.0, l2=0.0) for seed in SEEDS]) / counting[0]
-epochs = few(200, 80)
+epochs = full_or_fast(200, 80)
 longer = np.mean([mle_network(seed, epochs=epochs, patience=epochs) for seed in SEEDS]) / counting[0]
 assert longer < 0.9 * bare < trained[0] / counting[0]
 say(f"""

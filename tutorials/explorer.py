@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 import minimixce as mm
-from lesson import MAX_LEN, SENTENCES, VALID, sentence_probs
 from minimixce.experiments.plots import P_COLOR, Q_COLOR
 from minimixce.experiments.synthetic import fixed_point
+from minimixce.lessons import MAX_LEN, SENTENCES, VALID, sentence_probs
 
 PAGE = "explorer.html"
 TEMPLATE = Path(__file__).with_name("explorer_template.html")

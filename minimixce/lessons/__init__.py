@@ -1,0 +1,38 @@
+"""What the lessons and their notebooks import: figures, tables, and prose with numbers.
+
+A lesson is a percent-format Python file in tutorials/. Run as a script, it prints and saves its
+figures; in a notebook, and on the page made from it, the same calls show pictures, formatted prose
+and code. P is blue, Q is orange, what P cannot produce is shaded, and the sentences of the
+agreement() world always come in the same order.
+"""
+
+from ..experiments.plots import P_COLOR, Q_COLOR
+from .figures import INVALID_COLOR, figure, oranges, sentence_bars, show
+from .fixed_points import fixed_point, mixce_q, tailr_q
+from .reports import full_or_fast, lesson_folder, say, source
+from .sentences import INVALID, MAX_LEN, SENTENCES, VALID, optimal_table, sentence_probs
+from .tables import table
+
+__all__ = [
+    "INVALID",
+    "INVALID_COLOR",
+    "MAX_LEN",
+    "P_COLOR",
+    "Q_COLOR",
+    "SENTENCES",
+    "VALID",
+    "figure",
+    "fixed_point",
+    "full_or_fast",
+    "lesson_folder",
+    "mixce_q",
+    "optimal_table",
+    "oranges",
+    "say",
+    "sentence_bars",
+    "sentence_probs",
+    "show",
+    "source",
+    "table",
+    "tailr_q",
+]

@@ -1,0 +1,54 @@
+"""Prose with numbers, the package's own lines, and how much work a lesson does."""
+
+import inspect
+import os
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+from .display import display, in_notebook, write
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_KEEPS_ITS_LINES = r"^(- |\d\. |\||```|    )"  # lists, tables and code
+
+
+def full_or_fast(full, fast):
+    """`full` when a lesson is read, `fast` when it is tested.
+
+    It is tested with --fast on the command line or MINIMIXCE_FAST in the environment.
+    """
+    return fast if "--fast" in sys.argv or os.environ.get("MINIMIXCE_FAST") else full
+
+
+def lesson_folder():
+    """The folder of the running lesson: the script's, or in a notebook the current one -> Path."""
+    return Path.cwd() if in_notebook() else Path(sys.argv[0]).resolve().parent
+
+
+def say(markdown):
+    """Show prose whose numbers were computed just now; lines are joined as Markdown joins them."""
+    text = inspect.cleandoc(markdown)
+    if not display({"text/markdown": text, "text/plain": text}):
+        for paragraph in text.split("\n\n"):
+            laid = re.search(_KEEPS_ITS_LINES, paragraph, re.M)
+            write(paragraph if laid else textwrap.fill(paragraph, 100), end="\n\n")
+
+
+def source(*objects):
+    """Show the lines of functions or classes as they stand in their files.
+
+    What a lesson explains can then not go stale. Above the lines stands the name of the file.
+    """
+    for thing in objects:
+        code = inspect.getsource(inspect.unwrap(thing)).rstrip()
+        where = f"# {_short_path(Path(inspect.getsourcefile(thing)))}"
+        if not display({"text/markdown": f"```python\n{where}\n{code}\n```", "text/plain": code}):
+            write(f"{where}\n{code}\n")
+
+
+def _short_path(path):
+    """minimixce/experiments/plots.py for a file of the package; elsewhere folder and name."""
+    path = path.resolve()
+    base = _PACKAGE.parent if path.is_relative_to(_PACKAGE) else path.parent.parent
+    return path.relative_to(base).as_posix()
