@@ -30,7 +30,7 @@ import torch
 from torch.nn import functional as F
 
 from minimixce import backend, bigram
-from minimixce.experiments import measures, synthetic
+from minimixce.experiments import matrices, synthetic
 
 torch.set_num_threads(1)
 OBJECTIVES = (("mle", 1.0), ("mixce", 0.5), ("mixce_star", 0.5), ("two_kls", 0.5), ("js", 0.5))
@@ -221,7 +221,7 @@ def dropout(args):
             here,
             fit_peer(job, data, *both_padded(data, args.vocab), epochs=epochs, pack=True),
         )
-        by_row, by_token = (measures.average_js(data.world.probs, q) for q in learned)
+        by_row, by_token = (matrices.average_js(data.world.probs, q) for q in learned)
         rows.append(
             {"vocab_size": args.vocab, "seed": seed, "by_row": by_row, "by_token": by_token}
         )

@@ -622,9 +622,11 @@ class _Job:
         self.validation = on_worlds.RowBatches(corpus.world, held_out, 256)
 
     def measure_world(self, model):
-        from .experiments import on_worlds
+        from .experiments import world_measures
 
-        return on_worlds.measure(model, self.world, self.corpus.max_len, seed=self.args.seed)
+        return world_measures.measure_on_world(
+            model, self.world, self.corpus.max_len, seed=self.args.seed
+        )
 
     def check_start(self):
         """The line that compares the untrained model's loss with that of a uniform one."""
@@ -684,11 +686,11 @@ class _Job:
             )
 
     def result(self, model, measurement):
-        from .experiments import compare, measures
+        from .experiments import measures
 
         nats, kind = measurement["validation_mle"], self.corpus.tokenizer.kind
         if self.world:
-            from .experiments import on_worlds
+            from .experiments import world_measures
 
             row = self.measure_world(model)
             how = "exact" if row["exact"] else "mean ± standard error of 10,000 samples"
@@ -696,11 +698,17 @@ class _Job:
                 f"result   validation {nats:.3f} nats per {kind}; in nats per sequence ({how}):"
             ]
             return "\n".join(
-                [*lines, *(f"         {line}" for line in on_worlds.describe(row, self.world))]
+                [
+                    *lines,
+                    *(
+                        f"         {line}"
+                        for line in world_measures.describe_world_measures(row, self.world)
+                    ),
+                ]
             )
         line = (
             f"result   validation {nats:.3f} nats per {kind}, perplexity"
-            f" {compare.perplexity(nats):.2f}"
+            f" {measures.perplexity(nats):.2f}"
         )
         if len(self.corpus.train) > 5_000_000:
             return line
@@ -710,7 +718,7 @@ class _Job:
             4,
             self.corpus.tokenizer.vocab_size,
         )
-        return f"{line} (a 4-gram model: {ngram:.3f}, {compare.perplexity(ngram):.2f})"
+        return f"{line} (a 4-gram model: {ngram:.3f}, {measures.perplexity(ngram):.2f})"
 
     def sample(self, model, seed):
         from . import backend
@@ -937,12 +945,12 @@ def _check_out_file(args):
 
 def _eval(args):
     from . import text
-    from .experiments import compare
+    from .experiments import measures, tables
     from .storage import files
     from .training.evaluation import evaluate
 
     _check_out_file(args)
-    compare.check_options(args.samples, args.tokens, args.temperature)
+    measures.check_sampling_options(args.samples, args.tokens, args.temperature)
     _check_ratios(args, "eta")
     folder, run_corpus = Path(args.folder), None
     model, tokenizer = _open(folder, args.device)
@@ -982,14 +990,18 @@ def _eval(args):
     print(f"{found['mixce']:.4f} (MixCE, η = {eta}); mean q {found['mean_q']:.4f}")
 
     corpus = run_corpus or text.Corpus(ids, ids, tokenizer, lines)
-    vocabulary = compare.vocabulary_of(corpus)
-    model_row = compare.measure(
+    vocabulary = measures.vocabulary_of(corpus)
+    model_row = measures.measure_on_text(
         model, batches, corpus, vocabulary, args.samples, args.tokens, args.temperature, args.seed
     )
-    text_row = compare.measure_texts(
-        compare.held_out_texts(ids, args.samples, args.tokens), tokenizer, vocabulary
+    text_row = measures.measure_texts(
+        measures.held_out_texts(ids, args.samples, args.tokens), tokenizer, vocabulary
     )
-    print(compare.table({"model": [model_row]} | ({"this text": [text_row]} if text_row else {})))
+    print(
+        tables.format_measures(
+            {"model": [model_row]} | ({"this text": [text_row]} if text_row else {})
+        )
+    )
     if args.out:
         record = found | {"model": model_row, "text": text_row}
         files.write_atomically(args.out, _json(record).encode() + b"\n")
@@ -997,7 +1009,7 @@ def _eval(args):
 
 
 def _eval_on_world(args, folder, model, options):
-    from .experiments import on_worlds
+    from .experiments import world_measures
     from .storage import files
 
     if (
@@ -1010,8 +1022,8 @@ def _eval_on_world(args, folder, model, options):
         )
     corpus = _load_corpus(options)
     _check_data(folder, corpus)
-    row = on_worlds.measure(model, corpus.world, corpus.max_len, seed=args.seed)
-    print("\n".join(on_worlds.describe(row, corpus.world)))
+    row = world_measures.measure_on_world(model, corpus.world, corpus.max_len, seed=args.seed)
+    print("\n".join(world_measures.describe_world_measures(row, corpus.world)))
     if args.out:
         files.write_atomically(args.out, _json(row).encode() + b"\n")
     return 0
@@ -1041,7 +1053,7 @@ def _write_lines(path, records):
 
 
 def _compare(args):
-    from .experiments import compare, plots
+    from .experiments import measures, plots, tables
     from .storage import files
 
     if args.resume and args.overwrite:
@@ -1049,7 +1061,7 @@ def _compare(args):
     plots.new_figure()  # a missing matplotlib is better found before the training
     out, runs = Path(args.out), _parse_objectives(args)
     seeds = _parse_seeds(args.seeds)
-    compare.check_options(args.samples, args.tokens)
+    measures.check_sampling_options(args.samples, args.tokens)
     if args.samples < 1:
         raise ValueError(f"--samples must be at least 1, got {args.samples}")
     folders = {
@@ -1070,26 +1082,26 @@ def _compare(args):
             f"--tokens must be at most the {len(corpus.validation)} tokens held out, got"
             f" {args.tokens}"
         )
-    vocabulary, jobs = compare.vocabulary_of(corpus), _jobs(args, runs, seeds, corpus)
+    vocabulary, jobs = measures.vocabulary_of(corpus), _jobs(args, runs, seeds, corpus)
     rows, curves, best = {}, {}, {}
     for (label, seed), job in jobs.items():
         model, measurements = _run_of_comparison(args, label, job, folders[label, seed])
         best[label, seed] = model
         rows.setdefault(label, []).append(
             {"seed": seed}
-            | compare.measure(
+            | measures.measure_on_text(
                 model, job.validation, corpus, vocabulary, args.samples, args.tokens, 1.0, seed
             )
         )
         curve = {
             "step": [m["step"] for m in measurements],
-            "perplexity": [compare.perplexity(m["validation_mle"]) for m in measurements],
+            "perplexity": [measures.perplexity(m["validation_mle"]) for m in measurements],
         }
         curves.setdefault(label, []).append(curve)
 
     def tempered(seed, temperature):
         model, batches = best["mle", seed], jobs["mle", seed].validation
-        found = compare.measure(
+        found = measures.measure_on_text(
             model, batches, corpus, vocabulary, args.samples, args.tokens, temperature, seed
         )
         return {"seed": seed, "temperature": temperature} | found
@@ -1098,7 +1110,7 @@ def _compare(args):
     if "mle" in runs:
         for label in runs:
             matched = [
-                compare.matching_temperature(
+                measures.matching_temperature(
                     best["mle", row["seed"]], jobs["mle", row["seed"]].validation, row["entropy"]
                 )
                 for row in rows[label]
@@ -1108,8 +1120,8 @@ def _compare(args):
                     tempered(seed, t) for seed, t in zip(seeds, matched)
                 ]
         temperatures = {t: [tempered(seed, t) for seed in seeds] for t in (1.0, 0.9, 0.8, 0.7, 0.6)}
-    texts = compare.held_out_texts(corpus.validation, args.samples, args.tokens)
-    held_out = compare.measure_texts(texts, corpus.tokenizer, vocabulary)
+    texts = measures.held_out_texts(corpus.validation, args.samples, args.tokens)
+    held_out = measures.measure_texts(texts, corpus.tokenizer, vocabulary)
     result = {
         "objectives": runs,
         "rows": rows,
@@ -1126,8 +1138,8 @@ def _compare(args):
         | {f"mle, temperature {t}": r for t, r in temperatures.items() if t != 1.0}
         | {"held-out text": [held_out]}
     )
-    _write_csv(out / "table.csv", groups, ["model", "seed", "temperature", *compare.MEASURES])
-    print(f"\n{compare.table(groups)}")
+    _write_csv(out / "table.csv", groups, ["model", "seed", "temperature", *measures.TEXT_MEASURES])
+    print(f"\n{tables.format_measures(groups)}")
     plots.comparison(result, out / "comparison.png")
     spread = f"mean ± standard deviation over {len(seeds)} seeds; " if len(seeds) > 1 else ""
     print(f"{spread}entropy in nats per token at held-out contexts")
@@ -1168,7 +1180,7 @@ def _run_of_comparison(args, label, job, folder):
 
 def _compare_on_world(args, runs, seeds, folders, corpus):
     """compare with a world in the text's place: every measure against P itself."""
-    from .experiments import compare, on_worlds, plots
+    from .experiments import plots, tables, world_measures
     from .storage import files
 
     out, rows = Path(args.out), {}
@@ -1187,7 +1199,7 @@ def _compare_on_world(args, runs, seeds, folders, corpus):
     files.write_atomically(out / "table.json", _json(result).encode())
     columns = next(iter(rows.values()))[0].keys()
     _write_csv(out / "table.csv", rows, ["model", *columns])
-    print(f"\n{compare.table(rows, on_worlds.MEASURES)}")
+    print(f"\n{tables.format_measures(rows, world_measures.WORLD_MEASURES)}")
     plots.world_comparison(result, out / "comparison.png")
     spread = f"mean ± standard deviation over {len(seeds)} seeds; " if len(seeds) > 1 else ""
     exact = all(row["exact"] for group in rows.values() for row in group)

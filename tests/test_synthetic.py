@@ -23,7 +23,7 @@ import pytest
 
 import minimixce as mm
 from minimixce import cli, estimators, exact, logprob, objectives, optim, worlds
-from minimixce.experiments import measures, plots, synthetic
+from minimixce.experiments import matrices, plots, synthetic
 from minimixce.experiments.synthetic import Job
 
 SMALL = ("--vocab", "5,6", "--seeds", "1,2", "--etas", "0.1,0.5,1", "--quiet")
@@ -55,12 +55,12 @@ def test_average_js_and_zeros_are_their_definitions():
         total += sum(0.5 * a * math.log(a / c) for a, c in zip(p, m) if a) + sum(
             0.5 * b * math.log(b / c) for b, c in zip(q, m)
         )
-    assert measures.average_js(gold, learned) == pytest.approx(total / 3, rel=1e-12)
-    assert measures.average_zeros(gold, learned) == pytest.approx(
+    assert matrices.average_js(gold, learned) == pytest.approx(total / 3, rel=1e-12)
+    assert matrices.average_zeros(gold, learned) == pytest.approx(
         (learned[0, 2] + learned[0, 3]) / 2, rel=1e-12
     )
-    assert measures.average_js(gold, gold) == 0
-    assert measures.average_zeros(learned, learned) == 0
+    assert matrices.average_js(gold, gold) == 0
+    assert matrices.average_zeros(learned, learned) == 0
 
 
 def test_rows_that_no_sequence_comes_to_do_not_count():
@@ -73,16 +73,16 @@ def test_rows_that_no_sequence_comes_to_do_not_count():
     assert world.reachable.tolist() == [True, True, False]
     assert (
         synthetic.average_js(world, learned)
-        == measures.average_js(probs[:2], learned[:2])
-        < measures.average_js(probs, learned)
+        == matrices.average_js(probs[:2], learned[:2])
+        < matrices.average_js(probs, learned)
     )
 
 
 def test_the_transition_matrix_of_a_model_with_memory_averages_over_prefixes():
     world, model = worlds.agreement(), mm.TableBigram(6)
     model.params["logits"] = np.random.default_rng(0).standard_normal((6, 6))
-    table = measures.transition_matrix(model)
-    averaged = measures.transition_matrix(model, world, samples=500, max_len=4)
+    table = matrices.transition_matrix(model)
+    averaged = matrices.transition_matrix(model, world, samples=500, max_len=4)
     seen = averaged.sum(axis=1) > 0
     assert seen.all()
     np.testing.assert_allclose(averaged[seen], table[seen], rtol=1e-12)
@@ -244,7 +244,7 @@ def test_mixce_star_collapses_and_two_kls_do_not(few_sequences):
     world = synthetic.data_of("", 6, 0.3, 1).world
     q = {name: synthetic.run(job._replace(objective=name))[1] for name in ("mixce_star", "two_kls")}
     assert q["mixce_star"][0].max() > 0.999  # one sequence
-    assert measures.average_js(world.probs, q["two_kls"]) < 1e-12
+    assert matrices.average_js(world.probs, q["two_kls"]) < 1e-12
 
 
 def test_the_optimum_has_no_gradient_and_the_network_finds_it_too(few_sequences):
@@ -275,7 +275,7 @@ def test_rloo_from_bigrams_is_the_estimator():
     model.params["logits"] = np.random.default_rng(0).standard_normal((5, 5))
     rows = estimators.sample(model, 40, 6, seed=1)  # some are cut off
     assert (rows[:, 6] == 0).any()
-    loss, gradient = synthetic.rloo_js(measures.transition_matrix(model), world, rows, 0.3)
+    loss, gradient = synthetic.rloo_js(matrices.transition_matrix(model), world, rows, 0.3)
     expected, grads = estimators.rloo(model, world, rows, objective="js", eta=0.3)
     assert loss == pytest.approx(float(expected), rel=1e-12)
     np.testing.assert_allclose(gradient, grads["logits"], atol=1e-12)
@@ -428,7 +428,7 @@ def test_js_under_p_is_a_derivative(few_sequences):
     model = mm.TableBigram(6)
     model.params["logits"] = np.random.default_rng(1).standard_normal((6, 6))
     markov = worlds.markov(
-        measures.transition_matrix(model)
+        matrices.transition_matrix(model)
     )  # P(x) of this world is a product over bigrams, as _under_p takes it
     loss, _ = synthetic._under_p(
         model.params["logits"][:, None],
@@ -517,7 +517,7 @@ def test_a_step_of_the_protocol_is_adam_on_the_tokens_of_a_batch(monkeypatch):
     logits, cache = model.forward(data.train[:, None] // V)
     _, dlogits = objectives.mle(logits, data.train[:, None] % V, normalizer=100)
     optim.Adam(model.params, 1e-3, l2=0.5).step(model.backward(dlogits, cache))
-    np.testing.assert_allclose(learned(l2=0.5), measures.transition_matrix(model), rtol=1e-5)
+    np.testing.assert_allclose(learned(l2=0.5), matrices.transition_matrix(model), rtol=1e-5)
     assert np.abs(learned(l2=0.5) - learned(l2=0.0)).max() > 1e-4
     dropped = [learned(dropout=0.5, masks=masks) for masks in (1, 8)]
     for one, other in itertools.combinations([learned(), *dropped], 2):
@@ -548,7 +548,7 @@ def test_the_protocol_keeps_the_best_epoch_and_stops_after_its_patience():
     assert steps == 10 * len(curve)
     assert loss == losses[best]
     assert (
-        measures.average_js(data.world.probs, learned)
+        matrices.average_js(data.world.probs, learned)
         == curve[best]["avg_js"]
         != curve[-1]["avg_js"]
     )

@@ -13,7 +13,7 @@ from helpers import assert_close, assert_same_grads, random_gpt
 
 import minimixce as mm
 from minimixce import cli, estimators, exact, text, worlds
-from minimixce.experiments import on_worlds
+from minimixce.experiments import on_worlds, world_measures
 from minimixce.storage.files import write_atomically
 
 SMALL = (
@@ -57,7 +57,7 @@ def test_measures_and_data_share_no_random_numbers(monkeypatch):
     )
     model = random_gpt(1, 63, 12, n_layer=1)
     for seed in (0, 1):
-        on_worlds.measure(model, corpus.world, 12, samples=200, seed=seed)
+        world_measures.measure_on_world(model, corpus.world, 12, samples=200, seed=seed)
     for a, b in (
         (drawn[0], corpus.rows),
         (drawn[1], corpus.rows),
@@ -200,17 +200,17 @@ def test_two_kls_repairs_what_mle_leaves():
 def test_measures_are_exact_where_they_can_be_and_agree_with_samples(monkeypatch):
     world, model = worlds.agreement(), mm.TableBigram(6)
     model.params["logits"] = np.random.default_rng(0).standard_normal((6, 6))
-    listed = on_worlds.measure(model, world, 4)
+    listed = world_measures.measure_on_world(model, world, 4)
     assert listed["exact"]
     assert listed["validity"] == float(exact.measure(model, world, 4)["validity"])
-    monkeypatch.setattr(on_worlds, "_LISTED", 0)
-    sampled = on_worlds.measure(model, world, 4, samples=20_000, seed=1)
+    monkeypatch.setattr(world_measures, "MAX_LISTED", 0)
+    sampled = world_measures.measure_on_world(model, world, 4, samples=20_000, seed=1)
     assert not sampled["exact"]
-    for name in on_worlds.MEASURES:
+    for name in world_measures.WORLD_MEASURES:
         assert abs(sampled[name] - listed[name]) < 4.5 * sampled[f"{name}_se"], name
     finite = sampled["reverse_ce_finite"] - world.log_p_floor * sampled["impossible_tokens"]
     assert sampled["reverse_ce"] == pytest.approx(finite, rel=1e-9)
-    lines = on_worlds.describe(sampled, world)
+    lines = world_measures.describe_world_measures(sampled, world)
     assert len(lines) == 8
     assert "floored at 69.08 nats" in lines[4]
 

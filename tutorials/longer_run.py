@@ -22,7 +22,7 @@ import numpy as np
 
 import minimixce as mm
 from minimixce import backend, text
-from minimixce.experiments import compare, on_worlds
+from minimixce.experiments import measures, on_worlds
 
 RESULTS = Path(__file__).parent / "results"
 TEMPERATURES, TOP_P = (0.9, 0.8, 0.7, 0.6, 0.5), (0.98, 0.95, 0.9, 0.8, 0.7)
@@ -77,7 +77,7 @@ def fit_to_targets(model, batches, temperature=1.0, top_p=None):
         nats -= float(of_targets.sum())
         entropy -= float((q * np.where(q > 0, log_q, 0)).sum(axis=-1)[there].sum())
         outside, count = outside + int((of_targets == -math.inf).sum()), count + int(there.sum())
-    return {"perplexity": compare.perplexity(nats / count), "entropy": entropy / count, "outside": outside / count}
+    return {"perplexity": measures.perplexity(nats / count), "entropy": entropy / count, "outside": outside / count}
 
 
 def world_rows(tokens):
@@ -127,22 +127,22 @@ def run_stories(name, settings):
 def run_docs(name, settings):
     """The same on Python's documentation, where only the words of samples can be checked."""
     corpus, size = text.load_corpus(), settings["texts"]
-    vocabulary = compare.vocabulary_of(corpus)
+    vocabulary = measures.vocabulary_of(corpus)
     block_size = settings["model"]["block_size"]
     held_out = text.consecutive_batches(corpus.validation, 32, block_size)
 
     def measure(model, temperature=1.0, top_p=None, seed=0):
         prompt = np.full((size["sampled"], 1), corpus.tokenizer.boundary)
         sampled = model.generate(prompt, size["tokens"], temperature, None, top_p, seed=seed)[:, 1:]
-        measured = compare.measure_texts(sampled, corpus.tokenizer, vocabulary)
+        measured = measures.measure_texts(sampled, corpus.tokenizer, vocabulary)
         return fit_to_targets(model, held_out, temperature, top_p) | measured
 
     def new(seed):
         model = mm.GPT(mm.GPTConfig(corpus.tokenizer.vocab_size, **settings["model"]), seed, "cpu")
         return model, text.random_batches(corpus.train, settings["batch_size"], block_size, seed)
 
-    texts = compare.held_out_texts(corpus.validation, size["sampled"], size["tokens"])
-    return rows_of(name, settings, new, measure, held_out), compare.measure_texts(texts, corpus.tokenizer, vocabulary)
+    texts = measures.held_out_texts(corpus.validation, size["sampled"], size["tokens"])
+    return rows_of(name, settings, new, measure, held_out), measures.measure_texts(texts, corpus.tokenizer, vocabulary)
 
 
 def rows_of(name, settings, new, measure, held_out):
@@ -161,7 +161,7 @@ def rows_of(name, settings, new, measure, held_out):
         for top_p in TOP_P:
             rows.append(row(measure, models[1.0], "top-p", 1.0, seed, 1.0, top_p))
         for eta in settings["etas"][1:]:
-            temperature = compare.matching_temperature(models[1.0], list(held_out), entropies[eta])
+            temperature = measures.matching_temperature(models[1.0], list(held_out), entropies[eta])
             rows.append(row(measure, models[1.0], f"entropy of η = {eta:g}", 1.0, seed, temperature))
     return rows
 

@@ -1,11 +1,92 @@
-"""Measures of fit."""
+"""Measures of trained models, on text and on worlds, and of what they write.
 
+A measure is a function and a row of a table, TEXT_MEASURES or WORLD_MEASURES: from there the
+command line, the tables, the pictures and the CSV files have it.
+"""
+
+import functools
+import math
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backend import add_rows, to_numpy
-from ..layers import softmax_forward
+from .. import backend, layers, objectives
+
+
+class Measure(NamedTuple):
+    """A row of TEXT_MEASURES or WORLD_MEASURES."""
+
+    heading: str  # of its column
+    format: str  # of its numbers, such as ".3f"
+    function: Callable  # on text: TextEvidence -> float; on worlds: Sequences -> value, its error
+    needs: str  # on text: "model" or "texts"; on worlds: "P" or "Q", whose sequences are averaged
+    name: str | None = None  # in a line of its own, on worlds; None: the heading
+    panel: tuple | None = None  # (title, unit) of its panel in the picture of a comparison
+
+
+def mean_and_deviation(values):
+    """Mean and standard deviation (n − 1) of some numbers; the deviation of a single one is 0."""
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def spread(rows, measures):
+    """Mean and standard deviation over rows (dicts) of each of `measures` that all of them have ->
+    {name: (mean, deviation)}.
+    """
+    names = [name for name in measures if all(name in row for row in rows)]
+    return {name: mean_and_deviation([row[name] for row in rows]) for name in names}
+
+
+# ---- a model's fit to text -----------------------------------------------------------------------
+
+
+def fit_to_text(model, batches, temperature=1.0):
+    """Perplexity on the targets of `batches`, and the mean entropy (nats per token) of Q(·|context)
+    at those contexts, with logits divided by `temperature` -> (perplexity, entropy).
+    """
+    nll, entropy, count = 0.0, 0.0, 0
+    for inputs, targets in batches:
+        logits = model.forward(model.xp.asarray(inputs))[0] / temperature
+        is_target = model.xp.asarray(targets)
+        nll += float(objectives.mle(logits, is_target, reduction="none")[0].sum())
+        entropy += float((_entropies(logits) * (is_target >= 0)).sum())
+        count += int((targets >= 0).sum())
+    return perplexity(nll / count), entropy / count
+
+
+def perplexity(nats):
+    """exp(nats), and infinity where that is more than a float holds."""
+    with np.errstate(over="ignore"):
+        return float(np.exp(nats))
+
+
+def _entropies(logits):
+    """H(softmax(z)) = log Σ exp(z) − Σ q z: (B,T,V) -> (B,T)."""
+    xp = backend.array_module(logits)
+    z = logits - logits.max(axis=-1, keepdims=True)
+    q, _ = layers.softmax_forward(z)
+    return xp.log(xp.exp(z).sum(axis=-1)) - (q * z).sum(axis=-1)
+
+
+def matching_temperature(model, batches, entropy):
+    """The temperature in [0.05, 1] at which the model's entropy (fit_to_text) is nearest to
+    `entropy`, by bisection.
+    """
+    low, high = 0.05, 1.0
+    if fit_to_text(model, batches)[1] <= entropy:
+        return 1.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (
+            (middle, high) if fit_to_text(model, batches, middle)[1] < entropy else (low, middle)
+        )
+    return (low + high) / 2
+
+
+# ---- the counting baseline ----------------------------------------------------------------------
 
 
 def ngram_cross_entropy(train, validation, n, vocab_size):
@@ -48,6 +129,39 @@ def _look_up(keys, values, wanted):
     """values of the sorted keys, 0 where a wanted key is absent."""
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[at] == wanted, values[at], 0)
+
+
+# ---- what a model writes -------------------------------------------------------------------------
+
+
+def sample_texts(model, boundary, count, tokens, temperature=1.0, seed=0, lines=False):
+    """`count` samples from the start of a document -> ids (count, tokens) on the host; they run on
+    over boundaries.
+
+    With lines, the model has learnt single lines only: whole lines are sampled and put one after
+    another.
+    """
+    prompt, rng = model.xp.full((count, 1), boundary), backend.rng(seed, model.xp)
+    if not lines:
+        return backend.to_numpy(model.generate(prompt, tokens, temperature, seed=rng))[:, 1:]
+    stream = []
+    while len(stream) < count * tokens:
+        longest = model.config.block_size
+        for line in backend.to_numpy(
+            model.generate(prompt, longest, temperature, stop=boundary, seed=rng)
+        ).tolist():
+            end = line.index(boundary, 1) if boundary in line[1:] else len(line)
+            stream += line[:end]
+    return np.array(stream[: count * tokens]).reshape(count, tokens)
+
+
+def held_out_texts(ids, count, tokens):
+    """`count` stretches of held-out text of the same length, evenly spread -> ids (n, tokens), n ≤
+    count.
+    """
+    count = min(count, len(ids) // tokens)
+    starts = np.linspace(0, len(ids) - tokens, count).astype(int)
+    return np.array([ids[s : s + tokens] for s in starts]).reshape(count, tokens)
 
 
 def diversity(ids, longest=4):
@@ -98,44 +212,122 @@ def word_validity(texts, vocabulary):
     return sum(word in vocabulary for word in inner) / len(inner) if inner else float("nan")
 
 
-def mean_and_deviation(values):
-    """Mean and standard deviation (n − 1) of some numbers; the deviation of a single one is 0."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+def _decode(tokenizer, ids):
+    """Text with a line break where a document ends, so that words of two documents do not join."""
+    ends = np.flatnonzero(ids == tokenizer.boundary)
+    return "\n".join(tokenizer.decode(part) for part in np.split(ids, ends))
 
 
-def average_js(gold, learned):
-    """avg. JS of two transition matrices (V,V), start rows included: the Jensen–Shannon divergence
-    of each pair of rows (nats, equal weights), mean over rows.
+def vocabulary_of(corpus):
+    """The words of the training text; of a very long one, of its first ten million tokens."""
+    return set(words(_decode(corpus.tokenizer, np.asarray(corpus.train[:10_000_000]))))
+
+
+@dataclass
+class TextEvidence:
+    """What a function of TEXT_MEASURES may look at: texts, ids (n, tokens), with their tokenizer
+    and the set of words that count as valid; where there is a model, held-out batches (inputs,
+    targets) and the temperature its logits are divided by.
     """
-    middle = (gold + learned) / 2
 
-    def kl(p):
-        return (p * np.log(np.where(p > 0, p, 1) / np.where(p > 0, middle, 1))).sum(axis=1)
+    texts: Any
+    tokenizer: Any
+    vocabulary: set
+    model: Any = None
+    batches: Any = None
+    temperature: float = 1.0
 
-    # rounding can take a zero below zero
-    return max(0.0, float((kl(gold) + kl(learned)).mean() / 2))
+    def has(self, needs):
+        """Whether it can serve a measure that needs "model" or "texts"."""
+        return self.model is not None if needs == "model" else len(self.texts) > 0
+
+    @functools.cached_property
+    def fit(self):
+        """(perplexity, entropy): fit_to_text, computed once."""
+        return fit_to_text(self.model, self.batches, self.temperature)
+
+    @functools.cached_property
+    def repetitions(self):
+        """`repetition` of each text, computed once."""
+        return [repetition(ids) for ids in self.texts]
+
+    def decoded(self):
+        """The texts as strings, with a line break where a document ends."""
+        return [_decode(self.tokenizer, ids) for ids in self.texts]
 
 
-def average_zeros(gold, learned):
-    """avg. 0s: the mean learned probability where the gold one is 0 (0 where it nowhere is)."""
-    impossible = learned[gold == 0]
-    return float(impossible.mean()) if impossible.size else 0.0
+def _mean_repetition_length(evidence):
+    """Of the texts that repeat a phrase; 0 where none does."""
+    lengths = [length for _, length in evidence.repetitions if length]
+    return float(np.mean(lengths)) if lengths else 0.0
 
 
-def transition_matrix(model, world=None, samples=2000, max_len=None, seed=0):
-    """Q's next-token distribution after each last token -> (V,V) on the host, row 0 the start.
+TEXT_MEASURES = {
+    "perplexity": Measure("perplexity", ".3f", lambda e: e.fit[0], "model"),
+    "entropy": Measure(
+        "entropy",
+        ".3f",
+        lambda e: e.fit[1],
+        "model",
+        panel=("Entropy of Q at held-out contexts", "nats per token"),
+    ),
+    "diversity": Measure(
+        "diversity",
+        ".3f",
+        lambda e: float(np.mean([diversity(ids) for ids in e.texts])),
+        "texts",
+        panel=("Diversity of samples", "distinct n-grams / n-grams"),
+    ),
+    "repetition": Measure(
+        "repetition",
+        ".4f",
+        lambda e: float(np.mean([share for share, _ in e.repetitions])),
+        "texts",
+        panel=("Repetition in samples", "share of text"),
+    ),
+    "repetition_length": Measure("rep. length", ".2f", _mean_repetition_length, "texts"),
+    "word_validity": Measure(
+        "word validity",
+        ".3f",
+        lambda e: word_validity(e.decoded(), e.vocabulary),
+        "texts",
+        panel=("Word validity of samples", "share of words"),
+    ),
+}
 
-    For a bigram it is Q itself. For a model with memory, Q(·|h) is averaged over the prefixes h of
-    `samples` sequences of `world`, by their last token; a token that never comes before another
-    keeps a row of zeros.
+
+def check_sampling_options(samples, tokens, temperature=1.0):
+    """Raise ValueError, naming the option, unless measure_on_text can work with these."""
+    for name, value, least in (("samples", samples, 0), ("tokens", tokens, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be a positive number, got {temperature}")
+
+
+def measure_on_text(model, batches, corpus, vocabulary, samples, tokens, temperature=1.0, seed=0):
+    """All TEXT_MEASURES of one model at one temperature -> {name: float}.
+
+    batches: held-out (inputs, targets); vocabulary: a set of words, see vocabulary_of. `samples`
+    texts of `tokens` tokens are sampled from the model by `seed`; with samples=0 the measures that
+    need texts are left out.
     """
-    V = model.config.vocab_size
-    if world is None:
-        logits, _ = model.forward(model.xp.arange(V)[:, None])
-        return to_numpy(softmax_forward(logits[:, 0].astype("float64"))[0])
-    inputs, targets = world.batch(world.sample(samples, max_len, seed))
-    logits, _ = model.forward(model.xp.asarray(inputs))
-    probs = to_numpy(softmax_forward(logits.astype("float64"))[0])
-    there = targets >= 0
-    sums = add_rows(np.zeros((V, V)), inputs[there], probs[there])
-    return sums / np.maximum(np.bincount(inputs[there], minlength=V), 1)[:, None]
+    sampling = (corpus.tokenizer.boundary, samples, tokens, temperature, seed, corpus.lines)
+    texts = sample_texts(model, *sampling) if samples else []
+    evidence = TextEvidence(texts, corpus.tokenizer, vocabulary, model, batches, temperature)
+    return _measure_text(evidence)
+
+
+def measure_texts(texts, tokenizer, vocabulary):
+    """Those of TEXT_MEASURES that need no model, of texts (n, tokens) -> {name: float}, empty
+    without texts.
+    """
+    return _measure_text(TextEvidence(texts, tokenizer, vocabulary))
+
+
+def _measure_text(evidence):
+    return {
+        name: measure.function(evidence)
+        for name, measure in TEXT_MEASURES.items()
+        if evidence.has(measure.needs)
+    }

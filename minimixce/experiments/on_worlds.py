@@ -1,5 +1,4 @@
-"""Training and comparing on worlds: batches of sampled sequences, objectives that need P, and
-measures of fit.
+"""Training on worlds: batches of sampled sequences and objectives that need P.
 
 Token objectives (mle, mixce, tailr, …) see samples only. Objectives over sequences take their
 forward part from the samples of the batch and their reverse part from P itself: exactly where all
@@ -7,14 +6,11 @@ sequences can be listed, else by RLOO with fresh samples of Q.
 """
 
 import functools
-import math
 import zlib
 
 import numpy as np
-from tqdm import tqdm
 
-from .. import backend, estimators, exact, objectives, text, worlds
-from ..backend import to_numpy
+from .. import estimators, exact, objectives, text, worlds
 from ..storage import validate
 
 SEQUENCE_OBJECTIVES = (
@@ -29,12 +25,13 @@ SEQUENCE_OBJECTIVES = (
 )
 
 
-# tags that keep the random numbers of data and of measures apart, whatever the seeds
-_DATA, _MEASURE = 1, 2
+# a tag that keeps the random numbers of data apart from those of measures (world_measures),
+# whatever the seeds
+_DATA = 1
 
 
 # sequences up to which the reverse part of a step is exact; a measurement may take a hundred times
-# as many
+# as many (world_measures)
 _LISTED = 20_000
 
 
@@ -222,88 +219,3 @@ def _reverse_part(model, number, name, world, max_len, eta, samples, seed):
         objective=objective,
         eta=eta,
     )
-
-
-MEASURES = {  # name: (heading, format)
-    "forward_ce": ("F", ".4f"),
-    "forward_kl": ("KL(P‖Q)", ".4f"),
-    "reverse_kl": ("KL(Q‖P)", ".3f"),
-    "reverse_ce": ("R", ".3f"),
-    "reverse_ce_finite": ("R, finite part", ".4f"),
-    "impossible_tokens": ("impossible", ".5f"),
-    "entropy_q": ("H(Q)", ".4f"),
-    "validity": ("validity", ".5f"),
-}
-
-
-def measure(model, world, max_len, samples=10_000, seed=0):
-    """MEASURES of a model in nats per sequence -> dict of floats, with "exact": True, or False and
-    standard errors name_se.
-
-    Exact where two million sequences list the space; else forward_ce from `samples` samples of P,
-    the rest from as many of Q with exact log P (floored: R = finite part − log_p_floor · impossible
-    tokens).
-    """
-    if is_listed(world, max_len, 100 * _LISTED):
-        found = exact.measure(model, world, max_len)
-        return {name: float(found[name]) for name in MEASURES} | {"exact": True}
-    xp, groups = model.xp, []
-    of_p = xp.asarray(world.sample(samples, max_len, np.random.default_rng([_MEASURE, seed])))
-    rng = backend.rng(int(np.random.SeedSequence([_MEASURE, seed]).generate_state(1)[0]), xp)
-    for _ in tqdm(range(-(-samples // 500)), desc="sampling", delay=1, leave=False, disable=None):
-        # in groups: each keeps keys and values of all its rows
-        groups.append(estimators.sample(model, 500, max_len, rng))
-    of_q = xp.concatenate(groups)[:samples]
-    log_q, true, floored = (
-        exact.log_prob(model, of_q),
-        world.token_log_probs(of_q),
-        world.token_log_probs(of_q, floored=True),
-    )
-    impossible = (true == -math.inf).sum(axis=1)
-    reverse = -floored.sum(axis=1)
-    summands = {
-        "forward_ce": -exact.log_prob(model, of_p),
-        "reverse_kl": log_q + reverse,
-        "reverse_ce": reverse,
-        "reverse_ce_finite": reverse + world.log_p_floor * impossible,
-        "impossible_tokens": impossible,
-        "entropy_q": -log_q,
-        "validity": impossible == 0,
-    }
-    summands = {name: to_numpy(values).astype(float) for name, values in summands.items()}
-    found = {name: float(values.mean()) for name, values in summands.items()}
-    found |= {
-        f"{name}_se": float(values.std(ddof=1) / math.sqrt(samples))
-        for name, values in summands.items()
-    }
-    entropy = world.entropy(max_len)
-    found |= {
-        "forward_kl": found["forward_ce"] - entropy,
-        "forward_kl_se": found["forward_ce_se"],
-        "exact": False,
-    }
-    return found
-
-
-def describe(row, world):
-    """Lines that print what `measure` found."""
-    names = {
-        "forward_ce": "F, forward cross-entropy",
-        "forward_kl": "KL(P‖Q)",
-        "reverse_ce": "R, reverse cross-entropy",
-        "reverse_ce_finite": "  its finite part",
-        "impossible_tokens": "  impossible tokens",
-        "reverse_kl": "KL(Q‖P)",
-        "entropy_q": "H(Q)",
-        "validity": "validity",
-    }
-    lines = []
-    for name, label in names.items():
-        error = f" ± {row[name + '_se']:.5f}" if name + "_se" in row else ""
-        price = (
-            f" (each floored at {-world.log_p_floor:.2f} nats)"
-            if name == "impossible_tokens"
-            else ""
-        )
-        lines.append(f"{label:<26}{row[name]:.5f}{error}{price}")
-    return lines

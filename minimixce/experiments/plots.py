@@ -6,7 +6,7 @@ only the temperature changed, held-out text is a blue star.
 import itertools
 from pathlib import Path
 
-from ..experiments.measures import mean_and_deviation
+from .measures import mean_and_deviation
 
 P_COLOR, Q_COLOR = "#1f77b4", "#e6710a"
 

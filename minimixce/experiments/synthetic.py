@@ -19,10 +19,10 @@ import numpy as np
 
 from .. import backend, exact, logprob, objectives, optim, worlds
 from ..bigram import Bigram, BigramConfig
-from ..experiments import measures, on_worlds
 from ..gpt import GPT, GPTConfig
 from ..storage import files
 from ..training.loop import fit
+from . import matrices, on_worlds
 
 OBJECTIVES = ("mle", "mixce", "mixce_star", "two_kls", "js")
 
@@ -180,7 +180,7 @@ def average_js(world, learned):
     """avg. JS of learned (V,V) over the rows that sequences of P come to: a corpus's world may have
     rows without data.
     """
-    return measures.average_js(world.probs[world.reachable], learned[world.reachable])
+    return matrices.average_js(world.probs[world.reachable], learned[world.reachable])
 
 
 def run(job):
@@ -207,7 +207,7 @@ def run(job):
     seen = data.world.reachable
     result |= {
         "avg_js": average_js(data.world, learned),
-        "avg_zeros": measures.average_zeros(gold[seen], learned[seen]),
+        "avg_zeros": matrices.average_zeros(gold[seen], learned[seen]),
     }
     return (
         {**result, "loss": loss, "steps": steps, "seconds": time.perf_counter() - start},
@@ -360,7 +360,7 @@ def fit_neural(job, data, warmup=500, steps=3500):
                 model.backward(dlogits[:, None], cache),
                 optim.warmup_cosine(step, 5e-3, 0, steps, 0.001),
             )
-    return measures.transition_matrix(model), float(loss), steps, curve
+    return matrices.transition_matrix(model), float(loss), steps, curve
 
 
 def fit_js(job, data, steps=50):
@@ -413,7 +413,7 @@ def fit_gpt(job, data, steps=1000, batch_size=64, longest=65):
     sequences with a reverse part that is exact where the space can be listed and RLOO elsewhere ->
     as the others, and which gradient that was.
 
-    Its transition matrix averages over the prefixes of sequences of P (measures.transition_matrix).
+    Its transition matrix averages over the prefixes of sequences of P (matrices.transition_matrix).
     """
     world = data.world
     max_len = on_worlds.horizon(world, longest)
@@ -433,7 +433,7 @@ def fit_gpt(job, data, steps=1000, batch_size=64, longest=65):
     measurements = fit(
         model, batches, objective, steps=steps, lr=3e-3, warmup=50, eval_every=50, progress=False
     )
-    learned = measures.transition_matrix(model, world, 2000, max_len, job.seed)
+    learned = matrices.transition_matrix(model, world, 2000, max_len, job.seed)
     curve = [{"step": m["step"], "loss": m["loss"]} for m in measurements]
     return learned, measurements[-1]["loss"], steps, curve, gradient
 
@@ -490,7 +490,7 @@ def fit_paper(
         loss = float(_under_p(logits, development, job, world)[0])
         if sampled:
             loss += float(_under_q(logits[:, 0], world, job, held_out, exponentials)[0])
-        learned = measures.transition_matrix(model)
+        learned = matrices.transition_matrix(model)
         curve.append({"step": epoch, "loss": loss, "avg_js": average_js(world, learned)})
         if job.objective == "mixce":
             curve[-1]["surrogate"] = surrogate(learned, development, job.eta)
@@ -501,7 +501,7 @@ def fit_paper(
             if since >= patience:
                 break
     model.params = best_params
-    return measures.transition_matrix(model), best, steps, curve
+    return matrices.transition_matrix(model), best, steps, curve
 
 
 def _counts_by_batch(codes, batch_of_code, batches, V):

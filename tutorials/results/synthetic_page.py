@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from minimixce import worlds
-from minimixce.experiments import measures, synthetic
+from minimixce.experiments import matrices, synthetic
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "synthetic_results.md"
@@ -59,8 +59,8 @@ def fixed_points(seed):
     for eta in ETAS[1:]:  # at η = 0 there is none: each row is one token
         q = synthetic.fixed_point(counting, eta)
         found = {
-            "avg_js": measures.average_js(data.world.probs, q),
-            "avg_zeros": measures.average_zeros(data.world.probs, q),
+            "avg_js": matrices.average_js(data.world.probs, q),
+            "avg_zeros": matrices.average_zeros(data.world.probs, q),
         }
         rows.append({"seed": seed, "eta": eta, **found})
     return rows
@@ -98,7 +98,7 @@ def training(seed):
     job = synthetic.Job("", 20, 0.5, seed, "mle", 1.0, protocol="paper", model="neural")
     for name, changes in CHANGES.items():
         learned, _, steps, _ = synthetic.fit_paper(job, data, **changes)
-        rows.append({"seed": seed, "training": name, "avg_js": measures.average_js(data.world.probs, learned), "steps": steps})
+        rows.append({"seed": seed, "training": name, "avg_js": matrices.average_js(data.world.probs, learned), "steps": steps})
     return rows
 
 

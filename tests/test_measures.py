@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimixce.experiments import compare, measures
+from minimixce.experiments import measures
 
 TEXTS = st.lists(st.integers(0, 2), min_size=1, max_size=24)
 
@@ -70,8 +70,8 @@ def test_entropy_and_the_temperature_that_matches_it():
     for temperature in (1.0, 0.6):
         q = np.exp(logits / temperature)
         q /= q.sum(axis=-1, keepdims=True)
-        _, entropy = compare.fit_to_text(model, batches, temperature)
+        _, entropy = measures.fit_to_text(model, batches, temperature)
         assert entropy == pytest.approx(-(q * np.log(q)).sum(axis=-1).mean(), rel=1e-10)
-        assert compare.matching_temperature(model, batches, entropy) == pytest.approx(
+        assert measures.matching_temperature(model, batches, entropy) == pytest.approx(
             temperature, abs=1e-3
         )

@@ -1,0 +1,44 @@
+"""Measures of transition matrices (V,V): how far a learned bigram is from the true one."""
+
+import numpy as np
+
+from ..backend import add_rows, to_numpy
+from ..layers import softmax_forward
+
+
+def average_js(gold, learned):
+    """avg. JS of two transition matrices (V,V), start rows included: the Jensen–Shannon divergence
+    of each pair of rows (nats, equal weights), mean over rows.
+    """
+    middle = (gold + learned) / 2
+
+    def kl(p):
+        return (p * np.log(np.where(p > 0, p, 1) / np.where(p > 0, middle, 1))).sum(axis=1)
+
+    # rounding can take a zero below zero
+    return max(0.0, float((kl(gold) + kl(learned)).mean() / 2))
+
+
+def average_zeros(gold, learned):
+    """avg. 0s: the mean learned probability where the gold one is 0 (0 where it nowhere is)."""
+    impossible = learned[gold == 0]
+    return float(impossible.mean()) if impossible.size else 0.0
+
+
+def transition_matrix(model, world=None, samples=2000, max_len=None, seed=0):
+    """Q's next-token distribution after each last token -> (V,V) on the host, row 0 the start.
+
+    For a bigram it is Q itself. For a model with memory, Q(·|h) is averaged over the prefixes h of
+    `samples` sequences of `world`, by their last token; a token that never comes before another
+    keeps a row of zeros.
+    """
+    V = model.config.vocab_size
+    if world is None:
+        logits, _ = model.forward(model.xp.arange(V)[:, None])
+        return to_numpy(softmax_forward(logits[:, 0].astype("float64"))[0])
+    inputs, targets = world.batch(world.sample(samples, max_len, seed))
+    logits, _ = model.forward(model.xp.asarray(inputs))
+    probs = to_numpy(softmax_forward(logits.astype("float64"))[0])
+    is_target = targets >= 0
+    sums = add_rows(np.zeros((V, V)), inputs[is_target], probs[is_target])
+    return sums / np.maximum(np.bincount(inputs[is_target], minlength=V), 1)[:, None]

@@ -1,0 +1,45 @@
+"""Tables as lines of text."""
+
+from .measures import TEXT_MEASURES, spread
+
+
+def format_table(headings, rows, line=None):
+    """A table as text, one line a row, without a line break at the end.
+
+    headings: strings, or None for a table without them. rows: sequences of as many cells each,
+    strings or anything that str takes; numbers come formatted. line: the format string of a line,
+    such as "{:<20}{:>12}"; without one, columns are as wide as their widest cell and two spaces
+    apart, the first aligned on the left and the others on the right.
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    if headings is not None:
+        cells.insert(0, [str(heading) for heading in headings])
+    if line is None:
+        widths = [max(map(len, column)) for column in zip(*cells)]
+        line = "  ".join(f"{{:{'>' if i else '<'}{width}}}" for i, width in enumerate(widths))
+    return "\n".join(line.format(*row) for row in cells)
+
+
+def format_measures(groups, measures=TEXT_MEASURES):
+    """A table of measurements: a row a group, a column a measure, mean ± standard deviation over
+    the group -> text.
+
+    groups: {label: list of dicts as measure_on_text or measure_on_world returns}; measures:
+    TEXT_MEASURES or WORLD_MEASURES. A measure that one of a group lacks is an empty cell, and a
+    group of one has no deviation.
+    """
+    rows = [
+        (label, *_cells(spread(group, measures), measures, len(group) > 1))
+        for label, group in groups.items()
+    ]
+    headings = ("", *(measure.heading for measure in measures.values()))
+    return format_table(headings, rows, "{:<28}" + "{:>18}" * len(measures))
+
+
+def _cells(found, measures, with_deviation):
+    for name, measure in measures.items():
+        if name not in found:
+            yield ""
+            continue
+        mean, deviation = (f"{value:{measure.format}}" for value in found[name])
+        yield f"{mean} ± {deviation}" if with_deviation else mean

@@ -1,0 +1,180 @@
+"""Measures of models trained on a world, whose P is known: exact where the sequences can be listed,
+from samples elsewhere. A measure is a function and a row of WORLD_MEASURES, as measures.py has it
+for text.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from .. import backend, estimators, exact
+from ..backend import to_numpy
+from . import on_worlds
+from .measures import Measure
+
+# sequences up to which a measurement lists the space; a training step takes a hundredth of them
+MAX_LISTED = 2_000_000
+
+
+# keeps the random numbers of measures apart from those of data (on_worlds), whatever the seeds
+_MEASURE = 2
+
+
+@dataclass
+class Sequences:
+    """What a function of WORLD_MEASURES may look at: sequences, rows (n, max_len+1) on the model's
+    device. They are a sample of P or of Q, each with the same weight, or all there are, with their
+    probabilities `weights` (n,) under P or Q.
+    """
+
+    model: Any
+    world: Any
+    max_len: int
+    rows: Any
+    weights: Any = None
+
+    @functools.cached_property
+    def log_q(self):
+        """log Q(x) -> (n,)."""
+        return exact.log_prob(self.model, self.rows)
+
+    @functools.cached_property
+    def impossible(self):
+        """How many tokens of x are impossible under P where they stand -> (n,)."""
+        return (self.world.token_log_probs(self.rows) == -math.inf).sum(axis=1)
+
+    @functools.cached_property
+    def reverse(self):
+        """−log P(x), floored -> (n,)."""
+        return -self.world.token_log_probs(self.rows, floored=True).sum(axis=1)
+
+    @property
+    def entropy(self):
+        """H(P), nats per sequence."""
+        return self.world.entropy(self.max_len)
+
+    def mean(self, values):
+        """The mean of one number a sequence, (n,) -> (value, its standard error or None)."""
+        values = to_numpy(values).astype(float)
+        if self.weights is not None:
+            return float((self.weights * values).sum()), None
+        return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def _forward_kl(of_p):
+    value, error = of_p.mean(-of_p.log_q)
+    return value - of_p.entropy, error
+
+
+WORLD_MEASURES = {
+    "forward_ce": Measure("F", ".4f", lambda x: x.mean(-x.log_q), "P", "F, forward cross-entropy"),
+    "forward_kl": Measure("KL(P‖Q)", ".4f", _forward_kl, "P"),
+    "reverse_kl": Measure("KL(Q‖P)", ".3f", lambda x: x.mean(x.log_q + x.reverse), "Q"),
+    "reverse_ce": Measure("R", ".3f", lambda x: x.mean(x.reverse), "Q", "R, reverse cross-entropy"),
+    "reverse_ce_finite": Measure(
+        "R, finite part",
+        ".4f",
+        lambda x: x.mean(x.reverse + x.world.log_p_floor * x.impossible),
+        "Q",
+        "  its finite part",
+    ),
+    "impossible_tokens": Measure(
+        "impossible", ".5f", lambda x: x.mean(x.impossible), "Q", "  impossible tokens"
+    ),
+    "entropy_q": Measure("H(Q)", ".4f", lambda x: x.mean(-x.log_q), "Q"),
+    "validity": Measure("validity", ".5f", lambda x: x.mean(x.impossible == 0), "Q"),
+}
+
+
+def measure_on_world(model, world, max_len, samples=10_000, seed=0):
+    """WORLD_MEASURES of a model, in nats per sequence -> dict of floats, with "exact": True, or
+    False and standard errors name_se.
+
+    Exact where two million sequences list the space; else those that need P from `samples` samples
+    of P, the rest from as many of Q with exact log P (floored: R = finite part − log_p_floor ·
+    impossible tokens).
+    """
+    is_exact = on_worlds.is_listed(world, max_len, MAX_LISTED)
+    sums = exact.measure(model, world, max_len) if is_exact else {}
+    evidence = _all_sequences if is_exact else _sampled_sequences
+    sequences = evidence(model, world, max_len, samples, seed)
+    values, errors = {}, {}
+    for name, measure in WORLD_MEASURES.items():
+        if name in sums:
+            values[name] = float(sums[name])
+            continue
+        values[name], error = measure.function(sequences(measure.needs))
+        if error is not None:
+            errors[f"{name}_se"] = error
+    return values | errors | {"exact": is_exact}
+
+
+def _all_sequences(model, world, max_len, samples, seed):
+    """evidence("P" or "Q"): every sequence, for the measures that exact.measure does not know."""
+
+    @functools.cache
+    def evidence(needs):
+        rows = model.xp.asarray(exact.sequences(world.vocab_size, max_len))
+        every = Sequences(model, world, max_len, rows)
+        log_weights = world.log_prob(rows) if needs == "P" else every.log_q
+        every.weights = np.exp(to_numpy(log_weights))
+        return every
+
+    return evidence
+
+
+def _sampled_sequences(model, world, max_len, samples, seed):
+    """evidence("P" or "Q"): `samples` sequences of it."""
+
+    @functools.cache
+    def evidence(needs):
+        draw = _draw_from_world if needs == "P" else _draw_from_model
+        return Sequences(model, world, max_len, draw(model, world, max_len, samples, seed))
+
+    return evidence
+
+
+def _draw_from_world(model, world, max_len, samples, seed):
+    rows = world.sample(samples, max_len, np.random.default_rng([_MEASURE, seed]))
+    return model.xp.asarray(rows)
+
+
+def _draw_from_model(model, world, max_len, samples, seed):
+    """In groups: each keeps keys and values of all its rows."""
+    xp, groups = model.xp, []
+    rng = backend.rng(int(np.random.SeedSequence([_MEASURE, seed]).generate_state(1)[0]), xp)
+    for _ in tqdm(range(-(-samples // 500)), desc="sampling", delay=1, leave=False, disable=None):
+        groups.append(estimators.sample(model, 500, max_len, rng))
+    return xp.concatenate(groups)[:samples]
+
+
+def describe_world_measures(row, world):
+    """Lines that print what measure_on_world found -> list of str."""
+    lines = []
+    for name in _IN_WORDS + [name for name in WORLD_MEASURES if name not in _IN_WORDS]:
+        measure = WORLD_MEASURES[name]
+        error = f" ± {row[name + '_se']:.5f}" if name + "_se" in row else ""
+        price = (
+            f" (each floored at {-world.log_p_floor:.2f} nats)"
+            if name == "impossible_tokens"
+            else ""
+        )
+        lines.append(f"{measure.name or measure.heading:<26}{row[name]:.5f}{error}{price}")
+    return lines
+
+
+# the order of lines, in which R stands before what it is made of
+_IN_WORDS = [
+    "forward_ce",
+    "forward_kl",
+    "reverse_ce",
+    "reverse_ce_finite",
+    "impossible_tokens",
+    "reverse_kl",
+    "entropy_q",
+    "validity",
+]
