@@ -7,9 +7,7 @@ what they cost beside the exact gradient. Writes CSV and a PNG.
 """
 
 import argparse
-import csv
 import os
-import platform
 import statistics
 import time
 
@@ -18,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 import minimixce as mm
+import report
 from minimixce import backend, estimators, exact, worlds
 from minimixce.experiments import on_worlds, plots
 
@@ -68,10 +67,7 @@ def main():
     parser.add_argument("--out", default="estimators.csv")
     args = parser.parse_args()
     backend.reuse_freed_memory()
-    print(
-        f"{platform.platform()}, Python {platform.python_version()}, NumPy {np.__version__};"
-        f" {args.objective}"
-    )
+    report.print_machine(np, note=args.objective)
     world, max_len, rows = worlds.agreement(), 4, []
     model = mm.GPT(mm.GPTConfig(world.vocab_size, max_len - 1, 2, 2, 32), seed=0, device="cpu")
     batches = on_worlds.RowBatches(world, world.sample(10_000, max_len, seed=0), 32, 0)
@@ -102,10 +98,7 @@ def main():
             " samples)"
         )
         print(f"the exact gradient: {exactly:.3g} s")
-    with open(args.out, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    report.write_csv(args.out, rows)
     plots.study([row for row in rows if row["steps"] == 0], args.out.removesuffix(".csv") + ".png")
 
 

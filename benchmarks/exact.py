@@ -9,10 +9,8 @@ time, in one thread: what others do on the machine costs them less noise than a 
 """
 
 import argparse
-import csv
 import gc
 import os
-import platform
 import statistics
 import time
 import tracemalloc
@@ -22,6 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 
 import minimixce as mm
+import report
 from minimixce import backend, exact, worlds
 
 MAIN = {"V": 6, "max_len": 8, "n_layer": 2, "C": 64, "dtype": "float64"}
@@ -100,10 +99,7 @@ def main():
     parser.add_argument("--out", default="exact.csv")
     args = parser.parse_args()
     backend.reuse_freed_memory()
-    print(f"{platform.platform()}, {os.cpu_count()} CPUs, 1 thread; ", end="")
-    print(
-        f"Python {platform.python_version()}, NumPy {np.__version__}; medians of alternating rounds"
-    )
+    report.print_machine(np, note="1 thread; medians of alternating rounds")
     jobs = [("main", MAIN, args.rounds, ("list", "tree"))]
     for name, sizes in SWEEPS.items():
         jobs += [(name, SWEEP | {name: size}, args.rounds + 5, ("list", "tree")) for size in sizes]
@@ -112,19 +108,8 @@ def main():
     rows = []
     for what, shape, rounds, methods in jobs:
         rows.append(measure(what, **shape, rounds=rounds, methods=methods))
-        row = rows[-1]
-        print(
-            "  ".join(
-                f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
-                for k, v in row.items()
-                if v != ""
-            ),
-            flush=True,
-        )
-    with open(args.out, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+        report.print_row(rows[-1])
+    report.write_csv(args.out, rows)
 
 
 if __name__ == "__main__":

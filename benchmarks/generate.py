@@ -5,9 +5,7 @@ position, which stays flat as long as the window is not full.
 """
 
 import argparse
-import csv
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -19,6 +17,7 @@ import torch
 import transformers
 
 import minimixce as mm
+import report
 from minimixce import backend
 
 SHAPES = {"4/4/128": (65, 256, 4, 4, 128), "12/12/768": (50257, 1024, 12, 12, 768)}
@@ -100,29 +99,21 @@ def main():
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     transformers.logging.set_verbosity_error()
     backend.reuse_freed_memory()
-    print(
-        f"{platform.platform()}, {os.environ['OMP_NUM_THREADS']} thread; NumPy {np.__version__}, ",
-        end="",
-    )
-    print(
-        f"PyTorch {torch.__version__}, transformers {transformers.__version__}; median of"
-        f" {args.rounds} alternating rounds"
+    threads = os.environ["OMP_NUM_THREADS"]
+    report.print_machine(
+        np,
+        torch,
+        transformers,
+        note=f"OMP_NUM_THREADS={threads}; median of {args.rounds} alternating rounds",
     )
     rows = [measure("4/4/128", batch, 255, args.rounds) for batch in (1, 16)]
     if args.large:
         rows.append(measure("12/12/768", 1, 64, args.rounds))
     for row in rows:
-        print(
-            "  ".join(
-                f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
-            )
-        )
+        report.print_row(row)
     for part, milliseconds in cost_by_position().items():
         print(f"{part}: {milliseconds:.3f} ms a token")
-    with open(args.out, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    report.write_csv(args.out, rows)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ largest sizes, and drawn beside slopes 1 and 2.
 """
 
 import argparse
-import csv
 import os
 import statistics
 import time
@@ -17,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 import minimixce as mm
+import report
 from minimixce import backend
 
 BASE = {"batch": 8, "T": 64, "C": 128, "V": 256, "n_layer": 2}
@@ -69,6 +69,7 @@ def main():
     parser.add_argument("--out", default="scaling", help="writes OUT.csv and OUT.png")
     args = parser.parse_args()
     backend.reuse_freed_memory()
+    report.print_machine(np)
     rows = []
     for name, sizes in SWEEPS.items():
         for size in sizes:
@@ -81,10 +82,7 @@ def main():
             f" {EXPECTED[name]}",
             flush=True,
         )
-    with open(f"{args.out}.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    report.write_csv(f"{args.out}.csv", rows)
 
     from matplotlib.figure import Figure
 

@@ -15,11 +15,9 @@ padding, since nothing depends on it). Writes CSV.
 """
 
 import argparse
-import csv
 import functools
 import math
 import os
-import platform
 import statistics
 import time
 
@@ -29,6 +27,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+import report
 from minimixce import backend, bigram
 from minimixce.experiments import matrices, synthetic
 
@@ -251,15 +250,9 @@ def main():
     parser.add_argument("--out", default="synthetic.csv")
     args = parser.parse_args()
     backend.reuse_freed_memory()
-    print(
-        f"{platform.platform()}, Python {platform.python_version()}, NumPy {np.__version__},"
-        f" PyTorch {torch.__version__}"
-    )
+    report.print_machine(np, torch)
     rows = dropout(args) if args.dropout else speed(args)
-    with open(args.out, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    report.write_csv(args.out, rows)
 
 
 if __name__ == "__main__":

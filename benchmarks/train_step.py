@@ -9,15 +9,15 @@ library (numpy), and with each batch split over that many threads of one each (s
 """
 
 import argparse
-import csv
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
+
+import report
 
 SHAPES = {  # name: layers, heads, channels, T, batch, V
     "4/4/128": (4, 4, 128, 64, 12, 65),
@@ -86,6 +86,7 @@ def numpy_side(shape, threads, shards):
 
 def torch_side(shape, threads, compiled=False):
     import torch
+
     from torch_gpt import TorchGPT, mixce, optimizer
 
     torch.set_num_threads(threads)
@@ -231,29 +232,14 @@ def main():
     import numpy
     import torch
 
-    print(
-        f"{platform.platform()}, {os.cpu_count()} CPUs; Python {platform.python_version()}, ",
-        end="",
-    )
-    print(
-        f"NumPy {numpy.__version__}, PyTorch {torch.__version__}; median of {args.rounds}"
-        " alternating rounds"
-    )
+    report.print_machine(numpy, torch, note=f"median of {args.rounds} alternating rounds")
     rows = []
     for name in args.shapes.split(","):
         for threads in map(int, args.thread_counts.split(",")):
             row = measure(name, threads, args.rounds, args.compiled)
             rows.append(row)
-            print(
-                "  ".join(
-                    f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items()
-                ),
-                flush=True,
-            )
-    with open(args.out, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+            report.print_row(row)
+    report.write_csv(args.out, rows)
 
 
 if __name__ == "__main__":

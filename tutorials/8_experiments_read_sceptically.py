@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-from minimixce.experiments import measures, synthetic
+from minimixce.experiments import matrices, synthetic
 from minimixce.lessons import P_COLOR, figure, full_or_fast, lesson_folder, oranges, say, show, table
 
 # %% [markdown]
@@ -61,7 +61,7 @@ def three_answers(seed, eta):
     job = synthetic.Job("", V, ZEROS, seed, "mixce", eta, protocol="paper", model="neural")
     _, trained, _ = synthetic.run(job)
     answers = frequencies, synthetic.fixed_point(frequencies, eta), trained
-    return [measures.average_js(data.world.probs, q) for q in answers]
+    return [matrices.average_js(data.world.probs, q) for q in answers]
 
 
 # %%
@@ -109,7 +109,7 @@ def mle_network(seed, **changes):
     job = synthetic.Job("", V, ZEROS, seed, "mle", 1.0, protocol="paper", model="neural")
     data = synthetic.data_of("", V, ZEROS, seed)
     learned, *_ = synthetic.fit_paper(job, data, **changes)
-    return measures.average_js(data.world.probs, learned)
+    return matrices.average_js(data.world.probs, learned)
 
 
 bare = np.mean([mle_network(seed, dropout=0.0, l2=0.0) for seed in SEEDS]) / counting[0]
