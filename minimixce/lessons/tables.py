@@ -8,10 +8,9 @@ def table(headings, rows):
 
     The first column is left-aligned, the others right-aligned.
     """
-    if not display(
-        {"text/markdown": _markdown(headings, rows), "text/plain": _plain(headings, rows)}
-    ):
-        write(f"{_plain(headings, rows)}\n")
+    text = format_table(headings, rows)
+    if not display({"text/markdown": _markdown(headings, rows), "text/plain": text}):
+        write(f"{text}\n")
 
 
 def _markdown(headings, rows):
