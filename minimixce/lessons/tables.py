@@ -1,5 +1,6 @@
 """Tables of strings and numbers."""
 
+from ..experiments.tables import format_table
 from .display import display, write
 
 
