@@ -271,7 +271,7 @@ class World:
     # ---- to read, to keep ------------------------------------------------------------------------
 
     def text(self, row):
-        """One row (max_len+1,), an array or a list, as words joined by spaces, without boundaries."""
+        """One row (max_len+1,), array or list, as words joined by spaces, without boundaries."""
         row = to_array(
             "row", backend.to_numpy(row) if hasattr(row, "get") else row, "iu", "integers"
         )
@@ -283,7 +283,7 @@ class World:
         return " ".join(self.words[token] for token in row.tolist() if token > 0)
 
     def rows(self, sentences, max_len):
-        """Sentences, strings of words between spaces, as rows (n, max_len+1): the reverse of text."""
+        """Sentences (strings of words) as rows (n, max_len+1): the reverse of text."""
         ids = {word: token for token, word in enumerate(self.words) if token}
         rows = np.full((len(sentences), max_len + 1), -1)
         for row, sentence in zip(rows, sentences):

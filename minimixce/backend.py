@@ -126,7 +126,7 @@ def blocks(x):
 
 
 def rng(seed, xp):
-    """A random generator on xp's device from an integer seed; a generator passes through unchanged."""
+    """A random generator on xp's device from an integer seed; a generator passes through."""
     if hasattr(seed, "random") and not isinstance(seed, types.ModuleType):
         return seed
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:

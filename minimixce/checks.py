@@ -169,7 +169,7 @@ def _check_tensor(name, x, g, slope, rng, tolerance, floor, coordinates):
     xp, g = array_module(x), to_numpy(g)
 
     def compare(directions):
-        """Relative error over some directions, and for each: analytic, numeric, their difference."""
+        """Relative error over directions; for each: analytic, numeric, their difference."""
         analytic, numeric = [], []
         for d in directions:
             touched = d != 0  # a NaN elsewhere in g is not this direction's

@@ -23,7 +23,7 @@ import math
 import numpy as np
 
 from . import backend, exact, logprob
-from .model import complete
+from .model import complete_grads
 
 OBJECTIVES = ("reverse_ce", "reverse_kl")
 
@@ -174,7 +174,7 @@ def gumbel(model, world, noise, *, objective="reverse_ce", eta=0.5, tau=1.0):
         steps.append((cache, step, g, step_p, x, alive))
         alive, state = alive * (x > 0)[:, None], tables.next_state[state, x]
     if not steps:  # a horizon of 1
-        return xp.zeros(()), complete({}, model)
+        return xp.zeros(()), complete_grads({}, model)
     cost, by_log_q, by_log_p = _cost_and_slopes(objective, eta, log_q, log_p, xp)
     grads, dpast, dchoice, n = {}, None, 0.0, len(x)
     while steps:
@@ -187,7 +187,7 @@ def gumbel(model, world, noise, *, objective="reverse_ce", eta=0.5, tau=1.0):
             dlogits[:, None].astype(dtype), dpast, cache, grads
         )
         dchoice = dx[:, 0]
-    return cost.mean(), complete(grads, model)
+    return cost.mean(), complete_grads(grads, model)
 
 
 def _cost_and_slopes(objective, eta, log_q, log_p, xp):
@@ -203,7 +203,7 @@ def _cost_and_slopes(objective, eta, log_q, log_p, xp):
 
 
 class _Samples:
-    """What the estimators share: rows under Q and P, and the way from token weights to gradients."""
+    """What the estimators share: rows under Q and P, and how token weights become gradients."""
 
     def __init__(self, model, world, rows, objective):
         _check_objective(objective)
@@ -227,7 +227,7 @@ class _Samples:
         """
         xp, (n, T) = self.model.xp, self.targets.shape
         if T == 0:
-            return complete({}, self.model)
+            return complete_grads({}, self.model)
         weights = xp.where(self.there, weights, 0) / n
         dlogits = -weights[:, :, None] * xp.exp(self.step)
         dlogits[xp.arange(n)[:, None], xp.arange(T), self.targets] += weights
@@ -338,7 +338,7 @@ def format_study(rows):
 
 
 def _estimates(model, world, max_len, objective, n, taus, seed):
-    """Every estimator's (name, grads) on one draw; those that take samples of Q see the same ones."""
+    """Every estimator's (name, grads) on one draw; all that take samples of Q see the same."""
     of_q, of_p, of_noise = (int(s) for s in np.random.SeedSequence(seed).generate_state(3))
     rows = sample(model, n, max_len, of_q)
     for name, estimator in (_OF_BOTH | (_OF_KL if objective == "reverse_kl" else {})).items():

@@ -1,42 +1,33 @@
 """Exact values and gradients of forward and reverse cross-entropy and their kin, by summing over
 every sequence.
 
-Symbols as in the formulas: P is a world (worlds.py), Q a model, T = max_len the horizon, b = 0 the
-boundary. A sequence x has at most T−1 ordinary tokens; after T−1 of them the boundary is forced,
-under P and Q alike, and contributes nothing. All quantities are nats per sequence. Objectives, by
-name (ratio `eta` = η where there is one):
+Symbols as in the formulas: P is a world (automaton.py), Q a model, T = max_len the horizon, b = 0
+the boundary. A sequence x has at most T−1 ordinary tokens; after T−1 of them the boundary is
+forced, under P and Q alike, and contributes nothing. All quantities are nats per sequence. The
+objectives, with their formulas, are those of objectives.py; one over tokens stands for its
+expectation over P, for MixCE −E_P Σ_t [η log q_t + (1−η) q_t], with the weight −P (η + (1−η) q_t)
+of each token. In R and KL(Q‖P) log P is floored per token at world.log_p_floor.
 
-| name         | value                                          | w(x) = ∂/∂log Q(x)
-| | forward_ce   | F = −E_P log Q                                 | −P
-| | reverse_ce   | R = −E_Q log P                                 | −Q log P
-| | mixce_star   | η F + (1−η) R                                  |
-| | forward_kl   | KL(P‖Q) = F − H(P)                             | −P
-| | reverse_kl   | KL(Q‖P) = R − H(Q)                             | Q (log Q − log P)
-| | two_kls      | η KL(P‖Q) + (1−η) KL(Q‖P)                      |
-| | js           | η KL(P‖M) + (1−η) KL(Q‖M), M = η P + (1−η) Q   | (1−η) Q log(Q/M)
-| | overlap      | −Σ P Q                                         | −P Q
-| | mixce        | −E_P Σ_t [η log q_t + (1−η) q_t]               | per token: −P (η + (1−η) q_t)
-|
-
-The gradient in the logits before x_t is Σ_x w(x) (onehot(x_t) − softmax). In R and KL(Q‖P) log P is
-floored per token at world.log_p_floor. Four ways to the same numbers: the list of all sequences,
-the tree of their prefixes, and for tables Q dynamic programming and, without a horizon, a closed
-form.
+There are four ways to the same numbers, a file each: the list of all sequences (exact_list.py), the
+tree of their prefixes (exact_tree.py), and for tables Q dynamic programming and, without a horizon,
+a closed form (exact_tables.py).
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from . import automaton
-from .exact_list import MEASURES, Sums, by_list, num_sequences, sequences
+from .exact_list import num_sequences, sequences, sum_over_list
 from .exact_tables import bigram_counts, bigram_loss_and_grads
-from .exact_tree import by_cost_to_go, by_measures, by_weights, tree
-from .logprob import chosen, log_softmax
-from .model import complete, xp_of
-from .objectives import OBJECTIVES
-from .storage.validate import check_horizon, check_ratio
+from .exact_tree import by_cost_to_go, by_values, by_weights, sum_over_tree
+from .logprob import Sums, chosen, log_softmax, times_log
+from .model import complete_grads, xp_of
+from .objectives import OBJECTIVES, check_objective_ratio, parts
+from .storage.validate import check_horizon
 
 __all__ = [
+    "CrossEntropies",
     "bigram_counts",
     "bigram_loss_and_grads",
     "cross_entropies",
@@ -49,13 +40,11 @@ __all__ = [
 ]
 
 MAX_SEQUENCES = 20_000_000
-
-
-_POSITIONS = 1 << 15  # of sequences scored at once
-
-
-# levels of the tree, which is walked by recursion; only two tokens make one this deep and small
-_DEEPEST = 500
+_MAX_DEPTH = (
+    500  # of the tree, which is walked by recursion; only V = 2 makes one so deep and small
+)
+_SHOW_BAR_FROM = 100_000  # prefixes or sequences
+_POSITIONS = 1 << 15  # of sequences scored at once in log_prob
 
 
 class CrossEntropies(NamedTuple):
@@ -81,19 +70,24 @@ def loss_and_grads(
     """The exact value of `objective` and its gradient in every parameter -> loss (0-d float64),
     grads {name: array}.
 
-    method "tree" (for models with extend_forward/extend_backward) computes each shared prefix once,
-    "list" every sequence for itself. Sums are in float64, the model computes in its own dtype.
-    Raises ValueError for an unknown name, η outside [0,1] (for js, at 0 or 1), a world with another
-    vocabulary, a model too short for max_len − 1 positions, and a space of more than
-    `max_sequences` sequences.
+    objective: a name of objectives.OBJECTIVES, except those that stop a gradient. eta: its ratio
+    (for tailr, γ). method "tree" (for models with extend_forward/extend_backward) computes each
+    shared prefix once, "list" every sequence for itself. Sums are in float64, the model computes in
+    its own dtype. Raises ValueError for an unknown name, a ratio outside [0,1] (for js, at 0 or 1),
+    a world with another vocabulary, a model too short for max_len − 1 positions, and a space of
+    more than `max_sequences` sequences.
     """
     _check(model, world, max_len, objective, eta, method, max_sequences)
-    sums, grads = Sums(), {}
+    xp, sums, grads = xp_of(model), Sums(), {}
+    summand = _of_objective(objective, eta)
     if method == "list" or max_len == 1:
-        by_list(model, world, max_len, sums, objective, eta, grads, progress)
+        with _bar(num_sequences(world.vocab_size, max_len), progress, "sequence") as bar:
+            sum_over_list(model, world, max_len, summand, sums, grads, bar.update)
     else:
-        tree(model, world, max_len, by_weights(sums, objective, eta), grads, progress)
-    return sums.total(objective, xp_of(model)), complete(grads, model)
+        rule = by_weights(summand, sums)
+        with _bar(_num_prefixes(world.vocab_size, max_len), progress, "prefix") as bar:
+            sum_over_tree(model, world, max_len, rule, grads, bar.update)
+    return sums.total(objective, xp), complete_grads(grads, model)
 
 
 def policy_gradient(
@@ -101,116 +95,219 @@ def policy_gradient(
 ):
     """The same for reverse_ce and reverse_kl by costs to go instead of weights -> loss, grads.
 
-    With c = −log P(v|h), or log Q(v|h) − log P(v|h), a prefix still costs U(h) = Σ_v Q(v|h) [c +
-    U(hv)], the loss is U of the start, and ∂L/∂logits(h)_v = Q(h) Q(v|h) [c + U(hv) − U(h)]: the
-    policy-gradient theorem, the exact advantage in brackets.
+    With c = −log P(v|h), or log Q(v|h) − log P(v|h), a prefix still costs
+    U(h) = Σ_v Q(v|h) [c + U(hv)], the loss is U of the start, and
+    ∂L/∂logits(h)_v = Q(h) Q(v|h) [c + U(hv) − U(h)]: the policy-gradient theorem, with the exact
+    advantage in brackets. Options and errors are those of loss_and_grads.
     """
-    if objective not in ("reverse_ce", "reverse_kl"):
-        raise ValueError(
-            'objective must be "reverse_ce" or "reverse_kl" to have a cost to go, got'
-            f" {objective!r}"
-        )
+    row = OBJECTIVES.get(objective)
+    if row is None or row.cost is None:
+        allowed = " or ".join(f'"{name}"' for name, row in OBJECTIVES.items() if row.cost)
+        raise ValueError(f"objective must be {allowed} to have a cost to go, got {objective!r}")
     _check(model, world, max_len, objective, 0.5, "tree", max_sequences)
     grads = {}
-    cost = tree(model, world, max_len, by_cost_to_go(objective), grads, progress)
-    return xp_of(model).asarray(cost.sum()), complete(grads, model)
+    with _bar(_num_prefixes(world.vocab_size, max_len), progress, "prefix") as bar:
+        rule = by_cost_to_go(row.cost)
+        cost = sum_over_tree(model, world, max_len, rule, grads, bar.update)
+    return xp_of(model).asarray(cost.sum()), complete_grads(grads, model)
 
 
 def cross_entropies(
     model, world, max_len, *, method="tree", max_sequences=MAX_SEQUENCES, progress=True
 ):
-    """F, R (P floored), H(P) and H(Q) -> CrossEntropies. Options and errors as in loss_and_grads."""
-    found = measure(
-        model, world, max_len, method=method, max_sequences=max_sequences, progress=progress
-    )
-    return CrossEntropies(
-        *(found[name] for name in ("forward_ce", "reverse_ce", "entropy_p", "entropy_q"))
-    )
+    """F, R (P floored), H(P) and H(Q) -> CrossEntropies. Options and errors: loss_and_grads."""
+    options = {"method": method, "max_sequences": max_sequences, "progress": progress}
+    found = measure(model, world, max_len, **options)
+    wanted = ("forward_ce", "reverse_ce", "entropy_p", "entropy_q")
+    return CrossEntropies(*(found[name] for name in wanted))
 
 
 def measure(
     model, world, max_len, *, eta=0.5, method="tree", max_sequences=MAX_SEQUENCES, progress=True
 ):
-    """Every quantity at once -> dict of 0-d float64 arrays: the objectives by name (mixtures at
-    `eta`; js at ½ where that is 0 or 1), entropy_p, entropy_q, validity (the probability under Q of
-    sequences with P > 0), impossible_tokens (their expected number under Q) and reverse_ce_finite,
-    so that R = reverse_ce_finite − log_p_floor · impossible_tokens.
+    """Every quantity at once -> dict of 0-d float64 arrays, by name.
+
+    The objectives over sequences (mixtures at `eta`; js at ½ where that is 0 or 1) and mixce;
+    entropy_p, entropy_q; validity (the probability under Q of sequences with P > 0);
+    impossible_tokens (their expected number under Q) and reverse_ce_finite, so that
+    R = reverse_ce_finite − log_p_floor · impossible_tokens. Options and errors: loss_and_grads.
     """
     _check(model, world, max_len, "mixce_star", eta, method, max_sequences)
-    sums = Sums()
+    xp, sums, summand = xp_of(model), Sums(), _of_measures(eta)
     if method == "list" or max_len == 1:
-        by_list(model, world, max_len, sums, None, eta, None, progress)
+        with _bar(num_sequences(world.vocab_size, max_len), progress, "sequence") as bar:
+            sum_over_list(model, world, max_len, summand, sums, None, bar.update)
     else:
-        tree(model, world, max_len, by_measures(sums, eta), None, progress)
-    found = {name: sums.total(name, xp_of(model)) for name in (*MEASURES, "mixce")}
+        with _bar(_num_prefixes(world.vocab_size, max_len), progress, "prefix") as bar:
+            sum_over_tree(model, world, max_len, by_values(summand, sums), None, bar.update)
+    found = {name: sums.total(name, xp) for name in (*_SUMMED, "mixce")}
     found["forward_kl"] = found["forward_ce"] - found["entropy_p"]
     found["reverse_kl"] = found["reverse_ce"] - found["entropy_q"]
-    found["mixce_star"] = eta * found["forward_ce"] + (1 - eta) * found["reverse_ce"]
-    found["two_kls"] = eta * found["forward_kl"] + (1 - eta) * found["reverse_kl"]
-    found["reverse_ce_finite"] = (
-        found["reverse_ce"] + world.log_p_floor * found["impossible_tokens"]
-    )
-    return {name: xp_of(model).asarray(value) for name, value in found.items()}
+    for name in ("mixce_star", "two_kls"):
+        (share, first), (rest, second) = parts(name, eta)
+        found[name] = share * found[first] + rest * found[second]
+    impossible = found["impossible_tokens"]
+    found["reverse_ce_finite"] = found["reverse_ce"] + world.log_p_floor * impossible
+    return {name: xp.asarray(value) for name, value in found.items()}
 
 
 def log_prob(model, rows):
-    """log Q of sequences: rows (n,T+1) as worlds sample them, on the model's device -> (n,)
-    float64.
+    """log Q of sequences, (n,) float64.
+
+    rows (n, max_len+1) are laid out the way worlds sample them, on the model's device. Raises
+    TypeError or ValueError for other rows.
     """
     xp, (inputs, targets) = model.xp, automaton.batch(rows, model.config.vocab_size)
     if inputs.shape[1] == 0:
         return xp.zeros(len(rows))
-    parts = []
+    found = []
     for start in range(0, len(rows), group := max(1, _POSITIONS // inputs.shape[1])):
         logits, _ = model.forward(inputs[start : start + group])
-        parts.append(chosen(log_softmax(logits), targets[start : start + group]).sum(axis=1))
-    return xp.concatenate(parts) if parts else xp.zeros(0)
+        log_q = chosen(log_softmax(logits), targets[start : start + group])
+        found.append(log_q.sum(axis=1))
+    return xp.concatenate(found) if found else xp.zeros(0)
 
 
-def _check(model, world, max_len, objective, eta, method, max_sequences):
-    if objective not in OBJECTIVES:
-        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
-    check_ratio("eta", eta)
+# ---- what is summed ------------------------------------------------------------------------------
+
+
+class Summand(NamedTuple):
+    """What a sum over sequences adds up: values by name, and weights that make the gradient.
+
+    of_sequences(x, xp), x the logprob.Prefixes of whole sequences, -> {name: values},
+    w = ∂/∂log Q(x), or None. of_tokens(p, log_q, xp), p = P of everything up to a token and log_q
+    the log q_t of that token alone, -> the same for each token. One of the two may be None.
+    """
+
+    of_sequences: Callable | None
+    of_tokens: Callable | None
+
+
+def _of_objective(name, ratio):
+    """The Summand of an objective."""
+    row = OBJECTIVES[name]
+    if row.terms is None and row.mixes is None:
+        return Summand(None, lambda p, log_q, xp: _expected_over_p(name, row, ratio, p, log_q, xp))
+
+    def of_sequences(x, xp):
+        values, w = _terms(name, ratio, x, xp)
+        return {name: values}, w
+
+    return Summand(of_sequences, None)
+
+
+def _terms(name, ratio, x, xp):
+    """φ and w of sequences x; a mixture mixes those of its parts."""
+    row = OBJECTIVES[name]
+    if row.mixes is None:
+        return row.terms(x, ratio, xp)
+    (share, first), (rest, second) = parts(name, ratio)
+    pairs = zip(_terms(first, ratio, x, xp), _terms(second, ratio, x, xp))
+    return tuple(share * a + rest * b for a, b in pairs)
+
+
+def _expected_over_p(name, row, ratio, p, log_q, xp):
+    """A loss on tokens in expectation over P: p f(q_t), with the weight −p w(q_t)."""
+    f, w = row.f_and_w(log_q, ratio, xp)
+    return {name: p * f}, -p * w
+
+
+_SUMMED = (
+    "forward_ce",
+    "reverse_ce",
+    "js",
+    "overlap",
+    "entropy_p",
+    "entropy_q",
+    "validity",
+    "impossible_tokens",
+)
+
+
+def _of_measures(eta):
+    """The Summand of `measure`: all that is a sum of its own, and nothing to differentiate."""
+    js_eta = eta if 0 < eta < 1 else 0.5
+
+    def of_sequences(x, xp):
+        p, q = xp.exp(x.log_p), xp.exp(x.log_q)
+        objectives = (_terms(name, js_eta, x, xp)[0] for name in _SUMMED[:4])
+        entropies = -times_log(p, x.log_p, xp), -q * x.log_q
+        possible = xp.where(x.log_p > -math.inf, q, 0)
+        values = (*objectives, *entropies, possible, q * x.impossible)
+        return dict(zip(_SUMMED, values)), None
+
+    def of_tokens(p, log_q, xp):
+        values, _ = _expected_over_p("mixce", OBJECTIVES["mixce"], eta, p, log_q, xp)
+        return values, None
+
+    return Summand(of_sequences, of_tokens)
+
+
+# ---- sizes and checks ----------------------------------------------------------------------------
+
+
+def _num_prefixes(vocab_size, max_len):
+    """How many prefixes have a choice: those of at most T−2 ordinary tokens."""
+    return num_sequences(vocab_size, max_len - 1)
+
+
+def _bar(total, progress, unit):
+    from tqdm import tqdm
+
+    hidden = None if progress and total >= _SHOW_BAR_FROM else True
+    return tqdm(total=total, unit=unit, unit_scale=True, delay=1, disable=hidden)
+
+
+def _check(model, world, max_len, objective, ratio, method, max_sequences):
+    """Raise TypeError or ValueError, naming the argument, for what cannot be summed."""
+    allowed = [
+        name
+        for name, row in OBJECTIVES.items()
+        if (row.terms or row.mixes or row.f_and_w) and not row.stops_gradient
+    ]
+    if objective not in allowed:
+        raise ValueError(f"objective must be one of {', '.join(allowed)}, got {objective!r}")
+    check_objective_ratio(objective, ratio)
     if not isinstance(world, automaton.World):
         raise TypeError(f"world must be a minimixce.worlds.World, got {type(world).__name__}")
     if not hasattr(model, "config"):
         raise TypeError(
             f"model must be a language model, as GPT or TableBigram, got {type(model).__name__}"
         )
-    if objective == "js" and not 0 < eta < 1:
-        raise ValueError(f"eta must be above 0 and below 1 for js, which is zero there, got {eta}")
     if method not in ("tree", "list"):
         raise ValueError(f'method must be "tree" or "list", got {method!r}')
-    check_horizon(max_len)
-    if model.config.vocab_size != world.vocab_size:
-        raise ValueError(
-            f"model and world must share a vocabulary, got {model.config.vocab_size} and"
-            f" {world.vocab_size} tokens"
-        )
-    if model.config.block_size < max_len - 1:
-        raise ValueError(
-            f"max_len {max_len} needs a block_size of at least {max_len - 1}, got"
-            f" {model.config.block_size}"
-        )
-    if method == "tree" and max_len > _DEEPEST:
-        raise ValueError(
-            f'max_len must be at most {_DEEPEST} for the tree, got {max_len}; method="list" has no'
-            " such limit"
-        )
-    digits = (max_len - 1) * math.log10(max(world.vocab_size - 1, 1))
-    if digits > 18 or num_sequences(world.vocab_size, max_len) > max_sequences:
-        count = (
-            f"{num_sequences(world.vocab_size, max_len):,}"
-            if digits <= 18
-            else f"about 10^{digits:.0f}"
-        )
-        raise ValueError(
-            f"{world.vocab_size} tokens and max_len {max_len} make {count} sequences, more than"
-            f" max_sequences = {max_sequences:,}; choose a smaller max_len, or sample"
-            " (minimixce.estimators)"
-        )
     if method == "tree" and not hasattr(model, "extend_forward"):
         raise ValueError(
-            'method must be "list" for a model without extend_forward, got "tree" for'
-            f" {type(model).__name__}"
+            'method must be "list" for a model without extend_forward, got "tree" for '
+            f"{type(model).__name__}"
+        )
+    _check_sizes(model.config, world.vocab_size, max_len, method, max_sequences)
+
+
+def _check_sizes(config, vocab_size, max_len, method, max_sequences):
+    """Raise ValueError unless the model can read the sequences and there are not too many."""
+    check_horizon(max_len)
+    if config.vocab_size != vocab_size:
+        raise ValueError(
+            f"model and world must share a vocabulary, got {config.vocab_size} and "
+            f"{vocab_size} tokens"
+        )
+    if config.block_size < max_len - 1:
+        raise ValueError(
+            f"max_len {max_len} needs a block_size of at least {max_len - 1}, got "
+            f"{config.block_size}"
+        )
+    if method == "tree" and max_len > _MAX_DEPTH:
+        raise ValueError(
+            f'max_len must be at most {_MAX_DEPTH} for the tree, got {max_len}; method="list" has '
+            "no such limit"
+        )
+    digits = (max_len - 1) * math.log10(max(vocab_size - 1, 1))
+    if digits > 18 or num_sequences(vocab_size, max_len) > max_sequences:
+        listed = digits <= 18
+        count = f"{num_sequences(vocab_size, max_len):,}" if listed else f"about 10^{digits:.0f}"
+        raise ValueError(
+            f"{vocab_size} tokens and max_len {max_len} make {count} sequences, more than "
+            f"max_sequences = {max_sequences:,}; choose a smaller max_len, or sample "
+            "(minimixce.estimators)"
         )

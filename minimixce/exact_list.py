@@ -1,17 +1,20 @@
-"""Exact sums by the list of all sequences."""
+"""Exact sums by the list of all sequences: each is scored for itself, whatever it shares.
+
+    L = Σ_x φ(P(x), Q(x)),   w(x) = ∂L/∂log Q(x),
+    ∂L/∂logits(x, t) = w(x) (onehot(x_t) − softmax(logits(x, t)))
+
+The plainest of the exact sums, and the oracle of the others. Memory does not grow with the number
+of sequences, because every term is added and forgotten.
+"""
 
 import math
 
 import numpy as np
-from tqdm import tqdm
 
-from .logprob import chosen, log_softmax, times_log
+from .logprob import Prefixes, chosen, log_softmax
 from .model import xp_of
-from .objectives import Prefix, terms, token_terms
 
-# prefixes, or sequences, computed at once: enough for long products, few enough to stay in the
-# cache
-_ROWS = 2048
+_ROWS = 2048  # tokens scored at once: enough for long products, few enough to stay in the cache
 
 
 def num_sequences(vocab_size, max_len):
@@ -20,8 +23,9 @@ def num_sequences(vocab_size, max_len):
 
 
 def sequences(vocab_size, max_len, start=0, stop=None):
-    """Sequences number start … stop−1 of all there are, shortest first -> rows (n, max_len+1), as
-    worlds sample them.
+    """Sequences number start … stop−1 of all there are, shortest first -> rows (n, max_len+1).
+
+    Rows are laid out the way worlds sample them: the boundary, tokens, the boundary, then −1.
     """
     total = num_sequences(vocab_size, max_len)
     number = np.arange(start, total if stop is None else min(stop, total))
@@ -43,103 +47,44 @@ def sequences(vocab_size, max_len, start=0, stop=None):
     return rows
 
 
-MEASURES = (
-    "forward_ce",
-    "reverse_ce",
-    "js",
-    "overlap",
-    "entropy_p",
-    "entropy_q",
-    "validity",
-    "impossible_tokens",
-)
+def sum_over_list(model, world, max_len, summand, sums, grads, visited):
+    """Add what every sequence contributes to `sums`, and to `grads` {name: array} unless None.
+
+    summand: an exact.Summand. visited(n) is called for every n sequences that are done.
+    """
+    xp, V = xp_of(model), world.vocab_size
+    group = max(1, _ROWS // max_len)
+    for length in range(max_len):  # of the ordinary tokens: sequences of one length fill their rows
+        first, end = num_sequences(V, length), num_sequences(V, length + 1)
+        positions = min(length + 1, max_len - 1)  # a forced boundary is no target
+        for start in range(first, end, group):
+            rows = xp.asarray(sequences(V, max_len, start, min(start + group, end)))
+            _sum_over_rows(model, world, rows, positions, summand, sums, grads)
+            visited(len(rows))
 
 
-def measures(eta, x, xp):
-    """Summands of MEASURES."""
-    p, q = xp.exp(x.log_p), xp.exp(x.log_q)
-    js = eta if 0 < eta < 1 else 0.5
-    phi = (terms(name, js, x, xp)[0] for name in ("forward_ce", "reverse_ce", "js", "overlap"))
-    own = (
-        -times_log(p, x.log_p, xp),
-        -q * x.log_q,
-        xp.where(x.log_p > -math.inf, q, 0),
-        q * x.impossible,
-    )
-    return dict(zip(MEASURES, (*phi, *own)))
-
-
-class Sums(dict):
-    """Sums by name, on the device."""
-
-    def add(self, name, values):
-        self[name] = self.get(name, 0.0) + values.sum()
-
-    def total(self, name, xp):
-        return xp.asarray(self.get(name, 0.0), dtype="float64")
-
-
-def by_list(model, world, max_len, sums, objective, eta, grads, progress):
-    """Visit every sequence; without an objective, sum up measures."""
-    xp, total = xp_of(model), num_sequences(world.vocab_size, max_len)
-    with bar_of(total, progress, "sequence") as bar:
-        # of the ordinary tokens: sequences of one length fill their rows
-        for length in range(max_len):
-            first, count = num_sequences(world.vocab_size, length), (world.vocab_size - 1) ** length
-            group = max(1, _ROWS // max_len)
-            for start in range(first, first + count, group):
-                rows = xp.asarray(
-                    sequences(world.vocab_size, max_len, start, min(start + group, first + count))
-                )
-                _list_rows(
-                    model, world, rows, min(length + 1, max_len - 1), sums, objective, eta, grads
-                )
-                bar.update(len(rows))
-
-
-def _list_rows(model, world, rows, positions, sums, objective, eta, grads):
-    """Contributions of rows with targets at the first `positions` positions."""
+def _sum_over_rows(model, world, rows, positions, summand, sums, grads):
+    """The same for rows (n, max_len+1) whose targets are at the first `positions` positions."""
     xp, targets = xp_of(model), rows[:, 1 : positions + 1]
     log_p = world.token_log_probs(rows)[:, :positions]
     floored = world.token_log_probs(rows, floored=True)[:, :positions]
     log_q = xp.zeros(log_p.shape)
     if positions:
         logits, cache = model.forward(rows[:, :positions])
-        step = log_softmax(logits)
-        log_q = chosen(step, targets)
-    x = Prefix(
-        log_q.sum(axis=1),
-        log_p.sum(axis=1),
-        floored.sum(axis=1),
-        (log_p == -math.inf).sum(axis=1),
-        None,
-    )
-    if objective is None:
-        for name, values in measures(eta, x, xp).items():
-            sums.add(name, values)
-    if objective in (None, "mixce"):
-        phi, weights = token_terms(eta, xp.exp(x.log_p)[:, None], log_q)
-        sums.add("mixce", phi)
-    else:
-        phi, weights = terms(objective, eta, x, xp)
-        sums.add(objective, phi)
-        weights = weights[:, None] * xp.ones(log_q.shape)
+        log_q_next = log_softmax(logits)  # (n,T,V)
+        log_q = chosen(log_q_next, targets)
+    impossible = (log_p == -math.inf).sum(axis=1)
+    x = Prefixes(log_q.sum(axis=1), log_p.sum(axis=1), floored.sum(axis=1), impossible, None)
+    if summand.of_sequences is not None:
+        values, w = summand.of_sequences(x, xp)
+        sums.add(values)
+        weights = None if w is None else w[:, None] * xp.ones(log_q.shape)
+    if summand.of_tokens is not None:
+        values, weights = summand.of_tokens(xp.exp(x.log_p)[:, None], log_q, xp)
+        sums.add(values)
     if grads is None or not positions:
         return
-    dlogits = -weights[:, :, None] * xp.exp(step)
+    dlogits = -weights[:, :, None] * xp.exp(log_q_next)
     n, t = xp.arange(len(rows))[:, None], xp.arange(positions)
     dlogits[n, t, targets] += weights
     model.backward(dlogits.astype(logits.dtype), cache, grads)
-
-
-def bar_of(total, progress, unit):
-    return tqdm(
-        total=total,
-        unit=unit,
-        unit_scale=True,
-        delay=1,
-        disable=None if progress and total >= _SHOW_BAR_FROM else True,
-    )
-
-
-_SHOW_BAR_FROM = 100_000  # prefixes or sequences

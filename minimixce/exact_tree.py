@@ -1,132 +1,150 @@
-"""Exact sums by the tree of prefixes."""
+"""Exact sums by the tree of prefixes: what sequences share is computed once.
 
-from .backend import array_module
-from .exact_list import _ROWS, bar_of, measures
+Every prefix h is visited once, forward on the way down and backward on the way up. Two rules say
+what a prefix has to know of its children hv to find the gradient in its own logits:
+
+    weights   W(h) = Σ_v W(hv), w(x) where a sequence x ends;  ∂L/∂logits(h)_v = W(hv) − W(h) Q(v|h)
+    costs     U(h) = Σ_v Q(v|h) [c(v|h) + U(hv)], 0 at an end;
+              ∂L/∂logits(h)_v = Q(h) Q(v|h) [c(v|h) + U(hv) − U(h)]
+
+The first is exact_list's gradient, summed over all sequences that pass through h: each adds
+w(x) (onehot(x_t) − softmax), so that logit v gets the weights of those that go on with v, less
+Q(v|h) times the weights of all. The second is the policy-gradient theorem.
+"""
+
 from .kv import KV
-from .logprob import log_softmax
+from .logprob import Prefixes, log_softmax
 from .model import xp_of
-from .objectives import Prefix, terms, token_terms
+
+_ROWS = 2048  # prefixes at once: enough for long products, few enough to stay in the cache
 
 
-def tree(model, world, max_len, rule, grads, progress):
-    """Visit every prefix once, depth first in groups of rows, forward on the way down and backward
-    on the way up.
+def by_weights(summand, sums):
+    """The rule of the weights W(h), for an objective whose exact.Summand is given.
 
-    `rule(prefix, child, step, below, ended)` says what prefixes (n rows) contribute: child and step
-    are the Prefix and log Q(v|h), (n,V), of their children, below (n,V) what the children returned,
-    `ended` the children that are whole sequences; it returns dlogits (n,V), or None, and what to
-    tell the parent (n,). Children of a prefix are consecutive rows, so the model's attention to the
-    shared past needs no gather. Gradients in the keys and values of a group of prefixes are
-    complete when its subtrees are done: memory holds one group of rows a level, the children of at
-    least one prefix.
+    Losses on tokens weigh every token by itself, so there nothing comes from below.
+    """
+
+    def rule(prefix, child, log_q_next, from_children, ended, xp):
+        if summand.of_tokens is not None:
+            values, child_weight = summand.of_tokens(xp.exp(child.log_p), log_q_next, xp)
+        else:
+            values, w = summand.of_sequences(_select(child, ended), xp)
+            child_weight = from_children.copy()  # W(hv)
+            child_weight[:, ended] = w
+        sums.add(values)
+        prefix_weight = child_weight.sum(axis=1)  # W(h)
+        dlogits = child_weight - prefix_weight[:, None] * xp.exp(log_q_next)
+        return dlogits, prefix_weight
+
+    return rule
+
+
+def by_cost_to_go(cost_of_tokens):
+    """The rule of the costs to go U(h), for costs c that add up over tokens (Objective.cost).
+
+    Where the boundary is forced nothing is to come, and U stays 0.
+    """
+
+    def rule(prefix, child, log_q_next, from_children, ended, xp):
+        log_p_next = child.log_p_floored - prefix.log_p_floored[:, None]
+        to_go = cost_of_tokens(log_q_next, log_p_next) + from_children  # c(v|h) + U(hv)
+        cost = (xp.exp(log_q_next) * to_go).sum(axis=1)  # U(h)
+        q = xp.exp(prefix.log_q[:, None] + log_q_next)  # Q(h) Q(v|h)
+        dlogits = q * (to_go - cost[:, None])
+        return dlogits, cost
+
+    return rule
+
+
+def by_values(summand, sums):
+    """The rule without a gradient: values alone are summed."""
+
+    def rule(prefix, child, log_q_next, from_children, ended, xp):
+        sums.add(summand.of_sequences(_select(child, ended), xp)[0])
+        sums.add(summand.of_tokens(xp.exp(child.log_p), log_q_next, xp)[0])
+        return None, from_children[:, 0]
+
+    return rule
+
+
+def sum_over_tree(model, world, max_len, rule, grads, visited):
+    """Visit every prefix -> what the rule says of the empty one, (1,).
+
+    rule(prefix, child, log_q_next, from_children, ended, xp) says what n prefixes contribute:
+    `prefix` and `child` are the logprob.Prefixes of them, (n,), and of their children, (n,V);
+    log_q_next (n,V) is log Q(v|h), from_children (n,V) what the children returned, `ended` a slice:
+    the children that are whole sequences. It returns dlogits (n,V), or None, and what to tell the
+    parent, (n,). Gradients are added into `grads` {name: array} unless it is None; visited(n) is
+    called for every n prefixes that are done.
+
+    Children of a prefix are consecutive rows, so the model's attention to the shared past needs no
+    gather. Depth first, in groups of rows: the gradient in the keys and values of some prefixes is
+    complete when their subtrees are done, so memory holds one group of rows a level.
     """
     xp, V = xp_of(model), world.vocab_size
     if max_len == 1:  # no prefix has a choice
         return xp.zeros(1)
     tables = world.tables(xp)
-    root = Prefix(*(xp.zeros(1) for _ in range(4)), xp.zeros(1, dtype=int))
-    total = sum((V - 1) ** k for k in range(max_len - 1))
-    bar = bar_of(total, progress, "prefix")
-    words = xp.arange(1, V)
+    ordinary_tokens = xp.arange(1, V)
 
     def visit(tokens, past, prefix, depth):
+        """Prefixes that end in `tokens` (n,) -> what the rule tells their parents, dpast."""
         logits, present, cache = model.extend_forward(tokens[:, None], past)
-        step = log_softmax(logits[:, 0])
-        child = _extend(tables, prefix, step)
-        last = depth == max_len - 2
-        below, dpresent = xp.zeros(step.shape), None
-        if not last:
-            parts = []
-            for start in range(0, len(tokens), group := max(1, _ROWS // (V - 1))):
-                rows = slice(start, start + group)
-                children = Prefix(*(field[rows, 1:].reshape(-1) for field in child))
-                shared = [KV(kv.k[rows], kv.v[rows]) for kv in present]
-                told, dshared = visit(xp.tile(words, len(step[rows])), shared, children, depth + 1)
-                below[rows, 1:] = told.reshape(-1, V - 1)
-                parts.append(dshared)
-            dpresent = _join(parts, xp)
-        dlogits, told = rule(prefix, child, step, below, slice(None) if last else slice(0, 1))
-        bar.update(len(tokens))
-        if grads is None:
-            return told, None
-        _, dpast, _ = model.extend_backward(
-            dlogits[:, None].astype(logits.dtype), dpresent, cache, grads
-        )
-        return told, dpast
-
-    with bar:
-        return visit(xp.zeros(1, dtype=int), None, root, 0)[0]
-
-
-def by_weights(sums, objective, eta):
-    """The rule of W(h) = Σ w(x) over x through h:  ∂L/∂logits(h)_v = W(hv) − W(h) Q(v|h)."""
-
-    def rule(prefix, child, step, below, ended):
-        xp = array_module(step)
-        if objective == "mixce":
-            phi, below = token_terms(eta, xp.exp(child.log_p), step)
+        log_q_next = log_softmax(logits[:, 0])
+        child = _children(tables, prefix, log_q_next)
+        if depth == max_len - 2:  # after each child the boundary is forced
+            ended, from_children, dpresent = slice(None), xp.zeros(log_q_next.shape), None
         else:
-            phi, below[:, ended] = terms(
-                objective, eta, Prefix(*(field[:, ended] for field in child)), xp
-            )
-        sums.add(objective, phi)
-        told = below.sum(axis=1)
-        return below - told[:, None] * xp.exp(step), told
+            ended = slice(0, 1)
+            from_children, dpresent = visit_children(present, child, depth + 1)
+        dlogits, to_parent = rule(prefix, child, log_q_next, from_children, ended, xp)
+        visited(len(tokens))
+        if grads is None:
+            return to_parent, None
+        dlogits = dlogits[:, None].astype(logits.dtype)
+        _, dpast, _ = model.extend_backward(dlogits, dpresent, cache, grads)
+        return to_parent, dpast
 
-    return rule
+    def visit_children(past, child, depth):
+        """The children that go on, group by group -> what they return (n,V), dpast."""
+        n = len(child.log_q)
+        from_children, dpasts = xp.zeros((n, V)), []
+        for start in range(0, n, group := max(1, _ROWS // (V - 1))):
+            rows = slice(start, start + group)
+            prefix = Prefixes(*(field[rows, 1:].reshape(-1) for field in child))
+            tokens = xp.tile(ordinary_tokens, len(child.log_q[rows]))
+            shared = [KV(kv.k[rows], kv.v[rows]) for kv in past]
+            returned, dshared = visit(tokens, shared, prefix, depth)
+            from_children[rows, 1:] = returned.reshape(-1, V - 1)
+            dpasts.append(dshared)
+        return from_children, _join(dpasts, xp)
 
-
-def by_cost_to_go(objective):
-    """The rule of U(h): see policy_gradient. Where the boundary is forced nothing is to come, and U
-    stays 0.
-    """
-
-    def rule(prefix, child, step, below, ended):
-        xp = array_module(step)
-        cost = prefix.log_p_floored[:, None] - child.log_p_floored
-        if objective == "reverse_kl":
-            cost = cost + step
-        to_go = cost + below
-        told = (xp.exp(step) * to_go).sum(axis=1)
-        return xp.exp(prefix.log_q[:, None] + step) * (to_go - told[:, None]), told
-
-    return rule
-
-
-def by_measures(sums, eta):
-    """The rule that has no gradient."""
-
-    def rule(prefix, child, step, below, ended):
-        xp = array_module(step)
-        for name, values in measures(
-            eta, Prefix(*(field[:, ended] for field in child)), xp
-        ).items():
-            sums.add(name, values)
-        sums.add("mixce", token_terms(eta, xp.exp(child.log_p), step)[0])
-        return None, below[:, 0]
-
-    return rule
+    root = Prefixes(*(xp.zeros(1) for _ in range(4)), xp.zeros(1, dtype=int))
+    return visit(xp.zeros(1, dtype=int), None, root, 0)[0]
 
 
-def _extend(tables, prefix, step):
-    """prefix (n,), step = log Q(v|h) (n,V) -> Prefix (n,V), tables a world's."""
-    log_q, log_p, log_p_floored, impossible, state = prefix
-    return Prefix(
-        log_q[:, None] + step,
-        log_p[:, None] + tables.log_p[state],
-        log_p_floored[:, None] + tables.log_p_floored[state],
-        impossible[:, None] + tables.impossible[state],
+def _children(tables, prefix, log_q_next):
+    """prefix (n,), log_q_next (n,V) -> Prefixes (n,V), by a world's tables."""
+    state = prefix.state
+    return Prefixes(
+        prefix.log_q[:, None] + log_q_next,
+        prefix.log_p[:, None] + tables.log_p[state],
+        prefix.log_p_floored[:, None] + tables.log_p_floored[state],
+        prefix.impossible[:, None] + tables.impossible[state],
         tables.next_state[state],
     )
 
 
-def _join(parts, xp):
-    """Gradients of several groups' shared pasts, one below the other; None from a model without
-    layers.
-    """
-    if parts[0] is None or len(parts) == 1:
-        return parts[0]
+def _select(child, columns):
+    return Prefixes(*(field[:, columns] for field in child))
+
+
+def _join(dpasts, xp):
+    """dpast of several groups, one below the other; None from a model without layers."""
+    if dpasts[0] is None or len(dpasts) == 1:
+        return dpasts[0]
     return [
         KV(xp.concatenate([kv.k for kv in layer]), xp.concatenate([kv.v for kv in layer]))
-        for layer in zip(*parts)
+        for layer in zip(*dpasts)
     ]

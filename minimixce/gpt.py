@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import backend
-from .kv import extend_kv, positions, split_dkv, sum_kv
+from .kv import add_kv, extend_kv, extend_kv_backward, num_positions
 from .layers import (
     attention_backward,
     attention_forward,
@@ -200,41 +200,38 @@ class GPT(LanguageModel):
         """Continue sequences: x, ids (B,T) or soft one-hots (B,T,V), after `past` -> logits
         (B,T,V), present, cache.
 
-        past and present are lists with one KV (keys, values: (rows,H,positions,D)) a layer; present
-        is past and x together, ready to be the next call's past. One row of past may serve G =
-        B/rows consecutive rows of x, as the children of a prefix do. Raises ValueError for ids
-        outside the vocabulary and more than block_size positions.
+        past and present are lists with one kv.KV (keys, values: (rows,H,positions,D)) a layer;
+        present is past and x together, ready to be the next call's past. One row of past may serve
+        G = B/rows consecutive rows of x, as a prefix does its children. Dropout acts only with
+        training=True and then needs `rng` (backend.rng). Raises TypeError for arrays of another
+        device, ValueError for ids outside the vocabulary and for more than block_size positions.
         """
-        c, params, past = self.config, self.params, past or None
-        dropout = c.dropout if training else 0.0
-        start = positions(past)
-        if past and len(past) != c.n_layer:
-            raise ValueError(
-                f"past must hold keys and values of {c.n_layer} layers, got {len(past)}"
-            )
+        past = past or None
+        start = num_positions(past)
         self._check_input(x, start)
-        if past and len(x) % len(past[0].k):
-            raise ValueError(
-                f"{len(x)} rows of input cannot share {len(past[0].k)} rows of past evenly"
-            )
+        self._check_past(past, len(x))
+        config, params = self.config, self.params
+        dropout = config.dropout if training else 0.0
         x, embedding = embedding_forward(x, params["wte.weight"])
         x, position = position_forward(x, params["wpe.weight"], start)
         x, dropped = dropout_forward(x, dropout, rng)
         blocks, present = [], []
-        for i in range(c.n_layer):
-            x, block = block_forward(x, params, f"h.{i}", c.n_head, past and past[i], dropout, rng)
+        for i in range(config.n_layer):
+            layer_past = past and past[i]
+            x, block = block_forward(x, params, f"h.{i}", config.n_head, layer_past, dropout, rng)
             blocks.append(block)
-            present.append(extend_kv(past and past[i], block.attention.k, block.attention.v))
+            present.append(extend_kv(layer_past, block.attention.k, block.attention.v))
         x, ln_f = layer_norm_forward(x, params["ln_f.weight"], params["ln_f.bias"])
         logits, unembedding = unembedding_forward(x, params["wte.weight"])
         return logits, present, GPTCache(embedding, position, dropped, blocks, ln_f, unembedding)
 
     def extend_backward(self, dlogits, dpresent, cache, grads=None):
         """dlogits (B,T,V), dpresent (like present, or None for zero) -> dx (None for ids), dpast
-        (None without), grads.
+        (None without a past), grads {name: array}.
 
         dpast is the next dpresent when a sequence was fed in pieces: go through the pieces from
-        last to first, passing each one's dpast and the same grads on. A cache serves one backward;
+        last to first, passing each one's dpast and the same grads on. Gradients are added into
+        `grads` if given. dlogits and the cache may be overwritten; a cache serves one backward, and
         a second raises ValueError.
         """
         if len(cache.blocks) != self.config.n_layer:
@@ -248,15 +245,30 @@ class GPT(LanguageModel):
         dpast = []
         for i in reversed(range(self.config.n_layer)):
             block = cache.blocks.pop()
-            dpast_of_present, dkv = split_dkv(dpresent and dpresent[i], block.attention)
+            own = block.attention  # this call's keys and values, and the past they continue
+            layer_dpresent = dpresent and dpresent[i]
+            dpast_of_present, dkv = extend_kv_backward(layer_dpresent, own.past, own.k.shape[2])
             dx, dpast_of_attention = block_backward(dx, block, f"h.{i}", grads, dkv)
-            dpast.insert(0, sum_kv(dpast_of_attention, dpast_of_present))
+            dpast.insert(0, add_kv(dpast_of_attention, dpast_of_present))
         dx = dropout_backward(dx, cache.dropout)
         dx, dweight = position_backward(dx, cache.position)
         add_grad(grads, "wpe.weight", dweight)
         dx, dweight = embedding_backward(dx, cache.embedding)
         add_grad(grads, "wte.weight", dweight)
         return dx, dpast if dpast[0] else None, {name: grads[name] for name in self.params}
+
+    def _check_past(self, past, batch):
+        """Raise ValueError unless `past` has a KV a layer, whose rows `batch` rows can share."""
+        if past is None:
+            return
+        if len(past) != self.config.n_layer:
+            raise ValueError(
+                f"past must hold keys and values of {self.config.n_layer} layers, got {len(past)}"
+            )
+        if batch % len(past[0].k):
+            raise ValueError(
+                f"{batch} rows of input cannot share {len(past[0].k)} rows of past evenly"
+            )
 
     def save(self, folder, overwrite=False, boundary=None):
         """Write the model as a Hugging Face GPT-2 folder (config.json, model.safetensors).

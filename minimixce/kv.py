@@ -1,4 +1,12 @@
-"""Keys and values of a past, and how a past grows."""
+"""Keys and values of a past: how attention reads them, and how a past grows.
+
+A past is what attention keeps of positions that have been computed: a KV a layer. One row of a past
+may serve G consecutive rows of a batch, as a prefix does its children: B = rows · G. The G rows are
+then *folded*, that is, their queries stand side by side, (B,H,T,X) -> (rows,H,G·T,X), so that one
+product serves them all, and in the backward pass sums their derivatives.
+
+Shapes: B batch, H heads, T new positions, P past ones, D channels of a head.
+"""
 
 from typing import Any, NamedTuple
 
@@ -12,62 +20,122 @@ class KV(NamedTuple):
     v: Any
 
 
+# ---- attention to a past -------------------------------------------------------------------------
+
+
+def _transpose(x):
+    return x.swapaxes(-1, -2)
+
+
+def _fold(x, rows):
+    """(rows·G,H,T,X) -> (rows,H,G·T,X)."""
+    B, H, T, X = x.shape
+    return x.reshape(rows, B // rows, H, T, X).swapaxes(1, 2).reshape(rows, H, -1, X)
+
+
+def _unfold(x, batch):
+    """The reverse: (rows,H,G·T,X) -> (batch,H,T,X), batch = rows·G."""
+    rows, H, _, X = x.shape
+    return x.reshape(rows, H, batch // rows, -1, X).swapaxes(1, 2).reshape(batch, H, -1, X)
+
+
+def past_scores_forward(q, past):
+    """Scores of the past keys: q (B,H,T,D), past of P positions -> scores (B,H,P,T) = k qᵀ."""
+    rows = len(past.k)
+    scores = _fold(q, rows) @ _transpose(past.k)  # (rows,H,G·T,P)
+    return _transpose(_unfold(scores, len(q)))
+
+
+def past_scores_backward(dscores, q, past):
+    """dscores (B,H,P,T) -> dq (B,H,T,D), dk (rows,H,P,D), a sum over the rows that share a past."""
+    rows = len(past.k)
+    dscores = _fold(_transpose(dscores), rows)
+    dq = _unfold(dscores @ past.k, len(q))
+    dk = _transpose(dscores) @ _fold(q, rows)
+    return dq, dk
+
+
+def past_values_forward(probs, past):
+    """What the past values add to y: probs (B,H,P,T) -> (B,H,T,D) = pᵀ v."""
+    rows = len(past.v)
+    return _unfold(_fold(_transpose(probs), rows) @ past.v, len(probs))
+
+
+def past_values_backward(dy, probs, past):
+    """dy (B,H,T,D) -> dprobs (B,H,P,T), dv (rows,H,P,D), summed over the rows that share a past."""
+    rows = len(past.v)
+    dv = _transpose(_fold(_transpose(probs), rows)) @ _fold(dy, rows)
+    dprobs = _unfold(_fold(dy, rows) @ _transpose(past.v), len(probs))
+    return _transpose(dprobs), dv
+
+
+# ---- a past that grows ---------------------------------------------------------------------------
+
+
 class GrowingKV(KV):
-    """A KV that is the beginning of longer arrays, its `room`, so that a next token need not copy
-    all those before it.
-    """
+    """A KV that is the beginning of longer arrays, its `room`: a next token copies nothing."""
 
     room = None
 
 
 class Room:
-    """Keys and values with space behind the first `used` positions. Only the KV that ends there
-    grows in place; whoever else extends the same past gets a copy, so a past can be extended twice.
+    """Keys and values with space behind the first `used` positions.
+
+    Only the KV that ends there grows in place; extending another one copies, so that the same past
+    can be extended twice.
     """
 
     def __init__(self, past, batch, capacity):
-        xp, (rows, H, P, D) = array_module(past.k), past.k.shape
-        self.k, self.v = (xp.empty((batch, H, capacity, D), past.k.dtype) for _ in range(2))
-        self.k[:, :, :P], self.v[:, :, :P] = (xp.repeat(x, batch // rows, axis=0) for x in past)
+        xp = array_module(past.k)
+        rows, H, P, D = past.k.shape
+        self.k = xp.empty((batch, H, capacity, D), past.k.dtype)
+        self.v = xp.empty((batch, H, capacity, D), past.k.dtype)
+        self.k[:, :, :P] = xp.repeat(past.k, batch // rows, axis=0)
+        self.v[:, :, :P] = xp.repeat(past.v, batch // rows, axis=0)
         self.used = P
 
 
 def extend_kv(past, k, v):
-    """past (KV of rows or None) followed by k, v (B,H,T,D) -> KV (B,H,P+T,D); each past row stands
-    before B/rows of k.
+    """past (KV of rows, or None) followed by k, v (B,H,T,D) -> KV (B,H,P+T,D).
+
+    Each row of past comes before the G = B/rows rows of k and v that it serves.
     """
     if past is None:
         return KV(k, v)
-    (rows, _, P, _), (B, _, T, _) = past.k.shape, k.shape
+    rows, _, P, _ = past.k.shape
+    B, _, T, _ = k.shape
+    end = P + T
     room = getattr(past, "room", None)
-    if room is None or rows != B or room.used != P or P + T > room.k.shape[2]:
-        room = Room(past, B, P + T if rows != B else 2 * (P + T))
-    room.k[:, :, P : P + T], room.v[:, :, P : P + T] = k, v
-    room.used = P + T
-    present = GrowingKV(room.k[:, :, : P + T], room.v[:, :, : P + T])
+    if room is None or rows != B or room.used != P or end > room.k.shape[2]:
+        room = Room(past, B, end if rows != B else 2 * end)
+    room.k[:, :, P:end] = k
+    room.v[:, :, P:end] = v
+    room.used = end
+    present = GrowingKV(room.k[:, :, :end], room.v[:, :, :end])
     present.room = room
     return present
 
 
-def positions(past):
-    """The number of positions that a past holds; a model without layers keeps none."""
-    return past[0].k.shape[2] if past else 0
+def extend_kv_backward(dpresent, past, T):
+    """dpresent (KV (B,H,P+T,D), or None for zero) -> dpast (KV of past's shape), dkv (B,H,T,D).
 
-
-def split_dkv(dpresent, attention):
-    """The reverse of extend_kv: dpresent -> its part for past, summed over the rows that shared it,
-    and for the own KV.
+    A row of past that served G rows gets the sum of theirs; both are None where there is nothing.
     """
     if dpresent is None:
         return None, None
-    T = attention.k.shape[2]
-    own = KV(*(d[:, :, -T:] for d in dpresent))
-    if attention.past is None:
-        return None, own
-    rows = len(attention.past.k)
-    old = (d[:, :, :-T].reshape(rows, -1, *d[:, :, :-T].shape[1:]).sum(axis=1) for d in dpresent)
-    return KV(*old), own
+    dkv = KV(*(d[:, :, -T:] for d in dpresent))
+    if past is None:
+        return None, dkv
+    rows = len(past.k)
+    old = (d[:, :, :-T] for d in dpresent)
+    return KV(*(d.reshape(rows, -1, *d.shape[1:]).sum(axis=1) for d in old)), dkv
 
 
-def sum_kv(a, b):
+def add_kv(a, b):
+    """a + b, or a where b is None."""
     return a if b is None else KV(a.k + b.k, a.v + b.v)
+
+
+def num_positions(past):
+    """How many positions a past (a list with one KV a layer, or None) holds."""
+    return past[0].k.shape[2] if past else 0

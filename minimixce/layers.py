@@ -14,7 +14,13 @@ import math
 from typing import Any, NamedTuple
 
 from .backend import add_rows, array_module
-from .kv import KV
+from .kv import (
+    KV,
+    past_scores_backward,
+    past_scores_forward,
+    past_values_backward,
+    past_values_forward,
+)
 
 
 def _rows(x):
@@ -342,79 +348,62 @@ def _transpose(x):
     return x.swapaxes(-1, -2)
 
 
-def _fold(x, rows):
-    """(rows·G,H,T,X) -> (rows,H,G·T,X): the G consecutive rows that share one past stand side by
-    side as queries.
-    """
-    B, H, T, X = x.shape
-    return x.reshape(rows, B // rows, H, T, X).swapaxes(1, 2).reshape(rows, H, -1, X)
-
-
-def _unfold(x, batch):
-    """The reverse: (rows,H,G·T,X) -> (batch,H,T,X), batch = rows·G."""
-    rows, H, _, X = x.shape
-    return x.reshape(rows, H, batch // rows, -1, X).swapaxes(1, 2).reshape(batch, H, -1, X)
-
-
 def attention_forward(qkv, n_head, past=None, dropout=0.0, rng=None):
     """Causal multi-head attention. qkv (B,T,3C): queries, keys, values side by side -> y (B,T,C).
 
     y_i = Σ_j p_ij v_j with p_i = softmax_j(q_i·k_j / √D) over the positions j ≤ i. With `past` (a
-    KV of P positions) the T positions continue it and see all of it; past may have B/G rows, each
-    then serves G consecutive rows of qkv. This call's own keys and values are in the cache. Scores
-    are kept keys first, (…,keys,queries): sums over the second last axis vectorise where sums over
-    a short last axis do not.
+    kv.KV of P positions) the T positions continue it and see all of it; past may have B/G rows,
+    each of which then serves G consecutive rows of qkv. dropout and rng are dropout_forward's, for
+    the probabilities p. This call's own keys and values are in the cache.
+
+    Scores are kept keys first, (…,keys,queries): sums over the second last axis vectorise where
+    sums over a short last axis do not.
     """
-    xp = array_module(qkv)
-    B, T, _ = qkv.shape
+    xp, T = array_module(qkv), qkv.shape[1]
     q, k, v = _split_heads(qkv, n_head, 3)
     scaled_q = q / math.sqrt(q.shape[-1])
     scores = k @ _transpose(scaled_q)  # (B,H,T,T)
-    # key j > query i: never seen
+    # A key j > i is never seen by query i.
     scores += xp.where(xp.tri(T, dtype=bool).T, 0, -math.inf).astype(scores.dtype)
     if past is not None:
-        rows = past.k.shape[0]
-        past_scores = _unfold(_fold(scaled_q, rows) @ _transpose(past.k), B)  # (B,H,T,P)
-        scores = xp.concatenate([_transpose(past_scores), scores], axis=-2)
+        past_scores = past_scores_forward(scaled_q, past)  # (B,H,P,T)
+        scores = xp.concatenate([past_scores, scores], axis=-2)
     weights, softmax = softmax_forward(scores, axis=-2)
     probs, dropped = dropout_forward(weights, dropout, rng)
     y = _transpose(probs[:, :, -T:]) @ v
     if past is not None:
-        y += _unfold(_fold(_transpose(probs[:, :, :-T]), rows) @ past.v, B)
+        y += past_values_forward(probs[:, :, :-T], past)
     return _merge_heads([y]), AttentionCache(q, k, v, past, softmax, dropped, probs)
 
 
 def attention_backward(dy, cache, dkv=None):
     """dy (B,T,C) -> dqkv (B,T,3C), dpast (KV like past, or None).
 
-    Four products, each with the two derivatives of a product: y = pᵀ v gives dv = p dy and dp = v
-    dyᵀ; scores = k qᵀ / √D give dk = dscores q / √D and dq = dscoresᵀ k / √D. Masked scores need no
-    care: p is 0 there, so dscores is too. A past row that served G rows gathers the sum of their
-    derivatives: the folded products do that sum. `dkv` (KV (B,H,T,D)) is added: what later
-    positions ask of this call's own keys and values.
+    Two products, each with the two derivatives of a product: y = pᵀ v gives dv = p dy and
+    dp = v dyᵀ; scores = k qᵀ / √D give dk = dscores q / √D and dq = dscoresᵀ k / √D. Masked scores
+    need no care: p is 0 there, so dscores is too. The past does the same with its own k and v.
+    `dkv` (KV (B,H,T,D)) is added: what later positions ask of this call's own keys and values.
     """
     q, k, v, past, softmax, dropped, probs = cache
-    xp = array_module(dy)
-    B, _, T, D = q.shape
-    (dy,) = _split_heads(dy, q.shape[1], 1)
+    xp, (_, n_head, T, D) = array_module(dy), q.shape
+    (dy,) = _split_heads(dy, n_head, 1)
     dpast = None
     dprobs = v @ _transpose(dy)
     dv = probs[:, :, -T:] @ dy
     if past is not None:
-        rows = past.k.shape[0]
-        dpast_v = _transpose(_fold(_transpose(probs[:, :, :-T]), rows)) @ _fold(dy, rows)
-        past_dprobs = _unfold(_fold(dy, rows) @ _transpose(past.v), B)
-        dprobs = xp.concatenate([_transpose(past_dprobs), dprobs], axis=-2)
+        dpast_probs, dpast_v = past_values_backward(dy, probs[:, :, :-T], past)
+        dprobs = xp.concatenate([dpast_probs, dprobs], axis=-2)
     dweights = dropout_backward(dprobs, dropped)
     dscores = softmax_backward(dweights, softmax)
     dq = _transpose(dscores[:, :, -T:]) @ k
     dk = dscores[:, :, -T:] @ q
     if past is not None:
-        past_dscores = _fold(_transpose(dscores[:, :, :-T]), rows)  # (rows,H,G·T,P)
-        dq += _unfold(past_dscores @ past.k, B)
-        dpast = KV(_transpose(past_dscores) @ _fold(q, rows) / math.sqrt(D), dpast_v)
+        dq_past, dpast_k = past_scores_backward(dscores[:, :, :-T], q, past)
+        dq += dq_past
+        dpast = KV(dpast_k / math.sqrt(D), dpast_v)
     dq /= math.sqrt(D)
     dk /= math.sqrt(D)
     if dkv is not None:
-        dk, dv = dk + dkv.k, dv + dkv.v
+        dk = dk + dkv.k
+        dv = dv + dkv.v
     return _merge_heads([dq, dk, dv]), dpast

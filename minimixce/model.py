@@ -7,7 +7,7 @@ import numpy as np
 
 from . import backend
 from .backend import array_module
-from .kv import positions
+from .kv import num_positions
 from .layers import softmax_forward
 from .storage import checkpoint
 
@@ -120,7 +120,7 @@ class LanguageModel:
             yield tokens
             window = tokens[:, None]
             seen.append(window)
-            if positions(past) == block_size:
+            if num_positions(past) == block_size:
                 window, past = xp.concatenate(seen, axis=1)[:, -max(1, block_size // 2) :], None
                 seen = [window]
 
@@ -179,7 +179,7 @@ def xp_of(model):
     return array_module(next(iter(model.params.values())))
 
 
-def complete(grads, model):
+def complete_grads(grads, model):
     """grads with exactly the keys of params; zeros where nothing depends on a parameter, as with a
     horizon of 1.
     """

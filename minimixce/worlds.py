@@ -38,7 +38,7 @@ __all__ = [
 
 
 def load(path):
-    """The world that World.save wrote. Raises FileNotFoundError, or ValueError for a damaged file."""
+    """The world that World.save wrote. FileNotFoundError, or ValueError for a damaged file."""
     fields = files.read_json(path)
     if missing := [key for key in ("name", "log_p_floor", "words", "states") if key not in fields]:
         raise ValueError(f"{path} does not describe a world: it lacks {', '.join(missing)}")
