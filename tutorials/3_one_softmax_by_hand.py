@@ -694,4 +694,4 @@ assert expected_mixce(near).min() > expected_mixce(best)
 # **Where to go next.** On the evening path, [lesson 6](6_the_approximation.ipynb): how the reverse cross-entropy
 # became a weight, and what that cost. In order, [lesson 4](4_the_exact_reverse_gradient.ipynb): the reverse
 # gradient itself, without approximation. All formulas of this lesson are in [math §6](math.md#6-token-objectives);
-# to move the sliders yourself, the [explorer](explorer.html); to choose, [which objective](which_objective.md).
+# to move the sliders yourself, the [explorer](explorer.py); to choose, [which objective](which_objective.md).

@@ -765,7 +765,7 @@ assert np.allclose(ratio, 0.1 + 0.9 / 5)
 
 # %% [markdown]
 # **Where to go next.** This is the end of the evening path. [Which objective](which_objective.md) says what follows
-# for practice; the [explorer](explorer.html) lets you turn η by hand. In order,
+# for practice; the [explorer](explorer.py) lets you turn η by hand. In order,
 # [lesson 7](7_the_transformer_by_hand.ipynb) puts a transformer in the place of the table, and
 # [lesson 8](8_experiments_read_sceptically.ipynb) asks whether what happened here happens on text. The formulas of
 # the chain are in [math §5](math.md#5-the-approximation), the glossary of the words [here](glossary.md).

@@ -1,8 +1,10 @@
 """The API reference of the site, from the package's docstrings: `pages()` -> {file name: (title, HTML body)}.
 
-One page for each module and an index, api.html. Modules are read as source and not imported, because a syntax tree keeps what
-objects lose: the order of the file, the text of default values, and the comments beside fields and constants. Docstrings are
-plain text: hand-laid tables and formulas keep their lines, paragraphs lose the breaks that only the width of the source made.
+One page for each file that defines public names, and an index, api.html: first the heart, the files directly in the package,
+in the order in which minimixce/README.md names them, then the folders. Modules are read as source and not imported, because a
+syntax tree keeps what objects lose: the order of the file, the text of default values, and the comments beside fields and
+constants. Docstrings are plain text: hand-laid tables and formulas keep their lines, paragraphs lose the breaks that only the
+width of the source made.
 Classes for the style sheet: module, contents, entry, method, signature, kind, doc (paragraphs with white-space: pre-wrap, for
 a break that stays is a newline), laid (a table or formula, in pre), fields (in pre), bases, source.
 """
@@ -11,32 +13,12 @@ import ast
 import copy
 import html
 import re
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 PACKAGE = Path(__file__).resolve().parent.parent / "minimixce"
-MODULES = (  # in the order of reading
-    "layers",
-    "gpt",
-    "objectives",
-    "worlds",
-    "exact",
-    "estimators",
-    "bigram",
-    "checks",
-    "optim",
-    "training",
-    "text",
-    "metrics",
-    "compare",
-    "world_training",
-    "synthetic",
-    "plots",
-    "backend",
-    "checkpoint",
-    "cli",
-)
-_WRAPPED_FROM = 100  # characters: a line that could not have held another word; sources are 128 wide, indentation included
+_WRAPPED_FROM = 84  # characters: a line that could not have held another word; sources are 100 wide, indentation included
 _NAME = re.compile(r"`([^`\n]+)`|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 
 
@@ -55,7 +37,7 @@ class Entry(NamedTuple):
 
 
 class Module(NamedTuple):
-    """What one file holds."""
+    """What one file holds. `name` is without minimixce: layers, experiments.measures; a folder's __init__ has the folder's."""
 
     name: str
     doc: str
@@ -65,9 +47,40 @@ class Module(NamedTuple):
 # ---- reading ----------------------------------------------------------------------------------------------------------
 
 
+def modules_in_order():
+    """The names of all files that define public names: the heart in the README's order, then folder after folder."""
+    named = re.findall(r"`([\w/]+?)(?:\.py|/)`", (PACKAGE / "README.md").read_text(encoding="utf-8"))
+    found = [_module_of(path) for path in sorted(PACKAGE.rglob("*.py"))]
+
+    def order(module):
+        first = module.split(".")[0]
+        is_tool = (PACKAGE / first).is_dir()
+        return is_tool, named.index(first) if first in named else len(named)
+
+    return sorted((name for name in found if name and read_module(name).entries), key=order)
+
+
+def _module_of(path):
+    """The name of a file of the package; "" for minimixce/__init__.py and __main__.py."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part not in ("__init__", "__main__"))
+
+
+def file_of(module):
+    """The file of a module: layers -> minimixce/layers.py."""
+    path = PACKAGE.joinpath(*module.split("."))
+    path = path / "__init__.py" if (path / "__init__.py").exists() else path.with_suffix(".py")
+    return path.relative_to(PACKAGE.parent).as_posix()
+
+
+def page_of_file(file):
+    """The page of a file, minimixce/layers.py -> minimixce.layers.html, or None where it has none."""
+    return next((page_of(module) for module in MODULES if file_of(module) == str(file)), None)
+
+
 def read_module(name):
     """The public names of a module, in the order of its source -> Module."""
-    source = (PACKAGE / f"{name}.py").read_text(encoding="utf-8")
+    source = (PACKAGE.parent / file_of(name)).read_text(encoding="utf-8")
     tree, lines, entries = ast.parse(source), source.splitlines(), []
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     for node in tree.body:
@@ -157,17 +170,22 @@ def page_of(module):
 def _targets(modules, exported):
     """Every name that may be linked -> {name as it is written: page#anchor}, for all modules and for each one's own words."""
     everywhere, bare, own = {}, {}, {}
+    last_parts = Counter(module.name.split(".")[-1] for module in modules)
     for module in modules:
         page, own[module.name] = page_of(module.name), {}
-        everywhere |= {f"minimixce.{module.name}": page, f"mm.{module.name}": page, f"{module.name}.py": page}
+        short = module.name.split(".")[-1]
+        names = {module.name, short} if last_parts[short] == 1 else {module.name}
+        prefixes = [prefix + name for name in sorted(names) for prefix in ("", "minimixce.", "mm.")]
+        everywhere |= {prefix: page for prefix in prefixes if "." in prefix}
+        everywhere |= {f"{name.replace('.', '/')}.py": page for name in names}
         for entry in module.entries:
             for each in (entry, *entry.methods):
                 own[module.name][each.name] = f"{page}#{each.name}"
-                for prefix in (f"{module.name}.", f"minimixce.{module.name}.", f"mm.{module.name}."):
-                    everywhere[prefix + each.name] = f"{page}#{each.name}"
+                everywhere |= {f"{prefix}.{each.name}": f"{page}#{each.name}" for prefix in prefixes}
                 bare.setdefault(each.name.split(".")[-1], []).append((each, page))
-            if exported.get(entry.name) == module.name:
-                everywhere[f"mm.{entry.name}"] = f"{page}#{entry.name}"
+    for name, module in exported.items():  # mm.GPT, text.load_corpus
+        target = f"{page_of(module)}#{name.split('.')[-1]}"
+        everywhere |= {f"mm.{name}": target} | ({name: target, f"minimixce.{name}": target} if "." in name else {})
     for places in bare.values():
         if len(places) == 1 and places[0][0].kind in ("function", "class"):  # a name that means one thing
             (entry, page), *_ = places
@@ -252,7 +270,7 @@ def _entry_html(entry, module, everywhere, own):
         parts.append(_doc_html(entry.doc, find))
     if entry.fields:
         parts.append(f'<pre class="fields"><code>{html.escape(entry.fields)}</code></pre>')
-    parts.append(f'<p class="source">minimixce/{module}.py, line {entry.line}</p>')
+    parts.append(f'<p class="source">{file_of(module)}, line {entry.line}</p>')
     parts += [_entry_html(method, module, everywhere, own) for method in entry.methods]
     return "\n".join([*parts, "</section>"])
 
@@ -274,28 +292,52 @@ def _module_html(module, everywhere, own):
 
 
 def _exported():
-    """What `import minimixce as mm` gives under mm itself -> {name: its module}."""
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module]
-    return {alias.name: node.module for node in imports for alias in node.names}
+    """What packages hand on from their files -> {name as after `mm.`: the module that defines it}: GPT, text.load_corpus."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("__init__.py")):
+        package = _module_of(path)
+        prefix = f"{package}." if package else ""
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
+                found |= {prefix + (alias.asname or alias.name): prefix + node.module for alias in node.names}
+    return {name: module for name, module in found.items() if module in MODULES and _defines(module, name.split(".")[-1])}
+
+
+def _defines(module, name):
+    return name in {entry.name for entry in read_module(module).entries}
 
 
 def _index_html(modules, exported):
+    heart = [module for module in modules if not (PACKAGE / module.name.split(".")[0]).is_dir()]
+    parts = [
+        '<article class="module">\n<h1>API reference</h1>',
+        "<p>One page for each file of <code>minimixce</code> that defines public names, with its docstrings.</p>",
+        "<h2>The heart, in an order to read it in</h2>",
+        _index_table(heart),
+    ]
+    for folder in dict.fromkeys(module.name.split(".")[0] for module in modules if module not in heart):
+        doc = ast.get_docstring(ast.parse((PACKAGE / folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+        parts.append(f"<h2><code>{folder}/</code></h2>\n<p>{html.escape(_first_sentence(doc))}</p>")
+        parts.append(_index_table([module for module in modules if module.name.split(".")[0] == folder]))
+    top = {name: module for name, module in sorted(exported.items()) if "." not in name}
+    names = "\n".join(f"<li>{_link(f'mm.{name}', f'{page_of(module)}#{name}')}</li>" for name, module in top.items())
+    parts.append(
+        "<h2>Under <code>mm</code> itself</h2>\n<p>After <code>import minimixce as mm</code> these stand under <code>mm</code> "
+        f"itself, everything else under its module:</p>\n<ul>\n{names}\n</ul>\n</article>"
+    )
+    return "\n".join(parts)
+
+
+def _index_table(modules):
     rows = "\n".join(
         f"<tr><td>{_link(module.name, page_of(module.name))}</td><td>{html.escape(_first_sentence(module.doc))}</td></tr>"
         for module in modules
     )
-    names = "\n".join(
-        f"<li>{_link(f'mm.{name}', f'{page_of(module)}#{name}')}</li>" for name, module in sorted(exported.items())
-    )
-    return (
-        '<article class="module">\n<h1>API reference</h1>\n'
-        "<p>One page for each file of <code>minimixce</code>, in an order to read them in. The text is that of "
-        "the docstrings.</p>\n"
-        f"<table>\n<thead><tr><th>module</th><th>what it holds</th></tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n"
-        "<p>After <code>import minimixce as mm</code> these stand under <code>mm</code> itself, everything else under its "
-        f"module:</p>\n<ul>\n{names}\n</ul>\n</article>"
-    )
+    return f"<table>\n<thead><tr><th>module</th><th>what it holds</th></tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+
+
+MODULES = modules_in_order()
 
 
 def pages():

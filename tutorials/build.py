@@ -2,10 +2,10 @@
 
     pip install -e ".[site]" && python tutorials/build.py
 
-writes the lessons' notebooks, with outputs, and the explorer beside their sources, and the site into site/ (open
-site/index.html): lessons, explorer, results, which-objective page, glossary, mathematics, map and the API reference. Formulas
-become MathML and nothing is fetched from a network, so the site works offline and from a folder. --fast does a tenth of the
-work, for tests, and leaves notebooks and explorer alone.
+writes the lessons' notebooks, with outputs, beside their sources, and the site into site/ (open site/index.html): lessons,
+explorer, results, which-objective page, adding your own, glossary, mathematics, map and the API reference. Formulas become
+MathML and nothing is fetched from a network, so the site works offline and from a folder. --fast does a tenth of the work, for
+tests, and leaves notebooks alone.
 """
 
 import argparse
@@ -37,6 +37,8 @@ except ImportError as error:
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE))  # for the builders beside this file
+import api_reference  # noqa: E402
+
 LESSONS = sorted(path.stem for path in HERE.glob("[1-9]_*.py"))
 PAGES = (  # file in tutorials/, title in the menu
     ("synthetic_results.md", "Results"),
@@ -173,14 +175,14 @@ class Site:
         where = PurePosixPath(file.relative_to(ROOT).as_posix())
         if where.parent.name == "tutorials" and where.suffix == ".ipynb" and where.stem in LESSONS:
             return f"{where.stem}.html{anchor}"
-        if str(where) in ("tutorials/explorer.html", *(f"tutorials/{name}" for name, _ in PAGES)):
+        if str(where) in ("tutorials/explorer.py", *(f"tutorials/{name}" for name, _ in PAGES)):
             return f"{where.stem}.html{anchor}"
         if str(where) == "README.md":
             return f"readme.html{anchor}"
         if str(where) == "tutorials/one_file.py":
             return "one_file.html"
-        if where.parent.name == "minimixce" and where.suffix == ".py":
-            return f"minimixce.{where.stem}.html"
+        if page := api_reference.page_of_file(where):
+            return page
         if not file.is_file():
             raise FileNotFoundError(f"a page links to {target}, which is not there")
         copy = self.out / "files" / where
@@ -292,8 +294,6 @@ def build(out, fast=False, lessons=LESSONS):
             notebook.cells[0].source.split("\n")[0].removeprefix("# "),
         )
     explorer.build(site.out, home="index.html")
-    if not fast:
-        explorer.build(HERE)  # by itself, for those who read the repository
     titles["explorer"] = "Explorer"
     for file, title in PAGES:
         name = Path(file).stem
@@ -320,26 +320,30 @@ def make_room(out):
 
 def other_pages(site):
     """The first page, the one-file version, README and the API reference -> bodies and titles by name of page."""
-    import api_reference
-
     one_file = code((HERE / "one_file.py").read_text(encoding="utf-8"))
     reference = {Path(file).stem: page for file, page in api_reference.pages().items()}
-    lines = re.compile(r"minimixce/(\w+)\.py, line (\d+)")
-    bodies = {name: lines.sub(r'<a href="source.\1.html#line-\2">\g<0></a>', body) for name, (_, body) in reference.items()}
+    bodies = {name: with_source_links(body) for name, (_, body) in reference.items()}
     titles = {"one_file": "One file", "readme": "README", "api": "API reference"}
     titles |= {name: title for name, (title, _) in reference.items() if name != "api"}
-    for name in reference:
-        if name != "api":
-            file = f"{name.replace('.', '/')}.py"
-            numbered = code((ROOT / file).read_text(encoding="utf-8"), lineanchors="line")
-            bodies[f"source.{name.removeprefix('minimixce.')}"] = f"<h1>{breakable(file)}</h1>\n{numbered}"
-            titles[f"source.{name.removeprefix('minimixce.')}"] = file
+    for module in api_reference.MODULES:
+        file = api_reference.file_of(module)
+        numbered = code((ROOT / file).read_text(encoding="utf-8"), lineanchors="line")
+        bodies[f"source.{module}"] = f"<h1>{breakable(file)}</h1>\n{numbered}"
+        titles[f"source.{module}"] = file
     bodies |= {
         "index": site.render((HERE / "index.md").read_text(encoding="utf-8"), "index"),
         "one_file": f"<h1>The whole idea in one file</h1>\n{one_file}",
         "readme": site.render((ROOT / "README.md").read_text(encoding="utf-8"), "readme", ROOT),
     }
     return bodies, titles
+
+
+def with_source_links(body):
+    """The body of a page of the API reference, whose "minimixce/gpt.py, line 7" lead to that line."""
+    for module in api_reference.MODULES:
+        where = re.escape(f"{api_reference.file_of(module)}, line ")
+        body = re.sub(rf"{where}(\d+)", rf'<a href="source.{module}.html#line-\1">\g<0></a>', body)
+    return body
 
 
 def write_pages(site, bodies, titles):
