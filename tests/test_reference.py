@@ -111,6 +111,18 @@ def test_what_is_said_of_sizes_and_signs():
         assert w[0] == pytest.approx(weight)
 
 
+def named_object(name):
+    """What a dotted name means, or None: modules as far as there are any, then attributes."""
+    parts = name.split(".")
+    thing = None
+    for i in range(1, len(parts) + 1):
+        try:
+            thing = importlib.import_module(".".join(parts[:i]))
+        except ModuleNotFoundError:
+            thing = getattr(thing, parts[i - 1], None)
+    return thing
+
+
 def test_the_map_names_what_exists():
     functions = re.findall(r"`(minimixce\.[\w.]+)`", MAP)
     tests = re.findall(r"`(tests/\w+\.py)::(\w+)`", MAP)
@@ -118,10 +130,17 @@ def test_the_map_names_what_exists():
     assert len(rows) >= 60
     assert len(tests) == len(rows)
     for name in functions:
-        _, module, *path = name.split(".")
-        thing = importlib.import_module(f"minimixce.{module}")
-        for part in path:
-            thing = getattr(thing, part)
+        assert named_object(name) is not None, name
+    linked = re.findall(r"\[`(minimixce\.[\w.]+)`\]\(\.\./([\w/]+\.py)\)", MAP)
+    assert len(linked) == len(functions)
+    for name, file in linked:  # the file that defines it, not one that hands it on
+        found = [
+            module for module in api_reference.MODULES if api_reference.file_of(module) == file
+        ]
+        assert found, file
+        prefix = f"minimixce.{found[0]}."
+        assert name.startswith(prefix), (name, file)
+        assert name.removeprefix(prefix) in READ[api_reference.page_of(found[0])].ids, name
     for file, name in tests:
         tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
         assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, (
@@ -151,14 +170,10 @@ def test_the_map_covers_every_section_objective_estimator_and_layer():
         missing = {name for name in names if not any(f"`{name}`" in row for row in rows)}
         assert not missing, missing
 
-    token_objectives, of_samples = (
-        public(objectives, "logits", "targets"),
-        public(estimators, "model", "world", "rows"),
-    )
-    assert len(token_objectives) == 5
+    of_samples = public(estimators, "model", "world", "rows")
     assert len(of_samples) == 7
-    covered(objectives.OBJECTIVES, "2")
-    covered(token_objectives, "5", "6")
+    covered([*objectives.names("sequences"), "mixce"], "2")
+    covered(objectives.names("tokens"), "5", "6")
     covered([*of_samples, "gumbel"], "7")
     pairs = [
         (module, name)
@@ -180,37 +195,61 @@ WITHOUT_WORDS = {"Job.name"}  # says it all
 READ = {file: Page(body) for file, (_, body) in PAGES.items()}
 
 
-def test_every_module_has_its_page():
-    files = {path.stem for path in api_reference.PACKAGE.glob("*.py")} - {"__init__", "__main__"}
-    assert sorted(api_reference.MODULES) == sorted(files)
-    assert [*PAGES] == ["api.html", *(f"minimixce.{name}.html" for name in api_reference.MODULES)]
+FILES = {}  # {module: path in the package} of every file that can have a page
+for file in api_reference.PACKAGE.rglob("*.py"):
+    path = file.relative_to(api_reference.PACKAGE)
+    if path.name != "__main__.py" and str(path) != "__init__.py":
+        FILES[".".join(part for part in path.with_suffix("").parts if part != "__init__")] = path
+HEART = {name for name, path in FILES.items() if len(path.parts) == 1}
+
+
+def public_names(module):
+    """Functions and classes that a module defines, methods as Class.method; those of a private
+    base are the class's own."""
+    names = set()
+    for key, thing in vars(module).items():
+        if key.startswith("_") or getattr(thing, "__module__", "") != module.__name__:
+            continue
+        names.add(key)
+        for base in thing.__mro__ if isinstance(thing, type) else ():
+            is_own = base is thing or (
+                base.__name__.startswith("_") and base.__module__ == module.__name__
+            )
+            if is_own and not hasattr(base, "_fields"):
+                members = [
+                    name
+                    for name, value in vars(base).items()
+                    if callable(value) or isinstance(value, property | classmethod)
+                ]
+                names |= {f"{key}.{name}" for name in members if not name.startswith("_")}
+    return names
+
+
+def test_pages_stand_in_the_order_of_reading():
+    assert [*PAGES] == ["api.html", *map(api_reference.page_of, api_reference.MODULES)]
     listed = [link for link in READ["api.html"].links if "#" not in link]
     assert listed == [*PAGES][1:]
+    readme = (api_reference.PACKAGE / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)\.py`", readme)
+    assert sorted(named) == sorted(HEART)  # each once
+    heart = [name for name in api_reference.MODULES if name in HEART]
+    assert heart == [name for name in named if name in heart]
+    assert api_reference.MODULES[: len(heart)] == heart
+    folders = {path.parts[0] for path in FILES.values()} - {f"{name}.py" for name in HEART}
+    tools = readme[readme.index("The tools:") :]
+    assert sorted(re.findall(r"`(\w+)/`", tools)) == sorted(folders)
 
 
-@pytest.mark.parametrize("name", api_reference.MODULES)
+@pytest.mark.parametrize("name", sorted(FILES))
 def test_every_public_name_stands_there_once(name):
-    module, ids = importlib.import_module(f"minimixce.{name}"), READ[f"minimixce.{name}.html"].ids
-    assert len(ids) == len(set(ids))
-    wanted = set()
-    for key, thing in vars(module).items():
-        if not key.startswith("_") and getattr(thing, "__module__", "") == module.__name__:
-            wanted.add(key)
-            for base in thing.__mro__ if isinstance(thing, type) else ():
-                if base is thing or (
-                    base.__name__.startswith("_") and base.__module__ == module.__name__
-                ):
-                    members = (
-                        m
-                        for m, value in vars(base).items()
-                        if callable(value) or isinstance(value, property | classmethod)
-                    )
-                    wanted |= (
-                        {f"{key}.{m}" for m in members if not m.startswith("_")}
-                        if not hasattr(base, "_fields")
-                        else set()
-                    )
+    module = importlib.import_module(f"minimixce.{name}")
+    wanted = public_names(module)
     constants = {key for key in vars(module) if key.isupper() and not key.startswith("_")}
+    if name not in api_reference.MODULES:
+        assert not wanted
+        return
+    ids = READ[api_reference.page_of(name)].ids
+    assert len(ids) == len(set(ids))
     assert wanted <= set(ids), wanted - set(ids)
     for anchor in ids:
         thing = module
@@ -244,11 +283,17 @@ def test_links_between_entries_resolve():
 
 
 def test_docstrings_keep_their_lines_and_backticks_become_links():
+    body = PAGES["minimixce.objectives.html"][1]
+    table = next(line for line in objectives.__doc__.splitlines() if line.startswith("| js "))
+    assert f"\n{table}" in body  # line structure and all
+    tables = [
+        text
+        for text in re.findall(r'<pre class="laid">(.+?)</pre>', body, re.S)
+        if text.startswith("|")
+    ]
+    lines = sum(text.count("\n") + 1 for text in tables)
+    assert lines == objectives.__doc__.count("\n|") > 10
     body = PAGES["minimixce.exact.html"][1]
-    table = next(line for line in exact.__doc__.splitlines() if line.startswith("| js "))
-    assert f"\n{table}\n" in body  # line structure and all
-    laid = re.search(r'<pre class="laid">(.+?)</pre>', body, re.S).group(1)
-    assert laid.count("\n") == exact.__doc__.count("\n|") - 1
     # a break that only the width of the source made
     assert "A sequence x has at most T−1 ordinary tokens" in body
     assert "objective=&quot;mixce_star&quot;" in body
@@ -257,7 +302,7 @@ def test_docstrings_keep_their_lines_and_backticks_become_links():
     )
     assert '<a href="minimixce.exact.html#loss_and_grads">' not in body  # its own page: no detour
     assert "−inf where P = 0" not in body  # that stands in a private class
-    assert "−inf where impossible" in PAGES["minimixce.worlds.html"][1]  # a comment beside a field
+    assert "−inf where impossible" in PAGES["minimixce.automaton.html"][1]  # beside a field
 
 
 def test_the_reader_sees_a_tag_that_is_not_closed():

@@ -292,16 +292,16 @@ def _module_html(module, everywhere, own):
 
 
 def _exported():
-    """What packages hand on from their files -> {name as after `mm.`: the module that defines it}: GPT, text.load_corpus."""
+    """What files hand on from others -> {name as after `mm.`: the module that defines it}: GPT, text.load_corpus."""
     found = {}
-    for path in sorted(PACKAGE.rglob("__init__.py")):
-        package = _module_of(path)
-        prefix = f"{package}." if package else ""
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module:
-                found |= {prefix + (alias.asname or alias.name): prefix + node.module for alias in node.names}
-    return {name: module for name, module in found.items() if module in MODULES and _defines(module, name.split(".")[-1])}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        module, parts = _module_of(path), path.relative_to(PACKAGE).parts
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.level and node.module:
+                source = ".".join([*parts[: len(parts) - node.level], node.module])
+                for alias in node.names:
+                    found[".".join(filter(None, (module, alias.asname or alias.name)))] = source
+    return {name: source for name, source in found.items() if source in MODULES and _defines(source, name.split(".")[-1])}
 
 
 def _defines(module, name):
