@@ -295,8 +295,10 @@ def _exported():
     """What files hand on from others -> {name as after `mm.`: the module that defines it}: GPT, text.load_corpus."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
+        if path.name == "__main__.py":
+            continue
         module, parts = _module_of(path), path.relative_to(PACKAGE).parts
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ImportFrom) and node.level and node.module:
                 source = ".".join([*parts[: len(parts) - node.level], node.module])
                 for alias in node.names:
