@@ -123,8 +123,8 @@ def _class(node, classes, lines):
         parameters = frozenset(item.target.id for item in fields)
         values = [item.target.id + (f"={ast.unparse(item.value)}" if item.value else "") for item in fields]
         signature = f"{node.name}({_double_quoted(', '.join(values))})" if fields else node.name
-    bases, methods = _of_bases(node, classes), {}
-    for base in [*(classes[base] for base in bases if base.startswith("_")), node]:  # what a private base holds is public here
+    bases, methods = _of_bases(node, classes), {}  # what a private base of the same file holds is public here
+    for base in [*(classes[base] for base in bases if base.startswith("_") and base in classes), node]:
         for item in base.body:
             if isinstance(item, ast.FunctionDef) and _is_public(item.name):
                 decorators = {ast.unparse(decorator) for decorator in item.decorator_list}
