@@ -17,6 +17,8 @@ import pytest
 from helpers import random_gpt
 
 import minimixce as mm
+from minimixce import lessons
+from minimixce.experiments import plots
 
 TUTORIALS = Path(__file__).parent.parent / "tutorials"
 LESSONS = [
@@ -229,7 +231,54 @@ def test_a_changed_cell_would_be_noticed(builder, tmp_path, old, new):
     )
 
 
-# which puts tutorials/ on the path
+# ---- minimixce.lessons ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("argv", "environment"), [(["x", "--fast"], ""), (["x"], "1")])
+def test_fast_is_asked_for_on_the_command_line_or_in_the_environment(
+    monkeypatch, argv, environment
+):
+    monkeypatch.setattr(sys, "argv", ["x"])
+    monkeypatch.delenv("MINIMIXCE_FAST", raising=False)
+    assert lessons.full_or_fast(3000, 300) == 3000
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setenv("MINIMIXCE_FAST", environment)
+    assert lessons.full_or_fast(3000, 300) == 300
+
+
+def test_source_names_the_file_and_shows_its_lines(capsys):
+    lessons.source(mm.layers.linear_forward, plots.new_figure)
+    shown = capsys.readouterr().out
+    assert shown.startswith("# minimixce/layers.py\ndef linear_forward(")
+    assert "\n# minimixce/experiments/plots.py\ndef new_figure(" in shown
+
+
+def test_prose_is_wrapped_and_tables_keep_their_lines(capsys):
+    lessons.say("Some words\nand more.\n\n- one\n- two")
+    lessons.table(["token", "q"], [["a", ".5"], ["longer", ".25"]])
+    assert capsys.readouterr().out == (
+        "Some words and more.\n\n- one\n- two\n\ntoken     q\na        .5\nlonger  .25\n\n"
+    )
+
+
+def test_a_terminal_without_greek_shows_a_question_mark_and_an_import_changes_nothing():
+    code = "import sys; from minimixce import lessons; print(sys.stdout.errors); lessons.say('η')"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout == "strict\n?\n\n", result.stderr
+
+
+def test_lessons_find_the_results_that_are_stored_beside_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(TUTORIALS / f"{LESSONS[7]}.py")])
+    assert lessons.lesson_folder() == TUTORIALS.resolve()
+
+
+# the builder puts tutorials/ on the path
 def test_the_stored_runs_measure_the_tokens_that_are_drawn(builder):
     import longer_run
 
