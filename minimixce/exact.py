@@ -23,7 +23,7 @@ from .exact_tables import bigram_counts, bigram_loss_and_grads
 from .exact_tree import by_cost_to_go, by_values, by_weights, sum_over_tree
 from .logprob import Sums, chosen, log_softmax, times_log
 from .model import complete_grads, xp_of
-from .objectives import OBJECTIVES, check_objective_ratio, parts
+from .objectives import OBJECTIVES, check_objective_ratio, exact_names, parts
 from .storage.validate import check_horizon
 
 __all__ = [
@@ -260,13 +260,8 @@ def _bar(total, progress, unit):
 
 def _check(model, world, max_len, objective, ratio, method, max_sequences):
     """Raise TypeError or ValueError, naming the argument, for what cannot be summed."""
-    allowed = [
-        name
-        for name, row in OBJECTIVES.items()
-        if (row.terms or row.mixes or row.f_and_w) and not row.stops_gradient
-    ]
-    if objective not in allowed:
-        raise ValueError(f"objective must be one of {', '.join(allowed)}, got {objective!r}")
+    if objective not in exact_names():
+        raise ValueError(f"objective must be one of {', '.join(exact_names())}, got {objective!r}")
     check_objective_ratio(objective, ratio)
     if not isinstance(world, automaton.World):
         raise TypeError(f"world must be a minimixce.worlds.World, got {type(world).__name__}")

@@ -21,7 +21,7 @@ import numpy as np
 
 from .backend import add_rows, array_module
 from .logprob import log_softmax
-from .objectives import OBJECTIVES, check_objective_ratio, parts
+from .objectives import OBJECTIVES, check_objective_ratio, exact_names, parts
 from .storage.validate import check_horizon
 
 _TOO_MANY_VISITS = 1e10  # of one sequence's tokens to a row: of sixteen digits so many are lost
@@ -70,11 +70,7 @@ def _check(q_logits, world, objective, ratio, counts):
     """The array module and V; TypeError or ValueError for arguments that do not fit."""
     if objective == "js":
         raise ValueError("js has no dynamic programme: use loss_and_grads")
-    allowed = [
-        name
-        for name, row in OBJECTIVES.items()
-        if (row.f_and_w or row.terms or row.mixes) and not row.stops_gradient and name != "js"
-    ]
+    allowed = [name for name in exact_names() if name != "js"]
     if objective not in allowed:
         raise ValueError(f"objective must be one of {', '.join(allowed)}, got {objective!r}")
     check_objective_ratio(objective, ratio)

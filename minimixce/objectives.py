@@ -356,6 +356,14 @@ def names(over=None):
     return [name for name, row in OBJECTIVES.items() if over in (None, row.over)]
 
 
+def exact_names():
+    """The names of the objectives that exact sums can find -> list.
+
+    All that are expectations under P or Q, which is all except those that stop a gradient.
+    """
+    return [name for name, row in OBJECTIVES.items() if not row.stops_gradient]
+
+
 def parts(name, ratio):
     """What an objective is a sum of -> ((share, name of the part), …).
 

@@ -15,9 +15,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import minimixce as mm
-from minimixce import exact, objectives, worlds
+from minimixce import exact, exact_list, exact_tree, objectives, worlds
 
-OBJECTIVES = objectives.OBJECTIVES
+OBJECTIVES = objectives.exact_names()
+MEASURED = [*objectives.names("sequences"), "mixce"]
 WITHOUT_JS = tuple(name for name in OBJECTIVES if name != "js")
 # what a relative error is relative to at least: some gradients are sums of large terms that cancel
 # to zero
@@ -140,7 +141,9 @@ class Listed:
         entropy_q = -anp.sum(q * log_q)
         forward_kl = anp.sum(p[some] * (np.log(p[some]) - log_q[some]))
         reverse_kl = anp.sum(q * (log_q - self.log_p_floored))
-        token = eta * log_q_t + (1 - eta) * anp.exp(log_q_t)
+        q_t = anp.exp(log_q_t)
+        token = eta * log_q_t + (1 - eta) * q_t
+        tailr = 1 - q_t if eta == 1 else -anp.log(eta + (1 - eta) * q_t) / (1 - eta)  # γ is `eta`
         return {
             "forward_ce": forward_ce,
             "reverse_ce": reverse_ce,
@@ -154,6 +157,8 @@ class Listed:
             ),
             "overlap": -anp.sum(p * q),
             "mixce": -anp.sum(p[:, None] * self.is_drawn * token),
+            "mle": forward_ce,
+            "tailr": anp.sum(p[:, None] * self.is_drawn * tailr),
             "entropy_p": entropy_p,
             "entropy_q": entropy_q,
             "validity": anp.sum(q[some]),
@@ -239,7 +244,7 @@ def test_values_and_gradients_equal_brute_force(kind, space, S, eta, floor, zero
     for method in ("tree", "list"):
         found = exact.measure(model, world, T, eta=eta, method=method)
         assert set(found) == {
-            *OBJECTIVES,
+            *MEASURED,
             "entropy_p",
             "entropy_q",
             "validity",
@@ -254,6 +259,20 @@ def test_values_and_gradients_equal_brute_force(kind, space, S, eta, floor, zero
         assert [float(x) for x in four] == [
             float(found[k]) for k in ("forward_ce", "reverse_ce", "entropy_p", "entropy_q")
         ]
+
+
+@pytest.mark.parametrize("positions", [1, 4, 10, 1000])
+def test_log_prob_is_the_same_in_any_number_of_pieces(monkeypatch, positions):
+    monkeypatch.setattr(exact, "_POSITIONS", positions)  # 1: a row at a time; 10: two rows
+    model = random_model("gpt", 0, 4, 5)
+    rows = worlds.random_markov(4, 0.3, 0).sample(7, 5, seed=1)
+    logits, _ = model.forward(np.maximum(rows[:, :4], 0))
+    log_q = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    expected = [
+        sum(log_q[i, t, rows[i, t + 1]] for t in range(4) if rows[i, t + 1] >= 0)
+        for i in range(len(rows))
+    ]
+    assert_close(exact.log_prob(model, rows), expected, 1e-12)
 
 
 def test_losses_are_0_d_float64_and_gradients_are_complete():
@@ -573,7 +592,7 @@ def test_what_measures_are_to_each_other(method):
         name: float(value)
         for name, value in exact.measure(model, world, 6, eta=0.3, method=method).items()
     }
-    for name in OBJECTIVES:
+    for name in MEASURED:
         assert_close(
             found[name],
             float(exact.loss_and_grads(model, world, 6, objective=name, eta=0.3)[0]),
@@ -633,7 +652,8 @@ def test_groups_of_rows_change_nothing(monkeypatch, kind, rows):
     world, model = random_world(0, 4, S=3), random_model(kind, 0, 4, 5)
     results = []
     for size in (10**6, rows):
-        monkeypatch.setattr(exact, "_ROWS", size)
+        monkeypatch.setattr(exact_list, "_ROWS", size)
+        monkeypatch.setattr(exact_tree, "_ROWS", size)
         calls = [
             (o, exact.loss_and_grads(model, world, 5, objective=o, eta=0.3)) for o in OBJECTIVES
         ]
@@ -663,7 +683,8 @@ def test_memory_does_not_grow_with_the_space(monkeypatch):
         "extend_forward",
         lambda self, x, past=None, *a: (seen.append(x.size), original(self, x, past, *a))[1],
     )
-    monkeypatch.setattr(exact, "_ROWS", 50)
+    monkeypatch.setattr(exact_list, "_ROWS", 50)
+    monkeypatch.setattr(exact_tree, "_ROWS", 50)
     world, model = random_world(0, 4), random_model("gpt", 0, 4, 7, n_layer=1)
     exact.loss_and_grads(model, world, 7)
     assert sum(seen) == sum(3**k for k in range(6))  # every prefix once
@@ -780,15 +801,12 @@ def test_bad_options_are_refused():
             match=f"eta must be above 0 and below 1 for js, which is zero there, got {eta}",
         ):
             exact.loss_and_grads(model, world, 3, objective="js", eta=eta)
-    with pytest.raises(
-        ValueError, match=r"objective must be one of forward_ce, .*, js, overlap, mixce, got 'mle'"
-    ):
-        exact.loss_and_grads(model, world, 3, objective="mle")
-    with pytest.raises(
-        ValueError,
-        match=r"objective must be one of forward_ce, .*, two_kls, overlap, mixce, got 'mle'",
-    ):
-        exact.bigram_loss_and_grads(np.zeros((4, 4)), world, objective="mle")
+    for objective in ("emo", "mixce_surrogate", "gan"):  # two that stop a gradient, and none
+        allowed = r"objective must be one of mle, mixce, tailr, forward_ce, .*, two_kls,"
+        with pytest.raises(ValueError, match=f"{allowed} js, overlap, got '{objective}'"):
+            exact.loss_and_grads(model, world, 3, objective=objective)
+        with pytest.raises(ValueError, match=f"{allowed} overlap, got '{objective}'"):
+            exact.bigram_loss_and_grads(np.zeros((4, 4)), world, objective=objective)
     for objective in ("forward_ce", "mixce_star", "js", "mle"):
         with pytest.raises(
             ValueError,

@@ -17,7 +17,6 @@ from helpers import check_pieces, random_gpt
 import minimixce as mm
 from minimixce import (
     backend,
-    bigram,
     exact,
     exact_list,
     exact_tables,
@@ -135,6 +134,7 @@ def check_sums(objective, method):
 
 
 IDS = np.array([[0, 1, 1], [3, 1, 0]])
+EXACT = objectives.exact_names()
 MLE, MIXCE, SURROGATE = "mle", "mixce, η = 0.3 (η = 1 is MLE)", "mixce_surrogate, frozen weight"
 TAILR, EMO = "tailr, γ = 0.3 (γ = 0 is MLE)", "emo, frozen ratio"
 CHECKS = {
@@ -185,11 +185,7 @@ CHECKS = {
         title: lambda title=title: check_objective(title)
         for title in (MLE, MIXCE, SURROGATE, TAILR, EMO)
     },
-    **{
-        f"{o} by {m}": lambda o=o, m=m: check_sums(o, m)
-        for o in objectives.OBJECTIVES
-        for m in ("tree", "list")
-    },
+    **{f"{o} by {m}": lambda o=o, m=m: check_sums(o, m) for o in EXACT for m in ("tree", "list")},
     "reverse_ce by costs to go": lambda: check_exact(
         lambda model, world: exact.policy_gradient(model, world, 4)
     ),
@@ -198,7 +194,7 @@ CHECKS = {
     ),
     **{
         f"{o} of a table, T = {T}": lambda o=o, T=T: check_table(o, T)
-        for o in objectives.OBJECTIVES
+        for o in EXACT
         if o != "js"
         for T in (4, None)
     },
@@ -279,9 +275,8 @@ MUTATIONS = [
     ("dropout", layers.dropout_backward, "dy * cache.scale", "dy"),
     ("attention", layers.attention_backward, "dq /= math.sqrt(D)", PASS),
     ("attention", layers.attention_backward, "dk /= math.sqrt(D)", PASS),
-    ("attention", layers.attention_backward, "dk, dv = dk + dkv.k, dv + dkv.v", PASS),
-    ("attention", layers.attention_backward, "dk, dv = dk + dkv.k, dv + dkv.v", "dk = dk + dkv.k"),
-    ("attention", layers.attention_backward, "dk, dv = dk + dkv.k, dv + dkv.v", "dv = dv + dkv.v"),
+    ("attention", layers.attention_backward, "dk = dk + dkv.k", PASS),
+    ("attention", layers.attention_backward, "dv = dv + dkv.v", PASS),
     ("attention", layers.attention_backward, "[dq, dk, dv]", "[dk, dq, dv]"),
     (
         "attention",
@@ -301,33 +296,31 @@ MUTATIONS = [
         "dropout_backward(dprobs, dropped)",
         "dprobs",
     ),
-    (
-        "attention after a past",
-        layers.attention_backward,
-        "dq += _unfold(past_dscores @ past.k, B)",
-        PASS,
-    ),
+    ("attention after a past", layers.attention_backward, "dq += dq_past", PASS),
     ("attention after a past", layers.attention_backward, "dpast = KV(", "KV("),
+    ("attention after a past", layers.attention_backward, "dpast_k / math.sqrt(D)", "dpast_k"),
+    ("attention after a past", kv.past_values_backward, "dv = _transpose(", "dv = -_transpose("),
     (
         "attention after a past",
-        layers.attention_backward,
-        "math.sqrt(D), dpast_v)",
-        "math.sqrt(D), 0 * dpast_v)",
+        kv.past_values_backward,
+        "_fold(dy, rows) @ _transpose(past.v)",
+        "_fold(dy, rows) @ _transpose(past.k)",
     ),
     (
         "attention after a past",
-        layers.attention_backward,
-        "_transpose(past_dscores) @ _fold(q, rows)",
+        kv.past_scores_backward,
+        "_transpose(dscores) @ _fold(q, rows)",
         "0 * past.k",
     ),
+    ("attention after a past", kv.past_scores_backward, "dscores @ past.k", "dscores @ past.v"),
     # Which rows share a past: interleaved instead of consecutive.
     (
         "attention after a shared past",
-        layers._unfold,
+        kv._unfold,
         "swapaxes(1, 2).reshape(batch",
         "transpose(2, 0, 1, 3, 4).reshape(batch",
     ),
-    ("GPT in pieces", layers.attention_backward, "dk, dv = dk + dkv.k, dv + dkv.v", PASS),
+    ("GPT in pieces", layers.attention_backward, "dk = dk + dkv.k", PASS),
     ("GPT in pieces", gpt.block_backward, "dx = dx + dy", "dx = dy"),
     ("GPT in pieces", gpt.block_backward, "return dx + dy, dpast", "return dy, dpast"),
     ("GPT in pieces", gpt.block_backward, "return dx + dy, dpast", "return dx, dpast"),
@@ -350,14 +343,14 @@ MUTATIONS = [
     (
         "GPT in pieces",
         GPT.extend_backward,
-        "_sum_kv(dpast_of_attention, dpast_of_present)",
+        "add_kv(dpast_of_attention, dpast_of_present)",
         "dpast_of_attention",
     ),
     (
         "GPT in pieces",
         GPT.extend_backward,
-        "_sum_kv(dpast_of_attention, ",
-        "_sum_kv(dpast_of_present or dpast_of_attention, ",
+        "add_kv(dpast_of_attention, ",
+        "add_kv(dpast_of_present or dpast_of_attention, ",
     ),
     ("GPT in pieces", GPT.extend_backward, "dpast.insert(0, ", "dpast.append("),
     (
@@ -367,8 +360,13 @@ MUTATIONS = [
         "if False:\n        pass",
     ),
     ("GPT in pieces", model.add_grad, "    grads[name] += value\n    else", "    pass\n    else"),
-    ("GPT in pieces", kv.split_dkv, ".sum(axis=1)", ".mean(axis=1)"),
-    ("GPT in pieces", kv.split_dkv, "own = KV(*(d[:, :, -T:] for d in dpresent))", "own = None"),
+    ("GPT in pieces", kv.extend_kv_backward, ".sum(axis=1)", ".mean(axis=1)"),
+    (
+        "GPT in pieces",
+        kv.extend_kv_backward,
+        "dkv = KV(*(d[:, :, -T:] for d in dpresent))",
+        "dkv = None",
+    ),
     ("GPT with dropout", GPT.extend_backward, "dx = dropout_backward(dx, cache.dropout)", PASS),
     ("GPT with dropout", gpt.block_backward, "dropout_backward(dx, cache.mlp_dropout)", "dx"),
     ("bigram in pieces", Bigram.extend_backward, "dx = dropout_backward(dx, dropped)", PASS),
@@ -428,107 +426,82 @@ MUTATIONS = [
         "_rows(dy).T @ _rows(x)",
     ),
     ("table in pieces", layers.embedding_backward, "_rows(dy) @ weight.T", "_rows(dy) @ weight"),
-    (MLE, objectives._token_objective, "w = w * scale", "w = w * keep"),  # 1/N
-    (MLE, objectives._token_objective, "w = w * scale", "w = w * scale.max()"),  # the mask
-    (MLE, objectives._token_objective, "probs[index, y] -= w", PASS),
-    (MIXCE, objectives._token_objective, "w = w * scale", "w = scale"),
-    (TAILR, objectives._token_objective, "w = w * scale", "w = scale"),
-    (MIXCE, objectives.mixce, ", eta + (1 - eta) * q", ", (1 - eta) * q"),
-    (MIXCE, objectives.mixce, ", eta + (1 - eta) * q", ", eta + q"),
+    (MLE, objectives.token_objective, "w = w * scale", "w = w * is_target"),  # 1/N
+    (MLE, objectives.token_objective, "w = w * scale", "w = w * scale.max()"),  # the mask
+    (MLE, objectives.token_objective, "dlogits[row, y] -= w", PASS),
+    (MIXCE, objectives.token_objective, "w = w * scale", "w = scale"),
+    (TAILR, objectives.token_objective, "w = w * scale", "w = scale"),
+    (MIXCE, objectives._mixce, ", eta + (1 - eta) * q", ", (1 - eta) * q"),
+    (MIXCE, objectives._mixce, ", eta + (1 - eta) * q", ", eta + q"),
     # no stop of the gradient
-    (MIXCE, objectives.mixce, ", eta + (1 - eta) * q", ", eta + (1 - eta) * q * (1 + log_q)"),
+    (MIXCE, objectives._mixce, ", eta + (1 - eta) * q", ", eta + (1 - eta) * q * (1 + log_q)"),
     (
         SURROGATE,
-        objectives.mixce_surrogate,
+        objectives._mixce_surrogate,
         "w = eta + (1 - eta) * xp.exp(log_q)",
         "w = (1 - eta) * xp.exp(log_q)",
     ),
-    (TAILR, objectives.tailr, "-log_mix / (1 - gamma)", "-log_mix"),
+    (TAILR, objectives._tailr, "-log_mix / (1 - gamma)", "-log_mix"),
     # q / (γ + q)
-    (TAILR, objectives.tailr, "log_q - log_mix", "log_q - xp.logaddexp(log_gamma, log_q)"),
+    (TAILR, objectives._tailr, "log_q - log_mix", "log_q - xp.logaddexp(log_gamma, log_q)"),
     (EMO, objectives.emo, "* (cost - d[:, None])", "* cost"),
     (EMO, objectives.emo, "0.5 * _scale", "_scale"),
-    (EMO, objectives.emo, "dlogits[index, y] -= 1", PASS),
+    (EMO, objectives.emo, "dlogits[row, y] -= 1", PASS),
     (
         "reverse_ce by tree",
         exact_tree.by_weights,
-        "told[:, None] * xp.exp(step), told",
-        "told[:, None] * xp.exp(step), 0 * told",
+        "return dlogits, prefix_weight",
+        "return dlogits, 0 * prefix_weight",
     ),
     (
         "reverse_ce by tree",
         exact_tree.by_weights,
-        "below - told[:, None] * xp.exp(step), told",
-        "below, told",
+        "child_weight - prefix_weight[:, None] * xp.exp(log_q_next)",
+        "child_weight",
     ),
-    ("mixce by tree", objectives.token_terms, "-p * (eta + (1 - eta) * q)", "-p * eta"),
-    (
-        "mixce by tree",
-        objectives.token_terms,
-        "-p * (eta + (1 - eta) * q)",
-        "-p * (eta + (1 - eta) * q * (1 + log_q))",
-    ),
-    (
-        "js by tree",
-        objectives.terms,
-        "eta * _times_log(p, _minus(x.log_p, log_m, xp), xp), own",
-        "own, own",
-    ),
-    (
-        "reverse_kl by list",
-        objectives.terms,
-        ", q * (x.log_q - x.log_p_floored)",
-        ", -q * x.log_p_floored",
-    ),
-    ("reverse_ce by list", exact_list._list_rows, "dlogits[n, t, targets] += weights", PASS),
+    ("mixce by tree", exact._expected_over_p, "-p * w", "-p"),
+    ("tailr by list", exact._expected_over_p, "-p * w", "-p * f"),
+    ("js by tree", objectives._js, "under_p, under_q", "under_p, under_p"),
+    ("reverse_kl by list", objectives._reverse_kl, ", q * (x.log_q - x", ", -q * (x"),
     (
         "reverse_ce by list",
-        exact_list._list_rows,
-        "-weights[:, :, None] * xp.exp(step)",
-        "0 * step",
+        exact_list._sum_over_rows,
+        "dlogits[n, t, targets] += weights",
+        PASS,
     ),
-    ("reverse_ce by costs to go", exact_tree.by_cost_to_go, "to_go - told[:, None]", "to_go"),
+    (
+        "reverse_ce by list",
+        exact_list._sum_over_rows,
+        "-weights[:, :, None] * xp.exp(log_q_next)",
+        "0 * log_q_next",
+    ),
+    ("reverse_ce by costs to go", exact_tree.by_cost_to_go, "to_go - cost[:, None]", "to_go"),
     (
         "reverse_ce by costs to go",
         exact_tree.by_cost_to_go,
-        "xp.exp(prefix.log_q[:, None] + step)",
-        "xp.exp(step)",
+        "xp.exp(prefix.log_q[:, None] + log_q_next)",
+        "xp.exp(log_q_next)",
     ),
     (
         "forward_ce of a table, T = 4",
         exact_tables._forward_part,
-        "weights.sum(axis=1, keepdims=True) * q",
-        "q",
+        "weights.sum(axis=1, keepdims=True) * xp",
+        "xp",
     ),
-    (
-        "mixce of a table, T = None",
-        exact_tables._forward_part,
-        "counts * (eta + (1 - eta) * q)",
-        "counts * eta",
-    ),
+    ("mixce of a table, T = None", exact_tables._forward_part, "counts * w", "counts"),
     (
         "reverse_kl of a table, T = 4",
         exact_tables._with_horizon,
-        "to_go(costs[-1]) - here[:, None]",
+        "to_go(costs[-1]) - U[:, None]",
         "to_go(costs[-1])",
     ),
-    (
-        "overlap of a table, T = 4",
-        exact_tables._with_horizon,
-        "flow = weight[:, None] * q * m",
-        "flow = weight[:, None] * q",
-    ),
-    ("reverse_ce of a table, T = 4", exact_tables._with_horizon, "after[:, 0] = end", PASS),
-    (
-        "reverse_ce of a table, T = 4",
-        exact_tables._with_horizon,
-        "here = costs.pop()",
-        "here = costs.pop(0)",
-    ),
+    ("overlap of a table, T = 4", exact_tables._with_horizon, "None] * q * m)", "None] * q)"),
+    ("reverse_ce of a table, T = 4", exact_tables._with_horizon, "next_U[:, 0] = end", PASS),
+    ("reverse_ce of a table, T = 4", exact_tables._with_horizon, "costs.pop()", "costs.pop(0)"),
     ("reverse_kl of a table, T = None", exact_tables._without_horizon, "- U[:, None]", ""),
     ("reverse_ce of a table, T = None", exact_tables._without_horizon, "visits[:, None] * q", "q"),
-    ("overlap of a table, T = None", exact_tables._without_horizon, "c + m * after", "c + after"),
-    ("overlap of a table, T = None", exact_tables._without_horizon, "after[0] = end", PASS),
+    ("overlap of a table, T = None", exact_tables._without_horizon, "c + m * next", "c + next"),
+    ("overlap of a table, T = None", exact_tables._without_horizon, "next_U[0] = end", PASS),
 ]
 
 
@@ -539,14 +512,17 @@ def mutate(monkeypatch, function, snippet, replacement):
     )
     namespace = dict(vars(sys.modules[function.__module__]))
     exec(source.replace(snippet, replacement), namespace)
-    holders = [
-        h
-        for h in (layers, gpt, GPT, bigram, Bigram, TableBigram, objectives, exact)
-        if getattr(h, function.__name__, None) is function
-    ]
-    assert holders
-    for holder in holders:
-        monkeypatch.setattr(holder, function.__name__, namespace[function.__name__])
+    broken = namespace[function.__name__]
+    for holder in (*package_modules(), GPT, Bigram, TableBigram):
+        if getattr(holder, function.__name__, None) is function:
+            monkeypatch.setattr(holder, function.__name__, broken)
+    for name, row in objectives.OBJECTIVES.items():
+        fields = {key: broken for key, value in row._asdict().items() if value is function}
+        monkeypatch.setitem(objectives.OBJECTIVES, name, row._replace(**fields))
+
+
+def package_modules():
+    return [module for name, module in sys.modules.items() if name.startswith("minimixce.")]
 
 
 @pytest.mark.parametrize(
