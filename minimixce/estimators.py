@@ -2,35 +2,38 @@
 study of their errors.
 
 Every estimator takes samples, never draws, and returns loss (0-d float64, nats per sequence) and
-grads {name: array}. With C(x) = −log P(x) for objective "reverse_ce" and C(x) = log Q(x) − log P(x)
-for "reverse_kl", P floored per token, each token of sample i moves log q_t up by some weight a_t:
-gradient = mean_i Σ_t a_t ∇ log q_t.
+grads {name: array}. With C(x) = −log P(x) for objective "reverse_ce" and
+C(x) = log Q(x) − log P(x) for "reverse_kl", P floored per token, each token of sample i moves
+log q_t up by some weight a_t:   gradient = mean_i Σ_t a_t ∇ log q_t.
 
-| estimator    | a_t                                       | unbiased?
-| | reinforce    | C(x)                                      | yes
-| | reward_to_go | Σ_{s≥t} c_s, costs from this token on     | yes: what came before does not depend
-on it          | | rloo         | C(x) − mean of the other samples' C       | yes: the others do not
-depend on it; needs n ≥ 2     | | k1           | 1 for reverse_kl, 0 for reverse_ce        | no: its
-expectation is zero                          | | k2           | log Q(x) − log P(x)
-| yes, for reverse_kl; per token no                    | | k3           | 1 − P(x)/Q(x)
-| no: it is the gradient of the other KL; per token no | | importance   | (Q(x)/P(x)) C(x), samples
-of P            | no, where P has zeros that Q has not                 | | gumbel       | not of
-this form: through the samples     | no: the soft derivative of a hard choice             |
+| estimator    | a_t                                   | unbiased?                                  |
+| reinforce    | C(x)                                  | yes                                        |
+| reward_to_go | Σ_{s≥t} c_s, costs from this token on | yes: earlier costs do not depend on it     |
+| rloo         | C(x) − mean of the other samples' C   | yes: the others do not depend on it; n ≥ 2 |
+| k1           | 1 for reverse_kl, 0 for reverse_ce    | no: its expectation is zero                |
+| k2           | log Q(x) − log P(x)                   | yes, for reverse_kl; per token no          |
+| k3           | 1 − P(x)/Q(x)                         | no: the other KL's gradient; per token     |
+|              |                                       | neither's                                  |
+| importance   | (Q(x)/P(x)) C(x), samples of P        | no, where P has zeros that Q has not       |
+| gumbel       | not of this form: through the samples | no: the soft derivative of a hard choice   |
 """
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import backend, exact, logprob
+from . import backend, exact
+from .logprob import chosen, log_mixture, log_softmax
 from .model import complete_grads
-
-OBJECTIVES = ("reverse_ce", "reverse_kl")
+from .objectives import OBJECTIVES, check_objective_ratio
 
 
 def sample(model, n, max_len, seed=0):
-    """n sequences of Q, the boundary forced at max_len -> rows (n, max_len+1) as worlds sample
-    them, on the model's device.
+    """n sequences of Q, the boundary forced at max_len -> rows (n, max_len+1) int64.
+
+    Rows are laid out the way worlds sample them, on the model's device. seed: an integer or a
+    backend.rng generator. Raises ValueError for n < 1 and for a horizon the model is too short for.
     """
     xp = model.xp
     if n < 1 or not 1 <= max_len <= model.config.block_size + 1:
@@ -43,207 +46,260 @@ def sample(model, n, max_len, seed=0):
     return xp.where(boundaries_so_far > 2, -1, rows)  # the first starts the row, the second ends it
 
 
+# ---- from weights of tokens to gradients ---------------------------------------------------------
+
+
+class Scored(NamedTuple):
+    """Rows (n, max_len+1) under Q and P: arrays (n,T), T = max_len−1, 0 where nothing is drawn."""
+
+    is_target: Any
+    targets: Any  # −1 read as 0
+    log_q: Any
+    log_p: Any  # −inf where impossible
+    cost: Any  # c of each token, of the objective
+    log_q_next: Any  # log Q(·|h) before each token, (n,T,V); None at a horizon of 1
+    cache: Any
+
+
+def score(model, world, rows, objective):
+    """Rows (n, max_len+1) under Q and P -> Scored. Raises TypeError or ValueError."""
+    _check_objective(objective)
+    _check_vocabulary(model, world)
+    xp = model.xp
+    inputs, targets = world.batch(rows)
+    is_target = targets >= 0
+    log_p = world.token_log_probs(rows)
+    floored = world.token_log_probs(rows, floored=True)
+    log_q, log_q_next, cache = log_p, None, None  # at a horizon of 1 nothing is chosen
+    if inputs.shape[1]:
+        logits, cache = model.forward(inputs)
+        log_q_next = log_softmax(logits)
+        log_q = chosen(log_q_next, targets)
+    cost = OBJECTIVES[objective].cost(log_q, floored)
+    targets = xp.where(is_target, targets, 0)
+    return Scored(is_target, targets, log_q, log_p, cost, log_q_next, cache)
+
+
+def pull_back(model, scored, weights):
+    """weights (n,T) or (n,1), held fixed -> grads of mean_i Σ_t weight · log q_t."""
+    xp, (n, T) = model.xp, scored.targets.shape
+    if T == 0:
+        return complete_grads({}, model)
+    weights = xp.where(scored.is_target, weights, 0) / n
+    dlogits = -weights[:, :, None] * xp.exp(scored.log_q_next)
+    dlogits[xp.arange(n)[:, None], xp.arange(T), scored.targets] += weights
+    return model.backward(dlogits.astype(_dtype(model)), scored.cache)
+
+
+# ---- the estimators ------------------------------------------------------------------------------
+
+
 def reinforce(model, world, rows, *, objective="reverse_ce"):
-    """Samples of Q, each token weighted by the cost of its whole sequence (Williams 1992).
-    Unbiased, since ∇E_Q[C] = E_Q[C ∇log Q] + E_Q[∇C] and E_Q[∇C] = E_Q[∇log Q] = 0; but every token
-    pays for all the others' luck.
+    """REINFORCE (Williams 1992): each token is weighted by the cost of its whole sequence.
+
+    rows (n, max_len+1): samples of Q. Unbiased, since ∇E_Q[C] = E_Q[C ∇log Q] + E_Q[∇C] and
+    E_Q[∇C] = E_Q[∇log Q] = 0; but every token pays for the luck of all the others.
     """
-    s = _Samples(model, world, rows, objective)
+    s = score(model, world, rows, objective)
     total = s.cost.sum(axis=1)
-    return total.mean(), s.backward(total[:, None])
+    return total.mean(), pull_back(model, s, total[:, None])
 
 
 def reward_to_go(model, world, rows, *, objective="reverse_ce"):
-    """Samples of Q, each token weighted by the costs from it on. Unbiased: given the tokens before
-    it, E[∇log q_t] = 0, so what they cost contributes nothing but variance.
+    """REINFORCE with each token weighted by the costs from it on.
+
+    rows (n, max_len+1): samples of Q. Unbiased: given the tokens before it, E[∇log q_t] = 0, so
+    what those cost contributes nothing but variance.
     """
-    s = _Samples(model, world, rows, objective)
-    return s.cost.sum(axis=1).mean(), s.backward(s.cost[:, ::-1].cumsum(axis=1)[:, ::-1])
+    s = score(model, world, rows, objective)
+    to_go = s.cost[:, ::-1].cumsum(axis=1)[:, ::-1]
+    return s.cost.sum(axis=1).mean(), pull_back(model, s, to_go)
 
 
 def rloo(model, world, rows, *, objective="reverse_ce", eta=0.5):
-    """Samples of Q, each weighted by how much worse it is than the mean of the others: REINFORCE
-    with a leave-one-out baseline (Kool et al. 2019). Unbiased: the others are independent of it.
-    Needs at least two samples.
+    """REINFORCE with a leave-one-out baseline (Kool et al. 2019).
 
-    Also for objective "js", with C = (1−η) log(Q/M): the gradient is all of js's, though the value
-    is only its Q part.
+    rows (n, max_len+1): at least two samples of Q; each is weighted by how much worse it is than
+    the mean of the others. Unbiased, because the others are independent of it. Also for objective
+    "js", with C = (1−η) log(Q/M): the gradient is all of js's, though the value is only its part
+    under Q.
     """
     if len(rows) < 2:
         raise ValueError(
             f"rloo needs at least 2 samples, one of which is left out, got {len(rows)}"
         )
-    s = _Samples(model, world, rows, "reverse_kl" if objective == "js" else objective)
+    s = score(model, world, rows, "reverse_kl" if objective == "js" else objective)
     total = s.cost.sum(axis=1)
     if objective == "js":
-        total = (1 - eta) * _cost_and_slopes(
-            "js", eta, s.log_q.sum(axis=1), s.log_p.sum(axis=1), model.xp
-        )[0]
+        log_q, log_p = s.log_q.sum(axis=1), s.log_p.sum(axis=1)
+        total = (1 - eta) * _cost_and_slopes("js", eta, log_q, log_p, model.xp)[0]
     others = (total.sum() - total) / (len(rows) - 1)
-    return total.mean(), s.backward((total - others)[:, None])
+    return total.mean(), pull_back(model, s, (total - others)[:, None])
 
 
 def k1(model, world, rows, *, objective="reverse_kl"):
-    """The sample mean of C, differentiated as if the samples were given. Biased: its gradient has
-    expectation 0 (for reverse_ce it is 0), because how the samples come about is left out. Its
-    value is unbiased.
+    """The sample mean of C, differentiated as if the samples were given.
+
+    rows (n, max_len+1): samples of Q. Biased: its gradient has expectation 0 (for reverse_ce it
+    is 0), because how the samples come about is left out. Its value is unbiased.
     """
-    s = _Samples(model, world, rows, objective)
+    s = score(model, world, rows, objective)
     weight = 1.0 if objective == "reverse_kl" else 0.0
-    return s.cost.sum(axis=1).mean(), s.backward(weight + 0 * s.cost)
+    return s.cost.sum(axis=1).mean(), pull_back(model, s, weight + 0 * s.cost)
 
 
 def k2(model, world, rows, *, per="sequence"):
-    """½ (log Q − log P)² as a loss on samples of Q, for KL(Q‖P). Per sequence the gradient is
-    REINFORCE's, unbiased; its value is not KL. Per token, summed, it is biased: it misses what a
-    token does to later costs.
+    """½ (log Q − log P)² as a loss on samples of Q, for KL(Q‖P).
+
+    rows (n, max_len+1). Per "sequence" the gradient is REINFORCE's, unbiased; its value is not KL.
+    Per "token", summed, it is biased: it misses what a token does to later costs.
     """
     _check_per(per)
-    s = _Samples(model, world, rows, "reverse_kl")
+    s = score(model, world, rows, "reverse_kl")
     difference = s.cost if per == "token" else s.cost.sum(axis=1, keepdims=True)
-    return (difference**2).sum(axis=1).mean() / 2, s.backward(difference)
+    return (difference**2).sum(axis=1).mean() / 2, pull_back(model, s, difference)
 
 
 def k3(model, world, rows, *, per="sequence"):
-    """P/Q − 1 − log(P/Q) as a loss on samples of Q, for KL(Q‖P). The value is unbiased (but for the
-    floor where P = 0); the gradient is biased: per sequence its expectation is the gradient of the
-    other divergence, KL(P‖Q). Per token it is neither.
+    """P/Q − 1 − log(P/Q) as a loss on samples of Q, for KL(Q‖P).
+
+    rows (n, max_len+1). The value is unbiased (except for the floor where P = 0); the gradient is
+    biased: per "sequence" its expectation is the gradient of the other divergence, KL(P‖Q); per
+    "token" it is neither.
     """
     _check_per(per)
-    s = _Samples(model, world, rows, "reverse_kl")
+    s = score(model, world, rows, "reverse_kl")
     log_ratio, difference = s.log_p - s.log_q, s.cost
     if per == "sequence":
-        log_ratio, difference = (
-            log_ratio.sum(axis=1, keepdims=True),
-            difference.sum(axis=1, keepdims=True),
-        )
+        log_ratio = log_ratio.sum(axis=1, keepdims=True)
+        difference = difference.sum(axis=1, keepdims=True)
     ratio = model.xp.exp(log_ratio)  # 0 where P = 0
-    return (ratio - 1 + difference).sum(axis=1).mean(), s.backward(1 - ratio)
+    return (ratio - 1 + difference).sum(axis=1).mean(), pull_back(model, s, 1 - ratio)
 
 
 def importance(model, world, rows, *, objective="reverse_ce"):
-    """Samples of P weighted by Q/P. Biased where P has zeros: it never sees what P never produces,
-    which is what reverse cross-entropy punishes. Unbiased, with a variance that grows with length,
-    where P has none.
+    """Samples of P weighted by Q/P.
+
+    rows (n, max_len+1): samples of P. Biased where P has zeros: it never sees what P never
+    produces, which is what reverse cross-entropy punishes. Unbiased, with a variance that grows
+    with length, where P has none.
     """
-    s = _Samples(model, world, rows, objective)
+    s = score(model, world, rows, objective)
     weighted = model.xp.exp((s.log_q - s.log_p).sum(axis=1)) * s.cost.sum(axis=1)
-    return weighted.mean(), s.backward(weighted[:, None])
+    return weighted.mean(), pull_back(model, s, weighted[:, None])
+
+
+# ---- Gumbel-softmax ------------------------------------------------------------------------------
 
 
 def gumbel_noise(n, max_len, vocab_size, seed=0, xp=np):
-    """Standard Gumbel noise for `gumbel` -> (max_len−1, n, V) float64: argmax(logits + noise)
-    samples softmax(logits).
+    """Standard Gumbel noise -> (max_len−1, n, V) float64: argmax(logits + noise) is a sample of
+    softmax(logits).
     """
     return -xp.log(-xp.log(1 - backend.rng(seed, xp).random((max_len - 1, n, vocab_size))))
 
 
 def gumbel(model, world, noise, *, objective="reverse_ce", eta=0.5, tau=1.0):
-    """Gumbel-softmax, straight-through (Jang et al. 2017): the noise, (n,V) for each step, decides
-    the samples.
+    """Gumbel-softmax, straight-through (Jang et al. 2017): the noise decides the samples.
 
-    noise is an array (max_len−1, n, V) of gumbel_noise or any other iterable of steps; on the CPU
-    it is read until every sequence has ended. Forward a token is the hard choice argmax(logits +
-    noise). Backward it is softmax((logits + noise)/τ), and derivatives flow through the cost of
-    each token and through its embedding as the next input; not through the state of the world nor
-    the end of a sequence, as in the paper's code. Biased, more at a large τ; a small τ pays with
-    variance. objective "js" is the part of js that samples of Q give, E_Q[log(Q/M)] with M = η P +
-    (1−η) Q.
+    noise: an array (max_len−1, n, V) of gumbel_noise, or any other iterable of steps (n,V); on the
+    CPU it is read until every sequence has ended. Forward a token is the hard choice
+    argmax(logits + noise). Backward it is softmax((logits + noise)/τ), and derivatives flow through
+    the cost of each token and through its embedding as the next input; not through the state of the
+    world nor the end of a sequence, which is how the paper's code does it. Biased, more at a large
+    τ; a small τ pays with variance. objective "js" is the part of js that samples of Q give,
+    E_Q[log(Q/M)] with M = η P + (1−η) Q. Raises ValueError for a bad objective, η or τ.
     """
     if objective != "js":
         _check_objective(objective)
     _check_vocabulary(model, world)
     if not tau > 0:
         raise ValueError(f"tau must be a positive number, got {tau}")
-    xp, V, tables = model.xp, world.vocab_size, world.tables(model.xp)
-    one_hot, dtype = xp.eye(V), next(iter(model.params.values())).dtype
-    x, past, steps = None, None, []
+    steps, log_q, log_p = _gumbel_forward(model, world, noise)
+    if not steps:  # a horizon of 1
+        return model.xp.zeros(()), complete_grads({}, model)
+    cost, by_log_q, by_log_p = _cost_and_slopes(objective, eta, log_q, log_p, model.xp)
+    grads = _gumbel_backward(model, steps, by_log_q[:, None], by_log_p[:, None], tau)
+    return cost.mean(), complete_grads(grads, model)
+
+
+class _Step(NamedTuple):
+    """One token of n sequences."""
+
+    cache: Any
+    log_q_next: Any  # (n,V)
+    log_p_next: Any  # (n,V), floored
+    noise: Any  # (n,V)
+    choice: Any  # one-hot (n,V)
+    alive: Any  # (n,1), 1 where the sequence has not ended before
+
+
+def _gumbel_forward(model, world, noise):
+    """-> a list of _Step, log Q and log P (floored) of the sequences, (n,)."""
+    xp, tables, steps = model.xp, world.tables(model.xp), []
+    one_hot, dtype, past = xp.eye(world.vocab_size), _dtype(model), None
     for g in noise:
-        if x is None:
-            x, state = xp.zeros(len(g), dtype=int), xp.zeros(len(g), dtype=int)
+        if past is None:
+            x = xp.zeros(len(g), dtype=int)
+            state = xp.zeros(len(g), dtype=int)
             log_q, log_p, alive = xp.zeros(len(g)), xp.zeros(len(g)), xp.ones((len(g), 1))
         elif xp is np and not alive.any():
             break
         logits, past, cache = model.extend_forward(one_hot[x][:, None].astype(dtype), past)
-        step, step_p = logprob.log_softmax(logits[:, 0]), tables.log_p_floored[state]
-        x = (step + g).argmax(axis=1)
-        log_q, log_p = (
-            log_q + (alive * step * one_hot[x]).sum(axis=1),
-            log_p + (alive * step_p * one_hot[x]).sum(axis=1),
-        )
-        steps.append((cache, step, g, step_p, x, alive))
-        alive, state = alive * (x > 0)[:, None], tables.next_state[state, x]
-    if not steps:  # a horizon of 1
-        return xp.zeros(()), complete_grads({}, model)
-    cost, by_log_q, by_log_p = _cost_and_slopes(objective, eta, log_q, log_p, xp)
-    grads, dpast, dchoice, n = {}, None, 0.0, len(x)
+        log_q_next = log_softmax(logits[:, 0])
+        log_p_next = tables.log_p_floored[state]
+        x = (log_q_next + g).argmax(axis=1)
+        log_q = log_q + (alive * log_q_next * one_hot[x]).sum(axis=1)
+        log_p = log_p + (alive * log_p_next * one_hot[x]).sum(axis=1)
+        steps.append(_Step(cache, log_q_next, log_p_next, g, one_hot[x], alive))
+        alive = alive * (x > 0)[:, None]
+        state = tables.next_state[state, x]
+    return (steps, log_q, log_p) if steps else (steps, None, None)
+
+
+def _gumbel_backward(model, steps, by_log_q, by_log_p, tau):
+    """by_log_q, by_log_p (n,1): slopes of the cost in log Q and log P -> grads. Empties `steps`."""
+    xp, dtype, n = model.xp, _dtype(model), len(by_log_q)
+    grads, dpast, dchoice = {}, None, 0.0
     while steps:
-        cache, step, g, step_p, x, alive = steps.pop()
-        soft = xp.exp(logprob.log_softmax((step + g) / tau))
-        dchoice = dchoice + alive * (by_log_q[:, None] * step + by_log_p[:, None] * step_p) / n
+        cache, log_q_next, log_p_next, g, choice, alive = steps.pop()
+        soft = xp.exp(log_softmax((log_q_next + g) / tau))
+        dchoice = dchoice + alive * (by_log_q * log_q_next + by_log_p * log_p_next) / n
         dlogits = soft * (dchoice - (soft * dchoice).sum(axis=1, keepdims=True)) / tau
-        dlogits += alive * by_log_q[:, None] * (one_hot[x] - xp.exp(step)) / n
-        dx, dpast, grads = model.extend_backward(
-            dlogits[:, None].astype(dtype), dpast, cache, grads
-        )
+        dlogits += alive * by_log_q * (choice - xp.exp(log_q_next)) / n
+        dlogits = dlogits[:, None].astype(dtype)
+        dx, dpast, grads = model.extend_backward(dlogits, dpast, cache, grads)
         dchoice = dx[:, 0]
-    return cost.mean(), complete_grads(grads, model)
+    return grads
 
 
 def _cost_and_slopes(objective, eta, log_q, log_p, xp):
     """Cost of whole sequences and its slopes in log Q and in log P, each (n,)."""
     one = xp.ones(log_q.shape)
-    if objective == "reverse_ce":
-        return -log_p, 0 * one, -one
-    if objective == "reverse_kl":
-        return log_q - log_p, one, -one
-    log_m = xp.logaddexp(math.log(eta) + log_p, math.log(1 - eta) + log_q)
-    share = xp.exp(math.log(eta) + log_p - log_m)  # of P in M
-    return log_q - log_m, share, -share
+    if objective == "js":
+        check_objective_ratio("js", eta)
+        log_m = log_mixture(log_p, log_q, eta, xp)
+        share_of_p = xp.exp(math.log(eta) + log_p - log_m)  # in M
+        return log_q - log_m, share_of_p, -share_of_p
+    cost = OBJECTIVES[objective].cost(log_q, log_p)
+    return cost, one if objective == "reverse_kl" else 0 * one, -one
 
 
-class _Samples:
-    """What the estimators share: rows under Q and P, and how token weights become gradients."""
-
-    def __init__(self, model, world, rows, objective):
-        _check_objective(objective)
-        _check_vocabulary(model, world)
-        xp, self.model = model.xp, model
-        inputs, targets = world.batch(rows)
-        # which targets there are
-        self.there, self.targets = targets >= 0, xp.where(targets >= 0, targets, 0)
-        self.log_p, floored = world.token_log_probs(rows), world.token_log_probs(rows, floored=True)
-        if inputs.shape[1]:
-            logits, self.cache = model.forward(inputs)
-            self.dtype, self.step = logits.dtype, logprob.log_softmax(logits)
-            self.log_q = logprob.chosen(self.step, targets)
-        else:  # with a horizon of 1 nothing is chosen
-            self.log_q = self.log_p
-        self.cost = -floored if objective == "reverse_ce" else self.log_q - floored
-
-    def backward(self, weights):
-        """weights (n,T) or (n,1) -> the gradient of mean_i Σ_t weight · log q_t with the weights
-        held fixed.
-        """
-        xp, (n, T) = self.model.xp, self.targets.shape
-        if T == 0:
-            return complete_grads({}, self.model)
-        weights = xp.where(self.there, weights, 0) / n
-        dlogits = -weights[:, :, None] * xp.exp(self.step)
-        dlogits[xp.arange(n)[:, None], xp.arange(T), self.targets] += weights
-        return self.model.backward(dlogits.astype(self.dtype), self.cache)
+def _dtype(model):
+    return next(iter(model.params.values())).dtype
 
 
 def _check_objective(objective):
-    if objective not in OBJECTIVES:
-        raise ValueError(f'objective must be "reverse_ce" or "reverse_kl", got {objective!r}')
+    if objective not in OBJECTIVES or OBJECTIVES[objective].cost is None:
+        allowed = " or ".join(f'"{name}"' for name, row in OBJECTIVES.items() if row.cost)
+        raise ValueError(f"objective must be {allowed}, got {objective!r}")
 
 
 def _check_vocabulary(model, world):
     if model.config.vocab_size != world.vocab_size:
         raise ValueError(
-            f"model and world must share a vocabulary, got {model.config.vocab_size} and"
-            f" {world.vocab_size} tokens"
+            f"model and world must share a vocabulary, got {model.config.vocab_size} and "
+            f"{world.vocab_size} tokens"
         )
 
 
@@ -251,6 +307,8 @@ def _check_per(per):
     if per not in ("sequence", "token"):
         raise ValueError(f'per must be "sequence" or "token", got {per!r}')
 
+
+# ---- the study -----------------------------------------------------------------------------------
 
 _OF_BOTH = {
     "reinforce": reinforce,
@@ -310,9 +368,8 @@ def study(
     for n in sizes:
         estimates = {}
         for r in range(repeats):
-            for name, estimate in _estimates(
-                model, world, max_len, objective, n, taus, (seed, n, r)
-            ):
+            drawn = _estimates(model, world, max_len, objective, n, taus, (seed, n, r))
+            for name, estimate in drawn:
                 estimates.setdefault(name, []).append(_flat(estimate))
         found += [
             {"estimator": name, "n": n, **_errors(np.array(e), g, seed)}
@@ -323,17 +380,13 @@ def study(
 
 def format_study(rows):
     """What `study` found, as a table to print."""
-    lines = [
-        f"{'estimator':<16}{'n':>5}"
-        + "".join(f"{name:>20}" for name in ("mse", "variance", "bias²"))
-    ]
+    lines = [f"{'estimator':<16}{'n':>5}{'mse':>20}{'variance':>20}{'bias²':>20}"]
     for row in rows:
-        cells = (
-            f"{row[name]:.3g} ± {row[name + '_se']:.1g}" for name in ("mse", "variance", "bias2")
-        )
-        lines.append(
-            f"{row['estimator']:<16}{row['n']:>5}" + "".join(f"{cell:>20}" for cell in cells)
-        )
+        line = f"{row['estimator']:<16}{row['n']:>5}"
+        for name in ("mse", "variance", "bias2"):
+            cell = f"{row[name]:.3g} ± {row[name + '_se']:.1g}"
+            line += f"{cell:>20}"
+        lines.append(line)
     return "\n".join(lines)
 
 
@@ -356,15 +409,16 @@ def _errors(estimates, g, seed):
     R, scale = len(estimates), (g * g).sum()
     mean = estimates.mean(axis=0)
     centred, bias = estimates - mean, mean - g
-    squares, errors = (centred**2).sum(axis=1) * R / (R - 1), ((estimates - g) ** 2).sum(axis=1)
+    squares = (centred**2).sum(axis=1) * R / (R - 1)
+    errors = ((estimates - g) ** 2).sum(axis=1)
     variance = squares.mean()
     # Var(‖ḡ − g‖²) of a nearly normal ḡ is 4 bᵀ Cov b / R + 2 tr(Cov²) / R².
     along = ((centred @ bias) ** 2).sum() / (R - 1)
     trace_of_square = ((centred @ centred.T) ** 2).sum() / (R - 1) ** 2
     directions = np.random.default_rng(seed).standard_normal((len(g), 16))
-    shadows = (estimates - g) @ directions
-    spread = shadows.std(axis=0, ddof=1)
-    z = np.abs(shadows.mean(axis=0)) / np.where(spread > 0, spread / np.sqrt(R), 1)
+    projections = (estimates - g) @ directions
+    spread = projections.std(axis=0, ddof=1)
+    z = np.abs(projections.mean(axis=0)) / np.where(spread > 0, spread / np.sqrt(R), 1)
     found = {
         "mse": errors.mean() / scale,
         "mse_se": errors.std(ddof=1) / np.sqrt(R) / scale,
