@@ -43,6 +43,7 @@ LESSONS = sorted(path.stem for path in HERE.glob("[1-9]_*.py"))
 PAGES = (  # file in tutorials/, title in the menu
     ("synthetic_results.md", "Results"),
     ("which_objective.md", "Which objective"),
+    ("add_your_own.md", "Add your own"),
     ("glossary.md", "Glossary"),
     ("math.md", "The mathematics"),
     ("map.md", "Map: paper to code"),
