@@ -1,4 +1,15 @@
-"""The data distribution P as a probabilistic automaton."""
+"""The data distribution P as a probabilistic automaton, which samples, scores and adds up exactly.
+
+A world has S states and V tokens. It starts in state 0; in state s it draws token v with
+probability probs[s, v] and goes to next_state[s, v]; token 0, the boundary, ends the sequence. So
+P(x) is a product along one walk, and sums over all sequences (entropy, expected length) are sums
+over states. A Markov chain is the case where the state is the last token.
+
+Rows, here and wherever sequences of a world go: (n, max_len+1) integers, each row the boundary, the
+tokens, the boundary, then −1. The horizon `max_len` forces the boundary in the last column: it is
+drawn from nothing and adds nothing to log P. Everything is kept on the host in float64; only the
+methods that take rows follow these to a GPU. Logs are natural (nats).
+"""
 
 import contextlib
 import json
@@ -12,14 +23,10 @@ from . import backend
 from .storage import files
 from .storage.validate import check_count, check_number
 
-# the reference's: what an impossible token costs inside a reverse cross-entropy, −69.08 nats
+# The paper's: what an impossible token costs inside a reverse cross-entropy, −69.08 nats.
 LOG_P_FLOOR = math.log(1e-30)
-
-
 _TOLERANCE = 1e-9  # by how much a row of probabilities may miss a sum of one
-
-
-_DENSE_STATES = 4096  # the largest linear system that is solved
+_MAX_DENSE_STATES = 4096  # the largest linear system that is solved
 
 
 class Tables(NamedTuple):
@@ -235,9 +242,9 @@ class World:
         # μ = e_0 (I − A)^−1 with A the moves that do not end, among the reachable states: elsewhere
         # it may have no inverse.
         states, inside = np.flatnonzero(self.reachable), self.reachable[source]
-        if len(states) > _DENSE_STATES:
+        if len(states) > _MAX_DENSE_STATES:
             raise ValueError(
-                f"max_len=None takes at most {_DENSE_STATES} states, here {len(states)}; give a"
+                f"max_len=None takes at most {_MAX_DENSE_STATES} states, here {len(states)}; give a"
                 " max_len"
             )
         number = np.cumsum(self.reachable) - 1
@@ -353,6 +360,9 @@ class World:
         files.write_atomically(path, "\n".join(lines).encode())
 
 
+# ---- rows ----------------------------------------------------------------------------------------
+
+
 def batch(rows, vocab_size):
     """World.batch for rows of any world of vocab_size tokens."""
     _check_rows(rows, vocab_size)
@@ -387,6 +397,9 @@ def _split(rows):
     """rows (n, max_len+1) -> inputs, targets (n, max_len−1)."""
     inputs = rows[:, :-2]
     return backend.array_module(rows).where(inputs >= 0, inputs, 0), rows[:, 1:-1]
+
+
+# ---- checks --------------------------------------------------------------------------------------
 
 
 def reach(start, source, target):

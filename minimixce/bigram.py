@@ -145,11 +145,9 @@ class Bigram(_BigramModel):
     layer puts out. The output weights are its own, not tied to the embedding.
     """
 
-    _model_type, _config_class, _shapes = (
-        "minimixce-bigram",
-        BigramConfig,
-        staticmethod(bigram_shapes),
-    )
+    _model_type = "minimixce-bigram"
+    _config_class = BigramConfig
+    _shapes = staticmethod(bigram_shapes)
 
     def __init__(self, config, seed=0, device="auto"):
         if not isinstance(config, BigramConfig):
@@ -206,11 +204,9 @@ class TableBigram(_BigramModel):
     logits is an embedding with V channels.
     """
 
-    _model_type, _config_class, _shapes = (
-        "minimixce-table-bigram",
-        TableBigramConfig,
-        staticmethod(table_shapes),
-    )
+    _model_type = "minimixce-table-bigram"
+    _config_class = TableBigramConfig
+    _shapes = staticmethod(table_shapes)
 
     def __init__(self, vocab_size, seed=0, device="auto", dtype="float64"):
         xp = backend.select_device(device)

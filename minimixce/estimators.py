@@ -6,16 +6,16 @@ grads {name: array}. With C(x) = −log P(x) for objective "reverse_ce" and
 C(x) = log Q(x) − log P(x) for "reverse_kl", P floored per token, each token of sample i moves
 log q_t up by some weight a_t:   gradient = mean_i Σ_t a_t ∇ log q_t.
 
-| estimator    | a_t                                   | unbiased?                                  |
-| reinforce    | C(x)                                  | yes                                        |
-| reward_to_go | Σ_{s≥t} c_s, costs from this token on | yes: earlier costs do not depend on it     |
-| rloo         | C(x) − mean of the other samples' C   | yes: the others do not depend on it; n ≥ 2 |
-| k1           | 1 for reverse_kl, 0 for reverse_ce    | no: its expectation is zero                |
-| k2           | log Q(x) − log P(x)                   | yes, for reverse_kl; per token no          |
-| k3           | 1 − P(x)/Q(x)                         | no: the other KL's gradient; per token     |
-|              |                                       | neither's                                  |
-| importance   | (Q(x)/P(x)) C(x), samples of P        | no, where P has zeros that Q has not       |
-| gumbel       | not of this form: through the samples | no: the soft derivative of a hard choice   |
+| estimator    | a_t                                   | unbiased?                                |
+| reinforce    | C(x)                                  | yes                                      |
+| reward_to_go | Σ_{s≥t} c_s, costs from this token on | yes: earlier costs do not depend on it   |
+| rloo         | C(x) − mean of the other samples' C   | yes: others do not depend on it; n ≥ 2   |
+| k1           | 1 for reverse_kl, 0 for reverse_ce    | no: its expectation is zero              |
+| k2           | log Q(x) − log P(x)                   | yes, for reverse_kl; per token no        |
+| k3           | 1 − P(x)/Q(x)                         | no: the other KL's gradient; per token   |
+|              |                                       | neither's                                |
+| importance   | (Q(x)/P(x)) C(x), samples of P        | no, where P has zeros that Q has not     |
+| gumbel       | not of this form: through the samples | no: the soft derivative of a hard choice |
 """
 
 import math

@@ -27,18 +27,16 @@ class AdamW:
             raise ValueError(f"eps must be a positive number, got {eps}")
         if not 0 <= weight_decay < math.inf:
             raise ValueError(f"weight_decay must be a number, at least 0, got {weight_decay}")
-        self.params, self.lr, self.betas, self.eps, self.weight_decay = (
-            params,
-            lr,
-            betas,
-            eps,
-            weight_decay,
-        )
+        self.params = params
+        self.lr = lr
+        self.betas = betas
+        self.eps = eps
+        self.weight_decay = weight_decay
         self.steps = 0
-        self._mean, self._square = (
-            _flat([array_module(p).zeros_like(p) for p in params.values()]) for _ in range(2)
-        )
-        self.mean, self.square = self._by_name(self._mean), self._by_name(self._square)
+        self._mean = _flat([array_module(p).zeros_like(p) for p in params.values()])
+        self._square = _flat([array_module(p).zeros_like(p) for p in params.values()])
+        self.mean = self._by_name(self._mean)
+        self.square = self._by_name(self._square)
 
     def step(self, grads, lr=None):
         """One update from grads {name: array}, with learning rate `lr` or the constructor's."""

@@ -1,15 +1,6 @@
-"""Data distributions P that are known exactly: probabilistic automata that sample, score and add
-up.
+"""Worlds to learn from: Markov chains, n-grams of a corpus, and two small languages.
 
-A world has S states and V tokens. It starts in state 0; in state s it draws token v with
-probability probs[s, v] and goes to next_state[s, v]; token 0, the boundary, ends the sequence. So
-P(x) is a product along one walk, and sums over all sequences (entropy, expected length) are sums
-over states. A Markov chain is the case where the state is the last token.
-
-Rows, here and wherever sequences of a world go: (n, max_len+1) integers, each row the boundary, the
-tokens, the boundary, then −1. The horizon `max_len` forces the boundary in the last column: it is
-drawn from nothing and adds nothing to log P. Everything is kept on the host in float64; only the
-methods that take rows follow these to a GPU. Logs are natural (nats).
+A world is an automaton.World: a data distribution P that is known exactly.
 """
 
 import itertools
@@ -46,10 +37,8 @@ def load(path):
     try:
         if not isinstance(words, list) or not isinstance(states, list):
             raise ValueError("words and states must be lists")
-        probs, next_state = (
-            np.zeros((len(states), len(words))),
-            np.zeros((len(states), len(words)), np.int64),
-        )
+        probs = np.zeros((len(states), len(words)))
+        next_state = np.zeros((len(states), len(words)), np.int64)
         for s, state in enumerate(states):
             live, other = state["probs"], state["next"]
             integers = [state["else"], *other.values(), *map(int, live), *map(int, other)]
