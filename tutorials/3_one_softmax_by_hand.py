@@ -265,7 +265,7 @@ def mle_table():
 # MixCE MixCE.
 
 # %%
-source(mm.objectives._token_objective, mm.objectives.mixce)
+source(mm.objectives.token_objective, mm.objectives.OBJECTIVES["mixce"].f_and_w)
 
 
 # %%
