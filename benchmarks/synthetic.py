@@ -29,7 +29,11 @@ from torch.nn import functional as F
 
 import report
 from minimixce import backend, bigram
-from minimixce.experiments import matrices, synthetic
+from minimixce.experiments import matrices
+from minimixce.experiments.synthetic.data import LONGEST, data_of
+from minimixce.experiments.synthetic.grid import SEEDS
+from minimixce.experiments.synthetic.job import Job, information_used
+from minimixce.experiments.synthetic.paper import fit_paper
 
 torch.set_num_threads(1)
 OBJECTIVES = (("mle", 1.0), ("mixce", 0.5), ("mixce_star", 0.5), ("two_kls", 0.5), ("js", 0.5))
@@ -91,7 +95,7 @@ def under_q(model, job, log_p_floored, n):
         torch.ones(n),
     )
     log_q, log_p = torch.zeros(n), torch.zeros(n)
-    for _ in range(synthetic.LONGEST - 1):
+    for _ in range(LONGEST - 1):
         logits = model.logits(x @ model.embedding_weight)
         step = F.log_softmax(logits, dim=-1)
         x = F.gumbel_softmax(logits, tau=1.0, hard=True)
@@ -116,7 +120,7 @@ def fit_peer(job, data, train, development, epochs=50, patience=5, pack=False):
 
     train, development: the inputs and targets that padded() makes.
     """
-    V, sampled = job.vocab_size, synthetic.uses(job) != "samples"
+    V, sampled = job.vocab_size, information_used(job) != "samples"
     torch.manual_seed(job.seed)
     model, rng = Peer(V, job.seed), np.random.default_rng([job.seed, 1])
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, weight_decay=1e-4)
@@ -173,15 +177,15 @@ def speed(args):
         "  range"
     )
     for objective, eta in OBJECTIVES:
-        job = synthetic.Job("", args.vocab, 0.5, args.seed, objective, eta, "paper", "neural")
-        sampled = synthetic.uses(job) != "samples"
+        job = Job("", args.vocab, 0.5, args.seed, objective, eta, "paper", "neural")
+        sampled = information_used(job) != "samples"
         batches = 5 if sampled or args.quick else 50
         development = 1000 if sampled or args.quick else 5000
-        data = synthetic.data_of(
+        data = data_of(
             "", args.vocab, 0.5, args.seed, train=batches * BATCH, development=development
         )
         peer = functools.partial(fit_peer, job, data, *both_padded(data, args.vocab))
-        fits = [functools.partial(synthetic.fit_paper, job, data), peer]
+        fits = [functools.partial(fit_paper, job, data), peer]
         fits += [] if sampled else [functools.partial(peer, pack=True)]
         # one to warm up
         rounds = [[cpu_seconds(fit, epochs=1) for fit in fits] for _ in range(args.rounds + 1)][1:]
@@ -212,10 +216,10 @@ def speed(args):
 def dropout(args):
     rows, epochs = [], 2 if args.quick else 50
     print(f"{'seed':>6}{'8 masks a row':>15}{'a mask a token':>17}   avg. JS of mle")
-    for seed in synthetic.SEEDS[: 2 if args.quick else None]:
-        job = synthetic.Job("", args.vocab, 0.5, seed, "mle", 1.0, "paper", "neural")
-        data = synthetic.data_of("", args.vocab, 0.5, seed)
-        here = synthetic.fit_paper(job, data, epochs=epochs)[0]
+    for seed in SEEDS[: 2 if args.quick else None]:
+        job = Job("", args.vocab, 0.5, seed, "mle", 1.0, "paper", "neural")
+        data = data_of("", args.vocab, 0.5, seed)
+        here = fit_paper(job, data, epochs=epochs)[0]
         learned = (
             here,
             fit_peer(job, data, *both_padded(data, args.vocab), epochs=epochs, pack=True),

@@ -11,6 +11,7 @@ import pages
 import pytest
 
 import minimixce as mm
+from minimixce.experiments.fixed_points import fixed_point
 
 TUTORIALS = Path(__file__).parent.parent / "tutorials"
 P = (0.5, 0.25, 0.15, 0.07, 0.03)
@@ -71,9 +72,7 @@ def test_fixed_points_in_the_page_are_the_package_s_and_stationary(numbers):
             np.abs(expected_gradient(example["objective"], example["ratio"], p, q)).max() < 1e-9
         ), example
         if example["objective"] == "mixce":
-            assert np.allclose(
-                q, mm.experiments.synthetic.fixed_point(p[None], example["ratio"])[0], atol=1e-14
-            )
+            assert np.allclose(q, fixed_point("mixce", p, example["ratio"])[0], atol=1e-14)
     shown = {(e["objective"], e["ratio"]): e["q"] for e in numbers["examples"] if e["p"] == list(P)}
     # math.md §6
     assert np.allclose(shown["mixce", 0.1], (0.850, 0.088, 0.040, 0.016, 0.006), atol=6e-4)

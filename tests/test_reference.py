@@ -14,7 +14,7 @@ import pytest
 from pages import Page
 
 from minimixce import estimators, exact, gpt, layers, objectives
-from minimixce.experiments import synthetic
+from minimixce.experiments.fixed_points import fixed_point
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = ROOT / "tutorials"
@@ -88,7 +88,7 @@ def test_the_example_of_fixed_points():
         tailr = np.maximum(0, (p / middle - 0.1) / 0.9)
         low, high = (middle, high) if tailr.sum() > 1 else (low, middle)
     for name, q in (
-        ("`mixce`, η = 0.1", synthetic.fixed_point(p[None], 0.1)[0]),
+        ("`mixce`, η = 0.1", fixed_point("mixce", p, 0.1)[0]),
         ("`tailr`, γ = 0.1", tailr),
     ):
         (cells,) = re.findall(rf"^\| {name} \| (\.\d.*) \|$", MATH, re.M)

@@ -23,8 +23,11 @@ import pytest
 
 import minimixce as mm
 from minimixce import cli, estimators, exact, logprob, objectives, optim, worlds
-from minimixce.experiments import matrices, plots, synthetic
-from minimixce.experiments.synthetic import Job
+from minimixce.experiments import matrices, plots, pool
+from minimixce.experiments.fixed_points import fixed_point
+from minimixce.experiments.synthetic import curves, grid, optima, paper, study
+from minimixce.experiments.synthetic import data as data_module
+from minimixce.experiments.synthetic.job import Job, information_used
 
 SMALL = ("--vocab", "5,6", "--seeds", "1,2", "--etas", "0.1,0.5,1", "--quiet")
 
@@ -32,13 +35,13 @@ SMALL = ("--vocab", "5,6", "--seeds", "1,2", "--etas", "0.1,0.5,1", "--quiet")
 @pytest.fixture
 def few_sequences(monkeypatch):
     """Five thousand training sequences instead of fifty thousand."""
-    monkeypatch.setattr(synthetic, "data_of", functools.partial(synthetic.data_of, train=5_000))
+    monkeypatch.setattr(data_module, "data_of", functools.partial(data_module.data_of, train=5_000))
 
 
 def a_thousand_sequences(monkeypatch):
     """A thousand training sequences and a hundred held out."""
     monkeypatch.setattr(
-        synthetic, "data_of", functools.partial(synthetic.data_of, train=1_000, development=100)
+        data_module, "data_of", functools.partial(data_module.data_of, train=1_000, development=100)
     )
 
 
@@ -72,7 +75,7 @@ def test_rows_that_no_sequence_comes_to_do_not_count():
     )
     assert world.reachable.tolist() == [True, True, False]
     assert (
-        synthetic.average_js(world, learned)
+        curves.average_js(world, learned)
         == matrices.average_js(probs[:2], learned[:2])
         < matrices.average_js(probs, learned)
     )
@@ -134,30 +137,30 @@ def test_an_end_that_is_forced_is_no_token_of_the_data(monkeypatch):
     """Where many sequences are cut off, each row of the counts still is a sample of the world's
     row, the end's column too.
     """
-    monkeypatch.setattr(synthetic, "LONGEST", 4)
-    data = synthetic.data_of.__wrapped__("", 6, 0.5, 3, train=20_000, development=1_000)
+    monkeypatch.setattr(data_module, "LONGEST", 4)
+    data = data_module.data_of.__wrapped__("", 6, 0.5, 3, train=20_000, development=1_000)
     lengths = np.diff(data.starts)
     # the fourth token is the forced end
     assert lengths.max() == data.development_lengths.max() == 3
     assert (len(lengths), len(data.development_lengths)) == (20_000, 1_000)
     assert data.development_lengths.sum() == len(data.development)
-    counts, p = synthetic.counts_of(data.train, 6), data.world.probs
+    counts, p = data_module.counts_of(data.train, 6), data.world.probs
     n = counts.sum(axis=1, keepdims=True)
     assert n[0] == 20_000
     assert (np.abs(counts - n * p) <= 4 * np.sqrt(n * p * (1 - p))).all()
 
 
 def test_data_are_shared_and_cannot_be_changed(tmp_path):
-    data = synthetic.data_of("", 4, 0.0, 1, train=100, development=10)
-    assert synthetic.data_of("", 4, 0.0, 1, train=100, development=10) is data
+    data = data_module.data_of("", 4, 0.0, 1, train=100, development=10)
+    assert data_module.data_of("", 4, 0.0, 1, train=100, development=10) is data
     for array in data[1:]:
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
-    other = synthetic.data_of("", 4, 0.0, 2, train=100, development=10)
+    other = data_module.data_of("", 4, 0.0, 2, train=100, development=10)
     assert not np.array_equal(data.world.probs, other.world.probs)
     (tmp_path / "text.txt").write_text(CORPUS)
     one, two = (
-        synthetic.data_of(str(tmp_path / "text.txt"), 6, 0.0, seed, train=100, development=10)
+        data_module.data_of(str(tmp_path / "text.txt"), 6, 0.0, seed, train=100, development=10)
         for seed in (1, 2)
     )
     np.testing.assert_array_equal(one.world.probs, two.world.probs)
@@ -168,23 +171,23 @@ def test_data_are_shared_and_cannot_be_changed(tmp_path):
 
 
 def test_at_20_tokens_and_seed_7():
-    """The paper's first world: MLE is counting, MixCE its fixed point, two KLs all but recover P."""
-    data = synthetic.data_of("", 20, 0.5, 7)
+    """The paper's first world: MLE is counting, MixCE its fixed point, two KLs nearly recover P."""
+    data = data_module.data_of("", 20, 0.5, 7)
     np.testing.assert_array_equal(data.world.probs, worlds.random_markov(20, 0.5, 7).probs)
-    counts = synthetic.counts_of(data.train, 20)
+    counts = data_module.counts_of(data.train, 20)
     assert counts[0].sum() == counts[:, 0].sum() == 50_000  # every sequence starts, and ends
     counting = counts / counts.sum(axis=1, keepdims=True)
-    mle, learned, _ = synthetic.run(Job("", 20, 0.5, 7, "mle", 1.0))
+    mle, learned, _ = grid.run(Job("", 20, 0.5, 7, "mle", 1.0))
     assert np.abs(learned - counting).max() < 1e-9
     assert 3e-5 < mle["avg_js"] < 2e-4
     for eta in (0.1, 0.5, 0.9):
-        _, learned, _ = synthetic.run(Job("", 20, 0.5, 7, "mixce", eta))
-        assert np.abs(learned - synthetic.fixed_point(counting, eta)).max() < 1e-7, eta
-    result, _, curve = synthetic.run(Job("", 20, 0.5, 7, "two_kls", 0.01))
+        _, learned, _ = grid.run(Job("", 20, 0.5, 7, "mixce", eta))
+        assert np.abs(learned - fixed_point("mixce", counting, eta)[0]).max() < 1e-7, eta
+    result, _, curve = grid.run(Job("", 20, 0.5, 7, "two_kls", 0.01))
     assert result["avg_js"] <= 2e-7
     assert result["steps"] <= 50  # of a fraction of a millisecond each
     assert curve[0]["avg_js"] > 1e-5
-    with_p, _, _ = synthetic.run(Job("", 20, 0.5, 7, "two_kls", 0.5, forward="population"))
+    with_p, _, _ = grid.run(Job("", 20, 0.5, 7, "two_kls", 0.5, forward="population"))
     assert with_p["avg_js"] < 1e-9
     assert (mle["uses"], result["uses"], with_p["uses"]) == ("samples", "samples and P", "P")
 
@@ -205,15 +208,15 @@ def test_at_20_tokens_and_seed_7():
     ],
 )
 def test_what_a_run_was_allowed_to_use(objective, eta, options, expected):
-    assert synthetic.uses(Job("", 5, 0.3, 1, objective, eta, **options)) == expected
+    assert information_used(Job("", 5, 0.3, 1, objective, eta, **options)) == expected
 
 
 def test_what_a_run_does_not_use_does_not_move_it(few_sequences):
     """The column `uses` is a claim: other samples leave a run that uses P where it ends; another P
     one that uses samples.
     """
-    data, V = synthetic.data_of("", 6, 0.5, 3), 6
-    more, other = synthetic.data_of("", 6, 0.5, 4), worlds.random_markov(6, 0.0, 9)
+    data, V = data_module.data_of("", 6, 0.5, 3), 6
+    more, other = data_module.data_of("", 6, 0.5, 4), worlds.random_markov(6, 0.0, 9)
     for objective, eta in (
         ("two_kls", 0.0),
         ("two_kls", 0.5),
@@ -223,17 +226,17 @@ def test_what_a_run_does_not_use_does_not_move_it(few_sequences):
     ):
         job = Job("", V, 0.5, 3, objective, eta)
         learned, of_samples, of_p = (
-            synthetic.fit_exact(job, changed)[0]
+            optima.fit_exact(job, changed)[0]
             for changed in (data, data._replace(train=more.train), data._replace(world=other))
         )
         moved = [np.abs(learned - x).max() > 1e-5 for x in (of_samples, of_p)]
-        assert synthetic.uses(job) == " and ".join(
+        assert information_used(job) == " and ".join(
             w for w, m in zip(("samples", "P"), moved) if m
         ), (objective, eta)
     # with the forward part from P itself, samples do not matter at all
-    for objective in synthetic.OBJECTIVES:
+    for objective in grid.OBJECTIVES:
         job = Job("", V, 0.5, 3, objective, 0.5, forward="population")
-        fit = synthetic.fit_js if objective == "js" else synthetic.fit_exact
+        fit = optima.fit_js if objective == "js" else optima.fit_exact
         np.testing.assert_array_equal(
             fit(job, data)[0], fit(job, data._replace(train=more.train, starts=data.starts))[0]
         )
@@ -241,21 +244,21 @@ def test_what_a_run_does_not_use_does_not_move_it(few_sequences):
 
 def test_mixce_star_collapses_and_two_kls_do_not(few_sequences):
     job = Job("", 6, 0.3, 1, "mixce_star", 0.0, forward="population")
-    world = synthetic.data_of("", 6, 0.3, 1).world
-    q = {name: synthetic.run(job._replace(objective=name))[1] for name in ("mixce_star", "two_kls")}
+    world = data_module.data_of("", 6, 0.3, 1).world
+    q = {name: grid.run(job._replace(objective=name))[1] for name in ("mixce_star", "two_kls")}
     assert q["mixce_star"][0].max() > 0.999  # one sequence
     assert matrices.average_js(world.probs, q["two_kls"]) < 1e-12
 
 
 def test_the_optimum_has_no_gradient_and_the_network_finds_it_too(few_sequences):
-    data, job = synthetic.data_of("", 6, 0.5, 3), Job("", 6, 0.5, 3, "two_kls", 0.3)
-    counts = synthetic.counts_of(data.train, 6)
-    _, learned, _ = synthetic.run(job)
+    data, job = data_module.data_of("", 6, 0.5, 3), Job("", 6, 0.5, 3, "two_kls", 0.3)
+    counts = data_module.counts_of(data.train, 6)
+    _, learned, _ = grid.run(job)
     z = np.log(np.maximum(learned, 1e-300))
     options = {"objective": "two_kls", "eta": 0.3, "counts": counts}
     best, gradient = exact.bigram_loss_and_grads(z, data.world, **options)
     assert np.abs(gradient).max() <= 1e-9
-    _, network, _ = synthetic.run(job._replace(model="neural"))
+    _, network, _ = grid.run(job._replace(model="neural"))
     loss, _ = exact.bigram_loss_and_grads(np.log(network), data.world, **options)
     assert float(best) - 1e-12 <= float(loss) < float(best) + 1e-4
 
@@ -263,7 +266,7 @@ def test_the_optimum_has_no_gradient_and_the_network_finds_it_too(few_sequences)
 def test_fixed_points_have_no_expected_gradient():
     p = np.random.default_rng(0).dirichlet(np.ones(5), 3)
     for eta in (0.05, 0.5, 1.0):
-        q = synthetic.fixed_point(p, eta)
+        q = fixed_point("mixce", p, eta)[0]
         np.testing.assert_allclose(q.sum(axis=1), 1, rtol=1e-12)
         weighted = p * (eta + (1 - eta) * q)
         np.testing.assert_allclose(weighted.sum(axis=1, keepdims=True) * q, weighted, atol=1e-12)
@@ -275,7 +278,7 @@ def test_rloo_from_bigrams_is_the_estimator():
     model.params["logits"] = np.random.default_rng(0).standard_normal((5, 5))
     rows = estimators.sample(model, 40, 6, seed=1)  # some are cut off
     assert (rows[:, 6] == 0).any()
-    loss, gradient = synthetic.rloo_js(matrices.transition_matrix(model), world, rows, 0.3)
+    loss, gradient = optima.rloo_js(matrices.transition_matrix(model), world, rows, 0.3)
     expected, grads = estimators.rloo(model, world, rows, objective="js", eta=0.3)
     assert loss == pytest.approx(float(expected), rel=1e-12)
     np.testing.assert_allclose(gradient, grads["logits"], atol=1e-12)
@@ -284,7 +287,7 @@ def test_rloo_from_bigrams_is_the_estimator():
 def test_js_draws_anew_for_every_step_and_seed():
     world, z, job = worlds.random_markov(5, 0.3, 2), np.zeros((5, 5)), Job("", 5, 0.3, 2, "js", 0.3)
     gradients = [
-        synthetic.sampled_js(z, job._replace(seed=s), world, t)[1]
+        optima.sampled_js(z, job._replace(seed=s), world, t)[1]
         for s, t in ((1, 0), (1, 1), (2, 0), (1, 0))
     ]
     np.testing.assert_array_equal(gradients[0], gradients[3])
@@ -293,38 +296,36 @@ def test_js_draws_anew_for_every_step_and_seed():
 
 
 def test_js_by_rloo_comes_closer(few_sequences):
-    result, _, curve = synthetic.run(Job("", 6, 0.5, 3, "js", 0.5))
+    result, _, curve = grid.run(Job("", 6, 0.5, 3, "js", 0.5))
     assert result["gradient"] == "RLOO (sampled)"
     assert result["avg_js"] < curve[0]["avg_js"]
 
 
 def test_the_network_s_js_is_sampled_and_its_own(few_sequences, monkeypatch):
     monkeypatch.setattr(
-        synthetic, "fit_neural", functools.partial(synthetic.fit_neural, warmup=200, steps=400)
+        optima, "fit_neural", functools.partial(optima.fit_neural, warmup=200, steps=400)
     )
-    result, learned, curve = synthetic.run(Job("", 6, 0.5, 3, "js", 0.5, model="neural"))
+    result, learned, curve = grid.run(Job("", 6, 0.5, 3, "js", 0.5, model="neural"))
     assert (result["gradient"], result["steps"]) == ("RLOO (sampled)", 400)
     assert 0 < result["avg_js"] < curve[4]["avg_js"]  # of maximum likelihood, at step 200
     # not the table's
-    assert np.abs(learned - synthetic.run(Job("", 6, 0.5, 3, "js", 0.5))[1]).max() > 1e-6
+    assert np.abs(learned - grid.run(Job("", 6, 0.5, 3, "js", 0.5))[1]).max() > 1e-6
 
 
 @pytest.mark.parametrize(("objective", "eta"), [("mle", 1.0), ("two_kls", 0.5), ("js", 0.5)])
 def test_a_gpt_learns_a_small_world(few_sequences, monkeypatch, objective, eta):
-    monkeypatch.setattr(
-        synthetic, "fit_gpt", functools.partial(synthetic.fit_gpt, steps=150, longest=6)
-    )
-    result, learned, _ = synthetic.run(Job("", 4, 0.3, 1, objective, eta, "exact", "gpt"))
+    monkeypatch.setattr(optima, "fit_gpt", functools.partial(optima.fit_gpt, steps=150, longest=6))
+    result, learned, _ = grid.run(Job("", 4, 0.3, 1, objective, eta, "exact", "gpt"))
     assert result["gradient"] == ("of batches" if objective == "mle" else "of batches; exact")
     np.testing.assert_allclose(learned.sum(axis=1), 1, rtol=1e-6)
     assert result["avg_js"] < 0.02
 
 
 def test_a_gpt_s_ratio_counts(few_sequences):
-    data = synthetic.data_of("", 4, 0.3, 1)
+    data = data_module.data_of("", 4, 0.3, 1)
 
     def learned(objective, eta):
-        return synthetic.fit_gpt(
+        return optima.fit_gpt(
             Job("", 4, 0.3, 1, objective, eta, "exact", "gpt"), data, steps=3, longest=5
         )[0]
 
@@ -349,12 +350,12 @@ def test_a_gpt_s_reverse_part_is_the_tree_where_the_space_allows(
 
         monkeypatch.setattr(module, name, counted)
 
-    count(exact, "_tree", "tree")
+    count(exact, "sum_over_tree", "tree")
     count(estimators, "rloo", "rloo")
     monkeypatch.setattr(
-        synthetic, "fit_gpt", functools.partial(synthetic.fit_gpt, steps=3, longest=longest)
+        optima, "fit_gpt", functools.partial(optima.fit_gpt, steps=3, longest=longest)
     )
-    result, _, _ = synthetic.run(Job("", 6, 0.3, 1, "two_kls", 0.5, "exact", "gpt"))
+    result, _, _ = grid.run(Job("", 6, 0.3, 1, "two_kls", 0.5, "exact", "gpt"))
     assert calls == {"tree": 0, "rloo": 0} | {way: 3}
     assert (
         result["gradient"]
@@ -366,29 +367,29 @@ def test_a_gpt_s_reverse_part_is_the_tree_where_the_space_allows(
 
 
 def test_batches_are_counted_as_if_one_by_one(few_sequences):
-    data = synthetic.data_of("", 6, 0.5, 3)
+    data = data_module.data_of("", 6, 0.5, 3)
     lengths, batch = np.diff(data.starts), np.random.default_rng(0).integers(0, 7, 5_000)
-    by_batch = list(synthetic._counts_by_batch(data.train, np.repeat(batch, lengths), 7, 6))
+    by_batch = list(paper.counts_by_batch(data.train, np.repeat(batch, lengths), 7, 6))
     sequences = np.split(data.train, data.starts[1:-1])
     for k, counts in enumerate(by_batch):
         own = np.concatenate([s for s, b in zip(sequences, batch) if b == k])
-        np.testing.assert_array_equal(counts, synthetic.counts_of(own, 6))
+        np.testing.assert_array_equal(counts, data_module.counts_of(own, 6))
     some = np.array([[3, 0, 7], [1, 4, 2]])
-    for chosen, (codes, own) in zip(some, synthetic._sequences_by_batch(data.train, lengths, some)):
+    for chosen, (codes, own) in zip(some, paper.sequences_by_batch(data.train, lengths, some)):
         np.testing.assert_array_equal(codes, np.concatenate([sequences[i] for i in chosen]))
         np.testing.assert_array_equal(own, lengths[chosen])
 
 
 @pytest.mark.parametrize(("objective", "eta"), [("mle", 1.0), ("mixce", 0.3), ("two_kls", 0.3)])
 def test_counts_give_the_loss_of_the_tokens(monkeypatch, objective, eta):
-    monkeypatch.setattr(synthetic, "LONGEST", 6)
-    data = synthetic.data_of.__wrapped__("", 6, 0.5, 3, train=100, development=10)
+    monkeypatch.setattr(data_module, "LONGEST", 6)
+    data = data_module.data_of.__wrapped__("", 6, 0.5, 3, train=100, development=10)
     codes, n = data.train, 100
     # some sequences are cut off: they have a start, but no end
     assert (codes[data.starts[1:] - 1] % 6 > 0).any()
     z = np.random.default_rng(0).standard_normal((6, 6))
     job, copies = Job("", 6, 0.5, 3, objective, eta), np.repeat(z[:, None], 3, axis=1)
-    loss, dlogits = synthetic._under_p(copies, synthetic.counts_of(codes, 6), job, data.world)
+    loss, dlogits = paper.loss_under_p(copies, data_module.counts_of(codes, 6), job, data.world)
     token = functools.partial(objectives.mixce, eta=eta) if objective == "mixce" else objectives.mle
     share = eta if objective == "two_kls" else 1.0
     expected, per_token = token(z[codes // 6], codes % 6, normalizer=n)
@@ -400,11 +401,11 @@ def test_counts_give_the_loss_of_the_tokens(monkeypatch, objective, eta):
 
 
 def test_js_under_p_is_a_derivative(few_sequences):
-    data, job = synthetic.data_of("", 5, 0.3, 3), Job("", 5, 0.3, 3, "js", 0.3)
+    data, job = data_module.data_of("", 5, 0.3, 3), Job("", 5, 0.3, 3, "js", 0.3)
     batch = data.train[: data.starts[50]], np.diff(data.starts)[:50]
 
     def forward_of(z, batch=batch):
-        return synthetic._under_p(z, batch, job, data.world)
+        return paper.loss_under_p(z, batch, job, data.world)
 
     report = mm.gradcheck(
         forward_of, lambda dy, dz: (dy * dz,), [np.random.default_rng(0).standard_normal((5, 3, 5))]
@@ -430,7 +431,7 @@ def test_js_under_p_is_a_derivative(few_sequences):
     markov = worlds.markov(
         matrices.transition_matrix(model)
     )  # P(x) of this world is a product over bigrams, as _under_p takes it
-    loss, _ = synthetic._under_p(
+    loss, _ = paper.loss_under_p(
         model.params["logits"][:, None],
         (codes, there.sum(axis=1)),
         job._replace(vocab_size=6),
@@ -445,7 +446,7 @@ def test_gumbel_softmax_from_a_table_of_logits_is_the_estimator(monkeypatch, obj
     computed once.
     """
     n, V, longest = 40, 5, 12
-    monkeypatch.setattr(synthetic, "LONGEST", longest)
+    monkeypatch.setattr(paper, "LONGEST", longest)
     world, model = (
         worlds.random_markov(V, 0.3, 2),
         mm.Bigram(mm.BigramConfig(V, 6, 7, dtype="float64"), 1, "cpu"),
@@ -456,13 +457,13 @@ def test_gumbel_softmax_from_a_table_of_logits_is_the_estimator(monkeypatch, obj
     of_q = {"mixce_star": "reverse_ce", "two_kls": "reverse_kl", "js": "js"}[objective]
     expected, grads = estimators.gumbel(model, world, noise, objective=of_q, eta=eta)
     logits, cache = model.forward(np.arange(V)[:, None])
-    loss, dlogits = synthetic._under_q(
+    loss, dlogits = paper.loss_under_q(
         logits[:, 0],
         world,
         Job("", V, 0.3, 2, objective, eta),
         n,
         lambda t, rows: np.exp(-noise[t, rows]),
-        synthetic._into_input(model, cache),
+        paper.into_input(model, cache),
     )
     assert loss == pytest.approx((1 - eta) * float(expected), rel=1e-10)
     for name, g in model.backward(dlogits[:, None], cache).items():
@@ -480,36 +481,36 @@ def test_gumbel_softmax_from_a_table_of_logits_is_the_estimator(monkeypatch, obj
 )
 def test_the_protocol_learns_and_repeats_itself(monkeypatch, objective, eta):
     monkeypatch.setattr(
-        synthetic,
+        paper,
         "fit_paper",
-        functools.partial(synthetic.fit_paper, epochs=10, batch_size=100, rate=2e-2),
+        functools.partial(paper.fit_paper, epochs=10, batch_size=100, rate=2e-2),
     )
     a_thousand_sequences(monkeypatch)
     job = Job("", 5, 0.3, 1, objective, eta, "paper", "neural")
-    result, learned, curve = synthetic.run(job)
+    result, learned, curve = grid.run(job)
     assert result["gradient"] == (
         "counts" if objective in ("mle", "mixce") else "Gumbel-softmax (sampled)"
     )
     assert result["avg_js"] < 0.5 * curve[0]["avg_js"]
-    np.testing.assert_array_equal(synthetic.run(job)[1], learned)
+    np.testing.assert_array_equal(grid.run(job)[1], learned)
 
 
 def test_the_protocol_is_the_paper_s():
     names = "epochs", "batch_size", "patience", "rate", "l2", "dropout", "masks"
-    parameters = inspect.signature(synthetic.fit_paper).parameters
+    parameters = inspect.signature(paper.fit_paper).parameters
     assert [parameters[name].default for name in names] == [50, 1000, 5, 1e-3, 1e-4, 0.1, 8]
-    assert (synthetic.TRAIN, synthetic.DEVELOPMENT, synthetic.LONGEST) == (50_000, 5_000, 500)
-    assert synthetic.SEEDS == (7, 42, 777, 4222, 99999)
+    assert (data_module.TRAIN, data_module.DEVELOPMENT, data_module.LONGEST) == (50_000, 5_000, 500)
+    assert grid.SEEDS == (7, 42, 777, 4222, 99999)
     config = mm.BigramConfig(20)
     assert (config.n_embd, config.n_hidden) == (50, 50)
 
 
 def test_a_step_of_the_protocol_is_adam_on_the_tokens_of_a_batch(monkeypatch):
-    V, data = 5, synthetic.data_of("", 5, 0.3, 1, train=100, development=100)
+    V, data = 5, data_module.data_of("", 5, 0.3, 1, train=100, development=100)
     job = Job("", V, 0.3, 1, "mle", 1.0, "paper", "neural")
 
     def learned(**options):
-        return synthetic.fit_paper(
+        return paper.fit_paper(
             job, data, **{"epochs": 1, "batch_size": 100, "dropout": 0.0} | options
         )[0]
 
@@ -522,24 +523,24 @@ def test_a_step_of_the_protocol_is_adam_on_the_tokens_of_a_batch(monkeypatch):
     dropped = [learned(dropout=0.5, masks=masks) for masks in (1, 8)]
     for one, other in itertools.combinations([learned(), *dropped], 2):
         assert np.abs(one - other).max() > 1e-5
-    seen, counts_by_batch = [], synthetic._counts_by_batch
+    seen, counts_by_batch = [], paper.counts_by_batch
     monkeypatch.setattr(
-        synthetic, "_counts_by_batch", lambda *args: seen.append(args[1]) or counts_by_batch(*args)
+        paper, "counts_by_batch", lambda *args: seen.append(args[1]) or counts_by_batch(*args)
     )
     learned(epochs=2, batch_size=25)
     for batch_of_code in seen:
         np.testing.assert_array_equal(np.bincount(batch_of_code[data.starts[:-1]]), [25] * 4)
     assert not np.array_equal(*seen)  # drawn anew in every epoch
-    synthetic.fit_paper(job._replace(seed=2), data, epochs=1, batch_size=25)
+    paper.fit_paper(job._replace(seed=2), data, epochs=1, batch_size=25)
     assert not np.array_equal(seen[0], seen[2])  # and for every seed
 
 
 def test_the_protocol_keeps_the_best_epoch_and_stops_after_its_patience():
     data, job = (
-        synthetic.data_of("", 5, 0.3, 1, train=1_000, development=100),
+        data_module.data_of("", 5, 0.3, 1, train=1_000, development=100),
         Job("", 5, 0.3, 1, "mle", 1.0, "paper", "neural"),
     )
-    learned, loss, steps, curve = synthetic.fit_paper(
+    learned, loss, steps, curve = paper.fit_paper(
         job, data, epochs=100, batch_size=100, patience=3, rate=0.1
     )
     losses = [point["loss"] for point in curve]
@@ -555,10 +556,10 @@ def test_the_protocol_keeps_the_best_epoch_and_stops_after_its_patience():
 
 
 def test_the_surrogate_is_what_the_tokens_print(few_sequences):
-    data, z = synthetic.data_of("", 6, 0.5, 3), np.random.default_rng(0).standard_normal((6, 6))
-    codes, counts = data.train, synthetic.counts_of(data.train, 6)
+    data, z = data_module.data_of("", 6, 0.5, 3), np.random.default_rng(0).standard_normal((6, 6))
+    codes, counts = data.train, data_module.counts_of(data.train, 6)
     expected, _ = objectives.mixce_surrogate(z[codes // 6], codes % 6, eta=0.3, normalizer=5_000)
-    assert synthetic.surrogate(np.exp(logprob.log_softmax(z)), counts, 0.3) == pytest.approx(
+    assert curves.surrogate(np.exp(logprob.log_softmax(z)), counts, 0.3) == pytest.approx(
         float(expected), rel=1e-12
     )
 
@@ -567,7 +568,7 @@ def test_the_surrogate_is_what_the_tokens_print(few_sequences):
 
 
 def test_a_grid_has_every_ratio_where_it_makes_sense():
-    jobs = synthetic.grid()
+    jobs = grid.jobs_of_grid()
     assert len(jobs) == len(set(jobs)) == 3 * 5 * (1 + 7 + 7 + 7 + 5)
     assert {job.eta for job in jobs if job.objective == "js"} == {0.01, 0.1, 0.5, 0.9, 0.99}
     others = [
@@ -591,7 +592,7 @@ def test_a_grid_has_every_ratio_where_it_makes_sense():
         ),
     ):
         with pytest.raises(ValueError, match=message):
-            synthetic.grid(**options)
+            grid.jobs_of_grid(**options)
 
 
 def test_the_summary_takes_the_best_mean_over_seeds():
@@ -607,20 +608,20 @@ def test_the_summary_takes_the_best_mean_over_seeds():
         base | {"eta": eta, "avg_js": js, "avg_zeros": 0.0}
         for eta, js in ((0.1, 1.0), (0.1, 5.0), (0.5, 2.0), (0.5, 3.0))
     ]
-    (row,) = synthetic.summarize(results)
+    (row,) = study.summarize(results)
     assert (row["best_eta"], row["avg_js"], row["seeds"]) == (0.5, 2.5, 2)
     assert row["avg_js_se"] == pytest.approx(0.5)
-    assert "random 50% zeros" in synthetic.format_table([row])
-    assert "2.50e+00 ± 5e-01" in synthetic.format_table([row])
-    (row,) = synthetic.summarize(results[:1])
+    assert "random 50% zeros" in study.format_summary([row])
+    assert "2.50e+00 ± 5e-01" in study.format_summary([row])
+    (row,) = study.summarize(results[:1])
     assert math.isnan(row["avg_js_se"])  # a single run has no error to tell
-    assert "±" not in synthetic.format_table([row])
+    assert "±" not in study.format_summary([row])
     near = [
         results[0] | {"zeros": 0.501},
         results[0] | {"zeros": 0.502},
         results[0] | {"corpus": "a/text.txt", "zeros": 0.0},
     ]
-    assert [row["world"] for row in synthetic.summarize(near)] == [
+    assert [row["world"] for row in study.summarize(near)] == [
         "random 50.1% zeros",
         "random 50.2% zeros",
         "text",
@@ -628,26 +629,26 @@ def test_the_summary_takes_the_best_mean_over_seeds():
 
 
 def test_results_come_in_the_order_of_jobs(tmp_path, monkeypatch):
-    jobs = synthetic.grid((5,), (0.5,), (1, 2, 3), ("mle",))
+    jobs = grid.jobs_of_grid((5,), (0.5,), (1, 2, 3), ("mle",))
 
     def last_first(job):
         time.sleep(0.1 * (3 - job.seed))
-        return {name: getattr(job, name, 0) for name in synthetic.RESULT}, np.zeros((5, 5)), []
+        return {name: getattr(job, name, 0) for name in grid.RESULT}, np.zeros((5, 5)), []
 
-    monkeypatch.setattr(synthetic, "run", last_first)
+    monkeypatch.setattr(grid, "run", last_first)
     with ThreadPoolExecutor(3) as executor:
-        results = synthetic.run_grid(jobs, tmp_path, executor, progress=False)
+        results = grid.run_grid(jobs, tmp_path, executor, progress=False)
     assert [r["seed"] for r in results] == [1, 2, 3]
-    assert [job.seed for job in synthetic.read_runs(tmp_path)] == [3, 2, 1]
+    assert [job.seed for job in grid.read_runs(tmp_path)] == [3, 2, 1]
 
 
 def test_what_is_not_a_run_is_refused_and_a_line_cut_short_dropped(few_sequences, tmp_path):
-    jobs = synthetic.grid((5,), (0.5,), (1, 2), ("mle",))
-    synthetic.run_grid(jobs, tmp_path, progress=False)
+    jobs = grid.jobs_of_grid((5,), (0.5,), (1, 2), ("mle",))
+    grid.run_grid(jobs, tmp_path, progress=False)
     path = tmp_path / "runs.jsonl"
     first, second = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(first + second[:-1])  # whole, but for its end
-    assert list(synthetic.read_runs(tmp_path)) == jobs[:1]
+    assert list(grid.read_runs(tmp_path)) == jobs[:1]
     for damaged in (
         b"{}\n",
         b"[1]\n",
@@ -658,7 +659,7 @@ def test_what_is_not_a_run_is_refused_and_a_line_cut_short_dropped(few_sequences
     ):
         path.write_bytes(second + damaged + first)
         with pytest.raises(ValueError, match=r"runs\.jsonl: line 2 is not a run"):
-            synthetic.run_grid(jobs, tmp_path, progress=False)
+            grid.run_grid(jobs, tmp_path, progress=False)
         assert path.read_bytes() == second + damaged + first
 
 
@@ -678,7 +679,7 @@ def test_starting_anew_leaves_nothing_of_the_old_grid(few_sequences, tmp_path, c
     assert cli.main([*words, "--quiet", "--seeds", "1,2"]) == 0
     assert cli.main([*words, "--resume", "--seeds", "1,2,3"]) == 0
     assert "1 runs in 1 at a time" in capsys.readouterr().out
-    monkeypatch.setattr(synthetic, "run_grid", lambda *_: 1 / 0)
+    monkeypatch.setattr(grid, "run_grid", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main([*words, "--overwrite", "--seeds", "4"])
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".csv", ".json", ".jsonl")]
@@ -686,13 +687,16 @@ def test_starting_anew_leaves_nothing_of_the_old_grid(few_sequences, tmp_path, c
 
 def test_without_options_the_command_runs_the_default_grid(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(synthetic, "run_grid", lambda jobs, *_: seen.append(jobs) or 1 / 0)
+    monkeypatch.setattr(grid, "run_grid", lambda jobs, *_: seen.append(jobs) or 1 / 0)
     for options in ([], ["--full"]):
         with pytest.raises(ZeroDivisionError):
             cli.main(
                 ["synthetic", *options, "--quiet", "--jobs", "1", "--out", str(tmp_path / "out")]
             )
-    assert seen == [synthetic.grid(), synthetic.grid((20, 50, 100, 500, 1000), (0.1, 0.5, 0.9))]
+    assert seen == [
+        grid.jobs_of_grid(),
+        grid.jobs_of_grid((20, 50, 100, 500, 1000), (0.1, 0.5, 0.9)),
+    ]
 
 
 def test_one_worker_is_a_process_unless_the_threads_are_told(monkeypatch):
@@ -700,16 +704,16 @@ def test_one_worker_is_a_process_unless_the_threads_are_told(monkeypatch):
     worker.
     """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    with cli._executor(1, 3) as (executor, workers):
+    with pool.worker_pool(1, 3) as (executor, workers):
         assert (executor, workers) == (None, 1)
     monkeypatch.delenv("OMP_NUM_THREADS")
-    with cli._executor(1, 3) as (executor, workers):
+    with pool.worker_pool(1, 3) as (executor, workers):
         assert workers == 1
         assert executor.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
         # Ctrl-C is for the parent
         assert executor.submit(signal.getsignal, signal.SIGINT).result() == signal.SIG_IGN
     assert "OMP_NUM_THREADS" not in os.environ
-    with cli._executor(4, 0) as (executor, _):
+    with pool.worker_pool(4, 0) as (executor, _):
         assert executor is None
 
 
@@ -866,22 +870,22 @@ def test_going_on_with_a_larger_grid_runs_what_is_new(few_sequences, tmp_path, m
     def run(job):  # what ran before is in the file by now
         assert (tmp_path / "runs.jsonl").read_text().count("\n") == len(ran)
         ran.append(job)
-        return {name: getattr(job, name, 0) for name in synthetic.RESULT}, np.eye(5), []
+        return {name: getattr(job, name, 0) for name in grid.RESULT}, np.eye(5), []
 
-    monkeypatch.setattr(synthetic, "run", run)
+    monkeypatch.setattr(grid, "run", run)
     jobs = [first, *(first._replace(**{name: value}) for name, value in changes.items())]
-    synthetic.run_grid(jobs[:1], tmp_path, progress=False)
-    results = synthetic.run_grid(jobs, tmp_path, progress=False)
+    grid.run_grid(jobs[:1], tmp_path, progress=False)
+    results = grid.run_grid(jobs, tmp_path, progress=False)
     assert ran == jobs
     assert [Job(*(r[name] for name in Job._fields)) for r in results] == jobs
     assert len(list((tmp_path / "matrices").iterdir())) == len(jobs)
 
 
 def test_going_on_with_a_smaller_grid_keeps_what_was_done(few_sequences, tmp_path):
-    jobs = synthetic.grid((5,), (0.5,), (1, 2), ("mle",))
-    synthetic.run_grid(jobs, tmp_path, progress=False)
-    assert len(synthetic.run_grid(jobs[:1], tmp_path, progress=False)) == 1
-    assert list(synthetic.read_runs(tmp_path)) == jobs
+    jobs = grid.jobs_of_grid((5,), (0.5,), (1, 2), ("mle",))
+    grid.run_grid(jobs, tmp_path, progress=False)
+    assert len(grid.run_grid(jobs[:1], tmp_path, progress=False)) == 1
+    assert list(grid.read_runs(tmp_path)) == jobs
 
 
 def test_the_estimate_comes_first_and_grows_with_the_grid(
@@ -890,7 +894,7 @@ def test_the_estimate_comes_first_and_grows_with_the_grid(
     def stop(*_, **__):
         raise ValueError("stopped before any run")
 
-    monkeypatch.setattr(synthetic, "run_grid", stop)
+    monkeypatch.setattr(grid, "run_grid", stop)
     assert (
         cli.main(
             [
@@ -908,7 +912,7 @@ def test_the_estimate_comes_first_and_grows_with_the_grid(
     )
     # zeros 10, 50 and 90 %
     assert f"{2 * 3 * 5 * 27} runs in 1 at a time, about " in capsys.readouterr().out
-    small, large = (synthetic.estimate(synthetic.grid((V,), seeds=(1,))) for V in (20, 300))
+    small, large = (grid.estimate(grid.jobs_of_grid((V,), seeds=(1,))) for V in (20, 300))
     assert large > 2 * small > 0
 
 
@@ -919,9 +923,9 @@ CORPUS = "the cat sat.\nthe dog sat.\na cat ran.\n" * 20
 def test_the_protocol_takes_a_corpus(tmp_path, monkeypatch, objective):
     a_thousand_sequences(monkeypatch)
     monkeypatch.setattr(
-        synthetic,
+        paper,
         "fit_paper",
-        functools.partial(synthetic.fit_paper, epochs=20, batch_size=100, rate=2e-2),
+        functools.partial(paper.fit_paper, epochs=20, batch_size=100, rate=2e-2),
     )
     (tmp_path / "text.txt").write_text(CORPUS)
     words = [
@@ -957,12 +961,12 @@ def test_figures_show_the_runs_they_name(few_sequences, tmp_path, monkeypatch):
     η nearest 0.1.
     """
     pytest.importorskip("matplotlib")
-    jobs = synthetic.grid(
+    jobs = grid.jobs_of_grid(
         (5, 6), (0.5, 0.2), (1, 2), ("mle", "mixce", "two_kls"), (0.0, 0.1, 0.5, 0.9)
     )
-    results = synthetic.run_grid(jobs, tmp_path, progress=False)
-    table = synthetic.summarize(results)
-    best, gold, at_a_ratio = synthetic.examples(results, table, tmp_path)
+    results = grid.run_grid(jobs, tmp_path, progress=False)
+    table = study.summarize(results)
+    best, gold, at_a_ratio = study.examples(results, table, tmp_path)
     np.testing.assert_array_equal(gold, worlds.random_markov(5, 0.5, 1).probs)
     assert list(at_a_ratio) == ["mixce, η = 0.1"]
     of_table = {
@@ -973,12 +977,12 @@ def test_figures_show_the_runs_they_name(few_sequences, tmp_path, monkeypatch):
     for (label, shown), objective in zip(best.items(), ("mle", "mixce", "two_kls"), strict=True):
         job = Job("", 5, 0.5, 1, objective, of_table[objective])
         assert label == (objective if objective == "mle" else f"{objective}, η = {job.eta:g}")
-        np.testing.assert_array_equal(shown["learned"], synthetic.run(job)[1])
+        np.testing.assert_array_equal(shown["learned"], grid.run(job)[1])
     figures, new_figure = [], plots.new_figure
     monkeypatch.setattr(
         plots, "new_figure", lambda **options: figures.append(new_figure(**options)) or figures[-1]
     )
-    drawn = [r | {"world": synthetic.world_name(r["corpus"], r["zeros"])} for r in results]
+    drawn = [r | {"world": study.world_name(r["corpus"], r["zeros"])} for r in results]
     plots.synthetic(drawn, best, gold, at_a_ratio, tmp_path)
     matrices, ratios, curves = (
         [ax for ax in figure.axes if ax.get_label() != "<colorbar>"] for figure in figures
@@ -1030,7 +1034,7 @@ def test_full_has_corpora_and_random_worlds(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text(CORPUS)
     seen = []
     monkeypatch.setattr(
-        synthetic,
+        grid,
         "run_grid",
         lambda jobs, *_: seen.append({(bool(j.corpus), j.zeros) for j in jobs}) or 1 / 0,
     )
@@ -1189,7 +1193,7 @@ def test_the_files_of_the_page_are_what_the_code_gives(page):
             [again[k] for k in ("empty", "entropy", "length")], rel=1e-5, abs=1e-5
         )
     for objective, eta in (("mle", 1.0), ("two_kls", 0.5), ("mixce", 0.5), ("mixce_star", 0.99)):
-        result, _, _ = synthetic.run(Job("", 20, 0.5, 7, objective, eta))
+        result, _, _ = grid.run(Job("", 20, 0.5, 7, objective, eta))
         (value,) = page.of(page.read("runs"), vocab_size=20, seed=7, objective=objective, eta=eta)
         assert result["avg_js"] == pytest.approx(value, rel=1e-6)
         (used,) = page.of(

@@ -18,7 +18,12 @@ import math
 
 import numpy as np
 
-from minimixce.experiments import matrices, synthetic
+from minimixce.experiments import matrices
+from minimixce.experiments.fixed_points import fixed_point
+from minimixce.experiments.synthetic.data import counts_of, data_of
+from minimixce.experiments.synthetic.grid import run
+from minimixce.experiments.synthetic.job import Job
+from minimixce.experiments.synthetic.paper import fit_paper
 from minimixce.lessons import P_COLOR, figure, full_or_fast, lesson_folder, oranges, say, show, table
 
 # %% [markdown]
@@ -55,12 +60,12 @@ SEEDS, ETAS = full_or_fast((7, 42, 777, 4222, 99999), (7, 42)), full_or_fast((1.
 
 def three_answers(seed, eta):
     """avg. JS of counting, of MixCE's optimum given the counts, and of the trained network."""
-    data = synthetic.data_of("", V, ZEROS, seed)
-    counts = synthetic.counts_of(data.train, V)
+    data = data_of("", V, ZEROS, seed)
+    counts = counts_of(data.train, V)
     frequencies = counts / counts.sum(axis=1, keepdims=True)
-    job = synthetic.Job("", V, ZEROS, seed, "mixce", eta, protocol="paper", model="neural")
-    _, trained, _ = synthetic.run(job)
-    answers = frequencies, synthetic.fixed_point(frequencies, eta), trained
+    job = Job("", V, ZEROS, seed, "mixce", eta, protocol="paper", model="neural")
+    _, trained, _ = run(job)
+    answers = frequencies, fixed_point("mixce", frequencies, eta)[0], trained
     return [matrices.average_js(data.world.probs, q) for q in answers]
 
 
@@ -106,9 +111,9 @@ the model can represent, and with samples enough to count, there is nothing for 
 # %% tags=["reveal"]
 def mle_network(seed, **changes):
     """avg. JS of the MLE network by the paper's protocol, but for some changes."""
-    job = synthetic.Job("", V, ZEROS, seed, "mle", 1.0, protocol="paper", model="neural")
-    data = synthetic.data_of("", V, ZEROS, seed)
-    learned, *_ = synthetic.fit_paper(job, data, **changes)
+    job = Job("", V, ZEROS, seed, "mle", 1.0, protocol="paper", model="neural")
+    data = data_of("", V, ZEROS, seed)
+    learned, *_ = fit_paper(job, data, **changes)
     return matrices.average_js(data.world.probs, learned)
 
 

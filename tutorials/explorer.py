@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import minimixce as mm
+from minimixce.experiments.fixed_points import fixed_point
 from minimixce.experiments.plots import P_COLOR, Q_COLOR
-from minimixce.experiments.synthetic import fixed_point
 from minimixce.lessons import MAX_LEN, SENTENCES, VALID, sentence_probs
 
 PAGE = "explorer.html"
@@ -129,7 +129,7 @@ def optimum(objective, ratio=None):
         counts = mm.exact.bigram_counts(world, MAX_LEN)
         p, eta = counts / counts.sum(axis=1, keepdims=True), 1.0 if ratio is None else ratio
         with np.errstate(divide="ignore"):
-            return np.log([tailr_point(row, ratio) for row in p] if objective == "tailr" else fixed_point(p, eta))
+            return np.log([tailr_point(row, ratio) for row in p] if objective == "tailr" else fixed_point("mixce", p, eta)[0])
     if objective == "reverse_ce":
         return likeliest_sentences(world)
     q, values = grid()
@@ -141,7 +141,7 @@ def optimum(objective, ratio=None):
 
 def mixce_point(p, eta):
     """The q (V,) at which MixCE is least for next-token probabilities p (V,), η > 0 (η = 1 is MLE)."""
-    return fixed_point(np.asarray(p)[None], eta)[0]
+    return fixed_point("mixce", p, eta)[0]
 
 
 def tailr_point(p, gamma):

@@ -39,7 +39,7 @@ def _shades(count):
 
 
 def comparison(result, path):
-    """The picture of `minimixce compare` -> a PNG file. `result` is the content of its table.json."""
+    """The picture of `minimixce compare` -> a PNG file. `result`: the content of its table.json."""
     figure = new_figure(figsize=(15, 8.5), layout="constrained")
     axes = figure.subplots(2, 3)
     labels = list(result["objectives"])

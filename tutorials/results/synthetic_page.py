@@ -18,11 +18,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 
 from minimixce import worlds
-from minimixce.experiments import matrices, synthetic
+from minimixce.experiments import matrices
+from minimixce.experiments.fixed_points import fixed_point
+from minimixce.experiments.synthetic.data import counts_of, data_of
+from minimixce.experiments.synthetic.grid import ETAS, SEEDS
+from minimixce.experiments.synthetic.job import Job
+from minimixce.experiments.synthetic.optima import fit_exact
+from minimixce.experiments.synthetic.paper import fit_paper
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "synthetic_results.md"
-ETAS = synthetic.ETAS
 MEASURES = ("avg_js", "avg_zeros")
 NEAR_COUNTING = (("mixce", 0.99), ("mixce", 0.9), ("mixce", 0.5), ("mixce_star", 0.99), ("two_kls", 0.99), ("two_kls", 0.5))
 
@@ -52,12 +57,12 @@ def write(name, rows):
 
 def fixed_points(seed):
     """avg. JS and avg. 0s of counting (η = 1) and of MixCE's fixed point on the counts, 20 tokens."""
-    data = synthetic.data_of("", 20, 0.5, seed)
-    counts = synthetic.counts_of(data.train, 20)
+    data = data_of("", 20, 0.5, seed)
+    counts = counts_of(data.train, 20)
     counting = counts / counts.sum(axis=1, keepdims=True)
     rows = []
     for eta in ETAS[1:]:  # at η = 0 there is none: each row is one token
-        q = synthetic.fixed_point(counting, eta)
+        q = fixed_point("mixce", counting, eta)[0]
         found = {
             "avg_js": matrices.average_js(data.world.probs, q),
             "avg_zeros": matrices.average_zeros(data.world.probs, q),
@@ -68,14 +73,14 @@ def fixed_points(seed):
 
 def collapse(seed=7):
     """What the optimum of each objective writes, at 20 tokens."""
-    data, rows = synthetic.data_of("", 20, 0.5, seed), []
+    data, rows = data_of("", 20, 0.5, seed), []
     p = data.world
     rows.append(
         {"objective": "P itself", "eta": "", "empty": p.probs[0, 0], "entropy": p.entropy(), "length": p.expected_length()}
     )
     for objective in ("mixce_star", "two_kls"):
         for eta in (0.0, 0.5, 0.9, 0.99):
-            learned, *_ = synthetic.fit_exact(synthetic.Job("", 20, 0.5, seed, objective, eta), data)
+            learned, *_ = fit_exact(Job("", 20, 0.5, seed, objective, eta), data)
             q = worlds.markov(learned / learned.sum(axis=1, keepdims=True))
             row = {"objective": objective, "eta": eta, "empty": q.probs[0, 0]}
             rows.append(row | {"entropy": q.entropy(), "length": q.expected_length()})
@@ -94,10 +99,10 @@ CHANGES = {  # the protocol's training of maximum likelihood, and what is change
 
 def training(seed):
     """Where maximum likelihood ends by the paper's protocol with parts of it changed, at 20 tokens."""
-    data, rows = synthetic.data_of("", 20, 0.5, seed), []
-    job = synthetic.Job("", 20, 0.5, seed, "mle", 1.0, protocol="paper", model="neural")
+    data, rows = data_of("", 20, 0.5, seed), []
+    job = Job("", 20, 0.5, seed, "mle", 1.0, protocol="paper", model="neural")
     for name, changes in CHANGES.items():
-        learned, _, steps, _ = synthetic.fit_paper(job, data, **changes)
+        learned, _, steps, _ = fit_paper(job, data, **changes)
         rows.append({"seed": seed, "training": name, "avg_js": matrices.average_js(data.world.probs, learned), "steps": steps})
     return rows
 
@@ -270,9 +275,9 @@ def rendered(page):
 
 
 def main():
-    write("fixed_points", [row for seed in synthetic.SEEDS for row in fixed_points(seed)])
+    write("fixed_points", [row for seed in SEEDS for row in fixed_points(seed)])
     write("collapse", collapse())
-    write("training", [row for seed in synthetic.SEEDS for row in training(seed)])
+    write("training", [row for seed in SEEDS for row in training(seed)])
     PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 

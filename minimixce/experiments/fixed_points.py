@@ -1,0 +1,83 @@
+"""Where training of one softmax ends: the fixed points p w(q) = λ q of objectives over tokens.
+
+In a context with next-token probabilities p, the expected gradient of an objective with the weight
+w(q) is Σ_x p_x w(q_x) (q_v − 1[v = x]). It vanishes where p_v w(q_v) = λ q_v for every v, with λ =
+Σ_x p_x w(q_x), the mean weight.
+"""
+
+import numpy as np
+
+from ..objectives import OBJECTIVES, check_objective_ratio, names
+
+
+def mle_q(p, lam, ratio=None):
+    """The q at which p w(q) = λ q with maximum likelihood's w, which is 1."""
+    return p / lam
+
+
+def mixce_q(p, lam, eta):
+    """The same with MixCE's w; it sums to one at a single λ, above (1−η) max p."""
+    return eta * p / np.maximum(lam - (1 - eta) * p, 1e-300)
+
+
+def tailr_q(p, lam, gamma):
+    """The same with TaiLr's w, or 0 where that would be negative."""
+    return np.maximum(0, (p / lam - gamma) / (1 - gamma))
+
+
+FORMULAS = {"mle": mle_q, "mixce": mixce_q, "mixce_surrogate": mixce_q, "tailr": tailr_q}
+
+
+def fixed_point(objective, p, ratio=None):
+    """Where training with an objective ends in contexts with the data p -> q like p, and λ.
+
+    objective: a name in objectives.OBJECTIVES, or a function f_and_w(log_q, ratio, xp) as its rows
+    have them, with w(q)/q falling in q. p (V,) or (S,V): each row sums to one, and so does that of
+    q; λ is one number a row, () or (S,). ratio: η or γ. Raises ValueError for an objective without
+    such a w, and for the ratios at which all mass on any one token is a fixed point: η = 0 of mixce
+    and γ = 1 of tailr.
+    """
+    f_and_w = objective if callable(objective) else _f_and_w(objective, ratio)
+    q_of = FORMULAS.get(objective) or _inverse(f_and_w)
+    p = np.asarray(p, dtype=float)
+    low, high = np.zeros((*p.shape[:-1], 1)), np.ones((*p.shape[:-1], 1))
+    if q_of is mixce_q:  # between λ where the sum is infinite and λ where q ≤ p
+        low = (1 - ratio) * p.max(axis=-1, keepdims=True)
+        high = low + ratio
+    while (too_low := q_of(p, high, ratio).sum(axis=-1, keepdims=True) > 1 + 1e-12).any():
+        low, high = np.where(too_low, high, low), np.where(too_low, 2 * high, high)
+    for _ in range(200):
+        lam = (low + high) / 2
+        too_low = q_of(p, lam, ratio).sum(axis=-1, keepdims=True) > 1
+        low, high = np.where(too_low, lam, low), np.where(too_low, high, lam)
+    return q_of(p, high, ratio), high[..., 0]
+
+
+def _f_and_w(objective, ratio):
+    row = OBJECTIVES.get(objective)
+    if row is None or row.f_and_w is None:
+        known = ", ".join(name for name in names() if OBJECTIVES[name].f_and_w)
+        raise ValueError(f"objective must be one of {known}, got {objective!r}")
+    if row.ratio:
+        check_objective_ratio(objective, ratio)
+        if ratio == {"eta": 0, "gamma": 1}[row.ratio]:
+            raise ValueError(
+                f"{row.ratio} must not be {ratio} for {objective}: all mass on any one token is a"
+                " fixed point there"
+            )
+    return row.f_and_w
+
+
+def _inverse(f_and_w):
+    """The same as the formulas for any w, by bisection: the largest q ≤ 1 with p w(q) ≥ λ q."""
+
+    def q_of(p, lam, ratio):
+        low, high = np.zeros(p.shape), np.ones(p.shape)
+        for _ in range(100):
+            q = (low + high) / 2
+            _, w = f_and_w(np.log(q), ratio, np)
+            too_low = p * w > lam * q
+            low, high = np.where(too_low, q, low), np.where(too_low, high, q)
+        return low
+
+    return q_of

@@ -1,0 +1,87 @@
+"""Processes that run jobs side by side, and end when their parent does."""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+from .. import backend
+
+
+@contextlib.contextmanager
+def worker_pool(workers, jobs):
+    """A context with (executor, number of workers) for `jobs` jobs; the executor is None where they
+    are best run one after another in this process.
+
+    workers: how many processes, 0 for one a core; never more than jobs. Under `python -m
+    mpi4py.futures` the executor is MPI's, with its ranks, whatever `workers` says. A job has one
+    thread of linear algebra, wherever it runs, since their number would change the last digits of
+    its results; OMP_NUM_THREADS, where it is set, says otherwise. When the context ends with an
+    exception, Ctrl-C included, the workers are ended at once, in the middle of their jobs. Raises
+    ValueError for workers below 0.
+    """
+    if workers < 0:
+        raise ValueError(f"workers must be at least 0, got {workers}")
+    threads = os.environ.get("OMP_NUM_THREADS")  # read by workers as they start
+    if "mpi4py.futures" in sys.modules:
+        from mpi4py import MPI
+        from mpi4py.futures import MPIPoolExecutor
+
+        with MPIPoolExecutor(env={"OMP_NUM_THREADS": threads or "1"}) as executor:
+            yield executor, max(1, MPI.COMM_WORLD.Get_size() - 1)
+        return
+    count = max(1, min(workers or os.cpu_count(), jobs))
+    if count == 1 and (threads or not jobs):
+        yield None, 1
+        return
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    with ProcessPoolExecutor(
+        count, context, initializer=end_with_parent, initargs=(os.getpid(),)
+    ) as executor:
+        try:
+            os.environ["OMP_NUM_THREADS"] = threads or "1"
+            with without_interrupts():
+                for _ in range(count):
+                    executor.submit(int)  # starts a worker
+            yield executor, count
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()
+            raise
+        finally:
+            if not threads:
+                del os.environ["OMP_NUM_THREADS"]
+
+
+@contextlib.contextmanager
+def without_interrupts():
+    """A context that ignores Ctrl-C, also in processes that are started in it: it is for their
+    parent, which ends them. Outside the main thread, which alone can say so, it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def end_with_parent(parent):
+    """In a worker: keep freed memory, and end within a second of the process `parent` (its id),
+    whose workers are not told when it is killed.
+    """
+    backend.reuse_freed_memory()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,82 @@
+"""Worlds, and the samples of them that the synthetic experiments learn from."""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ... import exact, worlds
+
+TRAIN = 50_000  # sequences
+DEVELOPMENT = 5_000  # sequences
+LONGEST = 500  # tokens of a sequence
+
+
+class Data(NamedTuple):
+    """A world and samples of it: codes x_{t−1}·V + x_t of all bigrams (N,), sequence after
+    sequence, and where each of the n sequences starts (n+1,). An end that is forced at LONGEST
+    tokens is none of them (the reference counts it).
+    """
+
+    world: worlds.World
+    train: np.ndarray
+    starts: np.ndarray
+    development: np.ndarray
+    development_lengths: np.ndarray
+
+
+def world_of(corpus, vocab_size, zeros, seed):
+    """The bigram world of a job -> worlds.World of vocab_size tokens.
+
+    corpus: the path of a text file, whose world depends on no seed, or "" for the random world of
+    `zeros` and `seed`. Raises ValueError, naming the file, for a poor corpus.
+    """
+    if not corpus:
+        return worlds.random_markov(vocab_size, zeros, seed)
+    try:
+        return worlds.from_text(Path(corpus).read_text(encoding="utf-8"), vocab_size)
+    except ValueError as error:
+        raise ValueError(
+            f"{corpus} does not make a world of {vocab_size} tokens: {error}"
+        ) from None
+
+
+@functools.lru_cache(maxsize=2)
+def data_of(corpus, vocab_size, zeros, seed, train=TRAIN, development=DEVELOPMENT):
+    """`train` and `development` sequences of a job's world -> Data, in arrays that cannot be
+    written to.
+
+    The other arguments are world_of's. The same arguments give the same samples, and
+    the last two calls are remembered.
+    """
+    world = world_of(corpus, vocab_size, zeros, seed)
+    codes, lengths, rng = [], [], np.random.default_rng([seed, vocab_size])
+    # in parts: rows of 500 columns are mostly padding
+    for first in range(0, train + development, 5_000):
+        rows = world.sample(min(5_000, train + development - first), LONGEST, rng)
+        inputs, targets = rows[:, :-2], rows[:, 1:-1]
+        is_target = targets >= 0
+        codes.append((inputs * vocab_size + targets)[is_target])
+        lengths.append(is_target.sum(axis=1))
+    codes, lengths = np.concatenate(codes), np.concatenate(lengths)
+    starts = np.append(0, np.cumsum(lengths))
+    for array in (codes, lengths, starts):
+        array.setflags(write=False)
+    return Data(
+        world, codes[: starts[train]], starts[: train + 1], codes[starts[train] :], lengths[train:]
+    )
+
+
+def counts_of(codes, vocab_size):
+    """Bigram counts (V,V) of codes (N,)."""
+    return np.bincount(codes, minlength=vocab_size**2).reshape(vocab_size, vocab_size).astype(float)
+
+
+def forward_counts(job, data):
+    """What the forward part of the exact protocol sees of P: bigram counts (V,V) of the sample, or
+    those expected of as many sequences.
+    """
+    if job.forward == "population":
+        return exact.bigram_counts(data.world) * (len(data.starts) - 1)
+    return counts_of(data.train, job.vocab_size)

@@ -1,0 +1,239 @@
+"""Grids of runs: which there are, running them in any number of processes, and reading what they
+left.
+"""
+
+import json
+import time
+from concurrent.futures import as_completed
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ... import exact, worlds
+from ...storage import files
+from .. import matrices
+from . import data, optima, paper
+from .curves import average_js
+from .job import Job, information_used
+
+OBJECTIVES = ("mle", "mixce", "mixce_star", "two_kls", "js")  # the paper's
+
+
+ETAS = (0.0, 0.01, 0.1, 0.5, 0.9, 0.99, 1.0)
+
+
+SEEDS = (7, 42, 777, 4222, 99999)
+
+
+RUNS_FILE = "runs.jsonl"
+
+
+# the fields of a line of RUNS_FILE
+RESULT = (*Job._fields, "uses", "gradient", "avg_js", "avg_zeros", "loss", "steps", "seconds")
+
+
+# ---- which runs ----------------------------------------------------------------------------------
+
+
+def jobs_of_grid(
+    vocab_sizes=(20, 50, 100),
+    zeros=(0.5,),
+    seeds=SEEDS,
+    objectives=OBJECTIVES,
+    etas=ETAS,
+    corpora=(),
+    **fields,
+):
+    """All jobs: worlds × vocabularies × seeds × objectives × η -> list of Job. mle has no η, js
+    none of 0 and 1.
+
+    zeros: shares of impossible transitions, each a random world; corpora: paths of text files, each
+    a world; `fields`: those of Job that all jobs share. Raises ValueError, naming the argument, for
+    unknown objectives, numbers out of range, things named twice, and a grid without jobs.
+    """
+    _check_grid(vocab_sizes, zeros, seeds, objectives, etas, corpora)
+    of_worlds = [("", share) for share in zeros] + [(corpus, 0.0) for corpus in corpora]
+    jobs = [
+        Job(corpus, vocab_size, share, seed, objective, float(eta), **fields)
+        for corpus, share in of_worlds
+        for vocab_size in vocab_sizes
+        for seed in seeds
+        for objective in objectives
+        for eta in _ratios(objective, etas)
+    ]
+    if not jobs:
+        raise ValueError("there is nothing to run: js needs an eta above 0 and below 1")
+    return jobs
+
+
+def _ratios(objective, etas):
+    if objective == "mle":
+        return (1.0,)
+    return [eta for eta in etas if objective != "js" or 0 < eta < 1]
+
+
+def _check_grid(vocab_sizes, zeros, seeds, objectives, etas, corpora):
+    if unknown := [name for name in objectives if name not in OBJECTIVES]:
+        raise ValueError(f"objectives must be among {', '.join(OBJECTIVES)}, got {unknown[0]!r}")
+    for name, values, low, high in (
+        ("etas", etas, 0, 1),
+        ("zeros", zeros, 0, 0.99),
+        ("vocab_sizes", vocab_sizes, 2, 5000),
+        ("seeds", seeds, 0, 2**32 - 1),
+    ):
+        if wrong := [value for value in values if not low <= value <= high]:
+            raise ValueError(f"{name} must be between {low} and {high}, got {wrong[0]}")
+    for name, values in (
+        ("objectives", objectives),
+        ("names of corpora", [Path(path).stem for path in corpora]),
+    ):
+        if len(set(values)) < len(values):
+            raise ValueError(f"{name} must be different, got {', '.join(values)}")
+
+
+# ---- running them --------------------------------------------------------------------------------
+
+
+def run(job):
+    """Carry out one job -> (result dict, learned transition matrix (V,V), curve: a list of dicts).
+
+    The result's loss is what was minimised, in nats: per sequence (of a token objective of a GPT:
+    per token), that of js by RLOO without its part under P; steps are optimizer steps, seconds are
+    of wall time.
+    """
+    start = time.perf_counter()
+    sampled = data.data_of(job.corpus, job.vocab_size, job.zeros, job.seed)
+    learned, loss, steps, curve, gradient = _fit(job, sampled)
+    world, seen = sampled.world, sampled.world.reachable
+    result = {
+        **job._asdict(),
+        "uses": information_used(job),
+        "gradient": gradient,
+        "avg_js": average_js(world, learned),
+        "avg_zeros": matrices.average_zeros(world.probs[seen], learned[seen]),
+        "loss": loss,
+        "steps": steps,
+        "seconds": time.perf_counter() - start,
+    }
+    return result, learned, curve
+
+
+def _fit(job, sampled):
+    """-> learned, loss, steps, curve, and in words which gradient that was."""
+    if job.protocol == "paper":
+        from_counts = information_used(job) == "samples"
+        gradient = "counts" if from_counts else "Gumbel-softmax (sampled)"
+        return *paper.fit_paper(job, sampled), gradient
+    if job.model == "gpt":
+        return optima.fit_gpt(job, sampled)
+    gradient = "RLOO (sampled)" if job.objective == "js" else "exact"
+    if job.model == "neural":
+        return *optima.fit_neural(job, sampled), gradient
+    fit_table = optima.fit_js if job.objective == "js" else optima.fit_exact
+    return *fit_table(job, sampled), gradient
+
+
+def run_grid(jobs, folder, executor=None, progress=True):
+    """Run jobs, on `executor` (concurrent.futures) or one after another -> results in the order of
+    jobs.
+
+    Each finished job is a line of folder/runs.jsonl at once, so a killed grid goes on where it
+    stopped; learned matrices and curves are kept beside it. Results depend neither on the executor
+    nor on what was done before.
+    """
+    folder = Path(folder)
+    done = read_runs(folder)
+    waiting = [job for job in jobs if job not in done]
+    (folder / "matrices").mkdir(parents=True, exist_ok=True)
+    files.write_atomically(
+        folder / RUNS_FILE, "".join(json.dumps(r) + "\n" for r in done.values()).encode()
+    )
+    finished = len(jobs) - len(waiting)
+    with (
+        open(folder / RUNS_FILE, "a") as lines,
+        tqdm(total=len(jobs), initial=finished, disable=None if progress else True) as bar,
+    ):
+        for job, (result, learned, curve) in _results(waiting, executor):
+            files.write_atomically(
+                folder / "matrices" / f"{job.name}.json",
+                json.dumps({"learned": learned.tolist(), "curve": curve}).encode(),
+            )
+            lines.write(json.dumps(result) + "\n")
+            lines.flush()
+            done[job] = result
+            bar.update()
+    return [done[job] for job in jobs]
+
+
+def _results(jobs, executor):
+    """(job, what `run` returns) of each job, in the order in which they finish."""
+    if executor is None:
+        for job in jobs:
+            yield job, run(job)
+        return
+    futures = {executor.submit(run, job): job for job in jobs}
+    for future in as_completed(futures):
+        yield futures[future], future.result()
+
+
+def read_runs(folder):
+    """{job: result} of the runs that are finished in a folder; a last line cut short by a kill is
+    dropped.
+
+    Raises ValueError, naming the line, where the file holds something else.
+    """
+    path, done = Path(folder) / RUNS_FILE, {}
+    whole, _, _ = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            result = json.loads(line)
+            job = Job(*(result[name] for name in Job._fields))
+            done[job] = {name: result[name] for name in RESULT}
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"{path}: line {number} is not a run of this version; choose another folder"
+            ) from None
+    return done
+
+
+# ---- how long that takes -------------------------------------------------------------------------
+
+
+# exact gradients of a run from a table
+_GRADIENTS = {"mle": 2, "mixce": 100, "mixce_star": 100, "two_kls": 40, "js": 0}
+
+
+def estimate(jobs):
+    """Seconds that jobs should take one after another, from the time of one exact gradient at each
+    vocabulary.
+
+    How many gradients a run needs, and what sampling costs, were measured at 20 to 1000 tokens: an
+    order of magnitude.
+    """
+    gradient = {V: _seconds_of_gradient(V) for V in {job.vocab_size for job in jobs}}
+    to_sample = {(job.corpus, job.vocab_size, job.zeros, job.seed) for job in jobs}
+    total = sum(0.3 + V / 140 for _, V, _, _ in to_sample)
+    return total + sum(_seconds_of_run(job, gradient[job.vocab_size]) for job in jobs)
+
+
+def _seconds_of_gradient(V):
+    world, z, times = worlds.random_markov(V, 0.5, 0), np.zeros((V, V)), []
+    z[:, 0] = 2  # so that sequences end
+    for _ in range(2):
+        start = time.perf_counter()
+        exact.bigram_loss_and_grads(z, world, objective="two_kls", eta=0.5)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _seconds_of_run(job, gradient):
+    V = job.vocab_size
+    if job.protocol == "paper":
+        return 0.5 + V / 50 + (V**2 / 16 if information_used(job) != "samples" else 0)
+    if job.model == "gpt":
+        return 60
+    if job.model == "neural":
+        return 3500 * (gradient if job.objective != "js" else 0.0025 + V / 20_000)
+    by_rloo = (0.3 + V / 200) if job.objective == "js" else 0
+    return 0.1 + _GRADIENTS[job.objective] * gradient + by_rloo

@@ -1,0 +1,234 @@
+"""What `minimixce synthetic` does, for programs: a grid of runs, its tables and its figures."""
+
+import math
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ...storage import files
+from .. import plots, pool
+from ..tables import format_table
+from . import grid
+from .data import world_of
+from .job import Job
+
+RUNS_TABLE = "runs.csv"
+
+
+SUMMARY_TABLE = "table.csv"
+
+
+PROTOCOLS = ("exact", "paper")
+
+
+MODELS = ("table", "neural", "gpt")
+
+
+FORWARD_PARTS = ("samples", "population")
+
+
+FULL_VOCAB_SIZES, FULL_ZEROS = (20, 50, 100, 500, 1000), (0.1, 0.5, 0.9)
+
+
+class Study(NamedTuple):
+    """What run_study found and wrote."""
+
+    results: list  # dicts, in the order of jobs, with the fields grid.RESULT
+    table: list  # dicts, see summarize
+    figures: tuple  # names of PNG files in the folder
+
+
+def jobs_of_study(
+    vocab_sizes=None,
+    zeros=None,
+    seeds=grid.SEEDS,
+    objectives=grid.OBJECTIVES,
+    etas=grid.ETAS,
+    corpora=(),
+    *,
+    full=False,
+    protocol="exact",
+    model=None,
+    forward=None,
+):
+    """The jobs of `minimixce synthetic` -> list of Job, see grid.jobs_of_grid for those arguments.
+
+    None is the default of each: vocabularies of 20, 50 and 100 tokens, half of the transitions
+    impossible, a table, the forward part from samples. Corpora come without random worlds unless
+    zeros are given. full: vocabularies up to 1000 and zeros 0.1, 0.5 and 0.9 instead, with the
+    corpora, if any. protocol "paper" has its own model and data, so it takes neither `model` nor
+    `forward`, and model "gpt" no `forward`. Raises FileNotFoundError for a corpus that is no file,
+    ValueError for a poor one and for anything else, before any run.
+    """
+    for name, value, allowed in (
+        ("protocol", protocol, PROTOCOLS),
+        ("model", model, MODELS),
+        ("forward", forward, FORWARD_PARTS),
+    ):
+        if value is not None and value not in allowed:
+            one_of = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+            raise ValueError(f"--{name} must be {one_of}, got {value!r}")
+    if protocol == "paper" and not model is forward is None:
+        raise ValueError(
+            "--protocol paper has its own model and data: leave out --model and --forward"
+        )
+    if model == "gpt" and forward is not None:
+        raise ValueError("--model gpt is trained on samples: leave out --forward")
+    for path in corpora:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} is not a file")
+    if zeros is None:
+        zeros = FULL_ZEROS if full else () if corpora else (0.5,)
+    if vocab_sizes is None:
+        vocab_sizes = FULL_VOCAB_SIZES if full else (20, 50, 100)
+    jobs = grid.jobs_of_grid(
+        vocab_sizes,
+        zeros,
+        seeds,
+        objectives,
+        etas,
+        tuple(os.path.abspath(path) for path in corpora),
+        protocol=protocol,
+        model="neural" if protocol == "paper" else model or "table",
+        forward=forward or "samples",
+    )
+    for corpus, size in dict.fromkeys((job.corpus, job.vocab_size) for job in jobs if job.corpus):
+        world_of(corpus, size, 0.0, 0)  # what is wrong with a corpus comes out now, not after hours
+    return jobs
+
+
+def run_study(jobs, out, *, workers=0, overwrite=False, resume=False, progress=True):
+    """Run jobs and write folder `out`: runs.jsonl, runs.csv, table.csv, the learned matrices and
+    the figures -> Study.
+
+    workers: processes, 0 for one a core (pool.worker_pool). A folder that holds a grid is refused
+    (FileExistsError) unless overwrite=True, which starts anew, or resume=True, which goes on: jobs
+    that are finished are not run again. progress: print how many runs there are and about how long
+    they take, and show a bar. Needs matplotlib, which ValueError says before anything runs.
+    """
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    if workers < 0:
+        raise ValueError(f"--jobs must be at least 0, got {workers}")
+    plots.new_figure()
+    out = Path(out)
+    if (out / grid.RUNS_FILE).exists():
+        if overwrite:
+            _remove_grid(out)
+        elif not resume:
+            raise FileExistsError(
+                f"{out} already holds a grid; choose another --out, or add --resume or --overwrite"
+            )
+    done = grid.read_runs(out)
+    waiting = [job for job in jobs if job not in done]
+    with pool.worker_pool(workers, len(waiting)) as (executor, count):
+        if progress:
+            time = _time(waiting, count)
+            print(f"{len(waiting)} runs in {count} at a time, about {time}", flush=True)
+        results = grid.run_grid(jobs, out, executor, progress)
+    table = summarize(results)
+    # seconds differ from run to run
+    _write_csv(out / RUNS_TABLE, results, [name for name in grid.RESULT if name != "seconds"])
+    _write_csv(out / SUMMARY_TABLE, table, list(table[0]))
+    drawn = [{**r, "world": world_name(r["corpus"], r["zeros"])} for r in results]
+    figures = plots.synthetic(drawn, *examples(results, table, out), out)
+    return Study(results, table, figures)
+
+
+def _remove_grid(out):
+    for name in (grid.RUNS_FILE, RUNS_TABLE, SUMMARY_TABLE):
+        (out / name).unlink(missing_ok=True)
+    for path in (out / "matrices").glob("*.json"):
+        path.unlink()
+
+
+def _time(jobs, workers):
+    seconds = grid.estimate(jobs) / workers
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _write_csv(path, rows, fields):
+    rows = [{field: row[field] for field in fields} for row in rows]
+    files.write_atomically(path, files.to_csv(rows).encode())
+
+
+# ---- what the runs say ---------------------------------------------------------------------------
+
+
+def world_name(corpus, zeros):
+    """A world in tables and figures."""
+    return Path(corpus).stem if corpus else f"random {100 * zeros:.6g}% zeros"
+
+
+def summarize(results):
+    """The paper's table: for each world, vocabulary and objective the η with the least mean avg. JS
+    over seeds -> list of dicts, with mean and standard error over seeds (NaN for a single one).
+    """
+    groups = {}
+    for r in results:
+        of_row = (world_name(r["corpus"], r["zeros"]), r["vocab_size"], r["objective"])
+        groups.setdefault(of_row, {}).setdefault(r["eta"], []).append(r)
+    return [_row_of_table(*of_row, by_eta) for of_row, by_eta in groups.items()]
+
+
+def _row_of_table(world, vocab_size, objective, by_eta):
+    rows = min(by_eta.values(), key=lambda rows: np.mean([r["avg_js"] for r in rows]))
+    row = {
+        "world": world,
+        "vocab_size": vocab_size,
+        "objective": objective,
+        "best_eta": rows[0]["eta"],
+    }
+    for name in ("avg_js", "avg_zeros"):
+        values = np.array([r[name] for r in rows])
+        error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        row |= {name: float(values.mean()), f"{name}_se": float(error)}
+    return row | {"seeds": len(rows), "uses": rows[0]["uses"], "gradient": rows[0]["gradient"]}
+
+
+def format_summary(table):
+    """Lines to print of summarize's table -> text."""
+    headings = ("world", "V", "objective", "best η", "avg. JS", "avg. 0s", "gradient, from")
+    rows = [
+        (
+            row["world"],
+            row["vocab_size"],
+            row["objective"],
+            "" if row["objective"] == "mle" else f"{row['best_eta']:g}",
+            *(_mean_and_error(row, name) for name in ("avg_js", "avg_zeros")),
+            f"{row['gradient']}, {row['uses']}",
+        )
+        for row in table
+    ]
+    return format_table(headings, rows, "{:<22}{:>5}  {:<11}{:>7}{:>22}{:>22}  {}")
+
+
+def _mean_and_error(row, name):
+    error = f" ± {row[name + '_se']:.0e}" if row["seeds"] > 1 else ""
+    return f"{row[name]:.2e}{error}"
+
+
+def examples(results, table, folder):
+    """What the figures show of the first world and seed -> {label: learned matrix and curve at the
+    best η of each objective}, the world (V,V), and such a dict of the one run of mixce whose loss
+    is worth a look: η nearest to 0.1, between 0 and 1.
+    """
+    first = Job(*(results[0][name] for name in Job._fields))
+
+    def stored(objective, eta):
+        job = first._replace(objective=objective, eta=eta)
+        label = objective if objective == "mle" else f"{objective}, η = {eta:g}"
+        return {label: files.read_json(Path(folder) / "matrices" / f"{job.name}.json")}
+
+    best, at_a_ratio = {}, {}
+    for row in table:
+        if (row["world"], row["vocab_size"]) == (table[0]["world"], first.vocab_size):
+            best |= stored(row["objective"], row["best_eta"])
+    if between := [r["eta"] for r in results if r["objective"] == "mixce" and 0 < r["eta"] < 1]:
+        at_a_ratio = stored("mixce", min(between, key=lambda eta: abs(math.log(eta / 0.1))))
+    if at_a_ratio and not all("surrogate" in run["curve"][0] for run in at_a_ratio.values()):
+        at_a_ratio = {}  # a GPT's is printed on batches, where it is noise
+    world = world_of(first.corpus, first.vocab_size, first.zeros, first.seed)
+    return best, world.probs.tolist(), at_a_ratio
