@@ -70,17 +70,11 @@ def test_train_never_overwrites_unasked(capsys, tmp_path, story):
     [
         (["--data", "no/such/file"], "no/such/file does not exist"),
         (["--eta", "1.5"], "eta must be between 0 and 1, got 1.5"),
-        (["--eta", "nan"], "eta must be between 0 and 1, got nan"),
-        (["--objective", "gan"], "--objective must be one of"),
         (["--n-embd", "15"], "n_embd must be a multiple of n_head"),
-        (["--steps", "0"], "steps must be at least 1"),
-        (["--lr", "nan"], "lr must be a positive number"),
-        (["--device", "gpu"], "device must be"),
-        (["--threads", "0"], "--threads must be at least 1"),
-        (["--block-size", "5000"], "too few"),
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_nothing(capsys, tmp_path, story, argv, words):
+    """Three of the many cases of test_hostile.py, one from each place that may refuse."""
     status, _, error = run(
         capsys, "train", "--data", story, "--out", tmp_path / "run", *SMALL, *argv
     )
@@ -121,7 +115,6 @@ def test_module_and_help():
         done = python(command, "--help")
         assert done.returncode == 0
         assert "default:" in done.stdout
-    assert python("nonsense").returncode == 2
 
 
 def test_resume_takes_the_options_of_the_run_and_refuses_others(capsys, tmp_path, story):
@@ -154,8 +147,12 @@ def test_an_objective_of_your_own_is_gradient_checked_first(capsys, tmp_path, st
     assert run(capsys, *train, tmp_path / "a", "--objective", f"{module}:right")[0] == 0
     status, _, error = run(capsys, *train, tmp_path / "b", "--objective", f"{module}:wrong")
     assert status == 2
-    assert "not the derivative" in error
-    assert "WRONG: at [" in error
+    first, *table = error.splitlines()
+    assert first.startswith(
+        "minimixce train: the dlogits of wrong are not the derivative of its loss"
+    )
+    assert len(table) == 2
+    assert "WRONG: at [" in table[1]
     assert not (tmp_path / "b").exists()
     assert (
         run(capsys, *train, tmp_path / "b", "--objective", f"{module}:wrong", "--unchecked")[0] == 0
@@ -185,7 +182,8 @@ def test_sample_and_eval_of_a_run(capsys, tmp_path, story, tokenizer):
     assert len(records) == 2
     greedy = run(capsys, *sample, "--temperature", 0)[1]
     assert greedy == run(capsys, *sample, "--top-k", 1, "--seed", 5)[1]
-    assert (run(capsys, *sample, "--prompt", "Ω")[0] == 2) == (tokenizer == "character")
+    if tokenizer == "byte":
+        assert run(capsys, *sample, "--prompt", "Ω")[0] == 0
 
     status, printed, _ = run(
         capsys,
@@ -207,19 +205,6 @@ def test_sample_and_eval_of_a_run(capsys, tmp_path, story, tokenizer):
     assert found["model"]["perplexity"] == pytest.approx(np.exp(found["mle"]), rel=1e-5)
     assert found["text"]["word_validity"] == 1.0
     assert run(capsys, "eval", out, "--device", "cpu", "--data", story, "--samples", 0)[0] == 0
-
-
-def test_prepare_then_train_on_mapped_files(capsys, tmp_path, story):
-    assert (
-        run(capsys, "prepare", "--data", story, "--lines", "--out", tmp_path / "prepared")[0] == 0
-    )
-    for name, data in (("mapped", [tmp_path / "prepared"]), ("read", [story, "--lines"])):
-        assert run(capsys, "train", "--data", *data, "--out", tmp_path / name, *SMALL)[0] == 0
-    models = [
-        mm.GPT.load(tmp_path / name, device="cpu").params["wte.weight"]
-        for name in ("mapped", "read")
-    ]
-    assert np.array_equal(*models)
 
 
 def test_compare_writes_table_and_figure(capsys, tmp_path, story):
@@ -250,7 +235,6 @@ def test_compare_writes_table_and_figure(capsys, tmp_path, story):
     )
     assert "held-out text" in printed
     assert mm.GPT.load(tmp_path / "c" / "mle_seed1", device="cpu").config.n_embd == 16
-    assert run(capsys, "compare", "--data", story, "--out", tmp_path / "c", *small)[0] == 2
 
 
 def test_quiet_prints_nothing_and_eval_of_a_comparisons_run_uses_the_held_out_text(
@@ -391,12 +375,19 @@ def test_a_comparison_grows_by_seeds_objectives_and_samples(capsys, tmp_path, st
     }
 
 
-def test_eval_on_other_text_measures_by_lines_as_the_run_was_trained(capsys, tmp_path, story):
+def test_a_run_on_mapped_files_is_the_run_on_the_text_and_measures_other_text_by_lines_too(
+    capsys, tmp_path, story
+):
     assert (
         run(capsys, "prepare", "--data", story, "--lines", "--out", tmp_path / "prepared")[0] == 0
     )
     for name, data in (("mapped", [tmp_path / "prepared"]), ("read", [story, "--lines"])):
         assert run(capsys, "train", "--data", *data, "--out", tmp_path / name, *SMALL)[0] == 0
+    models = [
+        mm.GPT.load(tmp_path / name, device="cpu").params["wte.weight"]
+        for name in ("mapped", "read")
+    ]
+    assert np.array_equal(*models)
     found = []
     for name in ("mapped", "read"):
         out = tmp_path / f"{name}.json"
