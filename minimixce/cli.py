@@ -1285,109 +1285,47 @@ def _write_csv(path, groups, columns):
 
 def _synthetic(args):
     from . import backend
-    from .experiments import plots, synthetic
-    from .storage import files
+    from .experiments.synthetic import study
 
     backend.reuse_freed_memory()
-    if args.resume and args.overwrite:
-        raise ValueError("--resume and --overwrite exclude each other")
-    plots.new_figure()
-    jobs, out = _synthetic_jobs(args), Path(args.out)
-    if (out / synthetic.RUNS_FILE).exists():
-        if args.overwrite:
-            names = (synthetic.RUNS_FILE, synthetic.RUNS_TABLE, synthetic.SUMMARY_TABLE)
-            for path in (*(out / name for name in names), *(out / "matrices").glob("*.json")):
-                path.unlink(missing_ok=True)
-        elif not args.resume:
-            raise FileExistsError(
-                f"{out} already holds a grid; choose another --out, or add --resume or --overwrite"
-            )
-    done = synthetic.read_runs(out)
-    waiting = [job for job in jobs if job not in done]
-    with _executor(args.jobs, len(waiting)) as (executor, workers):
-        if not args.quiet:
-            seconds = synthetic.estimate(waiting) / workers
-            how_long = f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-            print(f"{len(waiting)} runs in {workers} at a time, about {how_long}", flush=True)
-        results = synthetic.run_grid(jobs, out, executor, not args.quiet)
-    table = synthetic.summarize(results)
-    # seconds differ from run to run
-    columns = [name for name in synthetic.RESULT if name != "seconds"]
-    for name, rows, fields in (
-        (synthetic.RUNS_TABLE, results, columns),
-        (synthetic.SUMMARY_TABLE, table, list(table[0])),
-    ):
-        files.write_atomically(
-            out / name, _csv([{field: row[field] for field in fields} for row in rows]).encode()
-        )
-    print(synthetic.format_table(table))
-    drawn = [{**r, "world": synthetic.world_name(r["corpus"], r["zeros"])} for r in results]
-    figures = plots.synthetic(drawn, *synthetic.examples(results, table, out), out)
+    if args.jobs < 0:
+        raise ValueError(f"--jobs must be at least 0, got {args.jobs}")
+    jobs = _synthetic_jobs(args)
+    options = {"workers": args.jobs, "overwrite": args.overwrite, "resume": args.resume}
+    found = study.run_study(jobs, args.out, progress=not args.quiet, **options)
+    print(study.format_summary(found.table))
     print(
-        f"mean ± standard error over seeds, at the η of least avg. JS; files in {out}/: runs.jsonl,"
-        " runs.csv, table.csv, ",
-        end="",
+        f"mean ± standard error over seeds, at the η of least avg. JS; files in {Path(args.out)}/:"
+        f" runs.jsonl, runs.csv, table.csv, {', '.join(found.figures)}"
     )
-    print(", ".join(figures))
     return 0
 
 
 def _synthetic_jobs(args):
-    from .experiments import synthetic
+    from .experiments.synthetic import study
 
     for name, instead in (("seed", "--seeds names them"), ("threads", "a run has one: see --jobs")):
         if name in args.given:
             raise ValueError(f"synthetic takes no --{name}: {instead}")
     if args.device not in ("auto", "cpu"):
         raise ValueError(f"--device must be cpu for synthetic, got {args.device!r}")
-    for name, value, allowed in (
-        ("protocol", args.protocol, ("exact", "paper")),
-        ("model", args.model, ("table", "neural", "gpt")),
-        ("forward", args.forward, ("samples", "population")),
-    ):
-        if value not in allowed:
-            raise ValueError(
-                f"--{name} must be {', '.join(allowed[:-1])} or {allowed[-1]}, got {value!r}"
-            )
-    if args.protocol == "paper" and ("model" in args.given or "forward" in args.given):
-        raise ValueError(
-            "--protocol paper has its own model and data: leave out --model and --forward"
-        )
-    if args.model == "gpt" and "forward" in args.given:
-        raise ValueError("--model gpt is trained on samples: leave out --forward")
-    vocab, zeros = args.vocab, args.zeros
-    if args.full:
-        vocab, zeros = (
-            value if name in args.given else full
-            for name, value, full in (
-                ("vocab", vocab, "20,50,100,500,1000"),
-                ("zeros", zeros, "0.1,0.5,0.9"),
-            )
-        )
-    for path in args.corpus or ():
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"{path} is not a file")
-    jobs = synthetic.grid(
-        _numbers("vocab", vocab, int),
-        (
-            ()
-            if args.corpus and not args.full and "zeros" not in args.given
-            else _numbers("zeros", zeros, float)
-        ),
+
+    def numbers(name, kind):
+        """None where the option was not given."""
+        return _numbers(name, args.given[name], kind) if name in args.given else None
+
+    return study.jobs_of_study(
+        numbers("vocab", int),
+        numbers("zeros", float),
         _parse_seeds(args.seeds),
         [name.strip() for name in args.objectives.split(",")],
         _numbers("etas", args.etas, float),
-        tuple(os.path.abspath(path) for path in args.corpus or ()),
+        tuple(args.corpus or ()),
+        full=args.full,
         protocol=args.protocol,
-        model="neural" if args.protocol == "paper" else args.model,
-        forward=args.forward,
+        model=args.given.get("model"),
+        forward=args.given.get("forward"),
     )
-    for corpus, vocab_size in dict.fromkeys(
-        (job.corpus, job.vocab_size) for job in jobs if job.corpus
-    ):
-        # what is wrong with a corpus comes out now, not after hours
-        synthetic.world_of(corpus, vocab_size, 0.0, 0)
-    return jobs
 
 
 def _numbers(name, text, kind):
@@ -1398,87 +1336,6 @@ def _numbers(name, text, kind):
     if len(set(values)) < len(values):
         raise ValueError(f"--{name} names a number twice: {text}")
     return values
-
-
-@contextlib.contextmanager
-def _executor(count, jobs):
-    """(executor or None, number of workers): MPI's under python -m mpi4py.futures, else a pool of
-    `count` processes.
-
-    A run has one thread, wherever it is: how many would change the last digits of its results.
-    """
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    if count < 0:
-        raise ValueError(f"--jobs must be at least 0, got {count}")
-    threads = os.environ.get("OMP_NUM_THREADS")  # read by workers as they start
-    if "mpi4py.futures" in sys.modules:
-        from mpi4py import MPI
-        from mpi4py.futures import MPIPoolExecutor
-
-        with MPIPoolExecutor(env={"OMP_NUM_THREADS": threads or "1"}) as executor:
-            yield executor, max(1, MPI.COMM_WORLD.Get_size() - 1)
-        return
-    count = max(1, min(count or os.cpu_count(), jobs))
-    if count == 1 and (threads or not jobs):
-        yield None, 1
-        return
-    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-    with ProcessPoolExecutor(
-        count, context, initializer=_end_with_parent, initargs=(os.getpid(),)
-    ) as executor:
-        try:
-            os.environ["OMP_NUM_THREADS"] = threads or "1"
-            with _without_interrupts():
-                for _ in range(count):
-                    executor.submit(int)  # starts a worker
-            yield executor, count
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            for worker in set(multiprocessing.active_children()) - others:
-                worker.terminate()
-            raise
-        finally:
-            if not threads:
-                del os.environ["OMP_NUM_THREADS"]
-
-
-@contextlib.contextmanager
-def _without_interrupts():
-    """Ignore Ctrl-C, also in processes that are started here: it is for the parent, which ends
-    them.
-    """
-    import signal
-    import threading
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _end_with_parent(parent):
-    """In a worker: keep freed memory, and watch for the parent's death, which a kill does not tell
-    its workers of.
-    """
-    import threading
-    import time
-
-    from . import backend
-
-    backend.reuse_freed_memory()
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _csv(rows):
