@@ -15,21 +15,19 @@
 import numpy as np
 
 import minimixce as mm
+from minimixce.experiments.fixed_points import fixed_point, mixce_q, tailr_q
 from minimixce.lessons import (
     MAX_LEN,
     P_COLOR,
     SENTENCES,
     figure,
-    fixed_point,
     full_or_fast,
-    mixce_q,
     oranges,
     say,
     sentence_probs,
     show,
     source,
     table,
-    tailr_q,
 )
 
 # %% [markdown]
@@ -497,8 +495,8 @@ source(mixce_q, tailr_q, fixed_point)
 
 # %%
 p_five = np.array([0.50, 0.25, 0.15, 0.07, 0.03])  # what follows in some context
-cases = {"MixCE, η = 0.5": (mixce_q, 0.5), "MixCE, η = 0.1": (mixce_q, 0.1), "TaiLr, γ = 0.1": (tailr_q, 0.1)}
-ends = {"MLE": p_five} | {name: fixed_point(formula, p_five, ratio)[0] for name, (formula, ratio) in cases.items()}
+cases = {"MixCE, η = 0.5": ("mixce", 0.5), "MixCE, η = 0.1": ("mixce", 0.1), "TaiLr, γ = 0.1": ("tailr", 0.1)}
+ends = {"MLE": p_five} | {name: fixed_point(objective, p_five, ratio)[0] for name, (objective, ratio) in cases.items()}
 table(["fixed point", *(f"q({v + 1})" for v in range(5))], [[name, *(f"{a:.3f}" for a in q)] for name, q in ends.items()])
 
 # %% [markdown]
@@ -533,9 +531,10 @@ def fixed_point_figure():
     grid = np.linspace(0, 0.55, 400)
     ax.plot(grid, grid, color=P_COLOR, lw=1.5, label="MLE: q = p")
     ax.plot(p_five, p_five, "o", color=P_COLOR)
-    for (label, (formula, ratio)), color in zip(cases.items(), oranges(4)[1:]):
-        q, lam = fixed_point(formula, p_five, ratio)
-        inside = lam > (1 - ratio) * grid if formula is mixce_q else grid >= 0
+    for (label, (objective, ratio)), color in zip(cases.items(), oranges(4)[1:]):
+        q, lam = fixed_point(objective, p_five, ratio)
+        formula = {"mixce": mixce_q, "tailr": tailr_q}[objective]
+        inside = lam > (1 - ratio) * grid if objective == "mixce" else grid >= 0
         style = {"color": color, "lw": 2, "ls": "--" if "TaiLr" in label else "-", "label": label}
         ax.plot(grid[inside], formula(grid[inside], lam, ratio), **style)
         ax.plot(p_five, q, "o", color=color)
@@ -571,8 +570,8 @@ show(
 
 # %%
 valid, rows = [], []
-for label, (formula, ratio) in ({"MLE": (None, 0)} | cases).items():
-    model, q_here = mle_table(), p if formula is None else fixed_point(formula, p, ratio)[0]
+for label, (objective, ratio) in ({"MLE": ("mle", None)} | cases).items():
+    model, q_here = mle_table(), fixed_point(objective, p, ratio)[0]
     model.params["logits"][here] = np.log(np.maximum(q_here, 1e-30))  # all other rows stay at the data's
     valid.append(float(mm.exact.measure(model, world, MAX_LEN)["validity"]))
     bad = sentence_probs(model)[SENTENCES.index("cat here sleep")]
@@ -669,7 +668,7 @@ assert not report.ok
 limits = {}
 for p_two in (np.array([0.6, 0.4]), np.array([0.5, 0.5])):
     for eta in (0.1, 0.01, 0.001):
-        limits[p_two[0], eta] = q_two = fixed_point(mixce_q, p_two, eta)[0]
+        limits[p_two[0], eta] = q_two = fixed_point("mixce", p_two, eta)[0]
         say(f"p = ({p_two[0]}, {p_two[1]}), η = {eta}: q = ({q_two[0]:.3f}, {q_two[1]:.3f})")
 assert limits[0.6, 0.001][1] < 0.01
 assert np.allclose(limits[0.5, 0.001], 0.5)

@@ -18,15 +18,14 @@ from types import SimpleNamespace
 import numpy as np
 
 import minimixce as mm
+from minimixce.experiments.fixed_points import fixed_point
 from minimixce.lessons import (
     MAX_LEN,
     P_COLOR,
     Q_COLOR,
     SENTENCES,
     figure,
-    fixed_point,
     full_or_fast,
-    mixce_q,
     optimal_table,
     oranges,
     say,
@@ -35,7 +34,6 @@ from minimixce.lessons import (
     show,
     source,
     table,
-    tailr_q,
 )
 
 # %% [markdown]
@@ -500,7 +498,7 @@ assert np.allclose(sentence_probs(twin), sentence_probs(mixed[names[1]]), atol=0
 here, sleeps, sleep = (world.words.index(word) for word in ("here", "sleeps", "sleep"))
 p_here = mm.exact.bigram_counts(world, MAX_LEN)[here, [sleeps, sleep]]
 p_here = p_here / p_here.sum()
-q_here = fixed_point(mixce_q, p_here, 0.5)[0]
+q_here = fixed_point("mixce", p_here, 0.5)[0]
 tau = np.log(p_here[0] / p_here[1]) / np.log(q_here[0] / q_here[1])  # dividing logits by τ divides their difference
 say(f"""Lesson 3's fixed point for ({p_here[0]:.1f}, {p_here[1]:.1f}) at η = 0.5 is ({q_here[0]:.3f}, {q_here[1]:.3f}),
     which is temperature {tau:.2f}. MLE at this temperature ends with {measures(at_temperature(tau)).validity:.3f}
@@ -577,9 +575,9 @@ def as_sharp_as(target, family):
 
 def sharpened(p, eta):
     """MixCE's end for p (V,), and a temperature's and TaiLr's of the same entropy -> {label: q (V,)}"""
-    mixce = fixed_point(mixce_q, p, eta)[0]
+    mixce = fixed_point("mixce", p, eta)[0]
     cold, a = as_sharp_as(mixce, lambda a: mm.layers.softmax_forward(np.log(p) / (1 - a))[0])
-    tailr, gamma = as_sharp_as(mixce, lambda gamma: fixed_point(tailr_q, p, gamma)[0])
+    tailr, gamma = as_sharp_as(mixce, lambda gamma: fixed_point("tailr", p, gamma)[0])
     return {f"MixCE, η = {eta}": mixce, f"temperature {1 - a:.2f}": cold, f"TaiLr, γ = {gamma:.2g}": tailr}
 
 

@@ -8,7 +8,6 @@ agreement() world always come in the same order.
 
 from ..experiments.plots import P_COLOR, Q_COLOR
 from .figures import INVALID_COLOR, figure, oranges, sentence_bars, show
-from .fixed_points import fixed_point, mixce_q, tailr_q
 from .reports import full_or_fast, lesson_folder, say, source
 from .sentences import INVALID, MAX_LEN, SENTENCES, VALID, optimal_table, sentence_probs
 from .tables import table
@@ -22,10 +21,8 @@ __all__ = [
     "SENTENCES",
     "VALID",
     "figure",
-    "fixed_point",
     "full_or_fast",
     "lesson_folder",
-    "mixce_q",
     "optimal_table",
     "oranges",
     "say",
@@ -34,5 +31,4 @@ __all__ = [
     "show",
     "source",
     "table",
-    "tailr_q",
 ]
