@@ -1,5 +1,8 @@
 """The package checks its own gradients: what `minimixce gradcheck` prints."""
 
+import functools
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from .. import backend, kv, layers, objectives
@@ -11,37 +14,53 @@ from ..gpt import GPT, GPTConfig
 
 def check_everything(device="cpu", seed=0):
     """Gradient-check every layer, every objective and whole models in float64 on `device`: yields
-    (title, Report).
+    (title, checks.Report).
     """
     xp = backend.select_device(device)
-    rng = np.random.default_rng(seed)
-
-    def normal(*shape):
-        return xp.asarray(rng.standard_normal(shape))
-
-    def ids(low, high, *shape):
-        return xp.asarray(rng.integers(low, high, shape))
+    draw = _Draw(xp, np.random.default_rng(seed))
 
     def check(title, forward, backward, **inputs):
-        return title, gradcheck(
-            forward, backward, list(inputs.values()), names=list(inputs), seed=seed
-        )
+        names = list(inputs)
+        return title, gradcheck(forward, backward, list(inputs.values()), names=names, seed=seed)
 
-    B, T, C, H, V = 2, 3, 8, 2, 5
-    x, dropout = normal(B, T, C), {"rate": 0.3}
-    yield check(
-        "linear",
-        layers.linear_forward,
-        layers.linear_backward,
-        x=x,
-        weight=normal(C, 7),
-        bias=normal(7),
-    )
+    x = draw.normal(B, T, C)
+    yield from _layer_checks(check, draw, x, seed)
+    yield from _attention_checks(check, draw)
+    targets = draw.ids(-1, V, B, T)
+    logits, cost_embedding = draw.normal(B, T, V), draw.normal(V, C)
+    for title, objective in objective_checks(logits, targets, cost_embedding):
+        yield check(title, objective, lambda dy, dlogits: (dy * dlogits,), logits=logits)
+    yield "the whole model, MixCE loss", check_model(xp, draw.rng, seed)
+    yield "the bigram, MixCE loss", check_model(xp, draw.rng, seed, small_bigram(draw.rng))
+    table = random_params(TableBigram(5, device="cpu"), draw.rng)
+    yield "the table bigram, MixCE loss", check_model(xp, draw.rng, seed, table)
+
+
+B, T, C, H, V = 2, 3, 8, 2, 5  # batch, time, channels, heads, vocabulary of the checks
+
+
+class _Draw(NamedTuple):
+    """Random inputs on a device."""
+
+    xp: Any
+    rng: np.random.Generator
+
+    def normal(self, *shape):
+        return self.xp.asarray(self.rng.standard_normal(shape))
+
+    def ids(self, low, high, *shape):
+        return self.xp.asarray(self.rng.integers(low, high, shape))
+
+
+def _layer_checks(check, draw, x, seed):
+    """Every layer except attention, on x (B,T,C)."""
+    xp, normal = draw.xp, draw.normal
+    linear = layers.linear_forward, layers.linear_backward
+    yield check("linear", *linear, x=x, weight=normal(C, 7), bias=normal(7))
     embedding = layers.embedding_forward, layers.embedding_backward
-    yield check("embedding of ids", *embedding, ids=ids(0, V, B, T), weight=normal(V, C))
-    yield check(
-        "embedding of soft one-hots", *embedding, onehots=normal(B, T, V), weight=normal(V, C)
-    )
+    yield check("embedding of ids", *embedding, ids=draw.ids(0, V, B, T), weight=normal(V, C))
+    onehots = normal(B, T, V)
+    yield check("embedding of soft one-hots", *embedding, onehots=onehots, weight=normal(V, C))
     yield check(
         "position",
         lambda x, w: layers.position_forward(x, w, 1),
@@ -49,111 +68,117 @@ def check_everything(device="cpu", seed=0):
         x=x,
         weight=normal(T + 2, C),
     )
-    yield check(
-        "unembedding",
-        layers.unembedding_forward,
-        layers.unembedding_backward,
-        x=x,
-        weight=normal(V, C),
-    )
-    yield check(
-        "layer norm",
-        layers.layer_norm_forward,
-        layers.layer_norm_backward,
-        x=x,
-        weight=normal(C),
-        bias=normal(C),
-    )
+    unembedding = layers.unembedding_forward, layers.unembedding_backward
+    yield check("unembedding", *unembedding, x=x, weight=normal(V, C))
+    layer_norm = layers.layer_norm_forward, layers.layer_norm_backward
+    yield check("layer norm", *layer_norm, x=x, weight=normal(C), bias=normal(C))
     yield check("GELU", layers.gelu_forward, layers.gelu_backward, x=x)
     # away from its corner
     yield check("ReLU", layers.relu_forward, layers.relu_backward, x=x + 0.1 * xp.sign(x))
     yield check("softmax", layers.softmax_forward, layers.softmax_backward, x=x)
     yield check(
         "dropout",
-        lambda x: layers.dropout_forward(x, **dropout, rng=backend.rng(seed, xp)),
+        lambda x: layers.dropout_forward(x, rate=0.3, rng=backend.rng(seed, xp)),
         layers.dropout_backward,
         x=x,
     )
+
+
+def _attention_checks(check, draw):
+    """Attention alone, and after a past that its rows share."""
     yield check(
         "attention",
         lambda qkv: layers.attention_forward(qkv, H),
         lambda dy, cache: layers.attention_backward(dy, cache)[:1],
-        qkv=normal(B, T, 3 * C),
+        qkv=draw.normal(B, T, 3 * C),
     )
 
-    def attention_after_past(qkv, k, v):
+    def forward(qkv, k, v):
         return layers.attention_forward(qkv, H, kv.KV(k, v))
 
-    def attention_after_past_backward(dy, cache):
+    def backward(dy, cache):
         dqkv, dpast = layers.attention_backward(dy, cache)
         return dqkv, *dpast
 
-    past = {"past.k": normal(1, H, 2, C // H), "past.v": normal(1, H, 2, C // H)}
-    yield check(
-        "attention, rows sharing a past",
-        attention_after_past,
-        attention_after_past_backward,
-        qkv=normal(B, T, 3 * C),
-        **past,
-    )
-
-    targets = ids(-1, V, B, T)
-    logits, cost_embedding = normal(B, T, V), normal(V, C)
-    for title, objective in objective_checks(logits, targets, cost_embedding):
-        yield check(title, objective, lambda dy, dlogits: (dy * dlogits,), logits=logits)
-
-    yield "the whole model, MixCE loss", check_model(xp, rng, seed)
-    yield "the bigram, MixCE loss", check_model(xp, rng, seed, small_bigram(rng))
-    yield (
-        "the table bigram, MixCE loss",
-        check_model(xp, rng, seed, random_params(TableBigram(5, device="cpu"), rng)),
-    )
+    past = {name: draw.normal(1, H, 2, C // H) for name in ("past.k", "past.v")}
+    qkv = draw.normal(B, T, 3 * C)
+    yield check("attention, rows sharing a past", forward, backward, qkv=qkv, **past)
 
 
-def objective_checks(logits, targets, cost_embedding):
-    """(title, function of logits -> (loss, dlogits)) for every objective.
+# ---- objectives ----------------------------------------------------------------------------------
+
+
+def objective_checks(logits, targets, cost_embedding, ratio=0.3):
+    """(title, function of logits -> (loss, dlogits)) for every objective over tokens in
+    objectives.OBJECTIVES, at `ratio`: first those whose dlogits is the derivative of their loss.
 
     Where an objective stops a gradient, the loss is the one that dlogits is the derivative of: its
-    stopped part is taken at the given logits and held there.
+    stopped part is taken at the given logits and held there, in a form that FROZEN has. Raises
+    ValueError for an objective that stops a gradient and has none.
     """
-    for title, name, options in (
-        ("mle", "mle", {}),
-        ("mixce, η = 0.3 (η = 1 is MLE)", "mixce", {"eta": 0.3}),
-        ("tailr, γ = 0.3 (γ = 0 is MLE)", "tailr", {"gamma": 0.3}),
-    ):
-        yield (
-            title,
-            lambda z, name=name, options=options: getattr(objectives, name)(z, targets, **options),
-        )
+    rows = objectives.OBJECTIVES
+    names = sorted(objectives.names("tokens"), key=lambda name: rows[name].stops_gradient)
+    for name in names:
+        ratios = {rows[name].ratio: ratio} if rows[name].ratio else {}
+        objective = objectives.token_loss(name, cost_embedding=cost_embedding, **ratios)
+        if not rows[name].stops_gradient:
+            yield _title(name, ratio), functools.partial(objective, targets=targets)
+        elif name in FROZEN:
+            part, frozen = FROZEN[name]
+            loss = frozen(logits, targets, cost_embedding, ratio)
+            yield f"{name}, frozen {part}", _with_loss(loss, objective, targets)
+        else:
+            raise ValueError(f"{name} stops a gradient and has no form in selfcheck.FROZEN")
 
-    xp = array_module(logits)
-    kept = targets >= 0
-    # η + (1−η) q at the given logits
-    frozen_w = 0.3 + 0.7 * xp.exp(-objectives.mle(logits, targets, reduction="none")[0])
 
-    def surrogate(z):
+def _title(name, ratio):
+    known = objectives.RATIOS.get(objectives.OBJECTIVES[name].ratio)
+    return f"{name}, {known.symbol} = {ratio:g} ({known.note})" if known else name
+
+
+def _with_loss(loss, objective, targets):
+    """An objective's dlogits with another value: z -> (loss(z), dlogits)."""
+    return lambda z: (loss(z), objective(z, targets)[1])
+
+
+def _frozen_surrogate(logits, targets, cost_embedding, eta):
+    """−w log q with w = η + (1−η) q at the given logits."""
+    xp, is_target = array_module(logits), targets >= 0
+    log_loss = objectives.mle(logits, targets, reduction="none")[0]
+    w = eta + (1 - eta) * xp.exp(-log_loss)
+
+    def loss(z):
         nll, _ = objectives.mle(z, targets, reduction="none")
-        return (frozen_w * nll).sum() / kept.sum(), objectives.mixce_surrogate(z, targets, eta=0.3)[
-            1
-        ]
+        return (w * nll).sum() / is_target.sum()
 
-    yield "mixce_surrogate, frozen weight", surrogate
+    return loss
 
+
+def _frozen_emo(logits, targets, cost_embedding, ratio):
+    """½ (−log q + r d) with r = −log q / d at the given logits."""
+    xp, is_target = array_module(logits), targets >= 0
     unit = cost_embedding / xp.sqrt((cost_embedding**2).sum(axis=-1, keepdims=True))
     # (B,T,V); the target's own is 0 up to rounding
-    cost = 1 - unit[xp.where(kept, targets, 0)] @ unit.T
+    cost = 1 - unit[xp.where(is_target, targets, 0)] @ unit.T
 
     def transport(z):
         return (layers.softmax_forward(z)[0] * cost).sum(axis=-1)
 
-    frozen_ratio = objectives.mle(logits, targets, reduction="none")[0] / transport(logits)
+    r = objectives.mle(logits, targets, reduction="none")[0] / transport(logits)
 
-    def emo(z):
+    def loss(z):
         nll, _ = objectives.mle(z, targets, reduction="none")
-        loss = 0.5 * (nll + frozen_ratio * transport(z)).sum() / kept.sum()
-        return loss, objectives.emo(z, targets, cost_embedding)[1]
+        return 0.5 * (nll + r * transport(z)).sum() / is_target.sum()
 
-    yield "emo, frozen ratio", emo
+    return loss
+
+
+# what is frozen of objectives that stop a gradient, and the loss that is left: (logits, targets,
+# cost_embedding, ratio) -> function of logits
+FROZEN = {"mixce_surrogate": ("weight", _frozen_surrogate), "emo": ("ratio", _frozen_emo)}
+
+
+# ---- models --------------------------------------------------------------------------------------
 
 
 def random_params(model, rng):
