@@ -6,7 +6,7 @@ only the temperature changed, held-out text is a blue star.
 import itertools
 from pathlib import Path
 
-from .measures import mean_and_deviation
+from .measures import TEXT_MEASURES, mean_and_deviation
 
 P_COLOR, Q_COLOR = "#1f77b4", "#e6710a"
 
@@ -14,7 +14,7 @@ P_COLOR, Q_COLOR = "#1f77b4", "#e6710a"
 _MARKERS = "osv^<>DPXhp"
 
 
-_LEAST = 1e-12  # what logarithmic axes of the synthetic experiments end at
+_LEAST_SHOWN = 1e-12  # where logarithmic axes of the synthetic experiments end
 
 
 _DARK, _LIGHT = (0.45, 0.18, 0.0), (1.0, 0.75, 0.5)  # the ends of Q's shades
@@ -38,23 +38,40 @@ def _shades(count):
     ]
 
 
+# ---- comparisons ---------------------------------------------------------------------------------
+
+
 def comparison(result, path):
-    """The picture of `minimixce compare` -> a PNG file. `result`: the content of its table.json."""
-    figure = new_figure(figsize=(15, 8.5), layout="constrained")
-    axes = figure.subplots(2, 3)
+    """The picture of `minimixce compare` -> a PNG file. `result`: the content of its table.json.
+
+    Learning curves, word validity against perplexity, and a panel for each of
+    measures.TEXT_MEASURES that has one.
+    """
+    panels = [
+        (name, *measure.panel)
+        for name, measure in TEXT_MEASURES.items()
+        if measure.panel is not None
+    ]
+    rows = -(-(2 + len(panels)) // 3)
+    figure = new_figure(figsize=(15, 4.25 * rows), layout="constrained")
+    axes = figure.subplots(rows, 3).reshape(-1)
     labels = list(result["objectives"])
     color = dict(zip(labels, _shades(len(labels))))
-    held_out = result["held_out"]
+    _learning_curves(axes[0], result["curves"], color)
+    _validity_against_perplexity(axes[1], result, labels)
+    for ax, (name, title, unit) in zip(axes[2:], panels):
+        _values_of_groups(ax, name, result, color)
+        ax.set(title=title, ylabel=unit)
+    for ax in axes[2 + len(panels) :]:
+        ax.remove()
+    figure.savefig(path, dpi=110)
 
-    ax = axes[0, 0]
-    for label in labels:
-        for k, curve in enumerate(result["curves"][label]):
-            ax.plot(
-                curve["step"],
-                curve["perplexity"],
-                color=color[label],
-                label=label if k == 0 else None,
-            )
+
+def _learning_curves(ax, curves, color):
+    for label, shade in color.items():
+        for k, curve in enumerate(curves[label]):
+            name = label if k == 0 else None
+            ax.plot(curve["step"], curve["perplexity"], color=shade, label=name)
     ax.set(
         title="Learning curves, one line a seed",
         xlabel="step",
@@ -63,29 +80,19 @@ def comparison(result, path):
     )
     ax.legend(fontsize=8)
 
-    ax = axes[0, 1]
-    _plane(
-        ax,
-        [result["rows"][label] for label in labels],
-        "o-",
-        "trained with another objective",
-        labels,
-        (8, -14),
-    )
-    temperatures = result["temperatures"]
-    if temperatures:
-        names = [f"τ = {t}" for t in temperatures]
-        _plane(
-            ax, list(temperatures.values()), "s--", "MLE at lower temperature τ", names, (-44, 4)
-        )
+
+_STAR = {"marker": "*", "color": P_COLOR, "markersize": 17, "linestyle": "none"}
+
+
+def _validity_against_perplexity(ax, result, labels):
+    groups = [result["rows"][label] for label in labels]
+    _plane(ax, groups, "o-", "trained with another objective", labels, (8, -14))
+    if temperatures := result["temperatures"]:
+        groups, names = list(temperatures.values()), [f"τ = {t}" for t in temperatures]
+        _plane(ax, groups, "s--", "MLE at lower temperature τ", names, (-44, 4))
     best = min(r["perplexity"] for rows in result["rows"].values() for r in rows)
-    star = {"marker": "*", "color": P_COLOR, "markersize": 17, "linestyle": "none"}
-    ax.plot(
-        best,
-        held_out["word_validity"],
-        **star,
-        label="held-out text\n(its perplexity is at most this)",
-    )
+    label = "held-out text\n(its perplexity is at most this)"
+    ax.plot(best, result["held_out"]["word_validity"], **_STAR, label=label)
     ax.margins(x=0.16)
     ax.set(
         title="Word validity against perplexity",
@@ -94,32 +101,47 @@ def comparison(result, path):
     )
     ax.legend(fontsize=8)
 
-    panels = [
-        ("entropy", "Entropy of Q at held-out contexts", "nats per token"),
-        ("diversity", "Diversity of samples", "distinct n-grams / n-grams"),
-        ("repetition", "Repetition in samples", "share of text"),
-        ("word_validity", "Word validity of samples", "share of words"),
-    ]
-    shown = result["rows"] | result["controls"]
-    for ax, (name, title, unit) in zip([axes[0, 2], *axes[1]], panels):
-        for x, (label, rows) in enumerate(shown.items()):
-            values = [row[name] for row in rows]
-            shade, fill = color.get(label, Q_COLOR), "full" if label in color else "none"
-            ax.plot([x] * len(values), values, "o", color=shade, fillstyle=fill, alpha=0.8)
-            ax.plot(
-                [x - 0.25, x + 0.25], [sum(values) / len(values)] * 2, color=shade, linewidth=2.5
-            )
-        if name in held_out:
-            ax.plot(len(shown), held_out[name], **star)
-        ticks = [*shown, *(["held-out text"] if name in held_out else [])]
-        ax.set_xticks(
-            range(len(ticks)),
-            [tick.replace(", ", ",\n") for tick in ticks],
-            rotation=35,
-            ha="right",
-        )
-        ax.set(title=title, ylabel=unit)
-    figure.savefig(path, dpi=110)
+
+def _plane(ax, groups, style, label, names, offset):
+    """A curve through the mean (perplexity, validity) of each group, with bars of one standard
+    deviation.
+    """
+    x, y = (
+        [mean_and_deviation([row[name] for row in rows]) for rows in groups]
+        for name in ("perplexity", "word_validity")
+    )
+    means, bars = ([v[0] for v in x], [v[0] for v in y]), ([v[1] for v in x], [v[1] for v in y])
+    fill = "none" if "--" in style else "full"
+    ax.errorbar(
+        *means,
+        xerr=bars[0],
+        yerr=bars[1],
+        fmt=style,
+        color=Q_COLOR,
+        fillstyle=fill,
+        label=label,
+        capsize=3,
+    )
+    for at, name in zip(zip(*means), names):
+        ax.annotate(name, at, xytext=offset, textcoords="offset points", fontsize=8, color=Q_COLOR)
+
+
+def _values_of_groups(ax, name, result, color):
+    """The measure `name` of every run, in a column for each objective and control, and of held-out
+    text, where it has it.
+    """
+    shown, held_out = result["rows"] | result["controls"], result["held_out"]
+    for x, (label, rows) in enumerate(shown.items()):
+        values = [row[name] for row in rows]
+        shade, fill = color.get(label, Q_COLOR), "full" if label in color else "none"
+        ax.plot([x] * len(values), values, "o", color=shade, fillstyle=fill, alpha=0.8)
+        mean = sum(values) / len(values)
+        ax.plot([x - 0.25, x + 0.25], [mean] * 2, color=shade, linewidth=2.5)
+    if name in held_out:
+        ax.plot(len(shown), held_out[name], **_STAR)
+    ticks = [*shown, *(["held-out text"] if name in held_out else [])]
+    names = [tick.replace(", ", ",\n") for tick in ticks]
+    ax.set_xticks(range(len(ticks)), names, rotation=35, ha="right")
 
 
 def world_comparison(result, path):
@@ -128,15 +150,12 @@ def world_comparison(result, path):
     """
     figure = new_figure(figsize=(13, 4.6), layout="constrained")
     axes = figure.subplots(1, 3)
-    labels, rows = list(result["rows"]), result["rows"]
-    color, marker = (
-        dict(zip(labels, _shades(len(labels)))),
-        dict(zip(labels, itertools.cycle(_MARKERS))),
-    )
-    for label in labels:
+    rows = result["rows"]
+    style = dict(zip(rows, zip(_shades(len(rows)), itertools.cycle(_MARKERS))))
+    for label, (color, marker) in style.items():
         x, y = ([row[name] for row in rows[label]] for name in ("forward_kl", "validity"))
-        axes[0].plot(x, y, marker[label], color=color[label], label=label)
-    axes[0].plot(0, 1, marker="*", color=P_COLOR, markersize=17, linestyle="none", label="P itself")
+        axes[0].plot(x, y, marker, color=color, label=label)
+    axes[0].plot(0, 1, **_STAR, label="P itself")
     axes[0].set(
         title="Validity against fit",
         xlabel="KL(P‖Q), nats per sequence",
@@ -144,125 +163,108 @@ def world_comparison(result, path):
     )
     axes[0].set_xscale("symlog", linthresh=0.1)
     axes[0].legend(fontsize=8)
-    for ax, name, title in (
-        (axes[1], "reverse_kl", "KL(Q‖P), floored"),
-        (axes[2], "entropy_q", "Entropy of Q"),
-    ):
-        for x, label in enumerate(labels):
-            values = [row[name] for row in rows[label]]
-            errors = [row.get(f"{name}_se", 0.0) for row in rows[label]]
-            ax.errorbar(
-                [x] * len(values),
-                values,
-                yerr=errors,
-                fmt=marker[label],
-                color=color[label],
-                capsize=3,
-            )
-        ax.set_xticks(range(len(labels)), labels, rotation=35, ha="right")
-        ax.set(title=title, ylabel="nats per sequence")
+    _values_with_errors(axes[1], "reverse_kl", "KL(Q‖P), floored", rows, style)
+    _values_with_errors(axes[2], "entropy_q", "Entropy of Q", rows, style)
     axes[2].axhline(result["entropy_p"], color=P_COLOR, label="entropy of P")
     axes[2].legend(fontsize=8)
     figure.savefig(path, dpi=110)
 
 
-def synthetic(results, kept, gold, mixce, folder):
-    """The figures of `minimixce synthetic` -> names of the PNG files.
+def _values_with_errors(ax, name, title, rows, style):
+    for x, (label, (color, marker)) in enumerate(style.items()):
+        values = [row[name] for row in rows[label]]
+        errors = [row.get(f"{name}_se", 0.0) for row in rows[label]]
+        ax.errorbar([x] * len(values), values, yerr=errors, fmt=marker, color=color, capsize=3)
+    ax.set_xticks(range(len(style)), list(style), rotation=35, ha="right")
+    ax.set(title=title, ylabel="nats per sequence")
 
-    results: dicts of synthetic.run_grid; kept {label: {"learned": (V,V), "curve": list of dicts}}:
-    the run of each objective at its best η in the first world and with the first seed, `gold` (V,V)
-    that world, `mixce` such a dict with the one run of mixce whose loss is drawn, or an empty one.
+
+# ---- the synthetic experiments -------------------------------------------------------------------
+
+
+def synthetic(results, best, gold, at_a_ratio, folder):
+    """The figures of `minimixce synthetic` -> names of the PNG files in `folder`.
+
+    results: dicts as synthetic.grid.run_grid returns, with their "world" by name. best {label:
+    {"learned": (V,V), "curve": list of dicts}}: the run of each objective at its best η in the
+    first world and with the first seed; gold (V,V): that world; at_a_ratio: such a dict with the
+    one run of mixce whose loss is drawn, or an empty one.
     """
     folder = Path(folder)
-    figure = new_figure(figsize=(3 * (1 + len(kept)), 3), layout="constrained")
-    axes = figure.subplots(1, 1 + len(kept))
-    for ax, (title, matrix) in zip(
-        axes, {"P": gold, **{label: run["learned"] for label, run in kept.items()}}.items()
-    ):
+    figures = {
+        "matrices.png": _matrices(best, gold),
+        "ratios.png": _ratios(results),
+        "curves.png": _curves(best, at_a_ratio),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=110)
+    return tuple(figures)
+
+
+def _matrices(best, gold):
+    """P and what each objective learned of it, probabilities on a logarithmic scale."""
+    matrices = {"P": gold} | {label: run["learned"] for label, run in best.items()}
+    figure = new_figure(figsize=(3 * len(matrices), 3), layout="constrained")
+    for ax, (title, matrix) in zip(figure.subplots(1, len(matrices)), matrices.items()):
         shown = [[max(p, 1e-9) for p in row] for row in matrix]
-        image = ax.imshow(
-            shown, cmap="Blues" if title == "P" else "Oranges", norm="log", clim=(1e-6, 1)
-        )
+        colors = "Blues" if title == "P" else "Oranges"
+        image = ax.imshow(shown, cmap=colors, norm="log", clim=(1e-6, 1))
         ax.set(title=title, xlabel="next token", ylabel="last token" if title == "P" else "")
         figure.colorbar(image, ax=ax, shrink=0.8)
-    figure.savefig(folder / "matrices.png", dpi=110)
+    return figure
 
-    vocabularies, of_worlds = (
-        list(dict.fromkeys(r[name] for r in results)) for name in ("vocab_size", "world")
-    )
-    objectives, etas = (
-        list(dict.fromkeys(r["objective"] for r in results)),
-        sorted({r["eta"] for r in results}),
-    )
-    figure = new_figure(
-        figsize=(2 + 4 * len(vocabularies), 6.6 * len(of_worlds)), layout="constrained"
-    )
+
+def _ratios(results):
+    """avg. JS and avg. 0s against η: two rows for each world, a column for each vocabulary."""
+    vocabularies = list(dict.fromkeys(r["vocab_size"] for r in results))
+    of_worlds = list(dict.fromkeys(r["world"] for r in results))
+    objectives = list(dict.fromkeys(r["objective"] for r in results))
+    etas = sorted({r["eta"] for r in results})
+    size = (2 + 4 * len(vocabularies), 6.6 * len(of_worlds))
+    figure = new_figure(figsize=size, layout="constrained")
     axes = figure.subplots(
         2 * len(of_worlds), len(vocabularies), squeeze=False, sharex=True, sharey="row"
     )
-    panels = itertools.product(
-        of_worlds, (("avg_js", "avg. JS", "nats"), ("avg_zeros", "avg. 0s", "probability"))
-    )
-    for row, (world, (measure, title, unit)) in zip(axes, panels):
-        values = [max(r[measure], _LEAST) for r in results if r["world"] == world]
+    measures = ("avg_js", "avg. JS", "nats"), ("avg_zeros", "avg. 0s", "probability")
+    for row, (world, (measure, title, unit)) in zip(axes, itertools.product(of_worlds, measures)):
+        of_world = [r for r in results if r["world"] == world]
+        values = [max(r[measure], _LEAST_SHOWN) for r in of_world]
         row[0].set_ylim(min(values) / 3, 3 * max(values))
         for ax, V in zip(row, vocabularies):
-            here = [r for r in results if (r["world"], r["vocab_size"]) == (world, V)]
-            for color, marker, objective in zip(
-                _shades(len(objectives)), itertools.cycle(_MARKERS), objectives
-            ):
-                own = [r for r in here if r["objective"] == objective]
-                groups = {
-                    eta: [max(r[measure], _LEAST) for r in own if r["eta"] == eta] for eta in etas
-                }
-                means = {
-                    etas.index(eta): sum(values) / len(values)
-                    for eta, values in groups.items()
-                    if values
-                }
-                if objective == "mle" and means:  # it has no η: a level to compare with
-                    ax.axhline(*means.values(), color=color, linestyle=":", label=objective)
-                else:
-                    ax.plot(
-                        list(means),
-                        list(means.values()),
-                        f"{marker}-",
-                        color=color,
-                        label=objective,
-                        markersize=5,
-                    )
+            here = [r for r in of_world if r["vocab_size"] == V]
+            _means_against_ratio(ax, here, measure, objectives, etas)
             ax.set(yscale="log", title=f"{title}, {world}, {V} tokens", xlabel="η (η = 1 is MLE)")
             ax.set_xticks(range(len(etas)), [f"{eta:g}" for eta in etas])
             ax.label_outer()
-        row[0].set_ylabel(
-            unit + (f", drawn as {_LEAST:.0e} where less" if min(values) == _LEAST else "")
-        )
+        cut = f", drawn as {_LEAST_SHOWN:.0e} where less" if min(values) == _LEAST_SHOWN else ""
+        row[0].set_ylabel(unit + cut)
     axes[0, -1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(folder / "ratios.png", dpi=110)
+    return figure
 
+
+def _means_against_ratio(ax, results, measure, objectives, etas):
+    """A line for each objective: the mean over seeds at each η."""
+    shades, markers = _shades(len(objectives)), itertools.cycle(_MARKERS)
+    for color, marker, objective in zip(shades, markers, objectives):
+        means = {}
+        for x, eta in enumerate(etas):
+            own = [r for r in results if (r["objective"], r["eta"]) == (objective, eta)]
+            if values := [max(r[measure], _LEAST_SHOWN) for r in own]:
+                means[x] = sum(values) / len(values)
+        if objective == "mle" and means:  # it has no η: a level to compare with
+            ax.axhline(*means.values(), color=color, linestyle=":", label=objective)
+            continue
+        x, y = list(means), list(means.values())
+        ax.plot(x, y, f"{marker}-", color=color, label=objective, markersize=5)
+
+
+def _curves(best, at_a_ratio):
+    """avg. JS on the way of each objective, and the true and printed loss of the one mixce run."""
     figure = new_figure(figsize=(12, 4.6), layout="constrained")
-    panels = figure.subplot_mosaic([["fit", "loss"], ["fit", "surrogate"]] if mixce else [["fit"]])
-    # a GPT's are not
-    measured = all("avg_js" in point for run in kept.values() for point in run["curve"])
-    ax, name, title = (
-        panels["fit"],
-        "avg_js" if measured else "loss",
-        "avg. JS" if measured else "loss",
-    )
-    for color, marker, (label, run) in zip(
-        _shades(len(kept)), itertools.cycle(_MARKERS), kept.items()
-    ):
-        steps, values = ([point[key] for point in run["curve"]] for key in ("step", name))
-        values = [max(value, _LEAST) for value in values] if measured else values
-        ax.plot(steps, values, f"{marker}-", color=color, label=label, markersize=4)
-    ax.set(
-        title=f"Learning at the best η: {title}",
-        xlabel="step, or epoch",
-        ylabel="nats" if measured else "nats, of each its own loss",
-    )
-    ax.set_yscale("log" if measured else "symlog")
-    ax.legend(fontsize=8)
-    for label, run in mixce.items():
+    layout = [["fit", "loss"], ["fit", "surrogate"]] if at_a_ratio else [["fit"]]
+    panels = figure.subplot_mosaic(layout)
+    _learning(panels["fit"], best)
+    for label, run in at_a_ratio.items():
         steps = [point["step"] for point in run["curve"]]
         for key, title, color, line in (
             ("loss", f"{label}: its true loss", Q_COLOR, "-"),
@@ -277,8 +279,28 @@ def synthetic(results, kept, gold, mixce, folder):
             panels[key].set(title=title, ylabel="nats per sequence", xscale="symlog")
             panels[key].set_xlim(left=-0.1)
         panels["surrogate"].set(xlabel="step, or epoch")
-    figure.savefig(folder / "curves.png", dpi=110)
-    return "matrices.png", "ratios.png", "curves.png"
+    return figure
+
+
+def _learning(ax, best):
+    # a GPT's curve has its loss alone
+    measured = all("avg_js" in point for run in best.values() for point in run["curve"])
+    name, title = ("avg_js", "avg. JS") if measured else ("loss", "loss")
+    shades, markers = _shades(len(best)), itertools.cycle(_MARKERS)
+    for color, marker, (label, run) in zip(shades, markers, best.items()):
+        steps, values = ([point[key] for point in run["curve"]] for key in ("step", name))
+        values = [max(value, _LEAST_SHOWN) for value in values] if measured else values
+        ax.plot(steps, values, f"{marker}-", color=color, label=label, markersize=4)
+    ax.set(
+        title=f"Learning at the best η: {title}",
+        xlabel="step, or epoch",
+        ylabel="nats" if measured else "nats, of each its own loss",
+    )
+    ax.set_yscale("log" if measured else "symlog")
+    ax.legend(fontsize=8)
+
+
+# ---- the study of estimators ---------------------------------------------------------------------
 
 
 _UNBIASED = ("reinforce", "reward_to_go", "rloo", "k2")
@@ -302,13 +324,12 @@ def study(rows, path):
     """
     figure = new_figure(figsize=(13.5, 4.8), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)
-    names, colors = (
-        list(dict.fromkeys(row["estimator"] for row in rows)),
-        itertools.cycle(_OTHER_COLORS),
-    )
+    names = list(dict.fromkeys(row["estimator"] for row in rows))
+    colors = itertools.cycle(_OTHER_COLORS)
     for marker, name in zip(itertools.cycle(_MARKERS), names):
         own = [row for row in rows if row["estimator"] == name]
-        n, color = [row["n"] for row in own], "black" if name in _UNBIASED else next(colors)
+        n = [row["n"] for row in own]
+        color = "black" if name in _UNBIASED else next(colors)
         for ax, value in zip(axes, ("mse", "variance", "bias2")):
             y, bars = ([row[key] for row in own] for key in (value, f"{value}_se"))
             shown = (
@@ -335,27 +356,3 @@ def study(rows, path):
         bbox_to_anchor=(1.0, 0.5),
     )
     figure.savefig(path, dpi=110)
-
-
-def _plane(ax, groups, style, label, names, offset):
-    """A curve through the mean (perplexity, validity) of each group, with bars of one standard
-    deviation.
-    """
-    x, y = (
-        [mean_and_deviation([row[name] for row in rows]) for rows in groups]
-        for name in ("perplexity", "word_validity")
-    )
-    means, bars = ([v[0] for v in x], [v[0] for v in y]), ([v[1] for v in x], [v[1] for v in y])
-    fill = "none" if "--" in style else "full"
-    ax.errorbar(
-        *means,
-        xerr=bars[0],
-        yerr=bars[1],
-        fmt=style,
-        color=Q_COLOR,
-        fillstyle=fill,
-        label=label,
-        capsize=3,
-    )
-    for at, name in zip(zip(*means), names):
-        ax.annotate(name, at, xytext=offset, textcoords="offset points", fontsize=8, color=Q_COLOR)
