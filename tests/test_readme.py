@@ -9,6 +9,7 @@ import pytest
 
 import minimixce as mm
 from minimixce import checks
+from minimixce.experiments.fixed_points import fixed_point
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = re.findall(
@@ -104,26 +105,6 @@ def test_the_main_job_beats_a_4_gram_model(capsys, tmp_path, monkeypatch):
     assert float(result[1]) < float(result[2])
 
 
-def fixed_point(p, weight):
-    """The q with p_v w(q_v) / q_v the same for every token that keeps mass, by bisection on that
-    common value λ.
-
-    The expected gradient Σ_x p_x w(q_x) (q_v − 1[v = x]) vanishes where p_v w(q_v) = q_v Σ_x p_x
-    w(q_x).
-    """
-
-    def solve(decreasing, low, high):
-        for _ in range(200):
-            middle = (low + high) / 2
-            low, high = (middle, high) if decreasing(middle) > 0 else (low, middle)
-        return low
-
-    def q_at(lam):
-        return np.array([solve(lambda q, v=v: v * weight(q) / q - lam, 1e-12, 1.0) for v in p])
-
-    return q_at(solve(lambda lam: q_at(lam).sum() - 1, max(p) * weight(1.0), 1.0))
-
-
 def test_the_table_of_fixed_points():
     p = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
     page = (ROOT / "tutorials/which_objective.md").read_text(encoding="utf-8")
@@ -132,10 +113,8 @@ def test_the_table_of_fixed_points():
     assert len(shown) == 10
     for label, q in shown.items():
         ratio = float(label.split()[-1]) if label[-1].isdigit() else None
-        if "mixce" in label:
-            expected = fixed_point(p, lambda q, eta=ratio: eta + (1 - eta) * q)
-        elif "tailr" in label:
-            expected = fixed_point(p, lambda q, gamma=ratio: q / (gamma + (1 - gamma) * q))
+        if name := re.search("mixce|tailr", label):
+            expected, _ = fixed_point(name[0], p, ratio)
         else:
             power = p ** (1 / ratio) if ratio else p
             expected = power / power.sum()
