@@ -1,11 +1,19 @@
-"""Measures of samples: against naive definitions, and on texts whose answer can be counted by hand."""
+"""Measures: against naive definitions, and where the answer can be counted by hand; and that a row
+of a table is all a new one needs.
+"""
+
+import csv
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minimixce.experiments import measures
+import minimixce as mm
+from minimixce import cli, exact, text, worlds
+from minimixce.experiments import matrices, measures, plots, tables, world_measures
+from minimixce.experiments.measures import Measure
 
 TEXTS = st.lists(st.integers(0, 2), min_size=1, max_size=24)
 
@@ -60,9 +68,6 @@ def test_word_validity_leaves_out_words_that_may_be_cut():
 
 
 def test_entropy_and_the_temperature_that_matches_it():
-    import minimixce as mm
-    from minimixce import text
-
     model = mm.GPT(mm.GPTConfig(6, 8, 1, 1, 8, dtype="float64"), device="cpu")
     model.params = {name: 30 * p if p.ndim > 1 else p for name, p in model.params.items()}
     batches = text.consecutive_batches(np.random.default_rng(0).integers(0, 6, 60), 4, 8)
@@ -75,3 +80,125 @@ def test_entropy_and_the_temperature_that_matches_it():
         assert measures.matching_temperature(model, batches, entropy) == pytest.approx(
             temperature, abs=1e-3
         )
+
+
+# ---- of transition matrices ----------------------------------------------------------------------
+
+
+def test_average_js_and_zeros_are_their_definitions():
+    rng = np.random.default_rng(0)
+    gold, learned = rng.dirichlet(np.ones(4), 3), rng.dirichlet(np.ones(4), 3)
+    gold[0] = [0.5, 0.5, 0, 0]
+    total = 0.0
+    for p, q in zip(gold, learned):
+        m = (p + q) / 2
+        total += sum(0.5 * a * math.log(a / c) for a, c in zip(p, m) if a) + sum(
+            0.5 * b * math.log(b / c) for b, c in zip(q, m)
+        )
+    assert matrices.average_js(gold, learned) == pytest.approx(total / 3, rel=1e-12)
+    assert matrices.average_zeros(gold, learned) == pytest.approx(
+        (learned[0, 2] + learned[0, 3]) / 2, rel=1e-12
+    )
+    assert matrices.average_js(gold, gold) == 0
+    assert matrices.average_zeros(learned, learned) == 0
+
+
+def test_the_transition_matrix_of_a_model_with_memory_averages_over_prefixes():
+    world, model = worlds.agreement(), mm.TableBigram(6)
+    model.params["logits"] = np.random.default_rng(0).standard_normal((6, 6))
+    table = matrices.transition_matrix(model)
+    averaged = matrices.transition_matrix(model, world, samples=500, max_len=4)
+    seen = averaged.sum(axis=1) > 0
+    assert seen.all()
+    np.testing.assert_allclose(averaged[seen], table[seen], rtol=1e-12)
+
+
+# ---- the tables of measures ----------------------------------------------------------------------
+
+TEXT = "The cat sat on the mat. The dog sat on the log.\n" * 40
+SMALL = "--steps 2 --eval-every 2 --warmup 1 --n-layer 1 --n-head 1 --n-embd 8 --quiet".split()
+
+
+def read_csv(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_is_all_that_a_new_measure_of_text_needs(tmp_path, monkeypatch, capsys):
+    """It is in eval, and in the table, the files and the picture of compare."""
+    pytest.importorskip("matplotlib")
+
+    def mean_length(evidence):
+        return float(np.mean([len(ids) for ids in evidence.texts])) + 0.25
+
+    row = Measure("mean length", ".2f", mean_length, "texts", panel=("Length of samples", "tokens"))
+    monkeypatch.setitem(measures.TEXT_MEASURES, "mean_length", row)
+    figures, new_figure = [], plots.new_figure
+    monkeypatch.setattr(
+        plots, "new_figure", lambda **options: figures.append(new_figure(**options)) or figures[-1]
+    )
+    (tmp_path / "text.txt").write_text(TEXT)
+    words = ["--data", str(tmp_path / "text.txt"), "--block-size", "8", *SMALL]
+    words += ["--seeds", "0", "--objectives", "mle", "--samples", "2", "--tokens", "20"]
+    out = tmp_path / "out"
+    assert cli.main(["compare", *words, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "mean length" in printed
+    assert "20.25" in printed
+    assert read_csv(out / "table.csv")[0]["mean_length"] == "20.25"
+    assert "Length of samples" in [ax.get_title() for ax in figures[-1].axes]
+    run = ["eval", str(out / "mle_seed0"), "--samples", "2", "--tokens", "30"]
+    assert cli.main(run) == 0
+    assert "30.25" in capsys.readouterr().out
+    assert cli.main([*run[:2], "--samples", "0"]) == 0  # without texts it has nothing to say
+    assert "mean length" in capsys.readouterr().out
+
+
+def test_a_row_is_all_that_a_new_measure_on_worlds_needs(tmp_path, monkeypatch, capsys):
+    def mean_length(sequences):
+        return sequences.mean((sequences.rows[:, 1:] >= 0).sum(axis=1))
+
+    for name, needs in (("length_p", "P"), ("length_q", "Q")):
+        row = Measure(f"length under {needs}", ".3f", mean_length, needs)
+        monkeypatch.setitem(world_measures.WORLD_MEASURES, name, row)
+    out = tmp_path / "out"
+    words = ["--world", "agreement", "--sequences", "100", "--block-size", "4", *SMALL]
+    words += ["--seeds", "0", "--objectives", "mle", "--out", str(out)]
+    assert cli.main(["compare", *words]) == 0
+    assert "length under Q" in capsys.readouterr().out
+    expected = worlds.agreement().expected_length(5)
+    assert float(read_csv(out / "table.csv")[0]["length_p"]) == pytest.approx(expected, rel=1e-12)
+    assert cli.main(["eval", str(out / "mle_seed0")]) == 0
+    assert "length under Q" in capsys.readouterr().out
+
+
+def test_functions_of_the_table_say_what_the_exact_sums_say():
+    """Listed sequences with their probabilities, through the functions that samples go through."""
+    world, model = worlds.agreement(), mm.TableBigram(6)
+    model.params["logits"] = np.random.default_rng(0).standard_normal((6, 6))
+    sums = exact.measure(model, world, 4)
+    evidence = world_measures._all_sequences(model, world, 4, 0, 0)
+    for name, measure in world_measures.WORLD_MEASURES.items():
+        value, error = measure.function(evidence(measure.needs))
+        assert value == pytest.approx(float(sums[name]), rel=1e-9), name
+        assert error is None
+
+
+def test_a_table_of_measurements():
+    groups = {
+        "two runs": [{"perplexity": 2.0, "entropy": 1.0}, {"perplexity": 4.0, "entropy": 1.0}],
+        "a text": [{"entropy": 0.5}],
+    }
+    chosen = {name: measures.TEXT_MEASURES[name] for name in ("perplexity", "entropy")}
+    heading, two, one = tables.format_measures(groups, chosen).split("\n")
+    assert heading.split() == ["perplexity", "entropy"]
+    assert two.split() == ["two", "runs", "3.000", "±", "1.414", "1.000", "±", "0.000"]
+    assert one.split() == ["a", "text", "0.500"]  # nothing where it lacks a measure, no deviation
+    assert {len(line) for line in (heading, two, one)} == {28 + 2 * 18}
+
+
+def test_a_table_of_strings():
+    assert tables.format_table(("name", "n"), [("a", 1), ("abcde", 20)]) == (
+        "name    n\na       1\nabcde  20"
+    )
+    assert tables.format_table(None, [("a", 1)], "{}:{:>3}") == "a:  1"

@@ -45,25 +45,7 @@ def a_thousand_sequences(monkeypatch):
     )
 
 
-# ---- measures and the optimizer ------------------------------------------------------------------
-
-
-def test_average_js_and_zeros_are_their_definitions():
-    rng = np.random.default_rng(0)
-    gold, learned = rng.dirichlet(np.ones(4), 3), rng.dirichlet(np.ones(4), 3)
-    gold[0] = [0.5, 0.5, 0, 0]
-    total = 0.0
-    for p, q in zip(gold, learned):
-        m = (p + q) / 2
-        total += sum(0.5 * a * math.log(a / c) for a, c in zip(p, m) if a) + sum(
-            0.5 * b * math.log(b / c) for b, c in zip(q, m)
-        )
-    assert matrices.average_js(gold, learned) == pytest.approx(total / 3, rel=1e-12)
-    assert matrices.average_zeros(gold, learned) == pytest.approx(
-        (learned[0, 2] + learned[0, 3]) / 2, rel=1e-12
-    )
-    assert matrices.average_js(gold, gold) == 0
-    assert matrices.average_zeros(learned, learned) == 0
+# ---- the measure and the optimizer ---------------------------------------------------------------
 
 
 def test_rows_that_no_sequence_comes_to_do_not_count():
@@ -79,16 +61,6 @@ def test_rows_that_no_sequence_comes_to_do_not_count():
         == matrices.average_js(probs[:2], learned[:2])
         < matrices.average_js(probs, learned)
     )
-
-
-def test_the_transition_matrix_of_a_model_with_memory_averages_over_prefixes():
-    world, model = worlds.agreement(), mm.TableBigram(6)
-    model.params["logits"] = np.random.default_rng(0).standard_normal((6, 6))
-    table = matrices.transition_matrix(model)
-    averaged = matrices.transition_matrix(model, world, samples=500, max_len=4)
-    seen = averaged.sum(axis=1) > 0
-    assert seen.all()
-    np.testing.assert_allclose(averaged[seen], table[seen], rtol=1e-12)
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.3])
