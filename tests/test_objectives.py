@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import minimixce as mm
 from minimixce.experiments import selfcheck
+from minimixce.experiments.fixed_points import fixed_point
 from minimixce.objectives import emo, mixce, mixce_surrogate, mle, tailr
 
 derandomized = partial(settings, derandomize=True, deadline=None, database=None)
@@ -515,22 +516,6 @@ def trained(objective, p, steps=1500):
     return softmax(z)
 
 
-def normalised(q_of_lambda, low, high):
-    """q with Σq = 1, by bisection on λ, in which Σq falls."""
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if q_of_lambda(middle).sum() > 1 else (low, middle)
-    return q_of_lambda(high)
-
-
-def mixce_fixed_point(p, eta):
-    return normalised(lambda lam: eta * p / (lam - (1 - eta) * p), (1 - eta) * p.max() + 1e-15, 2.0)
-
-
-def tailr_fixed_point(p, gamma):
-    return normalised(lambda lam: np.maximum(0, (p / lam - gamma) / (1 - gamma)), 1e-9, 10.0)
-
-
 WORKED = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
 
 
@@ -539,13 +524,15 @@ WORKED = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
 def test_fixed_points(p, ratio):
     np.testing.assert_allclose(trained(mle, p), p, atol=1e-10)
     np.testing.assert_allclose(
-        trained(partial(mixce, eta=ratio), p), mixce_fixed_point(p, ratio), atol=1e-8
+        trained(partial(mixce, eta=ratio), p), fixed_point("mixce", p, ratio)[0], atol=1e-8
     )
     np.testing.assert_allclose(
-        trained(partial(mixce_surrogate, eta=ratio), p), mixce_fixed_point(p, ratio), atol=1e-8
+        trained(partial(mixce_surrogate, eta=ratio), p),
+        fixed_point("mixce", p, ratio)[0],
+        atol=1e-8,
     )
     np.testing.assert_allclose(
-        trained(partial(tailr, gamma=ratio), p, 5000), tailr_fixed_point(p, ratio), atol=1e-6
+        trained(partial(tailr, gamma=ratio), p, 5000), fixed_point("tailr", p, ratio)[0], atol=1e-6
     )
 
 

@@ -235,16 +235,6 @@ def test_the_optimum_has_no_gradient_and_the_network_finds_it_too(few_sequences)
     assert float(best) - 1e-12 <= float(loss) < float(best) + 1e-4
 
 
-def test_fixed_points_have_no_expected_gradient():
-    p = np.random.default_rng(0).dirichlet(np.ones(5), 3)
-    for eta in (0.05, 0.5, 1.0):
-        q = fixed_point("mixce", p, eta)[0]
-        np.testing.assert_allclose(q.sum(axis=1), 1, rtol=1e-12)
-        weighted = p * (eta + (1 - eta) * q)
-        np.testing.assert_allclose(weighted.sum(axis=1, keepdims=True) * q, weighted, atol=1e-12)
-    np.testing.assert_allclose(q, p, atol=1e-12)  # η = 1
-
-
 def test_rloo_from_bigrams_is_the_estimator():
     world, model = worlds.random_markov(5, 0.3, 2), mm.TableBigram(5)
     model.params["logits"] = np.random.default_rng(0).standard_normal((5, 5))

@@ -69,10 +69,13 @@ def _f_and_w(objective, ratio):
 
 
 def _inverse(f_and_w):
-    """The same as the formulas for any w, by bisection: the largest q ≤ 1 with p w(q) ≥ λ q."""
+    """A formula like the others for any w, by bisection: the largest q with p w(q) ≥ λ q.
+
+    It looks beyond 1, up to 2, since the sum has to rise above one where λ is too low.
+    """
 
     def q_of(p, lam, ratio):
-        low, high = np.zeros(p.shape), np.ones(p.shape)
+        low, high = np.zeros(p.shape), np.full(p.shape, 2.0)
         for _ in range(100):
             q = (low + high) / 2
             _, w = f_and_w(np.log(q), ratio, np)
