@@ -33,6 +33,10 @@ from minimixce import backend, cli
 
 pytestmark = pytest.mark.hostile
 
+# 0: a sample with fixed seeds; n: n times as much with new seeds (tests/campaigns/hostile.py)
+CAMPAIGN = int(os.environ.get("MINIMIXCE_CAMPAIGN", "0"))
+TIMES = max(1, CAMPAIGN)
+
 SMALL = (
     "--quiet --device cpu --n-layer 1 --n-head 2 --n-embd 8 --block-size 8 --batch-size 2 --steps 6"
     " --eval-every 3 --warmup 2"
@@ -963,7 +967,7 @@ def test_a_reader_that_has_seen_enough(template):
 
 # ---- fuzzing -------------------------------------------------------------------------------------
 
-fuzzed = settings(derandomize=True, deadline=None, max_examples=250)
+fuzzed = settings(derandomize=not CAMPAIGN, database=None, deadline=None, max_examples=250 * TIMES)
 WEIRD = st.sampled_from(
     [
         "",
@@ -1184,7 +1188,7 @@ def mutated(data, mutation):
     return bytes(data)
 
 
-@settings(fuzzed, max_examples=800)
+@settings(fuzzed, max_examples=800 * TIMES)
 @given(
     st.sampled_from([*RUN_FILES, "last/model.safetensors", "last/config.json"]),
     MUTATIONS,
@@ -1258,7 +1262,7 @@ def wait_for(path, process):
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(3 * TIMES))
 def test_a_run_killed_again_and_again_loads_and_ends_the_same(template, whole, seed):
     whole, seconds = whole
     chance = random.Random(seed)
