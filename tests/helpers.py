@@ -59,12 +59,11 @@ def check_pieces(model, rows=1, shared_by=2, past_length=1, names=None, **option
     model's dropout, if any, acts. `names`: parameters to check, None for all; options are
     gradcheck's.
     """
-    c, rng = model.config, np.random.default_rng(3)
-    names, fixed, layers = (
-        list(model.params) if names is None else list(names),
-        dict(model.params),
-        range(c.n_layer),
-    )
+    c = model.config
+    rng = np.random.default_rng(3)
+    names = list(model.params if names is None else names)
+    fixed = dict(model.params)
+    layers = range(c.n_layer)
     past = [
         rng.standard_normal((rows, c.n_head, past_length, c.n_embd // c.n_head))
         for _ in layers

@@ -359,7 +359,7 @@ GENERATOR = {
 
 
 class Generator:
-    """NumPy's random numbers as arrays of this device; only the methods that CuPy's Generator has."""
+    """NumPy's random numbers as arrays of this device, by the methods that CuPy's Generator has."""
 
     def __init__(self, seed=None):
         generator = np.random.default_rng(seed)
