@@ -246,6 +246,11 @@ def _finder(module, everywhere, own, entry=None):
     return find
 
 
+def breakable(name):
+    """Code inside a line, escaped, which may break between the parts of a long name."""
+    return re.sub(r"(_|\.|::|/)(?=\w)", r"\1<wbr>", html.escape(name))
+
+
 # ---- writing ----------------------------------------------------------------------------------------------------------
 
 
@@ -276,7 +281,7 @@ def _entry_html(entry, module, everywhere, own):
 
 
 def _link(name, target):
-    shown = f"<code>{html.escape(name)}</code>"
+    shown = f"<code>{breakable(name)}</code>"
     return f'<a href="{target}">{shown}</a>' if target else shown
 
 
@@ -284,7 +289,7 @@ def _module_html(module, everywhere, own):
     links = "\n".join(f"<li>{_link(entry.name, f'#{entry.name}')}</li>" for entry in module.entries)
     entries = "\n".join(_entry_html(entry, module.name, everywhere, own) for entry in module.entries)
     return (
-        f'<article class="module">\n<h1><code>minimixce.{module.name}</code></h1>\n'
+        f'<article class="module">\n<h1><code>{breakable(f"minimixce.{module.name}")}</code></h1>\n'
         f"{_doc_html(module.doc, _finder(module.name, everywhere, own))}\n"
         f'<nav class="contents" aria-label="On this page"><ul>\n{links}\n</ul></nav>\n{entries}\n'
         '<p><a href="api.html">All modules</a></p>\n</article>'

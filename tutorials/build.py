@@ -111,11 +111,6 @@ def code(text, language="python", **options):
     return highlight(text.rstrip("\n"), lexer, HtmlFormatter(cssclass="highlight", **options))
 
 
-def breakable(name):
-    """Code inside a line, escaped, which may break between the parts of a long name."""
-    return re.sub(r"(_|\.|::|/)(?=\w)", r"\1<wbr>", html.escape(name))
-
-
 def slug(heading):
     """The anchor of a heading, as GitHub makes it."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
@@ -144,7 +139,7 @@ class Site:
         rules = self.markdown.renderer.rules
         rules["math_inline"] = lambda tokens, i, *_: formula(tokens[i].content)
         rules["math_inline_double"] = rules["math_block"] = lambda tokens, i, *_: formula(tokens[i].content, True) + "\n"
-        rules["code_inline"] = lambda tokens, i, *_: f"<code>{breakable(tokens[i].content)}</code>"
+        rules["code_inline"] = lambda tokens, i, *_: f"<code>{api_reference.breakable(tokens[i].content)}</code>"
         rules["fence"] = lambda tokens, i, *_: code(tokens[i].content, tokens[i].info.strip())
 
     def render(self, text, page, base=HERE):
@@ -329,7 +324,7 @@ def other_pages(site):
     for module in api_reference.MODULES:
         file = api_reference.file_of(module)
         numbered = code((ROOT / file).read_text(encoding="utf-8"), lineanchors="line")
-        bodies[f"source.{module}"] = f"<h1>{breakable(file)}</h1>\n{numbered}"
+        bodies[f"source.{module}"] = f"<h1>{api_reference.breakable(file)}</h1>\n{numbered}"
         titles[f"source.{module}"] = file
     bodies |= {
         "index": site.render((HERE / "index.md").read_text(encoding="utf-8"), "index"),
@@ -343,7 +338,8 @@ def with_source_links(body):
     """The body of a page of the API reference, whose "minimixce/gpt.py, line 7" lead to that line."""
     for module in api_reference.MODULES:
         where = re.escape(f"{api_reference.file_of(module)}, line ")
-        body = re.sub(rf"{where}(\d+)", rf'<a href="source.{module}.html#line-\1">\g<0></a>', body)
+        shown = f"{api_reference.breakable(api_reference.file_of(module))}, line "
+        body = re.sub(rf"{where}(\d+)", rf'<a href="source.{module}.html#line-\1">{shown}\1</a>', body)
     return body
 
 
