@@ -1,4 +1,4 @@
-"""Corpora: what is held out is not trained on, encodings round-trip, every token is a target once."""
+"""Corpora: what is held out is not trained on, encodings round-trip, tokens are targets once."""
 
 import tracemalloc
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from minimixce import text
 from minimixce.experiments import measures
+from minimixce.text import documents
 
 
 def test_default_corpus_is_split_by_topic_without_leaks():
@@ -103,7 +104,7 @@ def test_a_line_longer_than_a_block_goes_on_in_the_next(tmp_path):
 @pytest.mark.parametrize("tokenizer", ["character", "byte"])
 @pytest.mark.parametrize("lines", [False, True])
 def test_prepared_files_hold_the_same_streams(tmp_path, monkeypatch, tokenizer, lines):
-    monkeypatch.setattr(text, "_CHUNK", 7)
+    monkeypatch.setattr(documents, "_CHUNK", 7)
     content = "".join(f"Ünïcode {i} 字\n" for i in range(200))
     kept = load(tmp_path, content, tokenizer=tokenizer, lines=lines)
     written = load(
@@ -231,7 +232,7 @@ def test_witten_bell_equals_a_naive_implementation():
 
 
 def test_preparing_and_reading_a_large_text_takes_bounded_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "_CHUNK", 1 << 14)
+    monkeypatch.setattr(documents, "_CHUNK", 1 << 14)
     # 3 MB, 6 MB as token files
     (tmp_path / "text.txt").write_text("a large text, as far as this test goes\n" * 80_000)
     tracemalloc.start()

@@ -13,6 +13,7 @@ from minimixce import text
 from minimixce.storage import checkpoint
 from minimixce.training import steps
 from minimixce.training.evaluation import evaluate, loss_of_uniform
+from minimixce.training.run import STATE_FILE
 
 V, TOKENS = 5, np.tile(np.array([1, 2, 3, 4, 0, 3]), 60)
 
@@ -45,14 +46,14 @@ def test_same_seed_same_run_bit_for_bit():
 
 
 def test_a_step_function_takes_the_place_of_an_objective():
-    def step(model, batch):
+    def step(net, batch):  # its parameters may have any names
         inputs, targets = batch
-        logits, cache = model.forward(inputs)
+        logits, cache = net.forward(inputs)
         loss, dlogits = mm.objectives.mle(logits, targets)
-        return loss, model.backward(dlogits, cache)
+        return loss, net.backward(dlogits, cache)
 
     a, b = new_model(), new_model()
-    train(a, step)
+    train(a, None, step=step)
     train(b, mm.objectives.mle)
     assert all(np.array_equal(a.params[name], b.params[name]) for name in a.params)
 
@@ -173,12 +174,12 @@ def test_shards_drop_different_elements_and_refuse_what_they_cannot_split():
     )
     assert len(seen) == 2
     assert seen[0] != seen[1]
-    for objective in (
-        lambda logits, targets: mm.objectives.mle(logits, targets),
-        lambda model, batch: None,
+    for how in (
+        {"objective": lambda logits, targets: mm.objectives.mle(logits, targets)},
+        {"step": lambda model, batch: None},
     ):
         with pytest.raises(ValueError, match="shards must be 1"):
-            mm.fit(new_model(), [batch], objective, shards=2, progress=False)
+            mm.fit(new_model(), [batch], **how, shards=2, progress=False)
 
 
 @pytest.mark.parametrize("stop", [1, 30, 45, 59])
@@ -202,8 +203,8 @@ def test_a_run_stopped_anywhere_resumes_bit_for_bit(tmp_path, stop):
     assert without_speed(whole) == without_speed(resumed)
     for part in ("", "last"):
         assert params_of(tmp_path / "whole" / part) == params_of(tmp_path / "cut" / part)
-    arrays, info = checkpoint.load_state(tmp_path / "cut" / run.STATE_FILE)
-    expected, expected_info = checkpoint.load_state(tmp_path / "whole" / run.STATE_FILE)
+    arrays, info = checkpoint.load_state(tmp_path / "cut" / STATE_FILE)
+    expected, expected_info = checkpoint.load_state(tmp_path / "whole" / STATE_FILE)
     assert all(np.array_equal(arrays[name], expected[name]) for name in expected)
     assert info["step"] == expected_info["step"] == 60
 
@@ -244,6 +245,98 @@ def test_validation_loss_is_the_objectives_own():
     assert found["validation_loss"] == pytest.approx(
         0.3 * found["validation_mle"] - 0.7 * found["mean_q"], rel=1e-5
     )
+
+
+ETA = 0.3
+
+
+def mixce_of_eta(logits, targets, normalizer=None):
+    return mm.objectives.mixce(logits, targets, eta=ETA, normalizer=normalizer)
+
+
+def test_validation_does_not_depend_on_how_the_same_loss_is_written():
+    reports = []
+    for objective in (
+        functools.partial(mm.objectives.mixce, eta=ETA),
+        lambda logits, targets, normalizer=None: mixce_of_eta(logits, targets, normalizer),
+        mixce_of_eta,
+    ):
+        options = {"validation": VALIDATION, "validation_eta": ETA}
+        found = train(new_model(), objective, steps=10, **options)
+        reports.append(without_speed(found))
+        measured = evaluate(new_model(), VALIDATION, objective)
+        assert measured["validation_mixce"] == pytest.approx(
+            0.5 * measured["validation_mle"] - 0.5 * measured["mean_q"], rel=1e-12
+        )
+    assert reports[0] == reports[1] == reports[2]
+    found = reports[0][-1]
+    assert found["validation_mixce"] == pytest.approx(
+        ETA * found["validation_mle"] - (1 - ETA) * found["mean_q"], rel=1e-12
+    )
+
+
+def whole_step(net, batch):
+    inputs, targets = batch
+    logits, cache = net.forward(inputs)
+    return mm.objectives.mle(logits, targets)[0], net.backward(logits, cache)
+
+
+def returns_one_number(logits, targets):
+    return logits.sum()
+
+
+def returns_a_gradient_of_targets_shape(logits, targets):
+    return logits.sum(), logits.sum(axis=-1)
+
+
+def takes_one_argument(logits):
+    return logits.sum(), logits
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        whole_step,
+        returns_one_number,
+        returns_a_gradient_of_targets_shape,
+        takes_one_argument,
+    ],
+)
+def test_what_is_no_objective_is_one_sentence_with_its_name(objective):
+    with pytest.raises(TypeError) as raised:
+        train(new_model(), objective)
+    message = str(raised.value)
+    assert message.startswith(f"{objective.__name__} ")
+    assert "\n" not in message
+    for words in ("(logits, targets)", "(loss, dlogits)", "goes in step="):
+        assert words in message
+
+
+def test_an_error_inside_an_objective_that_is_one_stays_as_it_is():
+    def objective(logits, targets):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        train(new_model(), objective)
+
+
+def test_an_objective_and_a_step_exclude_each_other():
+    for objective in (mm.objectives.mle, mm.objectives.mixce):
+        with pytest.raises(TypeError, match="an objective or a step, not both"):
+            train(new_model(), objective, step=whole_step)
+    with pytest.raises(TypeError, match="step must be a function"):
+        train(new_model(), None, step="mle")
+
+
+def test_another_name_of_the_objective_starts_a_new_count_of_the_best(tmp_path):
+    best = []
+    for k, name in enumerate(("a", "a", "b")):
+        options = {"folder": tmp_path, "validation": VALIDATION, "objective_name": name}
+        train(new_model(), mixce_of_eta, steps=10 * (k + 1), resume=k > 0, eval_every=10, **options)
+        _, info = checkpoint.load_state(tmp_path / STATE_FILE)
+        best.append((info["objective"], info["best"]))
+    losses = [m["validation_loss"] for m in info["measurements"]]
+    assert best == [("a", losses[0]), ("a", min(losses[:2])), ("b", losses[2])]
 
 
 @pytest.mark.parametrize(

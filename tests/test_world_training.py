@@ -174,15 +174,15 @@ def test_two_kls_repairs_what_mle_leaves():
     world = worlds.agreement()
     batches = on_worlds.RowBatches(world, world.sample(2000, 4, seed=0), 32, 0)
     validity = {}
-    for name, objective in (
-        ("mle", mm.objectives.mle),
-        ("two_kls", on_worlds.sequence_step("two_kls", world, 4)),
+    for name, how in (
+        ("mle", {"objective": mm.objectives.mle}),
+        ("two_kls", {"step": on_worlds.sequence_step("two_kls", world, 4)}),
     ):
         model = mm.TableBigram(6)
         mm.fit(
             model,
             batches,
-            objective,
+            **how,
             steps=300,
             lr=0.1,
             weight_decay=0.0,
@@ -257,7 +257,7 @@ def test_a_run_with_rloo_resumes_bit_for_bit(tmp_path, stop):
         mm.fit(
             model,
             batches,
-            interrupted,
+            step=interrupted,
             steps=20,
             eval_every=5,
             folder=folder,

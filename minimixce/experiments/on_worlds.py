@@ -13,17 +13,10 @@ import numpy as np
 from .. import estimators, exact, objectives, text, worlds
 from ..storage import validate
 
-SEQUENCE_OBJECTIVES = (
-    "forward_ce",
-    "reverse_ce",
-    "mixce_star",
-    "forward_kl",
-    "reverse_kl",
-    "two_kls",
-    "js",
-    "overlap",
-)
+SEQUENCE_OBJECTIVES = tuple(objectives.names("sequences"))
 
+# the worlds that have a name -> what makes them
+WORLDS = {"agreement": worlds.agreement, "stories": worlds.stories}
 
 # a tag that keeps the random numbers of data apart from those of measures (world_measures),
 # whatever the seeds
@@ -32,15 +25,15 @@ _DATA = 1
 
 # sequences up to which the reverse part of a step is exact; a measurement may take a hundred times
 # as many (world_measures)
-_LISTED = 20_000
+MAX_LISTED = 20_000
 
 
 def open_world(name):
-    """ "agreement", "stories", "random:V:ZEROS:SEED" (worlds.random_markov) or a JSON file that
-    World.save wrote -> World.
+    """A name of WORLDS, "random:V:ZEROS:SEED" (worlds.random_markov) or a JSON file that World.save
+    wrote -> World. Raises ValueError or FileNotFoundError.
     """
-    if name in ("agreement", "stories"):
-        return getattr(worlds, name)()
+    if name in WORLDS:
+        return WORLDS[name]()
     if name.startswith("random:"):
         try:
             vocab_size, zeros, seed = name.split(":")[1:]
@@ -52,7 +45,7 @@ def open_world(name):
         return worlds.random_markov(*numbers)
     if not name.endswith(".json"):
         raise ValueError(
-            "world must be agreement, stories, random:VOCABULARY:ZEROS:SEED or a .json file, got"
+            f"world must be {', '.join(WORLDS)}, random:VOCABULARY:ZEROS:SEED or a .json file, got"
             f" {name!r}"
         )
     return worlds.load(name)
@@ -134,16 +127,16 @@ class RowBatches:
         return -(-len(self.rows) // self.batch_size)
 
 
-def is_listed(world, max_len, most=_LISTED):
+def is_listed(world, max_len, most=MAX_LISTED):
     """Whether the space has at most `most` sequences; by default: whether the reverse part of a
     training step is exact.
     """
     return max_len < 1000 and exact.num_sequences(world.vocab_size, max_len) <= most
 
 
-def how(name, world, max_len, samples):
+def describe_reverse_part(name, world, max_len, samples):
     """In words, how a step of an objective gets what P alone can say."""
-    if name == "forward_ce" or name == "forward_kl":
+    if all(_is_from_samples(part) for _, part in objectives.parts(name, 0.5)):
         return "from samples of P"
     if is_listed(world, max_len):
         return (
@@ -152,25 +145,15 @@ def how(name, world, max_len, samples):
     return f"reverse part by RLOO with {samples} samples of Q a step"
 
 
-_FORWARD_SHARE = {
-    "forward_ce": 1.0,
-    "forward_kl": 1.0,
-    "reverse_ce": 0.0,
-    "reverse_kl": 0.0,
-    "js": 0.0,
-    "overlap": 0.0,
-}
-
-
 def sequence_step(name, world, max_len, *, eta=0.5, samples=64, seed=0):
-    """step(model, batch) -> loss, grads for minimixce.fit: an objective of SEQUENCE_OBJECTIVES in
-    nats per sequence.
+    """A whole step for minimixce.fit(…, step=) -> step(model, batch, *, number=0) -> loss, grads:
+    an objective of SEQUENCE_OBJECTIVES in nats per sequence.
 
     Where the space is listed, js and overlap, which have no part from samples alone, are exact as a
     whole. Where it is not, the reverse part is RLOO with `samples` fresh samples of Q, drawn by
     `seed` and the number of the batch alone, so that a resumed run draws what an undisturbed one
     would; the loss of js is then its Q part alone, and overlap raises ValueError. The model is used
-    without dropout.
+    without dropout. Raises ValueError for options out of range.
     """
     if name not in SEQUENCE_OBJECTIVES:
         raise ValueError(f"objective must be one of {', '.join(SEQUENCE_OBJECTIVES)}, got {name!r}")
@@ -182,40 +165,49 @@ def sequence_step(name, world, max_len, *, eta=0.5, samples=64, seed=0):
             f"{name} is exact only, and horizon {max_len} has too many sequences to list; choose a"
             " shorter one"
         )
-    if name == "js" and not 0 < eta < 1:
-        raise ValueError(f"eta must be above 0 and below 1 for js, which is zero there, got {eta}")
+    objectives.check_objective_ratio(name, eta)
     return functools.partial(
         _step, name=name, world=world, max_len=max_len, eta=eta, samples=samples, seed=seed
     )
 
 
 def _step(model, batch, *, number=0, name, world, max_len, eta, samples, seed):
-    inputs, targets = batch
-    share, loss, grads = _FORWARD_SHARE.get(name, eta), 0.0, {}
-    if share > 0:
-        logits, cache = model.forward(inputs)
-        # per sequence, not per token
-        loss, dlogits = objectives.mle(logits, targets, normalizer=len(inputs))
-        entropy = world.entropy(max_len) if name in ("forward_kl", "two_kls") else 0.0
-        loss, grads = share * (loss - entropy), model.backward(share * dlogits, cache)
-    if share < 1:
-        part, more = _reverse_part(model, number, name, world, max_len, eta, samples, seed)
-        loss = loss + (1 - share) * part
-        grads = {n: grads.get(n, 0.0) + (1 - share) * g for n, g in more.items()}
+    loss, grads = 0.0, {}
+    for share, part in objectives.parts(name, eta):
+        if share == 0:
+            continue
+        if _is_from_samples(part):
+            part_loss, more = _forward_part(model, batch, share, part, world, max_len)
+        else:
+            part_loss, more = _reverse_part(model, number, part, world, max_len, eta, samples, seed)
+            part_loss = share * part_loss
+            more = {n: share * g for n, g in more.items()}
+        loss = loss + part_loss
+        grads = {n: grads[n] + g for n, g in more.items()} if grads else more
     return loss, grads
 
 
-def _reverse_part(model, number, name, world, max_len, eta, samples, seed):
-    objective = {"two_kls": "reverse_kl", "mixce_star": "reverse_ce"}.get(name, name)
-    if is_listed(world, max_len):
-        return exact.loss_and_grads(
-            model, world, max_len, objective=objective, eta=eta, progress=False
-        )
-    drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    return estimators.rloo(
-        model,
-        world,
-        estimators.sample(model, samples, max_len, drawn),
-        objective=objective,
-        eta=eta,
+def _is_from_samples(part):
+    """Whether a part is an expectation over P of token losses, which samples of P estimate."""
+    return objectives.OBJECTIVES[part].f_and_w is not None
+
+
+def _forward_part(model, batch, share, part, world, max_len):
+    """`share` of a part that samples of P estimate, on those of the batch, per sequence."""
+    row = objectives.OBJECTIVES[part]
+    inputs, targets = batch
+    logits, cache = model.forward(inputs)
+    loss, dlogits = objectives.token_objective(
+        logits, targets, row.f_and_w, None, normalizer=len(inputs)
     )
+    entropy = world.entropy(max_len) if row.minus_entropy else 0.0
+    return share * (loss - entropy), model.backward(share * dlogits, cache)
+
+
+def _reverse_part(model, number, part, world, max_len, eta, samples, seed):
+    """A part that needs P itself: exact where the space is listed, RLOO elsewhere."""
+    if is_listed(world, max_len):
+        return exact.loss_and_grads(model, world, max_len, objective=part, eta=eta, progress=False)
+    drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    rows = estimators.sample(model, samples, max_len, drawn)
+    return estimators.rloo(model, world, rows, objective=part, eta=eta)

@@ -1,6 +1,8 @@
 """Files that are written whole or not at all, and the formats of results: JSON, JSON lines, CSV."""
 
 import contextlib
+import csv
+import io
 import json
 import math
 import os
@@ -45,6 +47,12 @@ def write_atomically(path, data):
             os.close(folder)
 
 
+def check_not_there(path, overwrite=False):
+    """Raise FileExistsError if the file of a result is there already, unless overwrite=True."""
+    if path and Path(path).exists() and not overwrite:
+        raise FileExistsError(f"{path} exists already; choose another --out or add --overwrite")
+
+
 def to_json(value):
     """JSON, with null for the numbers it cannot hold (a measure of no text is NaN)."""
 
@@ -59,15 +67,13 @@ def to_json(value):
 
 
 def write_lines(path, records):
-
+    """Write dicts to a file as JSON lines, whole or not at all."""
     data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     write_atomically(path, data.encode())
 
 
 def to_csv(rows):
-    import csv
-    import io
-
+    """CSV of dicts with the same keys, a heading first -> str."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")
     writer.writeheader()

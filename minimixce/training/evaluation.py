@@ -5,26 +5,35 @@ import numpy as np
 from .. import objectives
 
 
-def evaluate(model, batches, objective=None):
-    """Means over all targets of `batches`: validation_mle (nats per token), mean_q (probability of
-    the target), validation_mixce (MixCE's loss η·validation_mle − (1−η)·mean_q, η the objective's
-    or ½), and validation_loss, the objective's own, or MLE's without one.
+def evaluate(model, batches, objective=None, *, eta=0.5):
+    """Means over all targets of `batches` -> dict of floats.
+
+    batches: (inputs, targets), ids (B,T) on the host, targets −1 ignored. The dict holds
+    validation_mle (nats per token), mean_q (probability of the target), validation_mixce (MixCE's
+    loss η·validation_mle − (1−η)·mean_q, with η = `eta`), and validation_loss: the mean of
+    objective(logits, targets), or validation_mle without an objective. Raises ValueError for ids
+    that the model cannot take.
     """
-    eta = getattr(objective, "keywords", {}).get("eta", 0.5)
     nll, q, own, count = 0.0, 0.0, 0.0, 0
     for inputs, targets in batches:
         check_batch(inputs, targets, model.config.vocab_size)
         logits, _ = model.forward(model.xp.asarray(inputs))
-        targets_there, kept = model.xp.asarray(targets), int((targets >= 0).sum())
-        minus_log_q, _ = objectives.mle(logits, targets_there, reduction="none")
+        targets_on_device = model.xp.asarray(targets)
+        targets_here = int((targets >= 0).sum())
+        minus_log_q, _ = objectives.mle(logits, targets_on_device, reduction="none")
         nll += float(minus_log_q.sum())
         # ignored targets add exactly exp(−0) = 1 each
-        q += float(model.xp.exp(-minus_log_q).sum()) - (targets.size - kept)
-        own += 0.0 if objective is None else float(objective(logits, targets_there)[0]) * kept
-        count += kept
-    means = {"validation_mle": nll / count, "mean_q": q / count}
-    means["validation_mixce"] = eta * means["validation_mle"] - (1 - eta) * means["mean_q"]
-    return means | {"validation_loss": (nll if objective is None else own) / count}
+        q += float(model.xp.exp(-minus_log_q).sum()) - (targets.size - targets_here)
+        if objective is not None:
+            own += float(objective(logits, targets_on_device)[0]) * targets_here
+        count += targets_here
+    mle, mean_q = nll / count, q / count
+    return {
+        "validation_mle": mle,
+        "mean_q": mean_q,
+        "validation_mixce": eta * mle - (1 - eta) * mean_q,
+        "validation_loss": (nll if objective is None else own) / count,
+    }
 
 
 def check_batch(inputs, targets, vocab_size):

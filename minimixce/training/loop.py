@@ -19,7 +19,16 @@ from .. import objectives
 from ..optim import AdamW, clip_grads, warmup_cosine
 from ..training.evaluation import check_batch, evaluate
 from ..training.run import STATE_FILE, Run
-from ..training.steps import is_step, step_of_objective, step_of_steps, takes_normalizer
+from ..training.steps import (
+    check_callable,
+    describe,
+    grouped_objective,
+    grouped_step,
+    guarded,
+    takes_normalizer,
+)
+
+MAX_COUNT = 2**63 - 1  # of anything that is counted
 
 _SHORT = {
     "validation_mle": "val_mle",
@@ -27,22 +36,18 @@ _SHORT = {
     "validation_loss": "val_loss",
     "tokens_per_second": "tokens/s",
 }
-
-
 _FORMAT = {"step": "6d", "tokens_per_second": ",.0f", "lr": ".1e"}
 
-
-MOST = 2**63 - 1  # of anything that is counted
-
-
-_LOOK_EVERY = 100  # steps between looks at the losses, each of which makes a GPU finish its queue
+# steps between checks of the losses, each of which makes a GPU finish its queue
+_CHECK_EVERY = 100
 
 
 def fit(
     model,
     batches,
-    objective=objectives.mixce,
+    objective=None,
     *,
+    step=None,
     steps=None,
     lr=1e-3,
     warmup=0,
@@ -53,11 +58,13 @@ def fit(
     accumulate=1,
     shards=1,
     validation=None,
+    validation_eta=0.5,
     eval_every=250,
     patience=None,
     seed=0,
     folder=None,
     boundary=None,
+    objective_name=None,
     resume=False,
     overwrite=False,
     on_start=None,
@@ -69,26 +76,35 @@ def fit(
     batches: (inputs, targets), ids (B,T) on the host, from a list, any iterable or
     text.random_batches; `accumulate` of them make one step. `steps` steps are made, or as many as
     there are batches for. Without `steps` the learning rate stays at lr after `warmup` steps; with
-    it, half a cosine leads down to final_lr·lr. objective: (logits, targets) -> (loss, dlogits), as
-    in minimixce.objectives, or a whole step(model, batch) -> loss, grads; a function whose first
-    parameter is named `model` is taken for the latter; where it has a parameter `number` it is
-    given the number of the batch, to seed its random numbers with. An objective with a `normalizer`
-    parameter is given the number of targets of the whole step, so that accumulated batches equal
-    one big batch. shards: on the CPU, split the rows of each batch over this many threads; worth it
-    for models of 100 channels and more, with the linear algebra library limited to its share of the
-    cores (threadpoolctl, or OMP_NUM_THREADS). Needs an objective with a `normalizer`; results
-    depend on shards in rounding, and with dropout in the draw. validation: batches to iterate over;
-    measurements then hold those of `evaluate`, the best model is the one with the least
-    validation_loss, and training stops after `patience` measurements without a better one. seed: of
-    dropout. folder: where to keep the run (module docstring), with `boundary` as the token that
-    ends a text; overwrite=True replaces a run there; resume=True goes on with it, under the same
-    options and threads on the CPU bit for bit as if never stopped. Ctrl-C then ends the current
-    step, saves, and raises KeyboardInterrupt. on_start() is called before the first step, once the
-    folder holds the run.
+    it, half a cosine leads down to final_lr·lr.
+
+    objective: (logits, targets) -> (loss, dlogits), as in minimixce.objectives; by default mixce.
+    One with a `normalizer` parameter is given the number of targets of the whole step, so that
+    accumulated batches equal one big batch. step: instead of an objective, a whole step(model,
+    batch) -> loss, grads; one with a parameter `number` is given the number of the batch, to seed
+    its random numbers with. objective_name: what the run remembers of either, to start the count of
+    the best anew when it is resumed with another; by default the function's name, with its ratios
+    where it is a functools.partial (two lambdas have the same name).
+
+    shards: on the CPU, split the rows of each batch over this many threads; worth it for models of
+    100 channels and more, with the linear algebra library limited to its share of the cores
+    (threadpoolctl, or OMP_NUM_THREADS). Needs an objective with a `normalizer`; results depend on
+    shards in rounding, and with dropout in the draw. seed: of dropout.
+
+    validation: batches to iterate over; measurements then hold those of `evaluate`, with
+    validation_eta as the η of validation_mixce; the best model is the one with the least
+    validation_loss, and training stops after `patience` measurements without a better one.
+
+    folder: where to keep the run (module docstring), with `boundary` as the token that ends a text;
+    overwrite=True replaces a run there; resume=True goes on with it, under the same options and
+    threads on the CPU bit for bit as if never stopped. Ctrl-C then ends the current step, saves,
+    and raises KeyboardInterrupt. on_start() is called before the first step, once the folder holds
+    the run.
 
     Each measurement has step, loss (mean since the last one), grad_norm (before clipping, at this
     step), lr and tokens_per_second. Raises FloatingPointError, naming the step, when the loss is no
-    longer finite; ValueError for options out of range.
+    longer finite; ValueError for options out of range; TypeError, which says what an objective
+    takes and returns, for one that does not.
     """
     check_options(
         steps,
@@ -103,43 +119,13 @@ def fit(
         eval_every,
         patience,
     )
-    if shards > 1 and (is_step(objective) or not takes_normalizer(objective) or model.xp is not np):
-        raise ValueError(
-            "shards must be 1 on a GPU, for a step and for an objective without a normalizer, got"
-            f" {shards}"
-        )
-    step_function = (
-        step_of_steps(objective)
-        if is_step(objective)
-        else step_of_objective(objective, seed, shards)
-    )
-    if resume and folder is None:
-        raise ValueError("resume=True needs the folder of the run")
-    if (
-        folder is not None
-        and not (resume or overwrite)
-        and any((Path(folder) / f).exists() for f in (STATE_FILE, "config.json"))
-    ):
-        raise FileExistsError(
-            f"{folder} already holds a run; choose another folder, or resume=True or overwrite=True"
-        )
-    if validation is not None and iter(validation) is validation:
-        raise TypeError(
-            "validation must be batches that can be iterated over again and again, got an iterator"
-        )
-    run = Run(
-        model,
-        AdamW(model.params, lr, betas, weight_decay=weight_decay),
-        objective,
-        folder,
-        boundary,
-    )
+    objective, group_step = _objective_and_step(objective, step, model, seed, shards)
+    _check_places(folder, validation, resume, overwrite)
+    optimizer = AdamW(model.params, lr, betas, weight_decay=weight_decay)
+    name = objective_name or describe(objective if step is None else step)
+    run = Run(model, optimizer, name, folder, boundary)
     if resume:
-        run.load()
-        if steps is not None and steps < run.step + bool(run.losses):
-            raise ValueError(
-                f"the run in {folder} has made {run.step} steps; steps must be more, got {steps}"
-            )
+        _take_up(run, steps)
     else:
         run.save()  # so that a run can be loaded and resumed whenever it is killed
     if on_start is not None:
@@ -148,75 +134,155 @@ def fit(
         f"a smaller lr (now {lr}), more warmup (now {warmup}) or a smaller max_grad_norm (now"
         f" {max_grad_norm})"
     )
-    groups = _groups(batches, run.step * accumulate, accumulate)
-    bar = tqdm(
-        total=steps,
-        initial=run.step,
-        disable=None if progress else True,
-        unit="step",
-        dynamic_ncols=True,
-    )
-    tokens, started = 0, time.perf_counter()
 
-    def measure():
-        nonlocal tokens, started
-        run.look_at_losses(advice)
+    def validate():
+        if validation is None:
+            return {}
+        return evaluate(model, validation, objective, eta=validation_eta)
+
+    report = _Report(run, validate, advice, steps, progress)
+    groups = _groups(batches, run.step * accumulate, accumulate)
+    # What overflows shows in the loss, with advice, and needs no warnings; losses are pending where
+    # a run was interrupted.
+    with report.bar, _interrupt_flag(folder is not None) as interrupted, np.errstate(all="ignore"):
+        while run.step != steps and (run.losses or patience is None or run.worse < patience):
+            group = next(groups, None)
+            if group is None:
+                break
+            rate = learning_rate(run.step, lr, warmup, steps, final_lr)
+            _make_step(run, group_step, group, rate, max_grad_norm)
+            report.count(group)
+            if run.step % eval_every == 0:
+                report.measure()
+            elif run.step % _CHECK_EVERY == 0:
+                run.check_losses(advice)
+            if interrupted and run.step != steps:
+                run.check_losses(advice)
+                run.save()
+                raise KeyboardInterrupt
+        if run.losses:
+            report.measure()
+    return run.measurements
+
+
+def _objective_and_step(objective, step, model, seed, shards):
+    """What fit was given -> (the objective, or None for a step; what makes a step of a group of
+    batches).
+    """
+    if step is not None:
+        if objective is not None:
+            raise TypeError("give fit an objective or a step, not both")
+        check_callable("step", step)
+        countable = False
+    else:
+        objective = objectives.mixce if objective is None else objective
+        check_callable("objective", objective)
+        countable = takes_normalizer(objective)
+    if shards > 1 and (not countable or model.xp is not np):
+        raise ValueError(
+            "shards must be 1 on a GPU, for a step and for an objective without a normalizer, got"
+            f" {shards}"
+        )
+    if step is not None:
+        return None, grouped_step(step)
+    return objective, grouped_objective(guarded(objective), seed, shards)
+
+
+def _check_places(folder, validation, resume, overwrite):
+    """Raise an error unless fit can keep the run in `folder`, and iterate over `validation`."""
+    if resume and folder is None:
+        raise ValueError("resume=True needs the folder of the run")
+    new = folder is not None and not (resume or overwrite)
+    if new and any((Path(folder) / name).exists() for name in (STATE_FILE, "config.json")):
+        raise FileExistsError(
+            f"{folder} already holds a run; choose another folder, or resume=True or overwrite=True"
+        )
+    if validation is not None and iter(validation) is validation:
+        raise TypeError(
+            "validation must be batches that can be iterated over again and again, got an iterator"
+        )
+
+
+def _take_up(run, steps):
+    """Load a run that is to make `steps` steps in all, or as many as there are batches for."""
+    run.load()
+    if steps is not None and steps < run.step + bool(run.losses):
+        raise ValueError(
+            f"the run in {run.folder} has made {run.step} steps; steps must be more, got {steps}"
+        )
+
+
+def _make_step(run, group_step, group, rate, max_grad_norm):
+    """One step of the optimizer; its loss stays on the device until the next check."""
+    for inputs, targets in group:
+        check_batch(inputs, targets, run.model.config.vocab_size)
+    loss, grads = group_step(run.model, group, run.step)
+    run.grad_norm = clip_grads(grads, max_grad_norm)
+    run.optimizer.step(grads, rate)
+    run.lr = rate
+    run.step += 1
+    run.losses.append(loss)
+
+
+class _Report:
+    """What a run reports: a progress bar, and every now and then a measurement that is printed and
+    kept.
+    """
+
+    def __init__(self, run, validate, advice, steps, progress):
+        self.run = run
+        self.validate = validate
+        self.advice = advice
+        self.progress = progress
+        self.bar = tqdm(
+            total=steps,
+            initial=run.step,
+            disable=None if progress else True,
+            unit="step",
+            dynamic_ncols=True,
+        )
+        self._start_clock()
+
+    def _start_clock(self):
+        self.tokens = 0  # since the last measurement
+        self.started = time.perf_counter()
+
+    def count(self, group):
+        """One step more."""
+        self.tokens += sum(targets.size for _, targets in group)
+        self.bar.update()
+
+    def measure(self):
+        """Measure, keep, save and print; FloatingPointError for a loss that is not finite."""
+        run = self.run
+        run.check_losses(self.advice)
         found = {
             "step": run.step,
             "loss": float(np.mean(run.losses)),
             "grad_norm": float(run.grad_norm),
             "lr": run.lr,
+            "tokens_per_second": self.tokens / (time.perf_counter() - self.started),
         }
-        found["tokens_per_second"] = tokens / (time.perf_counter() - started)
-        if validation is not None:
-            found |= evaluate(model, validation, None if is_step(objective) else objective)
-            if not np.isfinite(found["validation_loss"]):
-                raise FloatingPointError(
-                    f"the validation loss is not finite at step {run.step}; try {advice}"
-                )
+        found |= self.validate()
+        if not np.isfinite(found.get("validation_loss", 0.0)):
+            raise FloatingPointError(
+                f"the validation loss is not finite at step {run.step}; try {self.advice}"
+            )
         run.add(found)
         run.save()
-        if progress:
-            bar.set_postfix(
-                {_SHORT.get(k, k): f"{v:.3g}" for k, v in found.items() if k in ("loss", *_SHORT)}
-            )
-            tqdm.write(
-                "  ".join(
-                    f"{_SHORT.get(k, k)} {v:{_FORMAT.get(k, '.3f')}}" for k, v in found.items()
-                )
-            )
-        tokens, started = 0, time.perf_counter()
+        if self.progress:
+            self._print(found)
+        self._start_clock()
 
-    # What overflows shows in the loss, with advice, and needs no warnings; losses are pending where
-    # a run was interrupted.
-    with bar, _interrupt_flag(folder is not None) as interrupted, np.errstate(all="ignore"):
-        while run.step != steps and (run.losses or patience is None or run.worse < patience):
-            group = next(groups, None)
-            if group is None:
-                break
-            for inputs, targets in group:
-                check_batch(inputs, targets, model.config.vocab_size)
-            rate = learning_rate(run.step, lr, warmup, steps, final_lr)
-            loss, grads = step_function(model, group, run.step)
-            grad_norm = clip_grads(grads, max_grad_norm)
-            run.optimizer.step(grads, rate)
-            del grads  # or they would stay in memory beside the next step's activations
-            run.step += 1
-            run.losses.append(loss)  # stays on the device until the next look
-            tokens += sum(targets.size for _, targets in group)
-            bar.update()
-            run.grad_norm, run.lr = grad_norm, rate
-            if run.step % eval_every == 0:
-                measure()
-            elif run.step % _LOOK_EVERY == 0:
-                run.look_at_losses(advice)
-            if interrupted and run.step != steps:
-                run.look_at_losses(advice)
-                run.save()
-                raise KeyboardInterrupt
-        if run.losses:
-            measure()
-    return run.measurements
+    def _print(self, found):
+        short = {_SHORT.get(name, name): value for name, value in found.items()}
+        beside_the_bar = ("loss", *_SHORT.values())
+        self.bar.set_postfix({k: f"{v:.3g}" for k, v in short.items() if k in beside_the_bar})
+        cells = (
+            f"{_SHORT.get(name, name)} {value:{_FORMAT.get(name, '.3f')}}"
+            for name, value in found.items()
+        )
+        tqdm.write("  ".join(cells))
 
 
 def check_options(
@@ -244,11 +310,9 @@ def check_options(
         raise ValueError(f"shards must be at least 1 and at most 1024, got {shards}")
     for name, value in counts.items():
         least = 0 if name == "warmup" else 1
-        if value is not None and not least <= value <= MOST:
-            raise ValueError(
-                f"{name} must be at least {least}{' and at most 2^63 - 1' if value > MOST else ''},"
-                f" got {value}"
-            )
+        if value is not None and not least <= value <= MAX_COUNT:
+            limit = " and at most 2^63 - 1" if value > MAX_COUNT else ""
+            raise ValueError(f"{name} must be at least {least}{limit}, got {value}")
     if not 0 <= final_lr <= 1:
         raise ValueError(f"final_lr must be between 0 and 1, got {final_lr}")
     if not 0 < max_grad_norm <= float(np.finfo(np.float32).max):

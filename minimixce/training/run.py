@@ -1,19 +1,33 @@
-"""A run and its folder."""
+"""A run and its folder.
+
+The folder holds config.json and model.safetensors (the best model so far, as Hugging Face keeps a
+GPT-2), last/ (the last one), metrics.jsonl (a measurement a line), resume.safetensors (the whole
+state, replaced atomically) and, for a run of the command line, run.json (the options it was started
+with) and its tokenizer.
+"""
 
 import json
 from pathlib import Path
 
 import numpy as np
 
+from .. import text
 from ..backend import to_numpy
+from ..gpt import GPT
 from ..storage import checkpoint, files
-from ..training.steps import describe
 
-METRICS_FILE, STATE_FILE, LAST = "metrics.jsonl", "resume.safetensors", "last"
+METRICS_FILE = "metrics.jsonl"
+STATE_FILE = "resume.safetensors"
+LAST = "last"
+RUN_FILE = "run.json"
 
 
 class Run:
-    """What changes while a run goes on, and its folder."""
+    """What changes while a run goes on, and its folder.
+
+    objective: a name that tells one objective from another (steps.describe). folder: where to keep
+    the run, or None. boundary: the token that ends a text, or None.
+    """
 
     _REMEMBERED = (
         "step",
@@ -27,20 +41,23 @@ class Run:
     )
 
     def __init__(self, model, optimizer, objective, folder, boundary):
-        self.model, self.optimizer, self.objective, self.boundary = (
-            model,
-            optimizer,
-            describe(objective),
-            boundary,
-        )
+        self.model = model
+        self.optimizer = optimizer
+        self.objective = objective
         self.folder = None if folder is None else Path(folder)
-        self.step, self.losses, self.measurements, self.grad_norm, self.lr = 0, [], [], None, None
+        self.boundary = boundary
+        self.step = 0
+        self.losses = []  # since the last measurement
+        self.measurements = []
+        self.grad_norm = None
+        self.lr = None
         # least validation loss, and measurements since then
-        self.best, self.worse = float("inf"), 0
+        self.best = float("inf")
+        self.worse = 0
 
-    def look_at_losses(self, advice):
-        """Bring the losses since the last measurement to the host; FloatingPointError if one is not
-        finite.
+    def check_losses(self, advice):
+        """Bring the losses since the last measurement to the host; FloatingPointError, which ends
+        with `advice`, if one is not finite.
         """
         seen = [loss for loss in self.losses if isinstance(loss, float)]
         fresh = self.losses[len(seen) :]
@@ -57,6 +74,7 @@ class Run:
             )
 
     def add(self, found):
+        """Keep a measurement (a dict), and count those since the least validation_loss."""
         self.measurements.append(found)
         self.losses = []
         if "validation_loss" in found:
@@ -64,8 +82,8 @@ class Run:
             self.best = min(self.best, found["validation_loss"])
 
     def save(self):
-        """Export the models and metrics, then replace the state: whatever a kill leaves, the state
-        is never ahead of them.
+        """Export the models and metrics, then replace the state: a kill at any moment leaves a
+        state that is never ahead of them. Does nothing without a folder.
         """
         if self.folder is None:
             return
@@ -76,37 +94,110 @@ class Run:
         self.model.save(self.folder / LAST, overwrite=True, boundary=self.boundary)
         lines = "".join(json.dumps(m) + "\n" for m in self.measurements)
         files.write_atomically(self.folder / METRICS_FILE, lines.encode())
-        arrays = {
-            f"{kind}.{name}": value
-            for kind, group in self._groups().items()
-            for name, value in group.items()
-        }
         info = {name: getattr(self, name) for name in self._REMEMBERED}
         info["grad_norm"] = None if self.grad_norm is None else float(self.grad_norm)
-        checkpoint.save_state(self.folder / STATE_FILE, arrays, info)
+        checkpoint.save_state(self.folder / STATE_FILE, self._arrays(), info)
 
     def load(self):
+        """Take the state that `save` left; ValueError or FileNotFoundError where it is damaged, of
+        another model, or missing.
+        """
         arrays, info = checkpoint.load_state(self.folder / STATE_FILE)
-        expected = {
-            f"{kind}.{name}": a.shape
-            for kind, group in self._groups().items()
-            for name, a in group.items()
-        }
+        expected = {name: array.shape for name, array in self._arrays().items()}
         checkpoint.check_shapes(self.folder / STATE_FILE, expected, arrays)
-        for kind, group in self._groups().items():
-            for name, value in group.items():
-                value[...] = self.model.xp.asarray(arrays[f"{kind}.{name}"])
+        for name, array in self._arrays().items():
+            array[...] = self.model.xp.asarray(arrays[name])
         objective = self.objective
         for name in self._REMEMBERED:
             setattr(self, name, info[name])
         self.optimizer.steps = self.step
         # losses of another scale: what was best by them says nothing now
         if objective != self.objective:
-            self.objective, self.best, self.worse = objective, float("inf"), 0
+            self.objective = objective
+            self.best = float("inf")
+            self.worse = 0
 
-    def _groups(self):
-        return {
+    def _arrays(self):
+        """{name: array} of all that training changes, the arrays themselves."""
+        groups = {
             "params": self.model.params,
             "mean": self.optimizer.mean,
             "square": self.optimizer.square,
         }
+        return {
+            f"{kind}.{name}": array
+            for kind, group in groups.items()
+            for name, array in group.items()
+        }
+
+
+def found_in(folder):
+    """The name of something in `folder` that a run would overwrite, or None."""
+    names = (
+        RUN_FILE,
+        "config.json",
+        "model.safetensors",
+        STATE_FILE,
+        METRICS_FILE,
+        LAST,
+        text.TOKENIZER_FILE,
+    )
+    return next((name for name in names if (Path(folder) / name).exists()), None)
+
+
+def start_folder(folder, tokenizer):
+    """Make a run's folder and save its tokenizer; files that tell of a run that is replaced go
+    first.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (RUN_FILE, STATE_FILE, "config.json"):
+        (folder / name).unlink(missing_ok=True)
+    text.save_tokenizer(tokenizer, folder)
+
+
+def open_folder(folder, device="auto"):
+    """The best model of a run's folder and its tokenizer -> (GPT, tokenizer). Raises
+    FileNotFoundError or ValueError where one is missing, damaged, or does not fit the other.
+    """
+    model = GPT.load(folder, device)
+    tokenizer = text.load_tokenizer(folder)
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise ValueError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model"
+            f" {model.config.vocab_size}"
+        )
+    return model, tokenizer
+
+
+def write_options(folder, options, corpus):
+    """Write run.json: options (a dict), with what is true of the corpus instead of what was asked
+    for, and the corpus's fingerprint.
+    """
+    found = {
+        "data_fingerprint": corpus.fingerprint(),
+        "lines": corpus.lines,
+        "tokenizer": corpus.tokenizer.kind,
+    }
+    data = json.dumps(options | found, indent=2).encode() + b"\n"
+    files.write_atomically(Path(folder) / RUN_FILE, data)
+
+
+def read_options(folder, fits):
+    """The options in a folder's run.json -> dict. fits(name, value) says whether an option may be
+    so; ValueError for a file with one that does not, FileNotFoundError without a file.
+    """
+    path = Path(folder) / RUN_FILE
+    options = files.read_json(path)
+    for name, value in options.items():
+        if not (type(value) is int if name == "data_fingerprint" else fits(name, value)):
+            raise ValueError(f"{path} is damaged: {name} cannot be {value!r}")
+    options.pop("data_fingerprint", None)
+    return options
+
+
+def check_corpus(folder, corpus):
+    """Raise ValueError unless `corpus` has the fingerprint of the one the run was started with."""
+    fingerprint = files.read_json(Path(folder) / RUN_FILE).get("data_fingerprint")
+    if fingerprint != corpus.fingerprint():
+        raise ValueError(f"the training text is not the one the run in {folder} was started with")

@@ -1,6 +1,12 @@
-"""From objectives to steps: loss and gradients of a group of batches."""
+"""From objectives to steps: loss and gradients of a group of batches.
+
+An objective is a function (logits, targets) -> (loss, dlogits), a whole step a function (model,
+batch) -> loss, grads. Either becomes what the loop calls: (model, group, number) -> loss, grads,
+the mean over a group of batches, where number counts the groups.
+"""
 
 import contextvars
+import functools
 import inspect
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -9,56 +15,116 @@ import numpy as np
 
 from .. import backend
 
+_IN_FIT = "; a whole step, (model, batch) -> loss, grads, goes in step="
+
+
+# what calling something else with (logits, targets) raises; a ValueError where it unpacks a batch
+_TELLING = (AttributeError, TypeError, ValueError)
+
+
+class NotAnObjective(TypeError, ValueError):
+    """What was given as an objective fails, or does not return what an objective does."""
+
 
 def describe(objective):
-    """A name with its ratios, to notice when a resumed run is given another objective."""
+    """A function's name, with its ratios where it is a functools.partial: what a run remembers of
+    its objective unless fit is told a name.
+    """
     function, options = getattr(objective, "func", objective), getattr(objective, "keywords", {})
+    # never a repr: its address changes with the process
+    return described(getattr(function, "__name__", type(function).__qualname__), options)
+
+
+def described(name, options):
+    """A name and those of its options {name: value} that are numbers or text, as one line: "mixce"
+    and {"eta": 0.5} -> 'mixce {"eta": 0.5}'.
+    """
     ratios = {
         name: value for name, value in options.items() if isinstance(value, (int, float, str))
     }
-    # never a repr: its address changes with the process
-    name = getattr(function, "__name__", type(function).__qualname__)
     return f"{name} {json.dumps(ratios, sort_keys=True)}"
 
 
-def is_step(objective):
-    """Whether fit takes `objective` for a whole step(model, batch) -> loss, grads."""
-    if not callable(objective):
-        raise TypeError(
-            f"objective must be a function, as minimixce.objectives.mixce, got {objective!r}"
+def check_callable(name, function):
+    """Raise TypeError unless an objective or a step can be called."""
+    if not callable(function):
+        example = (
+            "minimixce.objectives.mixce" if name == "objective" else "(model, batch) -> loss, grads"
         )
-    return next(iter(inspect.signature(objective).parameters), None) == "model"
+        raise TypeError(f"{name} must be a function, as {example}, got {function!r}")
+
+
+def guarded(objective, name=None, *, errors=_TELLING, advice=_IN_FIT):
+    """`objective`, with one sentence where it is none: NotAnObjective, which names it, if it raises
+    one of `errors` or does not return (0-d loss, dlogits of logits' shape).
+
+    name: how the sentence names it; by default its own name. advice: how the sentence ends.
+    """
+    name = name or describe(objective).partition(" ")[0]
+
+    @functools.wraps(objective)
+    def call(logits, targets, **options):
+        try:
+            result = objective(logits, targets, **options)
+        except NotAnObjective:  # it was guarded already
+            raise
+        except errors as error:
+            message = f"{name} fails: {type(error).__name__}: {error}"
+            if isinstance(error, _TELLING):
+                message += (
+                    f"; an objective takes (logits, targets) and returns (loss, dlogits){advice}"
+                )
+            raise NotAnObjective(message) from error
+        if not _is_loss_and_dlogits(result, logits):
+            raise NotAnObjective(
+                f"{name} must return (loss, dlogits), arrays of shape () and of logits' shape,"
+                f" from (logits, targets){advice}"
+            )
+        return result
+
+    return call
+
+
+def _is_loss_and_dlogits(result, logits):
+    if not isinstance(result, tuple) or len(result) != 2:
+        return False
+    loss, dlogits = result
+    loss_shape = () if isinstance(loss, (int, float)) else getattr(loss, "shape", None)
+    return loss_shape == () and getattr(dlogits, "shape", None) == logits.shape
 
 
 def takes_normalizer(objective):
+    """Whether an objective has the documented keyword parameter `normalizer`, and so can take its
+    targets in parts.
+    """
     return "normalizer" in inspect.signature(objective).parameters
 
 
-def step_of_objective(objective, seed=0, shards=1):
-    """step(model, group, number) -> loss, grads over a group of batches, from a token objective.
+def grouped_objective(objective, seed=0, shards=1):
+    """(model, group, number) -> loss, grads from an objective over tokens.
 
-    The random numbers of dropout depend on seed, step and shard alone, so that a resumed run draws
-    what an undisturbed one would. NumPy lets go of Python's lock while it computes, so the threads
-    that take a shard each do run side by side.
+    Where it takes a `normalizer`, that is the number of targets of the whole group, so that the
+    group equals one big batch; elsewhere the batches' losses are averaged. The random numbers of
+    dropout depend on seed, number and shard alone, so that a resumed run draws what an undisturbed
+    one would. shards: threads that take their share of every batch's rows each. NumPy lets go of
+    Python's lock while it computes, so they do run side by side.
     """
     counted = takes_normalizer(objective)
 
-    def step_of_shard(model, group, count, number, shard):
-        xp, loss, grads, rng = model.xp, 0.0, None, None
-        if model.config.dropout:
-            rng = backend.rng(
-                int(np.random.SeedSequence([seed, number, shard]).generate_state(1)[0]), xp
-            )
+    def shard_step(model, group, count, number, shard):
+        loss, grads = 0.0, None
+        rng = _dropout_rng(model, seed, number, shard)
         for inputs, targets in group:
             rows = slice(shard * len(inputs) // shards, (shard + 1) * len(inputs) // shards)
             if rows.start == rows.stop:
                 continue
-            logits, cache = model.forward(xp.asarray(inputs[rows]), training=True, rng=rng)
+            logits, cache = model.forward(model.xp.asarray(inputs[rows]), training=True, rng=rng)
+            targets_on_device = model.xp.asarray(targets[rows])
             if counted:
-                part, dlogits = objective(logits, xp.asarray(targets[rows]), normalizer=count)
+                part, dlogits = objective(logits, targets_on_device, normalizer=count)
             else:
                 part, dlogits = (
-                    value / len(group) for value in objective(logits, xp.asarray(targets))
+                    value / len(group) for value in objective(logits, targets_on_device)
                 )
             grads = model.backward(dlogits, cache, grads)
             loss = loss + part
@@ -67,39 +133,51 @@ def step_of_objective(objective, seed=0, shards=1):
     def step(model, group, number):
         count = max(1, sum(int((targets >= 0).sum()) for _, targets in group))
         if shards == 1:
-            return step_of_shard(model, group, count, number, 0)
-        with ThreadPoolExecutor(shards) as pool:
-            # so that NumPy's error settings hold there too
-            contexts = [contextvars.copy_context() for _ in range(shards)]
-            parts = [
-                pool.submit(c.run, step_of_shard, model, group, count, number, i)
-                for i, c in enumerate(contexts)
-            ]
-        # None: more shards than rows
-        (loss, grads), *others = [p.result() for p in parts if p.result()[1] is not None]
-        for more_loss, more in others:  # always in this order, so that a run repeats bit for bit
-            loss = loss + more_loss
-            for name, g in more.items():
-                grads[name] += g
-        return loss, grads
+            return shard_step(model, group, count, number, 0)
+        return _sum_of_shards(shards, lambda shard: shard_step(model, group, count, number, shard))
 
     return step
 
 
-def step_of_steps(one):
-    """The same from a user's step(model, batch) -> loss, grads: the mean over the group."""
-    takes_number = "number" in inspect.signature(one).parameters
+def _dropout_rng(model, seed, number, shard):
+    """The generator of one step's dropout, or None for a model without."""
+    if not model.config.dropout:
+        return None
+    drawn = np.random.SeedSequence([seed, number, shard]).generate_state(1)[0]
+    return backend.rng(int(drawn), model.xp)
 
-    def step(model, group, number):
+
+def _sum_of_shards(shards, shard_step):
+    """Run shard_step(0), …, shard_step(shards − 1) in threads and add up loss and grads."""
+    with ThreadPoolExecutor(shards) as pool:
+        # so that NumPy's error settings hold there too
+        contexts = [contextvars.copy_context() for _ in range(shards)]
+        running = [pool.submit(c.run, shard_step, i) for i, c in enumerate(contexts)]
+    # None: more shards than rows
+    (loss, grads), *others = [r.result() for r in running if r.result()[1] is not None]
+    for more_loss, more in others:  # always in this order, so that a run repeats bit for bit
+        loss = loss + more_loss
+        for name, g in more.items():
+            grads[name] += g
+    return loss, grads
+
+
+def grouped_step(step):
+    """(model, group, number) -> loss, grads from a user's step(model, batch) -> loss, grads: the
+    mean over the group. A step with the documented keyword parameter `number` is given the number
+    of the batch.
+    """
+    takes_number = "number" in inspect.signature(step).parameters
+
+    def mean_step(model, group, number):
         loss, grads = 0.0, None
         for k, (inputs, targets) in enumerate(group):
             numbered = {"number": number * len(group) + k} if takes_number else {}
-            part, more = one(
-                model, (model.xp.asarray(inputs), model.xp.asarray(targets)), **numbered
-            )
+            batch = model.xp.asarray(inputs), model.xp.asarray(targets)
+            part, more = step(model, batch, **numbered)
             loss = loss + part / len(group)
             more = {name: g / len(group) for name, g in more.items()}
             grads = more if grads is None else {name: grads[name] + g for name, g in more.items()}
         return loss, grads
 
-    return step
+    return mean_step

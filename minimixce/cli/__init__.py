@@ -1,0 +1,111 @@
+"""The command line: minimixce train, sample, eval, compare, synthetic, prepare, gradcheck.
+
+Nothing is computed here. A command declares its options, makes the call that a program would make,
+and prints what comes back.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+
+from .. import __version__
+from ..training.threads import limit_threads
+
+# what each command is for; its module, of the same name unless it is in _MODULES, is imported only
+# when it is asked for, which keeps `minimixce --help` quick
+COMMANDS = {
+    "train": "train a GPT on text",
+    "sample": "let a trained model write",
+    "eval": "measure a trained model on text",
+    "compare": "train with several objectives on the same data, seeds and budget, and measure",
+    "synthetic": "how well each objective recovers a known bigram world: the paper's table",
+    "prepare": "encode a large text once, into files that training maps into memory",
+    "gradcheck": "check every gradient against numerical derivatives, tensor by tensor",
+}
+_MODULES = {"eval": "evaluate"}
+
+
+def main(argv=None):
+    """Run one command -> exit status: 0 done, 1 a check failed, 2 bad input (one sentence on
+    stderr), 130 interrupted, 141 the reader of standard output is gone.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without η prints a question mark
+    command = argv[0] if argv else ""
+    try:
+        given = vars(_parser(command).parse_args(argv))
+        del given["command"]
+        given = _module("options").complete(given)
+        with limit_threads(given.get("threads")):
+            status = _module(_MODULES.get(command, command)).run(given)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of a pipe has seen enough; 141 is what a shell calls that
+        _drop_output()
+        return 141
+    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+        print(f"minimixce {command}: {_sentence(error)}", file=sys.stderr)
+        _drop_output()
+        return 2
+    except KeyboardInterrupt as stop:
+        print(str(stop) or f"minimixce {command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _module(name):
+    return importlib.import_module(f".{name}", __package__)
+
+
+def _parser(command):
+    """The parser of the whole command line, in which one command has its options."""
+    parser = Parser(
+        prog="minimixce",
+        description=(
+            "Train language models by mixing forward and reverse cross-entropies, and check the"
+            " maths."
+        ),
+    )
+    parser.add_argument("--version", action="version", version=f"minimixce {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, help in COMMANDS.items():
+        of_command = commands.add_parser(name, help=help, description=help)
+        if name == command:
+            _module(_MODULES.get(name, name)).declare(of_command)
+    return parser
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one sentence."""
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+    def _check_value(self, action, value):
+        if action.dest == "command":
+            super()._check_value(action, value)
+        elif action.choices is not None and value not in action.choices:
+            *all_but_last, last = action.choices
+            allowed = f"{', '.join(all_but_last)} or {last}"
+            raise ValueError(f"--{action.dest} must be {allowed}, got {value!r}")
+
+
+def _sentence(error):
+    """What to print of an error: its message; a table, as a refused gradient check's, keeps its
+    lines.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _drop_output():
+    """Give up what standard output does not take (a closed pipe, a full disk), or Python complains
+    about it at exit.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,52 @@
+"""minimixce compare."""
+
+from dataclasses import dataclass
+
+from ..experiments.options import ComparisonOptions, check_given, option
+from .options import CommonOptions, add_fields, chosen, of
+
+
+@dataclass
+class Flags:
+    """The options of the command itself."""
+
+    out: str = option(
+        "comparison",
+        "folder for the runs, table.csv, table.json and comparison.png",
+        metavar="FOLDER",
+    )
+    overwrite: bool = option(False, "replace the comparison in FOLDER")
+    resume: bool = option(
+        False, "go on with the comparison in FOLDER: runs that are finished are not trained again"
+    )
+
+
+def declare(parser):
+    """Declare the options of the command."""
+    add_fields(parser, CommonOptions)
+    add_fields(parser, Flags)
+    helps = {
+        "unchecked": "do not gradient-check objectives from a file",
+        "quiet": "print no progress of the runs",
+    }
+    add_fields(parser, ComparisonOptions, leave_out=("objective",), helps=helps)
+
+
+def run(given):
+    """Compare, and print the table -> exit status."""
+    from ..experiments import compare
+
+    flags = chosen(Flags, given)
+    given = of(ComparisonOptions, given)
+    options = ComparisonOptions(**given)
+    check_given(options, given)
+    found = compare.compare(
+        options, flags.out, resume=flags.resume, overwrite=flags.overwrite, say=print
+    )
+    print(f"\n{found.table()}")
+    print(found.note)
+    print(
+        f"files    {flags.out}/: table.csv, table.json, comparison.png, and a run folder for each"
+        " objective and seed"
+    )
+    return 0

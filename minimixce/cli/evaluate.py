@@ -1,0 +1,52 @@
+"""minimixce eval."""
+
+from dataclasses import dataclass
+
+from ..experiments.options import option
+from .options import CommonOptions, FileFlags, add_fields, chosen
+
+
+@dataclass
+class Flags:
+    """What is measured, and how."""
+
+    data: list[str] | None = option(  # noqa: RUF009 (no list is shared: it is None)
+        None,
+        "files or folders to measure on, and to count words as valid by; without it, the run's own"
+        " validation text",
+    )
+    eta: float = option(0.5, "η of the MixCE loss that is printed")
+    samples: int = option(
+        40, "texts to sample for diversity, repetition and word validity; 0 for none"
+    )
+    tokens: int = option(500, "most tokens in each")
+    temperature: float = option(1.0, "of those samples")
+    eval_tokens: int = option(50_000, "most tokens of the text to measure on")
+
+
+def declare(parser):
+    """Declare the options of the command."""
+    add_fields(parser, CommonOptions)
+    parser.add_argument("folder", help="a run folder")
+    add_fields(parser, Flags)
+    add_fields(parser, FileFlags, helps={"out": "also write the measures to FILE as JSON"})
+
+
+def run(given):
+    """Measure, print what was found and write it to a file -> exit status."""
+    from ..experiments import evaluate
+    from ..storage import files
+
+    file = chosen(FileFlags, given)
+    files.check_not_there(file.out, file.overwrite)
+    evaluate.check_nothing_to_ignore(given["folder"], given)
+    found = evaluate.evaluate_run(
+        given["folder"],
+        **vars(chosen(Flags, given)),
+        seed=given.get("seed", 0),
+        device=given.get("device", "auto"),
+        say=print,
+    )
+    if file.out:
+        files.write_atomically(file.out, files.to_json(found).encode() + b"\n")
+    return 0

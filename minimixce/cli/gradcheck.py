@@ -1,0 +1,39 @@
+"""minimixce gradcheck."""
+
+from .options import CommonOptions, FileFlags, add_fields, chosen
+
+
+def declare(parser):
+    """Declare the options of the command."""
+    add_fields(parser, CommonOptions)
+    add_fields(parser, FileFlags, helps={"out": "also write the table to FILE as JSON lines"})
+
+
+def run(given):
+    """Check all gradients, print the tables and write them to a file -> exit status, 1 where one is
+    wrong.
+    """
+    from pathlib import Path
+
+    from .. import backend, checks
+    from ..experiments import selfcheck
+    from ..storage import files
+
+    file = chosen(FileFlags, given)
+    files.check_not_there(file.out, file.overwrite)
+    common = chosen(CommonOptions, given)
+    print(
+        f"Numerical derivatives against the backward functions of {Path(checks.__file__).parent},"
+        f" float64, on {backend.device_name(backend.select_device(common.device))}\n"
+    )
+    rows = []
+    for title, report in selfcheck.check_everything(common.device, common.seed):
+        print(f"{title}\n{report}\n", flush=True)
+        rows += [{"check": title, **vars(row), "ok": row.ok} for row in report.rows]
+    if file.out:
+        files.write_lines(file.out, rows)
+    wrong = sum(not row["ok"] for row in rows)
+    worst = max(row["relative_error"] for row in rows)
+    verdict = f"{wrong} of {len(rows)} tensors WRONG" if wrong else f"all {len(rows)} tensors OK"
+    print(f"{verdict}; largest relative error {worst:.1e}, allowed {1e-6:.0e}")
+    return 1 if wrong else 0

@@ -1,0 +1,44 @@
+"""minimixce sample."""
+
+from dataclasses import dataclass
+
+from ..experiments.options import option
+from .options import CommonOptions, FileFlags, add_fields, chosen
+
+
+@dataclass
+class Flags:
+    """What is written, and how."""
+
+    prompt: str = option("", "text to go on from; without one, the start of a document")
+    tokens: int = option(500, "most tokens to write")
+    count: int = option(1, "samples to write, one after another")
+    temperature: float = option(1.0, "below 1 sharpens, 0 takes the likeliest token")
+    top_k: int | None = option(None, "keep the k likeliest tokens")
+    top_p: float | None = option(None, "keep the likeliest tokens that hold this probability")
+
+
+def declare(parser):
+    """Declare the options of the command."""
+    add_fields(parser, CommonOptions)
+    parser.add_argument("folder", help="a run or Hugging Face folder with a minimixce tokenizer")
+    add_fields(parser, Flags)
+    add_fields(parser, FileFlags, helps={"out": "also write the samples to FILE as JSON lines"})
+
+
+def run(given):
+    """Print samples as they are drawn, and write them to a file -> exit status."""
+    from ..experiments import evaluate
+    from ..storage import files
+    from ..training.run import open_folder
+
+    file = chosen(FileFlags, given)
+    files.check_not_there(file.out, file.overwrite)
+    common = chosen(CommonOptions, given)
+    model, tokenizer = open_folder(given["folder"], common.device)
+    records = evaluate.write_samples(
+        model, tokenizer, **vars(chosen(Flags, given)), seed=common.seed, write=print
+    )
+    if file.out:
+        files.write_lines(file.out, records)
+    return 0

@@ -1,0 +1,57 @@
+"""minimixce train."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from ..experiments.options import FREE, TrainingOptions, check_given, option, resumed
+from .options import CommonOptions, add_fields, chosen, of
+
+_MAY_DIFFER = ", ".join(
+    field.name
+    for field in dataclasses.fields(TrainingOptions)
+    if field.metadata["on_resume"] == FREE
+)
+
+
+@dataclass
+class Flags:
+    """The options of the command itself."""
+
+    out: str = option(
+        "run",
+        "folder for the model, its tokenizer, metrics and the state to resume from",
+        metavar="FOLDER",
+    )
+    overwrite: bool = option(False, "replace the run in FOLDER")
+    resume: bool = option(
+        False, f"go on with the run in FOLDER, with its options; {_MAY_DIFFER} may differ"
+    )
+    change: bool = option(
+        False,
+        "with --resume: options of the objective and the optimizer given here replace the run's",
+    )
+
+
+def declare(parser):
+    """Declare the options of the command."""
+    add_fields(parser, CommonOptions)
+    add_fields(parser, Flags)
+    add_fields(parser, TrainingOptions)
+
+
+def run(given):
+    """Train, and print the report -> exit status."""
+    from ..experiments import jobs
+
+    flags = chosen(Flags, given)
+    if flags.change and not flags.resume:
+        raise ValueError("--change goes with --resume")
+    given = of(TrainingOptions, given)
+    if flags.resume and not flags.overwrite:
+        options = resumed(flags.out, given, flags.change)
+    else:
+        options = TrainingOptions(**given)
+    check_given(options, given)
+    say = (lambda line: None) if options.quiet else print
+    jobs.train(options, flags.out, resume=flags.resume, overwrite=flags.overwrite, say=say)
+    return 0

@@ -1,0 +1,285 @@
+"""Train with several objectives on the same data, seeds and budget, and measure: what `minimixce
+compare` does.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import objectives
+from ..gpt import GPT
+from ..storage import files
+from ..training import run
+from . import measures, options, plots, tables, world_measures
+from .jobs import Job, load_corpus
+
+TABLE_FILE = "table.json"
+CSV_FILE = "table.csv"
+PICTURE_FILE = "comparison.png"
+
+_TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6)
+
+
+class Comparison(NamedTuple):
+    """What a comparison found: the content of its table.json, its rows of table.csv (label ->
+    dicts), the measures of its columns, and a sentence on how to read them.
+    """
+
+    result: dict
+    groups: dict
+    measures: dict
+    note: str
+
+    def table(self):
+        """The table as text: mean ± standard deviation over seeds."""
+        return tables.format_measures(self.groups, self.measures)
+
+
+def compare(comparison_options, out, *, resume=False, overwrite=False, say=print):
+    """Train a model for each objective and seed of ComparisonOptions, each in a run folder of its
+    own in `out`, and measure them all -> Comparison, which table.json, table.csv and comparison.png
+    in `out` show too.
+
+    resume: runs that are finished are not trained again; otherwise FileExistsError where `out`
+    holds a comparison, unless overwrite=True. say: takes the name of each run before it is trained,
+    unless the options are quiet. Raises ValueError for options that cannot work, before the first
+    run is trained.
+    """
+    o, out = comparison_options, Path(out)
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    plots.new_figure()  # a missing matplotlib is better found before the training
+    runs = parse_objectives(o)
+    seeds = parse_seeds(o.seeds)
+    measures.check_sampling_options(o.samples, o.tokens)
+    if o.samples < 1:
+        raise ValueError(f"--samples must be at least 1, got {o.samples}")
+    folders = {
+        (label, seed): out / f"{_folder_name(label)}_seed{seed}" for label in runs for seed in seeds
+    }
+    if not (resume or overwrite):
+        _check_nothing_is_there(out, folders.values())
+    corpus = load_corpus(o)
+    if not o.world and len(corpus.validation) < o.tokens:
+        raise ValueError(
+            f"--tokens must be at most the {len(corpus.validation)} tokens held out, got {o.tokens}"
+        )
+    # all are made before the first is trained, so that bad options fail at once
+    jobs = {
+        (label, seed): Job(dataclasses.replace(o, **changes, seed=seed), corpus)
+        for label, changes in runs.items()
+        for seed in seeds
+    }
+    trained = {}
+    for (label, seed), job in jobs.items():
+        if not o.quiet:
+            say(f"\n{label}, seed {seed}")
+        trained[label, seed] = _trained(job, folders[label, seed], resume)
+    found = (compare_on_world if o.world else compare_on_text)(o, trained)
+    files.write_atomically(out / TABLE_FILE, files.to_json(found.result).encode())
+    _write_csv(out / CSV_FILE, found, ("temperature",) if not o.world else ())
+    draw = plots.world_comparison if o.world else plots.comparison
+    draw(found.result, out / PICTURE_FILE)
+    return found
+
+
+class Trained(NamedTuple):
+    """A run of a comparison: its job, its best model and its measurements while training."""
+
+    job: Any
+    model: Any
+    measurements: list
+
+
+def _trained(job, folder, resume):
+    """Train one run, or go on with it -> Trained."""
+    resume = resume and (folder / run.RUN_FILE).exists()
+    if resume:
+        run.check_corpus(folder, job.corpus)
+        options.check_same(folder, job.options)
+    else:
+        run.start_folder(folder, job.corpus.tokenizer)
+    measurements = job.fit(folder, resume, progress=not job.options.quiet)
+    return Trained(job, GPT.load(folder, job.options.device), measurements)
+
+
+def compare_on_text(comparison_options, trained):
+    """Measure models trained on text -> Comparison.
+
+    trained: {(label, seed): Trained}. Beside each of them stand the model of "mle", if there is
+    one, sampled at the temperature that gives it the same entropy and at fixed ones, and the
+    held-out text.
+    """
+    o = comparison_options
+    labels, seeds = _labels_and_seeds(trained)
+    corpus = next(iter(trained.values())).job.corpus
+    vocabulary = measures.vocabulary_of(corpus)
+
+    def measured(label, seed, temperature=1.0):
+        job, model, _ = trained[label, seed]
+        return measures.measure_on_text(
+            model, job.validation, corpus, vocabulary, o.samples, o.tokens, temperature, seed
+        )
+
+    def tempered(seed, temperature):
+        return {"seed": seed, "temperature": temperature} | measured("mle", seed, temperature)
+
+    def matching(row):
+        job, model, _ = trained["mle", row["seed"]]
+        return measures.matching_temperature(model, job.validation, row["entropy"])
+
+    rows = {label: [{"seed": seed} | measured(label, seed) for seed in seeds] for label in labels}
+    controls, temperatures = {}, {}
+    if "mle" in labels:
+        controls = {
+            f"mle, entropy of {label}": [
+                tempered(row["seed"], matching(row)) for row in rows[label]
+            ]
+            for label in labels
+            if label != "mle"
+        }
+        temperatures = {t: [tempered(seed, t) for seed in seeds] for t in _TEMPERATURES}
+    texts = measures.held_out_texts(corpus.validation, o.samples, o.tokens)
+    held_out = measures.measure_texts(texts, corpus.tokenizer, vocabulary)
+    result = {
+        "objectives": parse_objectives(o),
+        "rows": rows,
+        "controls": controls,
+        "temperatures": temperatures,
+        "held_out": held_out,
+        "curves": {label: [_curve(trained[label, seed]) for seed in seeds] for label in labels},
+        "options": _shared_options(o),
+    }
+    groups = (
+        rows
+        | controls
+        | {f"mle, temperature {t}": found for t, found in temperatures.items() if t != 1.0}
+        | {"held-out text": [held_out]}
+    )
+    note = f"{_over_seeds(seeds)}entropy in nats per token at held-out contexts"
+    return Comparison(result, groups, measures.TEXT_MEASURES, note)
+
+
+def compare_on_world(comparison_options, trained):
+    """Measure models trained on a world, against P itself -> Comparison. trained: {(label, seed):
+    Trained}.
+    """
+    labels, seeds = _labels_and_seeds(trained)
+    corpus = next(iter(trained.values())).job.corpus
+
+    def measured(label, seed):
+        job, model, _ = trained[label, seed]
+        return {"seed": seed} | job.measure_on_world(model)
+
+    rows = {label: [measured(label, seed) for seed in seeds] for label in labels}
+    entropy = corpus.world.entropy(corpus.max_len)
+    result = {
+        "world": corpus.world.name,
+        "max_len": corpus.max_len,
+        "objectives": parse_objectives(comparison_options),
+        "rows": rows,
+        "options": _shared_options(comparison_options),
+        "entropy_p": entropy,
+    }
+    exact = all(row["exact"] for group in rows.values() for row in group)
+    note = (
+        f"{_over_seeds(seeds)}nats per sequence,"
+        f" {'exact' if exact else 'from 10,000 samples each, standard errors in table.csv'};"
+        f" {corpus.world.name}, horizon {corpus.max_len}, H(P) = {entropy:.4f}"
+    )
+    return Comparison(result, rows, world_measures.WORLD_MEASURES, note)
+
+
+def _labels_and_seeds(trained):
+    return tuple(list(dict.fromkeys(keys)) for keys in zip(*trained))
+
+
+def _over_seeds(seeds):
+    return f"mean ± standard deviation over {len(seeds)} seeds; " if len(seeds) > 1 else ""
+
+
+def _curve(trained_run):
+    return {
+        "step": [m["step"] for m in trained_run.measurements],
+        "perplexity": [measures.perplexity(m["validation_mle"]) for m in trained_run.measurements],
+    }
+
+
+def _shared_options(comparison_options):
+    """The options of all runs: each has its own objective."""
+    found = dataclasses.asdict(comparison_options)
+    del found["objective"]
+    return found
+
+
+def _check_nothing_is_there(out, folders):
+    """Raise FileExistsError if a comparison, or one of its runs, would be overwritten."""
+    names = (TABLE_FILE, CSV_FILE, PICTURE_FILE)
+    found = [name for name in names if (out / name).exists()]
+    found += [folder.name for folder in folders if run.found_in(folder)]
+    if found:
+        raise FileExistsError(
+            f"{out} already holds a comparison ({found[0]}); choose another --out, or add --resume"
+            " or --overwrite"
+        )
+
+
+def _folder_name(label):
+    """A label as a folder's name: "mixce η=0.5" -> "mixce_eta0.5"."""
+    for name, ratio in objectives.RATIOS.items():
+        label = label.replace(ratio.symbol, name)
+    return label.replace(" ", "_").replace("=", "")
+
+
+def parse_objectives(comparison_options):
+    """The runs that "mle,mixce:0.5,FILE.py:NAME" asks for -> {label: the options of a run that
+    differ from the comparison's}. An objective without its ratio has the comparison's.
+    """
+    runs = {}
+    for item in comparison_options.objectives.split(","):
+        label, changes = _parse_objective(item.strip(), comparison_options)
+        if label in runs:
+            raise ValueError(f"--objectives names {label} twice")
+        runs[label] = changes
+    return runs
+
+
+def _parse_objective(item, comparison_options):
+    if ".py:" in item:
+        changes = options.absolute({"objective": item})
+        return item.rpartition(":")[2], changes
+    name, _, text = item.partition(":")
+    row = objectives.OBJECTIVES.get(name)
+    ratio = row.ratio if row else None  # what is no objective is refused where the job is made
+    if text and ratio is None:
+        raise ValueError(f"--objectives: {name} takes no ratio, got {item!r}")
+    if ratio is None:
+        return name, {"objective": name}
+    try:
+        value = float(text) if text else getattr(comparison_options, ratio)
+    except ValueError:
+        raise ValueError(f"--objectives: {text!r} in {item!r} is not a number") from None
+    return objectives.label(name, value), {"objective": name, ratio: value}
+
+
+def parse_seeds(text):
+    """ "0,1,2" -> [0, 1, 2]. Raises ValueError unless they are different integers, at least 0."""
+    try:
+        seeds = [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds must be integers separated by commas, got {text!r}") from None
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ValueError(f"--seeds must be different integers, at least 0, got {text!r}")
+    return seeds
+
+
+def _write_csv(path, found, more):
+    """A line a model: its label, its seed, `more`, and all that was measured."""
+    rows = [{"model": label} | row for label, group in found.groups.items() for row in group]
+    columns = dict.fromkeys(("model", "seed", *more, *found.measures))
+    for row in rows:
+        columns |= dict.fromkeys(row)
+    files.write_atomically(
+        path,
+        files.to_csv([{name: row.get(name, "") for name in columns} for row in rows]).encode(),
+    )

@@ -1,0 +1,167 @@
+"""Measure the model of a run folder, and let it write: what `minimixce eval` and `minimixce sample`
+do.
+"""
+
+from pathlib import Path
+
+from .. import backend, text
+from ..storage import validate
+from ..training import run
+from ..training.evaluation import evaluate
+from . import measures, options, tables, world_measures
+from .jobs import load_corpus
+
+
+def evaluate_run(
+    folder,
+    *,
+    data=None,
+    eta=0.5,
+    samples=40,
+    tokens=500,
+    temperature=1.0,
+    eval_tokens=50_000,
+    seed=0,
+    device="auto",
+    say=print,
+):
+    """Measure the best model of a run folder -> dict, the content of eval's JSON file.
+
+    On a world where the run was trained on one (world_measures.measure_on_world); else on the first
+    `eval_tokens` tokens of the files and folders `data`, by default the run's own validation text:
+    targets, mle, mixce at `eta`, mean_q, and the TEXT_MEASURES of `samples` texts of `tokens`
+    tokens ("model") and of as many of the text measured on ("text"). say: takes the lines of the
+    report. Raises FileNotFoundError or ValueError for a folder that is not complete, or options out
+    of range.
+    """
+    measures.check_sampling_options(samples, tokens, temperature)
+    validate.check_ratio("eta", eta)
+    validate.check_count("eval_tokens", eval_tokens, least=2)
+    folder = Path(folder)
+    model, tokenizer = run.open_folder(folder, device)
+    has_options = (folder / run.RUN_FILE).exists()
+    run_options = options.read_run(folder) if has_options else options.TrainingOptions()
+    if run_options.world:
+        return _evaluate_on_world(folder, run_options, model, seed, say)
+    if data is not None:
+        ids = text.encode_files(data, tokenizer, run_options.lines)[:eval_tokens]
+        corpus = text.Corpus(ids, ids, tokenizer, run_options.lines)
+    elif has_options:
+        corpus = _corpus_of_run(folder, run_options)
+        ids = corpus.validation[:eval_tokens]
+    else:
+        raise ValueError(
+            f"{folder} has no {run.RUN_FILE} that says what its validation text is; give --data"
+        )
+    batches = text.consecutive_batches(ids, 32, model.config.block_size, corpus.lines)
+    found = _losses(model, batches, eta, tokenizer, say)
+    vocabulary = measures.vocabulary_of(corpus)
+    of_model = measures.measure_on_text(
+        model, batches, corpus, vocabulary, samples, tokens, temperature, seed
+    )
+    texts = measures.held_out_texts(ids, samples, tokens)
+    of_text = measures.measure_texts(texts, tokenizer, vocabulary)
+    rows = {"model": [of_model]} | ({"this text": [of_text]} if of_text else {})
+    say(tables.format_measures(rows))
+    return found | {"model": of_model, "text": of_text}
+
+
+def _losses(model, batches, eta, tokenizer, say):
+    found = evaluate(model, batches, eta=eta)
+    targets = sum(int((targets >= 0).sum()) for _, targets in batches)
+    losses = {
+        "targets": targets,
+        "mle": found["validation_mle"],
+        "mixce": found["validation_mixce"],
+        "mean_q": found["mean_q"],
+    }
+    say(f"text     {targets:,} targets")
+    say(
+        f"loss     {losses['mle']:.4f} nats per {tokenizer.kind} (MLE), {losses['mixce']:.4f}"
+        f" (MixCE, η = {eta}); mean q {losses['mean_q']:.4f}"
+    )
+    return losses
+
+
+def _evaluate_on_world(folder, run_options, model, seed, say):
+    corpus = _corpus_of_run(folder, run_options)
+    row = world_measures.measure_on_world(model, corpus.world, corpus.max_len, seed=seed)
+    say("\n".join(world_measures.describe_world_measures(row, corpus.world)))
+    return row
+
+
+def check_nothing_to_ignore(folder, given):
+    """Raise ValueError for options of text measures (names in `given`) where the run in `folder`
+    was trained on a world.
+    """
+    of_text = {"data", "eta", "samples", "tokens", "temperature", "eval_tokens"} & set(given)
+    on_a_world = (Path(folder) / run.RUN_FILE).exists() and options.read_run(folder).world
+    if on_a_world and of_text:
+        raise ValueError(
+            f"the run in {folder} was trained on a world and is measured on it: leave out"
+            f" {options.flag(min(of_text))}"
+        )
+
+
+def _corpus_of_run(folder, run_options):
+    """The corpus a run was trained on; ValueError if it is another one by now."""
+    corpus = load_corpus(run_options)
+    run.check_corpus(folder, corpus)
+    return corpus
+
+
+def write_samples(
+    model,
+    tokenizer,
+    *,
+    prompt="",
+    count=1,
+    tokens=500,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    seed=0,
+    write=print,
+):
+    """Let a model go on from a prompt, `count` times -> a list of dicts prompt, text, tokens (ids).
+
+    Each sample ends at the boundary or after `tokens` tokens; "" starts a document. The other
+    options are GPT.generate's. write(text, end=…, flush=True) takes the text piece by piece, as it
+    is drawn. Raises ValueError for options out of range and a prompt that the tokenizer does not
+    know.
+    """
+    validate.check_count("--count", count)
+    ids = [tokenizer.boundary, *tokenizer.encode(prompt).tolist()]
+    start = model.xp.asarray([ids])
+    rng = backend.rng(seed, model.xp)
+    sampling = (tokens, temperature, top_k, top_p, tokenizer.boundary, rng)
+    # all are made before the first is drawn, so that bad options fail before anything is written
+    streams = [model.stream(start, *sampling) for _ in range(count)]
+    records = []
+    for k, stream in enumerate(streams):
+        if k:
+            write("", end="\n", flush=True)
+        write(prompt, end="", flush=True)
+        drawn = _write_stream(stream, tokenizer, bool(prompt), write)
+        records.append({"prompt": prompt, "text": tokenizer.decode(drawn), "tokens": drawn})
+    return records
+
+
+def _write_stream(stream, tokenizer, has_prompt, write):
+    """Write the tokens of model.stream up to a boundary -> their ids."""
+    written, pending = [], []
+    for token in stream:
+        token = int(token[0])
+        if token == tokenizer.boundary:
+            break
+        if tokenizer.joiner and (written or has_prompt):
+            write("", end=tokenizer.joiner, flush=False)
+        written.append(token)
+        pending.append(token)
+        piece = tokenizer.decode(pending)
+        # A character of UTF-8 may take up to four byte tokens: write whole ones.
+        if not piece.endswith("\N{REPLACEMENT CHARACTER}") or len(pending) >= 4:
+            write(piece, end="", flush=True)
+            pending = []
+    write(tokenizer.decode(pending), end="\n", flush=True)
+    return written

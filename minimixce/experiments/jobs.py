@@ -1,0 +1,344 @@
+"""A training run from its options to its report: what `minimixce train` does, and each run of
+`minimixce compare`.
+"""
+
+import dataclasses
+import os
+import runpy
+from pathlib import Path
+
+from .. import backend, checks, objectives, text
+from ..gpt import GPT, GPTConfig
+from ..storage import validate
+from ..training import loop, run, steps
+from ..training.evaluation import evaluate, loss_of_uniform
+from ..training.threads import limit_threads, share_of_threads
+from . import measures, on_worlds, options, world_measures
+
+
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C, after which a run has been saved and can go on."""
+
+
+def train(job_options, out, *, resume=False, overwrite=False, say=print):
+    """Train a model as the options (TrainingOptions) say, keep the run in the folder `out`, and
+    report -> the Job.
+
+    resume: go on with the run in `out`, whose options are options.resumed(out, …); otherwise
+    FileExistsError where `out` holds a run, unless overwrite=True. say: takes each line of the
+    report. Ctrl-C raises Stopped once the run is saved.
+    """
+    out = Path(out)
+    if resume and overwrite:
+        raise ValueError("--resume and --overwrite exclude each other")
+    if not (resume or overwrite) and (found := run.found_in(out)):
+        raise FileExistsError(
+            f"{out} already holds a run ({found}); choose another --out, or add --resume or"
+            " --overwrite"
+        )
+    with limit_threads(job_options.threads):  # results depend on their number
+        job = Job(job_options)
+        say(job.describe_data())
+        say(job.describe_model())
+        if resume:
+            run.check_corpus(out, job.corpus)
+        else:
+            say(job.check_start())
+            run.start_folder(out, job.corpus.tokenizer)
+        try:
+            job.fit(out, resume, progress=not job_options.quiet)
+        except KeyboardInterrupt:
+            if not (out / run.RUN_FILE).exists():
+                raise
+            raise Stopped(f"stopped; go on with: minimixce train --out {out} --resume") from None
+        best = GPT.load(out, job_options.device)
+        say(job.result(best))
+        say(f"sample   {job.sample(best)}")
+        say(
+            f"files    {out}/: config.json and model.safetensors (the best model), {run.LAST}/,"
+            f" {run.METRICS_FILE}"
+        )
+    return job
+
+
+class Job:
+    """One training run: corpus, model, objective and batches made from TrainingOptions.
+
+    corpus: a text.Corpus or on_worlds.WorldCorpus in place of the one that the options name. Raises
+    ValueError, TypeError, FileNotFoundError or MemoryError for options that cannot work.
+    """
+
+    def __init__(self, job_options, corpus=None):
+        self.options = job_options
+        self._check_options()
+        xp = backend.select_device(job_options.device)
+        backend.reuse_freed_memory()
+        self.corpus = corpus or load_corpus(job_options)
+        config = GPTConfig(
+            self.corpus.tokenizer.vocab_size,
+            job_options.block_size,
+            job_options.n_layer,
+            job_options.n_head,
+            job_options.n_embd,
+            job_options.dropout,
+        )
+        check_memory(
+            config, job_options.batch_size, job_options.accumulate, on_cpu=xp.__name__ == "numpy"
+        )
+        self.model = GPT(config, job_options.seed, job_options.device)
+        # one of the two is None
+        self.objective, self.step = objective_or_step(job_options, self.model, self.corpus)
+        if job_options.world:
+            self.batches, self.validation = self._batches_of_rows()
+        else:
+            self.batches, self.validation = self._batches_of_text()
+
+    def _check_options(self):
+        self._fit_options = {
+            name: getattr(self.options, name)
+            for name in (
+                "steps",
+                "lr",
+                "warmup",
+                "final_lr",
+                "weight_decay",
+                "max_grad_norm",
+                "accumulate",
+                "shards",
+                "eval_every",
+                "patience",
+            )
+        }
+        loop.check_options(**self._fit_options)
+        for name in objectives.RATIOS:
+            validate.check_ratio(name, getattr(self.options, name))
+        validate.check_count("eval_tokens", self.options.eval_tokens, least=2)
+
+    def _batches_of_text(self):
+        """(batches to train on, batches to validate on)."""
+        o, corpus = self.options, self.corpus
+        batches = text.random_batches(
+            corpus.train, o.batch_size, o.block_size, o.seed, corpus.lines
+        )
+        held_out = corpus.validation[: o.eval_tokens]
+        return batches, text.consecutive_batches(held_out, 32, o.block_size, corpus.lines)
+
+    def _batches_of_rows(self):
+        """The same of a world's sequences."""
+        o, corpus = self.options, self.corpus
+        batches = on_worlds.RowBatches(corpus.world, corpus.rows, o.batch_size, o.seed)
+        held_out = corpus.held_out[: max(1, o.eval_tokens // corpus.max_len)]
+        return batches, on_worlds.RowBatches(corpus.world, held_out, 256)
+
+    def describe_data(self):
+        """A line: what is trained on."""
+        corpus, data = self.corpus, self.options.data
+        name = ", ".join(data) if data else "the documentation of this Python"
+        if self.options.world:
+            name = f"{corpus.world.name}, horizon {corpus.max_len}"
+            if cut := float((corpus.rows[:, corpus.max_len] == 0).mean()):
+                name += f" (which ends {cut:.1%} of the sequences)"
+        return (
+            f"data     {name}: {len(corpus.train):,} training and {len(corpus.validation):,}"
+            f" validation tokens, {corpus.tokenizer.vocab_size} different"
+        )
+
+    def describe_model(self):
+        """A line: what is trained, and where."""
+        o = self.options
+        return (
+            f"model    {o.n_layer} layers, {o.n_head} heads, {o.n_embd} channels:"
+            f" {self.model.num_params:,} parameters on {backend.device_name(self.model.xp)}"
+        )
+
+    def check_start(self):
+        """A line: the untrained model's loss, beside that of a uniform one, with a warning if it is
+        far from it.
+        """
+        name = self.options.objective
+        inputs, targets = map(self.model.xp.asarray, self.batches[0])
+        if self.step is not None:
+            initial = float(self.step(self.model, (inputs, targets))[0])
+            reverse_part = on_worlds.describe_reverse_part(
+                name, self.corpus.world, self.corpus.max_len, self.options.rloo_samples
+            )
+            return f"start    {name} loss {initial:.3f} nats per sequence; {reverse_part}"
+        initial = float(self.objective(self.model.forward(inputs)[0], targets)[0])
+        line = f"start    {name} loss {initial:.3f}"
+        try:
+            uniform = loss_of_uniform(self.objective, self.model.config.vocab_size)
+        # an objective that needs the real batch, as EMO's embeddings on a GPU
+        except (TypeError, ValueError):
+            return line
+        line += f"; a model that finds every token equally likely has {uniform:.3f}"
+        if abs(initial - uniform) > 0.1 * abs(uniform) + 0.05:
+            line += (
+                "\n         WARNING: they should be close; check the objective before trusting"
+                " this run"
+            )
+        return line
+
+    def fit(self, folder, resume=False, progress=True):
+        """Train, and keep the run in `folder` with its run.json -> the measurements of
+        training.loop.fit.
+        """
+        with share_of_threads(self.options.shards):
+            return loop.fit(
+                self.model,
+                self.batches,
+                self.objective,
+                step=self.step,
+                **self._fit_options,
+                # The best model by likelihood is not the best by another objective: a run of a step
+                # keeps its last.
+                validation=self.validation if self.step is None else None,
+                validation_eta=self.options.eta,
+                seed=self.options.seed,
+                folder=folder,
+                boundary=self.corpus.tokenizer.boundary,
+                resume=resume,
+                on_start=lambda: run.write_options(
+                    folder, dataclasses.asdict(self.options), self.corpus
+                ),
+                progress=progress,
+            )
+
+    def measure_on_world(self, model):
+        """world_measures.measure_on_world of a model, with this run's world and seed."""
+        corpus = self.corpus
+        return world_measures.measure_on_world(
+            model, corpus.world, corpus.max_len, seed=self.options.seed
+        )
+
+    def result(self, model):
+        """Lines: what a model is worth on the validation text, and on the world or beside a 4-gram
+        model.
+        """
+        nats = evaluate(model, self.validation)["validation_mle"]
+        line = f"result   validation {nats:.3f} nats per {self.corpus.tokenizer.kind}"
+        if self.options.world:
+            row = self.measure_on_world(model)
+            how = "exact" if row["exact"] else "mean ± standard error of 10,000 samples"
+            lines = world_measures.describe_world_measures(row, self.corpus.world)
+            return "\n         ".join([f"{line}; in nats per sequence ({how}):", *lines])
+        line += f", perplexity {measures.perplexity(nats):.2f}"
+        if len(self.corpus.train) > 5_000_000:
+            return line
+        ngram = measures.ngram_cross_entropy(
+            self.corpus.train,
+            self.corpus.validation[: self.options.eval_tokens],
+            4,
+            self.corpus.tokenizer.vocab_size,
+        )
+        return f"{line} (a 4-gram model: {ngram:.3f}, {measures.perplexity(ngram):.2f})"
+
+    def sample(self, model):
+        """A text of at most 300 tokens, drawn by the run's seed."""
+        tokenizer = self.corpus.tokenizer
+        prompt = model.xp.full((1, 1), tokenizer.boundary)
+        tokens = model.generate(prompt, 300, stop=tokenizer.boundary, seed=self.options.seed)
+        return tokenizer.decode(backend.to_numpy(tokens)[0])
+
+
+def load_corpus(job_options, folder=None):
+    """The corpus that TrainingOptions name: a world's samples (on_worlds.WorldCorpus) or a text's
+    (text.Corpus), written to `folder` and mapped into memory if there is one.
+
+    The split of a text does not depend on the seed: runs with different seeds are measured on the
+    same held-out text.
+    """
+    o = job_options
+    if o.world:
+        return on_worlds.load_corpus(o.world, o.sequences, o.max_len, o.block_size + 1)
+    return text.load_corpus(
+        o.data, tokenizer=o.tokenizer, lines=o.lines, held_out=o.held_out, folder=folder
+    )
+
+
+def check_memory(config, batch_size, accumulate, on_cpu):
+    """Raise MemoryError where training is sure to need more memory than the machine has, before it
+    is used up.
+    """
+    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
+        return
+    C, T, L = config.n_embd, config.block_size, config.n_layer
+    params = L * (12 * C * C + 13 * C) + (config.vocab_size + T + 2) * C
+    positions = batch_size * T
+    activations = (
+        positions * (config.vocab_size + L * (16 * C + config.n_head * T))
+        + 2 * positions * accumulate
+    )
+    # bytes; the 4: weights, gradients, AdamW's two means
+    needed = 4 * (4 * params + activations if on_cpu else params)
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > available:
+        raise MemoryError(
+            f"training this model needs more than {needed >> 30:,} GiB of memory, this machine has"
+            f" {available >> 30:,}; choose a smaller --n-embd, --n-layer, --block-size,"
+            " --batch-size or --accumulate"
+        )
+
+
+def objective_or_step(job_options, model, corpus):
+    """What --objective names, with its ratio bound -> (objective, None) over tokens, (None, step)
+    over sequences; one from a file is gradient-checked first.
+    """
+    name = job_options.objective
+    ratios = {ratio: getattr(job_options, ratio) for ratio in objectives.RATIOS}
+    if name in objectives.names("tokens"):
+        # EMO holds the embeddings of its costs fixed within a step; trained from scratch, they are
+        # the model's of that step.
+        embedding = model.params["wte.weight"]
+        return objectives.token_loss(name, cost_embedding=embedding, **ratios), None
+    if name in on_worlds.SEQUENCE_OBJECTIVES:
+        return None, _sequence_step(job_options, corpus, ratios)
+    path, _, function = name.rpartition(":")
+    if not path.endswith(".py"):
+        names = objectives.names(None if job_options.world else "tokens")
+        raise ValueError(
+            f"--objective must be one of {', '.join(names)} or FILE.py:NAME, got {name!r}"
+        )
+    return objective_of_file(Path(path), function, job_options.unchecked), None
+
+
+def _sequence_step(job_options, corpus, ratios):
+    name = job_options.objective
+    if not job_options.world:
+        raise ValueError(f"objective {name} needs P itself: give --world")
+    if job_options.dropout or job_options.patience is not None:
+        unused = "dropout" if job_options.dropout else "patience"
+        raise ValueError(
+            f"{options.flag(unused)} is for objectives over tokens; {name} goes without it"
+        )
+    return on_worlds.sequence_step(
+        name,
+        corpus.world,
+        corpus.max_len,
+        eta=ratios["eta"],
+        samples=job_options.rloo_samples,
+        seed=job_options.seed,
+    )
+
+
+def objective_of_file(path, name, unchecked=False):
+    """The function `name` of a Python file, which must be an objective -> that function, with one
+    sentence where it fails. Raises ValueError where its dlogits are not the derivative of its loss,
+    unless unchecked=True.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        objective = runpy.run_path(str(path)).get(name)
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{path} fails to run: {type(error).__name__}: {error}") from error
+    if not callable(objective):
+        raise ValueError(f"{path} defines no function {name!r}")
+    objective = steps.guarded(objective, f"{name} in {path}", errors=Exception, advice="")
+    if not unchecked:
+        report = checks.check_objective(objective)
+        if not report.ok:
+            raise ValueError(
+                f"the dlogits of {name} are not the derivative of its loss; if it stops a gradient"
+                f" on purpose, add --unchecked\n{report}"
+            )
+    return objective

@@ -1,0 +1,270 @@
+"""The options of training runs, each declared once: its default, its type and its help text.
+
+The command line makes its flags from these fields, and run.json is written from them and read back
+with its types checked by them. A program makes the same object: TrainingOptions(eta=0.1).
+"""
+
+import dataclasses
+import os
+import types
+import typing
+from dataclasses import dataclass
+
+from .. import objectives, text
+from ..training import run
+from . import on_worlds
+
+FREE = "may differ when a run goes on"
+FIXED = "a run cannot change it"
+
+
+def option(default, help, *, least=None, on_resume=None, **argparse_options):
+    """A field of options.
+
+    least: what the command line takes at least. on_resume: FREE or FIXED, for an option that a run
+    that goes on may have otherwise without being asked, or never; None: only when asked to change.
+    argparse_options: more for argparse, such as metavar.
+    """
+    metadata = {"help": help, "least": least, "on_resume": on_resume, "argparse": argparse_options}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass
+class CommonOptions:
+    """What every command takes."""
+
+    device: str = option("auto", "auto, cpu, cuda or cuda:N", on_resume=FREE)
+    seed: int = option(0, "seed of every random number", least=0, on_resume=FIXED)
+    threads: int | None = option(
+        None,
+        "threads of the linear algebra library (needs the extra 'threads')",
+        on_resume=FREE,
+    )
+
+
+@dataclass
+class TextOptions(CommonOptions):
+    """Which text, and how it is read."""
+
+    data: list[str] | None = option(  # noqa: RUF009 (no list is shared: it is None)
+        None,
+        "UTF-8 files, folders, or a prepared folder; without it, the documentation in every"
+        " CPython",
+        on_resume=FIXED,
+    )
+    lines: bool = option(
+        False, "each line is a sequence of its own, instead of each file", on_resume=FIXED
+    )
+    tokenizer: str = option(
+        "character", "character or byte", metavar="{character,byte}", on_resume=FIXED
+    )
+    held_out: float = option(0.1, "share of the text kept for validation", on_resume=FIXED)
+
+
+def _ratio_help(name, ratio):
+    mixed = ", ".join(o for o, row in objectives.OBJECTIVES.items() if row.ratio == name)
+    return f"ratio {ratio.symbol} in [0,1] of {mixed} ({ratio.note})"
+
+
+# a field for each ratio that an objective has
+_RatioOptions = dataclasses.make_dataclass(
+    "_RatioOptions",
+    [
+        (name, float, option(ratio.default, _ratio_help(name, ratio)))
+        for name, ratio in objectives.RATIOS.items()
+    ],
+    bases=(TextOptions,),
+    namespace={"__module__": __name__},
+)
+
+
+@dataclass
+class TrainingOptions(_RatioOptions):
+    """All options of a training run."""
+
+    objective: str = option(
+        "mixce",
+        f"{', '.join(objectives.names('tokens'))}, or FILE.py:NAME for a function of your own; with"
+        f" --world also {', '.join(objectives.names('sequences'))}",
+    )
+    unchecked: bool = option(
+        False,
+        "do not gradient-check an objective from a file (for surrogates with stopped gradients)",
+    )
+    quiet: bool = option(False, "print no progress", on_resume=FREE)
+    world: str | None = option(
+        None,
+        f"train on samples of a world: {', '.join(on_worlds.WORLDS)}, random:V:ZEROS:SEED or a"
+        " .json file",
+        on_resume=FIXED,
+    )
+    sequences: int = option(
+        50_000,
+        "samples of the world to train on; a tenth more is held out",
+        on_resume=FIXED,
+    )
+    max_len: int | None = option(
+        None,
+        "horizon of the world, where the end is forced; without it, one past the longest of 10,000",
+        on_resume=FIXED,
+    )
+    rloo_samples: int = option(
+        64, "samples of the model a step, where an objective's reverse part is not exact"
+    )
+    steps: int = option(2200, "optimizer steps")
+    batch_size: int = option(12, "sequences in a batch")
+    accumulate: int = option(1, "batches in a step")
+    shards: int = option(
+        1, "threads that share each batch; larger models gain (needs the extra 'threads')"
+    )
+    block_size: int = option(64, "positions the model sees", on_resume=FIXED)
+    n_layer: int = option(2, "transformer blocks", on_resume=FIXED)
+    n_head: int = option(4, "attention heads", on_resume=FIXED)
+    n_embd: int = option(128, "channels", on_resume=FIXED)
+    dropout: float = option(0.0, "dropout rate while training")
+    lr: float = option(4e-3, "peak learning rate")
+    warmup: int = option(100, "steps of linear rise to it")
+    final_lr: float = option(0.1, "share of the peak that half a cosine leads down to")
+    weight_decay: float = option(0.1, "AdamW's, on matrices only")
+    max_grad_norm: float = option(1.0, "gradients are scaled down to this joint norm")
+    eval_every: int = option(
+        200, "steps between validations, each of which saves the run", on_resume=FREE
+    )
+    eval_tokens: int = option(
+        50_000, "most tokens of the validation text to use in training", least=2
+    )
+    patience: int | None = option(None, "stop after this many validations without a better one")
+
+
+@dataclass
+class ComparisonOptions(TrainingOptions):
+    """All options of a comparison; each of its runs has its own objective, ratio and seed."""
+
+    objectives: str = option(
+        "mle,mixce:0.5,mixce:0.1",
+        "objectives, each with its η or γ after a colon, or FILE.py:NAME",
+        on_resume=FREE,
+    )
+    seeds: str = option(
+        "0,1,2", "seeds of the runs; all see the same split of the text", on_resume=FREE
+    )
+    samples: int = option(40, "texts to sample from each model", on_resume=FREE)
+    tokens: int = option(500, "most tokens in each", on_resume=FREE)
+
+
+# ---- types ---------------------------------------------------------------------------------------
+
+
+def kind_of(field):
+    """The type of a field's values and whether None is one -> (bool, int, float, str or list,
+    bool).
+    """
+    kind, optional = field.type, False
+    if isinstance(kind, types.UnionType):
+        kind = next(k for k in typing.get_args(kind) if k is not types.NoneType)
+        optional = True
+    return typing.get_origin(kind) or kind, optional
+
+
+_FIELDS = {field.name: field for field in dataclasses.fields(ComparisonOptions)}
+
+
+def fits(name, value):
+    """Whether a file may say that the option `name` is `value`: a number may be an integer where it
+    need not be one, a list holds texts.
+    """
+    if name not in _FIELDS:
+        return False
+    kind, optional = kind_of(_FIELDS[name])
+    if value is None:
+        return optional
+    if kind is list:
+        return (
+            isinstance(value, list)
+            and len(value) > 0
+            and all(isinstance(item, str) for item in value)
+        )
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+# ---- run.json ------------------------------------------------------------------------------------
+
+
+def read_run(folder):
+    """The options of the run in `folder` -> TrainingOptions, or ComparisonOptions for a run of a
+    comparison. Raises FileNotFoundError or ValueError for a missing or damaged run.json.
+    """
+    found = run.read_options(folder, fits)
+    of_training = {field.name for field in dataclasses.fields(TrainingOptions)}
+    return (TrainingOptions if found.keys() <= of_training else ComparisonOptions)(**found)
+
+
+def resumed(folder, given, change=False):
+    """The options of the run in `folder`, with those of `given`, a dict, in their place.
+
+    Raises ValueError for a given option that differs: FREE ones may, FIXED ones never, all others
+    with change=True.
+    """
+    options = read_run(folder)
+    for name, value in given.items():
+        before = getattr(options, name, value)
+        rule = _FIELDS[name].metadata["on_resume"]
+        if value != before and rule != FREE and (rule == FIXED or not change):
+            way_out = FIXED if rule == FIXED else "add --change to change it"
+            raise ValueError(
+                f"the run in {folder} has {flag(name)} {before}, not {value}; {way_out}"
+            )
+    return dataclasses.replace(options, **given)
+
+
+def check_same(folder, options):
+    """Raise ValueError unless a run of a comparison has the options that the one in `folder` was
+    started with; FREE ones may differ.
+    """
+    for name, value in dataclasses.asdict(read_run(folder)).items():
+        ours = getattr(options, name)
+        # what is read of a prepared text is compared by its fingerprint
+        free = name in ("lines", "tokenizer") or _FIELDS[name].metadata["on_resume"] == FREE
+        if not free and ours != value:
+            raise ValueError(f"the run in {folder} has {flag(name)} {value}, not {ours}")
+
+
+def flag(name):
+    """How the command line calls an option: max_len -> --max-len."""
+    return "--" + name.replace("_", "-")
+
+
+def absolute(given):
+    """Given options (a dict) with whole paths in place of relative ones: what run.json holds, so
+    that a run can go on from any folder.
+    """
+    given = dict(given)
+    if given.get("data"):
+        given["data"] = [os.path.abspath(path) for path in given["data"]]
+    if (given.get("world") or "").endswith(".json"):
+        given["world"] = os.path.abspath(given["world"])
+    path, colon, name = (given.get("objective") or "").rpartition(":")
+    if path.endswith(".py"):
+        given["objective"] = os.path.abspath(path) + colon + name
+    return given
+
+
+def check_given(options, given):
+    """Raise ValueError for a given option (a name in `given`) that has no meaning beside the
+    others: for worlds without a world, for text with one, or settled in a prepared folder.
+    """
+    of_worlds = {"max_len", "sequences", "rloo_samples"} & set(given)
+    if not options.world and of_worlds:
+        raise ValueError(f"{flag(min(of_worlds))} is for worlds: add --world, or leave it out")
+    of_text = {"data", "tokenizer", "lines", "held_out", "samples", "tokens"} & set(given)
+    if options.world and of_text:
+        raise ValueError(
+            f"--world brings its own text and measures and goes without {flag(min(of_text))}"
+        )
+    of_preparing = {"tokenizer", "lines", "held_out"} & set(given)
+    prepared = options.data and len(options.data) == 1 and text.is_prepared(options.data[0])
+    if prepared and of_preparing:
+        raise ValueError(
+            f"{flag(min(of_preparing))} was settled when {options.data[0]} was prepared and cannot"
+            " be given again"
+        )

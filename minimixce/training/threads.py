@@ -1,0 +1,39 @@
+"""How many threads the linear algebra library may use."""
+
+import contextlib
+
+
+def limit_threads(count):
+    """A context that limits the linear algebra library to `count` threads; None leaves it as it is.
+
+    Raises ValueError for a count out of range, and where threadpoolctl is missing.
+    """
+    if count is None:
+        return contextlib.nullcontext()
+    if not 1 <= count <= 1024:
+        raise ValueError(f"--threads must be at least 1 and at most 1024, got {count}")
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        raise ValueError(
+            '--threads and --shards need threadpoolctl: pip install "minimixce[threads]"'
+        ) from None
+    return threadpool_limits(count)
+
+
+def share_of_threads(shards):
+    """A context that gives each of `shards` threads its share of the linear algebra library's
+    threads; with one shard nothing changes.
+    """
+    return limit_threads(max(1, threads_in_use() // shards) if shards > 1 else None)
+
+
+def threads_in_use():
+    """How many threads the linear algebra library would use now: after limit_threads and
+    OMP_NUM_THREADS; 1 where threadpoolctl is missing.
+    """
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return 1  # limit_threads says what is missing
+    return max((library["num_threads"] for library in threadpool_info()), default=1)
