@@ -71,7 +71,7 @@ def numpy_side(shape, threads, shards):
     tokens = np.random.default_rng(0).integers(0, V, (B, T + 1))
     model = mm.GPT(mm.GPTConfig(V, T, n_layer, n_head, C), device="cpu")
     optimizer = mm.AdamW(model.params, 1e-3)
-    step = steps.step_of_objective(functools.partial(mm.objectives.mixce, eta=0.5), shards=shards)
+    step = steps.grouped_objective(functools.partial(mm.objectives.mixce, eta=0.5), shards=shards)
 
     def run():
         _, grads = step(model, [(tokens[:, :-1], tokens[:, 1:])], 0)
