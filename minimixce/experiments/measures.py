@@ -24,7 +24,7 @@ class Measure(NamedTuple):
     function: Callable  # on text: TextEvidence -> float; on worlds: Sequences -> value, its error
     needs: str  # on text: "model" or "texts"; on worlds: "P" or "Q", whose sequences are averaged
     name: str | None = None  # in a line of its own, on worlds; None: the heading
-    panel: tuple | None = None  # (title, unit) of its panel in the picture of a comparison
+    panel: tuple | None = None  # (title, unit) of its panel where texts are compared
 
 
 def mean_and_deviation(values):

@@ -15,6 +15,7 @@ from .. import backend, estimators, exact
 from ..backend import to_numpy
 from . import on_worlds
 from .measures import Measure
+from .tables import format_table
 
 # sequences up to which a measurement lists the space; a training step takes a hundredth of them
 MAX_LISTED = 2_000_000
@@ -152,23 +153,8 @@ def _draw_from_model(model, world, max_len, samples, seed):
     return xp.concatenate(groups)[:samples]
 
 
-def describe_world_measures(row, world):
-    """Lines that print what measure_on_world found -> list of str."""
-    lines = []
-    for name in _IN_WORDS + [name for name in WORLD_MEASURES if name not in _IN_WORDS]:
-        measure = WORLD_MEASURES[name]
-        error = f" ± {row[name + '_se']:.5f}" if name + "_se" in row else ""
-        price = (
-            f" (each floored at {-world.log_p_floor:.2f} nats)"
-            if name == "impossible_tokens"
-            else ""
-        )
-        lines.append(f"{measure.name or measure.heading:<26}{row[name]:.5f}{error}{price}")
-    return lines
-
-
 # the order of lines, in which R stands before what it is made of
-_IN_WORDS = [
+_IN_WORDS = (
     "forward_ce",
     "forward_kl",
     "reverse_ce",
@@ -177,4 +163,18 @@ _IN_WORDS = [
     "reverse_kl",
     "entropy_q",
     "validity",
-]
+)
+
+
+def describe_world_measures(row, world):
+    """Lines that print what measure_on_world found -> list of str."""
+    rows = []
+    for name in dict.fromkeys((*_IN_WORDS, *WORLD_MEASURES)):
+        measure = WORLD_MEASURES[name]
+        cell = f"{row[name]:.5f}"
+        if name + "_se" in row:
+            cell += f" ± {row[name + '_se']:.5f}"
+        if name == "impossible_tokens":
+            cell += f" (each floored at {-world.log_p_floor:.2f} nats)"
+        rows.append((measure.name or measure.heading, cell))
+    return format_table(None, rows, "{:<26}{}").split("\n")
