@@ -1,14 +1,41 @@
-"""Gradient checking: numerical derivatives against a backward function.
+"""Gradient checking: is a backward the derivative of its forward?
 
-`gradcheck` takes any pair of functions in the form of layers.py; `check_everything` runs it on
-every layer, every objective and whole models, which is what `minimixce gradcheck` prints.
+`gradcheck` takes any pair of functions in the form of layers.py and compares what backward returns
+with numerical derivatives of forward. Its verdict on each input is OK, WRONG or CANNOT TELL, and
+only OK is true: where the numbers do not decide, it says so instead of guessing.
+
+The numerical derivatives (slopes.py) come with a bound on their own error, and a gradient is called
+WRONG only where it differs from them by more than that.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from .backend import array_module, to_numpy
+from .slopes import (
+    CANNOT_TELL,
+    OK,
+    WRONG,
+    Tensor,
+    along,
+    badness,
+    careful_slope,
+    judge,
+    lines_of,
+    natural_slope,
+    negligible_error,
+    noise_of,
+    outputs,
+    quick_slope,
+    size_of,
+)
+from .storage.validate import check_count, check_number
+
+_DIRECTIONS = 4  # for a tensor with too many coordinates to try each
+_CLOSE = 64  # coordinates that are tried one by one, once an error is closed in on
 
 
 @dataclass(frozen=True)
@@ -17,26 +44,37 @@ class Row:
 
     name: str
     shape: tuple
-    method: str  # "every coordinate", "3 directions" or what is wrong with the gradient's shape
+    method: str  # "every coordinate", "4 directions" or what is wrong with the gradient's form
     relative_error: float
     worst: tuple  # index of the coordinate that disagrees most
     analytic: float  # the backward's derivative there
     numeric: float  # the numerical one
-    ok: bool
+    verdict: str  # "OK", "WRONG" or "CANNOT TELL"
+    reason: str = ""  # in words, unless OK
+    gradient: Any = field(default=None, repr=False, compare=False)  # the backward's, whole
+    numeric_gradient: Any = field(default=None, repr=False, compare=False)  # where each was tried
+
+    @property
+    def ok(self):
+        """Whether the verdict is OK."""
+        return self.verdict == OK
+
+    def as_dict(self):
+        """What can be written as JSON: everything except the arrays -> dict."""
+        fields = {name: value for name, value in vars(self).items() if "gradient" not in name}
+        return fields | {"ok": self.ok}
 
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """A gradcheck's outcome: true if every gradient is right; print it for a table, one line a
-    tensor.
-    """
+    """A gradcheck's outcome: true if every gradient is OK; prints as a table, a line a tensor."""
 
     rows: list
     tolerance: float = 1e-6
 
     @property
     def ok(self):
-        """Whether every tensor's error is within the tolerance."""
+        """Whether every tensor's verdict is OK."""
         return all(row.ok for row in self.rows)
 
     @property
@@ -46,8 +84,9 @@ class Report:
 
     @property
     def worst(self):
-        """The row of the tensor with the largest relative error."""
-        return max(self.rows, key=lambda row: row.relative_error)
+        """The row that matters most: the largest error among the WRONG, else among the others."""
+        order = {OK: 0, CANNOT_TELL: 1, WRONG: 2}
+        return max(self.rows, key=lambda row: (order[row.verdict], row.relative_error))
 
     def __bool__(self):
         return self.ok
@@ -58,163 +97,222 @@ class Report:
     def __str__(self):
         lines = [f"{'tensor':<26} {'shape':<14} {'checked by':<17} {'rel. error':>10}"]
         for r in self.rows:
-            line = (
-                f"{r.name:<26} {'×'.join(map(str, r.shape)) or 'scalar':<14} {r.method:<17}"
-                f" {r.relative_error:>10.1e}"
-            )
-            if r.ok:
-                lines.append(f"{line}  OK")
-            elif not r.worst and r.shape:
-                lines.append(f"{line}  WRONG")
-            else:
-                lines.append(
-                    f"{line}  WRONG: at {list(r.worst)} backward says {r.analytic:.4g}, the numbers"
-                    f" say {r.numeric:.4g}"
-                )
+            line = f"{r.name:<26} {_shape(r):<14} {r.method:<17} {r.relative_error:>10.1e}"
+            lines.append(f"{line}  {r.verdict}" + (f": {r.reason}" if r.reason else ""))
+        return "\n".join(lines)
+
+    def to_markdown(self):
+        """The same table in Markdown, to paste into an issue or a report."""
+        lines = ["| tensor | shape | checked by | rel. error | verdict |", "|---|---|---|---:|---|"]
+        for r in self.rows:
+            verdict = r.verdict + (f": {r.reason}" if r.reason else "")
+            cells = (r.name, _shape(r), r.method, f"{r.relative_error:.1e}", verdict)
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         return "\n".join(lines)
 
 
+def _shape(row):
+    return "×".join(map(str, row.shape)) or "scalar"
+
+
 def gradcheck(
-    forward, backward, inputs, *, names=None, tolerance=1e-6, floor=1e-4, coordinates=64, seed=0
+    forward,
+    backward,
+    inputs,
+    *,
+    names=None,
+    tolerance=1e-6,
+    coordinates=4096,
+    nondegenerate=False,
+    seed=0,
 ):
-    """Compare backward with numerical derivatives of forward -> Report (.ok, .max_relative_error,
-    .worst).
+    """Compare backward with numerical derivatives of forward -> Report (.ok, .worst, .rows).
 
     forward(*inputs) -> (y, cache), y one array or a tuple of arrays; backward(dy, cache) -> a tuple
     with one gradient per input (or the one gradient itself), None for integer inputs, which are
-    held fixed. Floating inputs must be float64.
+    held fixed. Floating inputs must be float64 arrays. names: one for each input.
 
-    The derivative checked is that of Σ y·dy for one random dy: central differences of fourth order,
-    at every coordinate of a tensor with at most `coordinates` elements, else along random
-    directions (a wrong gradient is almost surely wrong along each), and then at coordinates too if
-    they disagree, to name the worst. Per tensor the error is max|analytic − numeric| /
-    max(max|analytic|, max|numeric|, floor); the floor lets gradients that are exactly zero pass.
-    Raises TypeError or ValueError for inputs that cannot be checked, or a forward that changes its
-    inputs or is not deterministic.
+    The derivative checked is that of Σ y·dy for one random dy: at every coordinate of a tensor with
+    at most `coordinates` elements, else along four random directions and, where those disagree, at
+    coordinates that are closed in on. A coordinate's error is |analytic − numeric| over
+    max(|analytic|, |numeric|, noise of y over the step / tolerance) and must be at most
+    `tolerance`. Three verdicts, of which only OK is `.ok`:
+
+    OK            agrees, or both are zero as nearly as float64 can show
+    WRONG         differs by more than the numerical derivative may be off
+    CANNOT TELL   y is too noisy, or x sits on a corner, where left and right slopes differ
+
+    WRONG, too: a gradient of another shape, complex or not finite; one that is not linear in dy;
+    one that another run of forward and backward does not repeat; with nondegenerate=True, an input
+    that y does not depend on, so that a constant forward with a zero backward does not pass.
+
+    Raises TypeError or ValueError for what cannot be checked: other inputs, a forward that is not
+    deterministic or returns integers or complex numbers, a forward or backward that changes an
+    input in place (its own cache and dy a backward may overwrite), options out of range.
     """
+    originals, names = _check_arguments(inputs, names, tolerance, coordinates)
+    rng = np.random.default_rng(seed)
+    y, dy, gradients, complaints = _run(forward, backward, originals, names, rng)
+    rows = []
+    for i, (name, x, g) in enumerate(zip(names, originals, gradients)):
+        if x.dtype.kind != "f":
+            continue
+        lines = lines_of(forward, originals, i, y, dy)
+        row = _misshapen(name, x, g, lines, coordinates)
+        if row is None:
+            row = _check_tensor(name, x, to_numpy(g), lines, rng, tolerance, coordinates)
+            if nondegenerate and row.ok and not _depends(lines, x, rng):
+                row = _wrong(row, "y does not depend on it")
+            if complaints[i]:
+                row = _wrong(row, complaints[i])
+        rows.append(row)
+    return Report(rows, tolerance)
+
+
+def check_objective(objective, seed=0):
+    """gradcheck of an objective, (logits, targets) -> (loss, dlogits) -> Report.
+
+    On random logits (2,4,6), with an ignored target.
+    """
+    rng = np.random.default_rng(seed)
+    logits = 2 * rng.standard_normal((2, 4, 6))
+    targets = rng.integers(0, 6, (2, 4))
+    targets[0, 1] = -1
+
+    def forward(logits):
+        return objective(logits, targets)
+
+    def backward(dy, dlogits):
+        return (dy * dlogits,)
+
+    return gradcheck(forward, backward, [logits], names=["logits"], seed=seed)
+
+
+# ---- running the pair, and its manners -----------------------------------------------------------
+
+
+def _check_arguments(inputs, names, tolerance, coordinates):
     inputs = list(inputs)
     names = list(names) if names is not None else [f"input {i}" for i in range(len(inputs))]
     if len(names) != len(inputs):
         raise ValueError(f"names must have one name per input, got {len(names)} for {len(inputs)}")
+    check_number("tolerance", tolerance)
+    if not 0 < tolerance < 1:
+        raise ValueError(f"tolerance must be above 0 and below 1, got {tolerance}")
+    check_count("coordinates", coordinates)
     for name, x in zip(names, inputs):
         if not hasattr(x, "dtype"):
             raise TypeError(f"gradcheck needs arrays, but {name} is a {type(x).__name__}")
+        if x.dtype.kind not in "fiub":
+            raise TypeError(f"gradcheck needs real numbers, but {name} is {x.dtype}")
         if x.dtype.kind == "f" and x.dtype != np.float64:
             raise TypeError(
                 f"gradcheck needs float64 (float32 rounds too coarsely), but {name} is {x.dtype}"
             )
     if not any(x.dtype.kind == "f" for x in inputs):
         raise ValueError("gradcheck needs at least one float64 input, got none")
-    rng = np.random.default_rng(seed)
-    originals = inputs
-    inputs = [x.copy() for x in originals]
+    return inputs, names
 
+
+def _run(forward, backward, originals, names, rng):
+    """-> y, dy (lists of arrays), the gradients, and for each of them what is wrong or ""."""
+    y, _, _ = _call_forward(forward, originals, names)
+    again, _, _ = _call_forward(forward, originals, names)
+    if not all(_equal(a, b) for a, b in zip(y, again)):
+        raise ValueError(
+            "forward is not deterministic: two calls on the same inputs differ (seed its random "
+            "numbers)"
+        )
+
+    def gradients_of(dy):
+        return _call_backward(forward, backward, originals, names, dy)
+
+    dy = [array_module(a).asarray(rng.standard_normal(a.shape)) for a in y]
+    other = [array_module(a).asarray(rng.standard_normal(a.shape)) for a in y]
+    first, repeated = gradients_of(dy), gradients_of(dy)
+    of_other = gradients_of(other)
+    of_sum = gradients_of([a + b for a, b in zip(dy, other)])
+    rounding = [1e-13 * natural_slope(y, dy, x) for x in originals]
+    complaints = [_complaint(*g) for g in zip(first, repeated, of_other, of_sum, rounding)]
+    return y, dy, first, complaints
+
+
+def _call_forward(forward, originals, names):
+    """-> y as a list of arrays, the cache, and whether y was a tuple. Inputs are copies."""
+    inputs = [x.copy() for x in originals]
     returned = forward(*inputs)
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise ValueError("forward must return (y, cache)")
-    returned, cache = returned
-    y = [np.asarray(a) if np.isscalar(a) else a.copy() for a in _as_tuple(returned)]
-    dy = [array_module(a).asarray(rng.standard_normal(a.shape)) for a in y]
+    _check_unchanged("forward", inputs, originals, names)
+    y = outputs(returned[0])
+    for a in y:
+        if a.dtype.kind != "f":
+            raise TypeError(f"forward must return real floating-point numbers, got {a.dtype}")
+    return y, (returned[1], inputs), isinstance(returned[0], (tuple, list))
+
+
+def _call_backward(forward, backward, originals, names, dy):
+    """A fresh forward, then backward on copies of dy -> its gradients, copied."""
+    _, (cache, inputs), is_tuple = _call_forward(forward, originals, names)
+    copies = tuple(d.copy() for d in dy)  # backward may overwrite what it is given
+    gradients = _as_tuple(backward(copies if is_tuple else copies[0], cache))
+    _check_unchanged("backward", inputs, originals, names)
+    if len(gradients) != len(originals):
+        raise ValueError(
+            f"backward must return one gradient per input, {len(originals)} in all, got "
+            f"{len(gradients)}"
+        )
+    return [None if g is None else np.asarray(g) if np.isscalar(g) else g.copy() for g in gradients]
+
+
+def _check_unchanged(what, inputs, originals, names):
     for name, x, original in zip(names, inputs, originals):
         if not _equal(x, original):
-            raise ValueError(f"forward changes its {name} in place")
-    again = _as_tuple(forward(*inputs)[0])
-    if not all(_equal(a, b) for a, b in zip(y, again)):
-        raise ValueError(
-            "forward is not deterministic: two calls on the same inputs differ (seed its random"
-            " numbers)"
-        )
-    copies = tuple(d.copy() for d in dy)  # backward may overwrite what it is given
-    gradients = backward(copies if isinstance(returned, (tuple, list)) else copies[0], cache)
-    gradients = _as_tuple(gradients)
-    if len(gradients) != len(inputs):
-        raise ValueError(
-            f"backward must return one gradient per input, {len(inputs)} in all, got"
-            f" {len(gradients)}"
-        )
-    gradients = [None if g is None else g.copy() for g in gradients]
-    inputs = [x.copy() for x in originals]  # backward may have overwritten a cached input
-
-    def slope(i, direction):
-        """d/ds Σ dy·y(inputs[i] + s·direction) at s = 0; differences are taken element by element,
-        before they cancel.
-        """
-        x, total = inputs[i], 0.0
-        step = 3e-5
-        for s, weight in ((1, 8), (-1, -8), (2, -1), (-2, 1)):
-            inputs[i] = x + s * step * direction
-            moved = _as_tuple(forward(*inputs)[0])
-            total += weight * sum(float(((a - b) * d).sum()) for a, b, d in zip(moved, y, dy))
-        inputs[i] = x
-        return total / (12 * step)
-
-    rows = []
-    for i, (name, x, g) in enumerate(zip(names, inputs, gradients)):
-        if x.dtype.kind != "f":
-            continue
-        rows.append(
-            _check_tensor(
-                name, x, g, lambda d, i=i: slope(i, d), rng, tolerance, floor, coordinates
-            )
-        )
-    return Report(rows, tolerance)
+            raise ValueError(f"{what} changes its {name} in place")
 
 
-def _check_tensor(name, x, g, slope, rng, tolerance, floor, coordinates):
-    if g is None or g.shape != x.shape:
-        got = "no gradient" if g is None else f"shape {g.shape}"
-        return Row(
-            name, x.shape, f"returned {got}", float("inf"), (), float("nan"), float("nan"), False
-        )
-    xp, g = array_module(x), to_numpy(g)
+def _complaint(g, repeated, of_other, of_sum, rounding):
+    """What the gradients of dy, of dy again, of another dy and of the sum of both have against
+    them, or "". rounding: what a gradient that is exactly zero may come out as."""
+    found = [g, repeated, of_other, of_sum]
+    if any(a is None for a in found) or len({(a.shape, a.dtype.kind) for a in found}) > 1:
+        return ""
+    g, repeated, of_other, of_sum = (to_numpy(a) for a in found)
+    if g.dtype.kind != "f" or not all(np.isfinite(to_numpy(a)).all() for a in found):
+        return ""
+    if not np.array_equal(g, repeated):
+        return "a second run of forward and backward returns another gradient"
+    if g.any() and np.array_equal(g, of_other):
+        return "does not depend on dy"
+    size = np.abs(g) + np.abs(of_other)
+    allowed = 1e-9 * size + 1e-12 * size.max(initial=0) + rounding
+    if (np.abs(of_sum - g - of_other) > allowed).any():
+        return "is not linear in dy"
+    return ""
 
-    def compare(directions):
-        """Relative error over directions; for each: analytic, numeric, their difference."""
-        analytic, numeric = [], []
-        for d in directions:
-            touched = d != 0  # a NaN elsewhere in g is not this direction's
-            analytic.append((g[touched] * d[touched]).sum())
-            numeric.append(slope(xp.asarray(d)))
-        analytic, numeric = np.array(analytic), np.array(numeric)
-        error = np.abs(analytic - numeric)
-        error[~np.isfinite(error)] = np.inf
-        size = max(np.abs(analytic).max(initial=0), np.abs(numeric).max(initial=0), floor)
-        relative = error.max(initial=0) / size if np.isfinite(error).all() else np.inf
-        return float(relative), analytic, numeric, error
 
-    def signs(chosen):
-        """A random direction of ±1 at the chosen coordinates."""
-        direction = np.zeros(x.size)
-        direction[chosen] = rng.choice([-1.0, 1.0], len(chosen))
-        return direction.reshape(x.shape)
+def _misshapen(name, x, g, lines, coordinates):
+    """The row of a gradient that cannot be compared with its input, or None."""
+    reason, nan = "", math.nan
+    if g is None:
+        got = "no gradient"
+    elif g.shape != x.shape:
+        got, reason = f"shape {g.shape}", f"{name} has shape {x.shape}"
+    elif g.dtype.kind != "f":
+        got = f"{g.dtype}"
+    else:
+        return None
+    numeric = None if x.size > coordinates else _quick_gradient(lines, x)
+    g = None if g is None else to_numpy(g)
+    method = f"returned {got}"
+    return Row(name, x.shape, method, math.inf, (), nan, nan, WRONG, reason, g, numeric)
 
-    relative, method, chosen = 0.0, "every coordinate", np.arange(x.size)
-    if x.size > coordinates:
-        method = "3 directions"
-        relative, *_ = compare(signs(chosen) for _ in range(3))
-        if relative <= tolerance:
-            chosen = np.abs(g).argmax(keepdims=True).reshape(-1)
-        # close in on the coordinate that is wrong: keep the half that disagrees more
-        while len(chosen) > coordinates:
-            chosen = max(np.array_split(chosen, 2), key=lambda half: compare([signs(half)])[3][0])
-    per_coordinate, analytic, numeric, error = compare(np.abs(signs([k])) for k in chosen)
-    relative = max(relative, per_coordinate)
-    if not len(chosen):
-        return Row(
-            name, x.shape, method, relative, (), float("nan"), float("nan"), relative <= tolerance
-        )
-    k = int(error.argmax())
-    worst = tuple(int(n) for n in np.unravel_index(chosen[k], x.shape))
-    return Row(
-        name,
-        x.shape,
-        method,
-        relative,
-        worst,
-        float(analytic[k]),
-        float(numeric[k]),
-        relative <= tolerance,
-    )
+
+def _quick_gradient(lines, x):
+    """The numerical derivative at every coordinate, from one step length each."""
+    t = Tensor(None, lines, to_numpy(x), size_of(x), 0.0, 0.0, 0.0)
+    slopes = [quick_slope(lines, _unit(t, k), _size_at(t, k), 0.0).value for k in range(x.size)]
+    return np.array(slopes, float).reshape(x.shape)
 
 
 def _as_tuple(y):
@@ -222,20 +320,117 @@ def _as_tuple(y):
 
 
 def _equal(a, b):
+    if a.shape != b.shape:
+        return False
     return bool(((a == b) | ((a != a) & (b != b))).all())  # NaN equals NaN here
 
 
-def check_objective(objective, seed=0):
-    """Gradient-check an objective, (logits, targets) -> (loss, dlogits), on random logits with an
-    ignored target.
+# ---- verdicts ------------------------------------------------------------------------------------
+
+
+def _check_tensor(name, x, g, lines, rng, tolerance, coordinates):
+    """The Row of an input x whose gradient should be g (NumPy, of x's shape)."""
+    host = to_numpy(x)
+    if x.size == 0:
+        return Row(name, x.shape, "every coordinate", 0.0, (), math.nan, math.nan, OK)
+    rms = size_of(host)
+    spread = np.where(host == 0, rms, np.abs(host))
+    noise = noise_of(lines, spread * rng.standard_normal(x.shape))
+    negligible = negligible_error(g, lines, x, tolerance)
+    tensor = Tensor(g, lines, host, rms, noise, tolerance, negligible)
+    chosen, method, found = np.arange(x.size), "every coordinate", []
+    if x.size > coordinates:
+        method = f"{_DIRECTIONS} directions"
+        found = _along_directions(tensor, rng)
+        chosen = _suspects(tensor, found, rng)
+    at, of_coordinates, tried = _worst_coordinate(tensor, chosen)
+    worst = max([*found, of_coordinates], key=badness)
+    shown = of_coordinates if of_coordinates.verdict == worst.verdict else worst
+    index = tuple(int(n) for n in np.unravel_index(at, x.shape)) if shown is of_coordinates else ()
+    reason = f"at {list(index)} {shown.reason}" if index and shown.reason else shown.reason
+    error = max(f.relative_error for f in (worst, shown))
+    numeric = tried.reshape(x.shape) if len(tried) == x.size else None
+    found = (index, shown.analytic, shown.numeric, shown.verdict, reason, g, numeric)
+    return Row(name, x.shape, method, error, *found)
+
+
+def _along_directions(t, rng):
+    """What random directions find, up to the first that is wrong."""
+    found = []
+    for _ in range(_DIRECTIONS):
+        found.append(along(t, rng.standard_normal(t.x.shape)))
+        if found[-1].verdict == WRONG:
+            break
+    return found
+
+
+def _unit(t, k):
+    direction = np.zeros(t.x.size)
+    direction[k] = 1.0
+    return direction.reshape(t.x.shape)
+
+
+def _worst_coordinate(t, chosen):
+    """-> number and Found of the chosen coordinate that is worst, all numerical derivatives.
+
+    All are tried with one step length, and those that do not agree then more carefully, the worst
+    first, until one is wrong beyond doubt.
     """
-    rng = np.random.default_rng(seed)
-    logits, targets = 2 * rng.standard_normal((2, 4, 6)), rng.integers(0, 6, (2, 4))
-    targets[0, 1] = -1
-    return gradcheck(
-        lambda z: objective(z, targets),
-        lambda dy, dlogits: (dy * dlogits,),
-        [logits],
-        names=["logits"],
-        seed=seed,
-    )
+    quick = {}
+    for k in chosen:
+        slope = quick_slope(t.lines, _unit(t, k), _size_at(t, k), t.noise)
+        quick[k] = judge(float(t.g.reshape(-1)[k]), slope, t.tolerance, t.negligible)
+    settled = {k: f for k, f in quick.items() if f.verdict == OK}
+    for k in sorted(quick.keys() - settled.keys(), key=lambda k: -quick[k].relative_error):
+        slope = careful_slope(t.lines, _unit(t, k), _size_at(t, k), t.noise)
+        settled[k] = judge(float(t.g.reshape(-1)[k]), slope, t.tolerance, t.negligible)
+        if settled[k].verdict == WRONG:
+            break
+    worst = max(settled, key=lambda k: badness(settled[k]))
+    tried = quick | settled
+    return int(worst), settled[worst], np.array([tried[k].numeric for k in sorted(tried)])
+
+
+def _size_at(t, k):
+    return max(abs(t.x.reshape(-1)[k]), t.rms)
+
+
+def _suspects(t, found, rng):
+    """Coordinates of a large tensor to try one by one: where directions disagree, those that are
+    closed in on by halves; else that with the largest gradient."""
+    largest = np.abs(t.g).argmax(keepdims=True).reshape(-1)
+    if all(f.verdict == OK for f in found):
+        return largest
+    chosen = np.arange(t.x.size)
+    while len(chosen) > _CLOSE:
+        halves = np.array_split(chosen, 2)
+        chosen = max(halves, key=lambda half: _disagreement(t, half, rng))
+    return np.union1d(chosen, largest)
+
+
+def _disagreement(t, chosen, rng):
+    direction = np.zeros(t.x.size)
+    direction[chosen] = rng.standard_normal(len(chosen))
+    direction = direction.reshape(t.x.shape)
+    touched = direction != 0
+    analytic = float((t.g[touched] * direction[touched]).sum())
+    numeric = quick_slope(t.lines, direction, t.rms, t.noise).value
+    difference = abs(analytic - numeric)
+    return difference if math.isfinite(difference) else math.inf
+
+
+def _depends(lines, x, rng):
+    """Whether y changes at all when x does."""
+    for _ in range(3):
+        direction = rng.standard_normal(x.shape)
+        moved = lines.move(direction, 0.1 * size_of(x))
+        if any(not _equal(a, b) for a, b in zip(moved, lines.y)):
+            return True
+    return False
+
+
+def _wrong(row, reason):
+    """The row, WRONG for one more reason."""
+    if row.verdict == WRONG:
+        return replace(row, reason=f"{row.reason}; {reason}")
+    return replace(row, verdict=WRONG, reason=reason, relative_error=math.inf)

@@ -29,11 +29,11 @@ def run(given):
     rows = []
     for title, report in selfcheck.check_everything(common.device, common.seed):
         print(f"{title}\n{report}\n", flush=True)
-        rows += [{"check": title, **vars(row), "ok": row.ok} for row in report.rows]
+        rows += [{"check": title, **row.as_dict()} for row in report.rows]
     if file.out:
         files.write_lines(file.out, rows)
     wrong = sum(not row["ok"] for row in rows)
     worst = max(row["relative_error"] for row in rows)
-    verdict = f"{wrong} of {len(rows)} tensors WRONG" if wrong else f"all {len(rows)} tensors OK"
+    verdict = f"{wrong} of {len(rows)} tensors not OK" if wrong else f"all {len(rows)} tensors OK"
     print(f"{verdict}; largest relative error {worst:.1e}, allowed {1e-6:.0e}")
     return 1 if wrong else 0

@@ -1,0 +1,234 @@
+"""Numerical derivatives that know how far off they may be, and what they decide.
+
+A numerical derivative is off by two things. Truncation: a step h that is too long sees the
+function's curvature. Noise: y is rounded, and the rounding is divided by h when h is too short. So
+each derivative comes with a bound on its own error, found from several steps of different length
+and from the measured noise of y; and where the slopes on the two sides differ, it says so.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .backend import array_module, to_numpy
+
+_FIRST_STEP = 1e-3  # relative to x: the step that is tried first, and suffices for smooth functions
+_STEPS = [10.0**-k for k in range(1, 10)]  # those that are tried where it does not
+_NOISE_STEP = 1e-7  # relative to x: so short that what is left of y's third differences is noise
+
+
+class Slope(NamedTuple):
+    """A numerical derivative, what it may be off by, and the slopes on the two sides."""
+
+    value: float
+    error: float
+    left: float
+    right: float
+    corner: bool  # the sides differ, however short the step
+
+
+class Lines(NamedTuple):
+    """What derivatives of L = Σ y·dy in one input are made of."""
+
+    move: Callable  # (direction, s) -> y at x + s·direction, a list of arrays
+    y: list
+    dy: list
+
+
+def lines_of(forward, originals, i, y, dy):
+    """The Lines of input number i; y is what forward returns at the originals, dy like y."""
+    inputs = [x.copy() for x in originals]
+
+    def move(direction, s):
+        inputs[i] = originals[i] + s * array_module(originals[i]).asarray(direction)
+        with np.errstate(all="ignore"):  # a long step may leave a logarithm's domain
+            moved = forward(*inputs)[0]
+        return outputs(moved)
+
+    return Lines(move, y, dy)
+
+
+def outputs(y):
+    """What a forward returns as y -> a list of arrays of its own."""
+    y = y if isinstance(y, (tuple, list)) else (y,)
+    return [np.asarray(a) if np.isscalar(a) else a.copy() for a in y]
+
+
+def _change(lines, a, b):
+    """Σ (a − b)·dy; the difference is taken element by element, before large sums could cancel."""
+    return sum(float(((u - v) * d).sum()) for u, v, d in zip(a, b, lines.dy))
+
+
+class _Try(NamedTuple):
+    """Differences of one step length h."""
+
+    h: float
+    second: float  # central, off by O(h²)
+    fourth: float  # central, off by O(h⁴)
+    left: float
+    right: float
+
+
+def _try(lines, direction, h):
+    up, down = lines.move(direction, h), lines.move(direction, -h)
+    up2, down2 = lines.move(direction, 2 * h), lines.move(direction, -2 * h)
+    near, far = _change(lines, up, down), _change(lines, up2, down2)
+    right = (4 * _change(lines, up, lines.y) - _change(lines, up2, lines.y)) / (2 * h)
+    left = -(4 * _change(lines, down, lines.y) - _change(lines, down2, lines.y)) / (2 * h)
+    return _Try(h, near / (2 * h), (8 * near - far) / (12 * h), left, right)
+
+
+def noise_of(lines, direction):
+    """What rounding makes of L: third differences of y at tiny steps along `direction`.
+
+    At least the rounding of y itself; the factor makes a bound of an estimate.
+    """
+    points = [lines.move(direction, k * _NOISE_STEP) for k in range(8)]
+    total = 0.0
+    for k, (y, dy) in enumerate(zip(lines.y, lines.dy)):
+        values = [to_numpy(p[k]).astype(float) for p in points]
+        third = np.diff(np.array(values), n=3, axis=0) / math.sqrt(20)
+        measured = np.sqrt(np.square(third).mean(axis=0))
+        rounding = np.finfo(y.dtype).eps * np.abs(to_numpy(y))
+        both = np.maximum(np.where(np.isfinite(measured), measured, 0), rounding)
+        total += float(np.square(both * to_numpy(dy)).sum())
+    return 8 * math.sqrt(total)
+
+
+def quick_slope(lines, direction, size, noise):
+    """The slope along `direction` from one step length."""
+    t = _try(lines, direction, _FIRST_STEP * size)
+    error = abs(t.fourth - t.second) + 2 * noise / t.h
+    return Slope(t.fourth, error if math.isfinite(error) else math.inf, t.left, t.right, False)
+
+
+def careful_slope(lines, direction, size, noise):
+    """The slope along `direction` from steps of many lengths: that whose error is least."""
+    tries = [t for t in (_try(lines, direction, h * size) for h in _STEPS) if _is_finite(t)]
+    best = Slope(math.nan, math.inf, math.nan, math.nan, False)
+    for longer, t in itertools.pairwise(tries):
+        # Rounding moves x ± h as well, by up to eps·size.
+        rounding = 2 * noise / t.h + abs(t.fourth) * 1e-15 * size / t.h
+        error = abs(t.fourth - longer.fourth) / 4 + rounding
+        if error < best.error:
+            best = Slope(t.fourth, error, t.left, t.right, False)
+    return best._replace(**_corner(tries, noise))
+
+
+def _corner(tries, noise):
+    """Whether the sides still differ at the shortest steps that noise lets see -> fields of Slope.
+
+    The gap of a smooth function shrinks with h², that of a corner stays.
+    """
+    seen = [t for t in tries if abs(t.right - t.left) > 40 * noise / t.h]
+    if len(seen) < 3:
+        return {"corner": False}
+    gaps = [abs(t.right - t.left) for t in seen[-3:]]
+    corner = 0.5 < gaps[2] / gaps[1] < 2 and 0.5 < gaps[1] / gaps[0] < 2
+    return {"corner": corner, "left": seen[-1].left, "right": seen[-1].right}
+
+
+def _is_finite(t):
+    return all(map(math.isfinite, t))
+
+
+# ---- verdicts ------------------------------------------------------------------------------------
+
+OK, WRONG, CANNOT_TELL = "OK", "WRONG", "CANNOT TELL"
+
+
+class Found(NamedTuple):
+    """A derivative by both ways, and what is to be said of it."""
+
+    analytic: float
+    numeric: float
+    relative_error: float
+    verdict: str
+    reason: str
+
+
+def judge(analytic, slope, tolerance, negligible):
+    """What a derivative by both ways amounts to -> Found.
+
+    negligible: an uncertainty of the numerical one that nobody minds.
+    """
+    if not math.isfinite(analytic):
+        return Found(analytic, slope.value, math.inf, WRONG, f"backward says {analytic}")
+    if not math.isfinite(slope.value):
+        return Found(analytic, slope.value, math.inf, CANNOT_TELL, "forward is not finite near x")
+    difference, size = abs(analytic - slope.value), max(abs(analytic), abs(slope.value))
+    error = difference / size if size else 0.0
+    if error <= tolerance:
+        return Found(analytic, slope.value, error, OK, "")
+    if slope.corner:
+        low, high = sorted((slope.left, slope.right))
+        slack = tolerance * size + slope.error
+        if low - slack <= analytic <= high + slack:
+            reason = (
+                f"a corner: slopes {slope.left:.4g} on the left, {slope.right:.4g} on the right"
+            )
+            return Found(analytic, slope.value, error, CANNOT_TELL, reason)
+    elif difference <= slope.error + tolerance * size:
+        if slope.error <= negligible:
+            error = difference / max(size, slope.error / tolerance)
+            return Found(analytic, slope.value, error, OK, "")
+        reason = (
+            f"noise: the numbers say {slope.value:.4g} ± {slope.error:.1g}, backward {analytic:.4g}"
+        )
+        return Found(analytic, slope.value, error, CANNOT_TELL, reason)
+    reason = f"backward says {analytic:.4g}, the numbers say {slope.value:.4g}"
+    return Found(analytic, slope.value, error, WRONG, reason)
+
+
+def size_of(x):
+    """The root mean square of x, or 1 where that is 0."""
+    return math.sqrt(float(np.square(to_numpy(x)).sum()) / max(x.size, 1)) or 1.0
+
+
+def natural_slope(y, dy, x):
+    """How much L = Σ y·dy would change with x if y changed as much as it is when x does."""
+    return sum(float(np.abs(to_numpy(a * d)).sum()) for a, d in zip(y, dy)) / size_of(x)
+
+
+def negligible_error(g, lines, x, tolerance):
+    """An uncertainty that nobody minds: a thousandth of the tolerance, relative to the largest
+    gradient or, where the gradient is zero, to the natural slope.
+    """
+    largest = np.abs(g).max(initial=0)
+    if not np.isfinite(largest):
+        return 0.0
+    natural = natural_slope(lines.y, lines.dy, x)
+    return 1e-3 * tolerance * (largest if largest > 1e-14 * natural else natural)
+
+
+class Tensor(NamedTuple):
+    """What the verdict on one input is made from."""
+
+    g: Any
+    lines: Lines
+    x: Any
+    rms: float  # of x
+    noise: float
+    tolerance: float
+    negligible: float
+
+
+def badness(found):
+    order = {OK: 0, CANNOT_TELL: 1, WRONG: 2}
+    return order[found.verdict], found.relative_error
+
+
+def along(t, direction, size=None):
+    """The derivative along a direction: one step length first, many where that does not decide."""
+    size = t.rms if size is None else size
+    touched = direction != 0  # a NaN elsewhere in g is not this direction's
+    analytic = float((t.g[touched] * direction[touched]).sum())
+    found = None
+    for slope in (quick_slope, careful_slope):
+        if found is None or found.verdict != OK:
+            numeric = slope(t.lines, direction, size, t.noise)
+            found = judge(analytic, numeric, t.tolerance, t.negligible)
+    return found
