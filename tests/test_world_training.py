@@ -67,6 +67,14 @@ def test_measures_and_data_share_no_random_numbers(monkeypatch):
         assert (a == b[:200]).all(axis=1).mean() < 0.2
 
 
+def test_what_is_held_out_is_not_drawn_again_from_the_training_rows():
+    corpus = on_worlds.load_corpus("stories", 2000, 12, 13)
+    assert len(corpus.held_out) == 200
+    # from the same random numbers the first words would all be the same
+    first_word = corpus.rows[:200, 1]
+    assert (first_word == corpus.held_out[:, 1]).mean() < 0.6
+
+
 def test_a_changed_world_is_another_corpus():
     corpus = on_worlds.load_corpus("agreement", 200, None, 9)
     before = corpus.fingerprint()
@@ -125,6 +133,8 @@ def test_where_the_space_is_too_large_the_reverse_part_is_rloo_drawn_by_seed_and
         step(model, batches[0], number=k) for k in (0, 0, 1)
     )
     assert float(loss) == float(again) != float(other)
+    another_seed = on_worlds.sequence_step("reverse_ce", world, 12, samples=8, seed=4)
+    assert float(another_seed(model, batches[0], number=0)[0]) not in (float(loss), float(other))
     assert_same_grads(grads, same, 0)
     forward, _ = on_worlds.sequence_step("forward_ce", world, 12)(model, batches[0])
     mixed, _ = on_worlds.sequence_step("mixce_star", world, 12, eta=0.25, samples=8, seed=3)(
@@ -195,6 +205,15 @@ def test_two_kls_repairs_what_mle_leaves():
 
 
 # ---- measures ------------------------------------------------------------------------------------
+
+
+def test_measures_list_far_more_sequences_than_a_step_does():
+    world, model = worlds.agreement(), mm.TableBigram(6)
+    assert on_worlds.MAX_LISTED < exact.num_sequences(6, 8) <= world_measures.MAX_LISTED
+    assert not on_worlds.is_listed(world, 8)
+    measured = world_measures.measure_on_world(model, world, 8, samples=10)
+    assert measured["exact"]
+    assert measured["validity"] == float(exact.measure(model, world, 8)["validity"])
 
 
 def test_measures_are_exact_where_they_can_be_and_agree_with_samples(monkeypatch):
