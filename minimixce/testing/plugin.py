@@ -1,0 +1,11 @@
+"""The pytest plugin, by an entry point: the fixture `assert_gradients`."""
+
+import pytest
+
+
+@pytest.fixture
+def assert_gradients():
+    """minimixce.testing.assert_gradients: check a backward against its forward."""
+    from .gradients import assert_gradients
+
+    return assert_gradients

@@ -1,0 +1,38 @@
+"""hypothesis strategies for layers: sizes that all differ, so that no wrong axis goes unnoticed.
+
+Two axes of the same size hide a transpose, a sum over the wrong one, or a mean where a sum belongs.
+"""
+
+import numpy as np
+from hypothesis import strategies as st
+
+
+def sizes(letters, least=1, most=9):
+    """{letter: size} for every letter of a string, all sizes different: sizes("BTC").
+
+    Sizes are in least … most; one of them may be 1, which is where broadcasting goes wrong.
+    Raises ValueError where there are more letters than sizes.
+    """
+    letters = letters.replace(" ", "")
+    if len(set(letters)) > most - least + 1:
+        raise ValueError(
+            f"letters must be at most {most - least + 1} different ones, got {letters!r}"
+        )
+    names = sorted(set(letters))
+    numbers = st.permutations(range(least, most + 1)).map(lambda order: order[: len(names)])
+    return numbers.map(lambda chosen: dict(zip(names, chosen)))
+
+
+def arrays(*shapes, least=1, most=9, scale=1.0):
+    """A list of float64 arrays, one for each shape written in letters: arrays("BTC", "CO", "O").
+
+    The same letter is the same size in all of them, different letters are different sizes. Entries
+    are normal, times `scale`, and the same for the same example.
+    """
+
+    def make(drawn):
+        size, seed = drawn
+        rng = np.random.default_rng(seed)
+        return [scale * rng.standard_normal([size[x] for x in shape]) for shape in shapes]
+
+    return st.tuples(sizes("".join(shapes), least, most), st.integers(0, 2**32 - 1)).map(make)
