@@ -141,7 +141,8 @@ def sample_texts(model, boundary, count, tokens, temperature=1.0, seed=0, lines=
     With lines, the model has learnt single lines only: whole lines are sampled and put one after
     another.
     """
-    prompt, rng = model.xp.full((count, 1), boundary), backend.rng(seed, model.xp)
+    prompt = model.xp.full((count, 1), boundary)
+    rng = backend.rng(seed, model.xp)
     if not lines:
         return backend.to_numpy(model.generate(prompt, tokens, temperature, seed=rng))[:, 1:]
     stream = []
@@ -168,7 +169,9 @@ def diversity(ids, longest=4):
     """Distinct n-grams over all n-grams of a text (n,), n = 1 … 4 pooled; n-grams with n > 2 of one
     repeated token are left out. 1 is no repetition at all; NaN for an empty text.
     """
-    ids, distinct, total = np.asarray(ids), 0, 0
+    ids = np.asarray(ids)
+    distinct = 0
+    total = 0
     for n in range(1, min(longest, len(ids)) + 1):
         grams = np.lib.stride_tricks.sliding_window_view(ids, n)
         if n > 2:
@@ -185,7 +188,8 @@ def repetition(ids, times=3):
     A phrase of length L stands `times` in a row where x_i = x_{i+L} for (times−1)·L consecutive i.
     """
     ids = np.asarray(ids)
-    inside, longest = np.zeros(len(ids), bool), 0
+    inside = np.zeros(len(ids), bool)
+    longest = 0
     for length in range(1, len(ids) // times + 1):
         same = np.concatenate([[0], (ids[:-length] == ids[length:]).astype(np.int8), [0]])
         starts, ends = np.flatnonzero(np.diff(same) == 1), np.flatnonzero(np.diff(same) == -1)

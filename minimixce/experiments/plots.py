@@ -88,7 +88,8 @@ def _validity_against_perplexity(ax, result, labels):
     groups = [result["rows"][label] for label in labels]
     _plane(ax, groups, "o-", "trained with another objective", labels, (8, -14))
     if temperatures := result["temperatures"]:
-        groups, names = list(temperatures.values()), [f"τ = {t}" for t in temperatures]
+        groups = list(temperatures.values())
+        names = [f"τ = {t}" for t in temperatures]
         _plane(ax, groups, "s--", "MLE at lower temperature τ", names, (-44, 4))
     best = min(r["perplexity"] for rows in result["rows"].values() for r in rows)
     label = "held-out text\n(its perplexity is at most this)"
@@ -110,7 +111,8 @@ def _plane(ax, groups, style, label, names, offset):
         [mean_and_deviation([row[name] for row in rows]) for rows in groups]
         for name in ("perplexity", "word_validity")
     )
-    means, bars = ([v[0] for v in x], [v[0] for v in y]), ([v[1] for v in x], [v[1] for v in y])
+    means = ([v[0] for v in x], [v[0] for v in y])
+    bars = ([v[1] for v in x], [v[1] for v in y])
     fill = "none" if "--" in style else "full"
     ax.errorbar(
         *means,
@@ -130,10 +132,12 @@ def _values_of_groups(ax, name, result, color):
     """The measure `name` of every run, in a column for each objective and control, and of held-out
     text, where it has it.
     """
-    shown, held_out = result["rows"] | result["controls"], result["held_out"]
+    shown = result["rows"] | result["controls"]
+    held_out = result["held_out"]
     for x, (label, rows) in enumerate(shown.items()):
         values = [row[name] for row in rows]
-        shade, fill = color.get(label, Q_COLOR), "full" if label in color else "none"
+        shade = color.get(label, Q_COLOR)
+        fill = "full" if label in color else "none"
         ax.plot([x] * len(values), values, "o", color=shade, fillstyle=fill, alpha=0.8)
         mean = sum(values) / len(values)
         ax.plot([x - 0.25, x + 0.25], [mean] * 2, color=shade, linewidth=2.5)

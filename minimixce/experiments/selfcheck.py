@@ -143,7 +143,8 @@ def _with_loss(loss, objective, targets):
 
 def _frozen_surrogate(logits, targets, cost_embedding, eta):
     """−w log q with w = η + (1−η) q at the given logits."""
-    xp, is_target = array_module(logits), targets >= 0
+    xp = array_module(logits)
+    is_target = targets >= 0
     log_loss = objectives.mle(logits, targets, reduction="none")[0]
     w = eta + (1 - eta) * xp.exp(-log_loss)
 
@@ -156,7 +157,8 @@ def _frozen_surrogate(logits, targets, cost_embedding, eta):
 
 def _frozen_emo(logits, targets, cost_embedding, ratio):
     """½ (−log q + r d) with r = −log q / d at the given logits."""
-    xp, is_target = array_module(logits), targets >= 0
+    xp = array_module(logits)
+    is_target = targets >= 0
     unit = cost_embedding / xp.sqrt((cost_embedding**2).sum(axis=-1, keepdims=True))
     # (B,T,V); the target's own is 0 up to rounding
     cost = 1 - unit[xp.where(is_target, targets, 0)] @ unit.T

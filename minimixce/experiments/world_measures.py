@@ -146,7 +146,8 @@ def _draw_from_world(model, world, max_len, samples, seed):
 
 def _draw_from_model(model, world, max_len, samples, seed):
     """In groups: each keeps keys and values of all its rows."""
-    xp, groups = model.xp, []
+    xp = model.xp
+    groups = []
     rng = backend.rng(int(np.random.SeedSequence([_MEASURE, seed]).generate_state(1)[0]), xp)
     for _ in tqdm(range(-(-samples // 500)), desc="sampling", delay=1, leave=False, disable=None):
         groups.append(estimators.sample(model, 500, max_len, rng))

@@ -51,7 +51,9 @@ def data_of(corpus, vocab_size, zeros, seed, train=TRAIN, development=DEVELOPMEN
     the last two calls are remembered.
     """
     world = world_of(corpus, vocab_size, zeros, seed)
-    codes, lengths, rng = [], [], np.random.default_rng([seed, vocab_size])
+    codes = []
+    lengths = []
+    rng = np.random.default_rng([seed, vocab_size])
     # in parts: rows of 500 columns are mostly padding
     for first in range(0, train + development, 5_000):
         rows = world.sample(min(5_000, train + development - first), LONGEST, rng)

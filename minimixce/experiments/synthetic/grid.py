@@ -105,7 +105,8 @@ def run(job):
     start = time.perf_counter()
     sampled = data.data_of(job.corpus, job.vocab_size, job.zeros, job.seed)
     learned, loss, steps, curve, gradient = _fit(job, sampled)
-    world, seen = sampled.world, sampled.world.reachable
+    world = sampled.world
+    seen = sampled.world.reachable
     result = {
         **job._asdict(),
         "uses": information_used(job),
@@ -183,7 +184,8 @@ def read_runs(folder):
 
     Raises ValueError, naming the line, where the file holds something else.
     """
-    path, done = Path(folder) / RUNS_FILE, {}
+    path = Path(folder) / RUNS_FILE
+    done = {}
     whole, _, _ = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
     for number, line in enumerate(whole.splitlines(), 1):
         try:
@@ -218,7 +220,9 @@ def estimate(jobs):
 
 
 def _seconds_of_gradient(V):
-    world, z, times = worlds.random_markov(V, 0.5, 0), np.zeros((V, V)), []
+    world = worlds.random_markov(V, 0.5, 0)
+    z = np.zeros((V, V))
+    times = []
     z[:, 0] = 2  # so that sequences end
     for _ in range(2):
         start = time.perf_counter()

@@ -28,14 +28,16 @@ def fit_exact(job, data, tolerance=1e-10, max_steps=1000):
     would rise, until no entry of the gradient is above `tolerance`, no step gets lower than
     rounding lets see, or after `max_steps` steps.
     """
-    world, counts = data.world, forward_counts(job, data)
+    world = data.world
+    counts = forward_counts(job, data)
     share, _ = forward_part(job)
     # What was never seen starts low, but where P can call for it not so low that its gradient is
     # lost.
     least = 1e-6 if share < 1 else 1e-12
     z = np.log(np.maximum(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), least))
     loss, gradient = exact_loss(z, job, world, counts)
-    rate, curve = 1.0, []
+    rate = 1.0
+    curve = []
     for step in range(max_steps + 1):
         q = np.exp(logprob.log_softmax(z))
         curve.append(curve_point(step, loss, q, job, world, counts))
@@ -73,7 +75,8 @@ def descent_direction(z, q, gradient, counts, job):
     A_v of its tokens under R, which it is slow to reach otherwise: minimising −Σ w_v log q_v + Σ
     A_v q_v gives q_v = w_v / (λ + A_v).
     """
-    n, (share, _) = counts[0].sum(), forward_part(job)
+    n = counts[0].sum()
+    share, _ = forward_part(job)
     seen = share * counts.sum(axis=1) / n
     if job.objective == "mixce_star" and 0 < share < 1 and (seen > 0).all():
         weights = share * counts / n
@@ -114,7 +117,8 @@ def fit_js(job, data, steps=50):
     """js of a table Q, from the counts on. It has no closed form, so its gradient is sampled."""
     counts = forward_counts(job, data) + 0.01
     params = {"logits": np.log(counts / counts.sum(axis=1, keepdims=True))}
-    optimizer, curve = optim.Adam(params, 0.01), []
+    optimizer = optim.Adam(params, 0.01)
+    curve = []
     for step in range(steps + 1):
         loss, gradient = sampled_js(params["logits"], job, data.world, step)
         q = np.exp(logprob.log_softmax(params["logits"]))
@@ -141,10 +145,12 @@ def rloo_js(q, world, rows, eta):
     gradient is one weighted count, and no logits are computed for every token of sequences of up to
     500. A test holds it equal to the estimator.
     """
-    V, n = world.vocab_size, len(rows)
+    V = world.vocab_size
+    n = len(rows)
     inputs, targets = rows[:, :-2], rows[:, 1:-1]
     is_target = targets >= 0
-    codes, lengths = (inputs * V + targets)[is_target], is_target.sum(axis=1)
+    codes = (inputs * V + targets)[is_target]
+    lengths = is_target.sum(axis=1)
     starts = np.cumsum(lengths) - lengths
     tables = np.log(np.maximum(q, 1e-300)), world.tables(np).log_p
     log_q, log_p = (np.add.reduceat(table.reshape(-1)[codes], starts) for table in tables)
@@ -163,10 +169,12 @@ def fit_neural(job, data, warmup=500, steps=3500):
     Adam with a rate that falls to a thousandth, after `warmup` steps of maximum likelihood: from a
     random start, reverse objectives end in a wrong corner.
     """
-    world, counts = data.world, forward_counts(job, data)
+    world = data.world
+    counts = forward_counts(job, data)
     all_tokens = np.arange(job.vocab_size)[:, None]
     model = Bigram(BigramConfig(job.vocab_size, dtype="float64"), job.seed, "cpu")
-    optimizer, curve = optim.Adam(model.params, 5e-3), []
+    optimizer = optim.Adam(model.params, 5e-3)
+    curve = []
     for step in range(steps + 1):
         logits, cache = model.forward(all_tokens)
         z = logits[:, 0]

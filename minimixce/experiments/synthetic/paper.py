@@ -33,8 +33,11 @@ def fit_paper(
     optimizer = optim.Adam(model.params, rate, l2=l2)
     rng = np.random.default_rng([job.seed, 1])
     development = _development(data, job)
-    best, best_params, since = math.inf, None, 0  # epochs since the best one
-    steps, curve = 0, []
+    best = math.inf
+    best_params = None
+    since = 0  # epochs since the best one
+    steps = 0
+    curve = []
     for epoch in range(epochs):
         for batch in _batches(data, job, batch_size, rng):
             optimizer.step(_gradients(model, batch, job, data.world, batch_size, masks, rng))
@@ -43,7 +46,8 @@ def fit_paper(
         learned = matrices.transition_matrix(model)
         curve.append(curve_point(epoch, loss, learned, job, data.world, development))
         if loss < best:
-            best, since = loss, 0
+            best = loss
+            since = 0
             best_params = {name: p.copy() for name, p in model.params.items()}
             continue
         since += 1
@@ -159,7 +163,8 @@ def _tokens_under_p(log_q, counts, job, world):
 def _js_under_p(log_q, batch, job, world):
     """The same of js: η E_P[log P − log M], whose derivative in log Q(x) is −η (1−η) Q(x)/M(x)."""
     (codes, lengths), eta, (V, K, _) = batch, job.eta, log_q.shape
-    n, starts = len(lengths), np.cumsum(lengths) - lengths
+    n = len(lengths)
+    starts = np.cumsum(lengths) - lengths
     last, token = np.divmod(codes, V)
     copies = (last * K + np.repeat(np.arange(n) % K, lengths)) * V + token
     with np.errstate(divide="ignore"):
@@ -214,7 +219,9 @@ def _draw(q, log_q, log_p, n, exponentials):
     the sequences that go on, their last tokens, what they choose, and q/E.
     """
     sum_q, sum_p = np.zeros(n, q.dtype), np.zeros(n, q.dtype)
-    rows, last, steps = np.arange(n), np.zeros(n, int), []
+    rows = np.arange(n)
+    last = np.zeros(n, int)
+    steps = []
     for t in range(LONGEST - 1):
         soft = q[last] / np.maximum(exponentials(t, rows), 1e-30)
         choice = soft.argmax(axis=1)

@@ -29,7 +29,10 @@ MODELS = ("table", "neural", "gpt")
 FORWARD_PARTS = ("samples", "population")
 
 
-FULL_VOCAB_SIZES, FULL_ZEROS = (20, 50, 100, 500, 1000), (0.1, 0.5, 0.9)
+FULL_VOCAB_SIZES = (20, 50, 100, 500, 1000)
+
+
+FULL_ZEROS = (0.1, 0.5, 0.9)
 
 
 class Study(NamedTuple):
