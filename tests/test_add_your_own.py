@@ -76,14 +76,15 @@ def test_the_tests_of_the_page_pass(copy):
 
 def test_its_rows_show_up_in_checks_tables_and_files(copy):
     (commands,) = (block.splitlines() for kind, block in BLOCKS if kind == "sh")
-    shown = {}
-    for command in commands:
-        _, name, *rest = shlex.split(command)
-        shown[name] = run(copy, "-m", "minimixce", name, *rest)
-    assert "power" in shown["gradcheck"]
-    assert "power" in shown["train"]
-    assert re.search(r"^length +\d", shown["eval"], re.M)
-    assert "power γ=0.3" in shown["compare"]
-    assert "length" in shown["compare"]
+    (copy / "story.txt").write_text("The cat sat on the mat. The dog sat on the log.\n" * 50)
+    shown = [run(copy, "-m", *shlex.split(command)) for command in commands]
+    gradcheck, on_world, world_measures, comparison, on_text, text_measures = shown
+    assert "power" in gradcheck
+    assert "power" in on_world
+    assert "power" in on_text
+    assert re.search(r"^length +\d", world_measures, re.M)
+    assert "word length" in text_measures
+    assert "power γ=0.3" in comparison
+    assert "length" in comparison
     header, *_ = (copy / "comparison" / "table.csv").read_text(encoding="utf-8").splitlines()
     assert "length" in header.split(",")
