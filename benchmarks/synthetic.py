@@ -173,7 +173,8 @@ def cpu_seconds(function, *args, **options):
 def speed(args):
     rows = []
     print(
-        f"{'objective':<12}{'η':>5}{'batches':>9}{'here, s':>10}{'PyTorch, s':>12}{'ratio':>8}{'unpadded':>10}"
+        f"{'objective':<12}{'η':>5}{'batches':>9}{'here, s':>10}{'PyTorch, s':>12}"
+        f"{'ratio':>8}{'unpadded':>10}"
         "  range"
     )
     for objective, eta in OBJECTIVES:
