@@ -62,7 +62,8 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--objective", default="reverse_kl", choices=estimators.OBJECTIVES)
+    names = [name for name, row in mm.objectives.OBJECTIVES.items() if row.cost]
+    parser.add_argument("--objective", default="reverse_kl", choices=names)
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--out", default="estimators.csv")
     args = parser.parse_args()
