@@ -6,7 +6,6 @@ each derivative comes with a bound on its own error, found from several steps of
 and from the measured noise of y; and where the slopes on the two sides differ, it says so.
 """
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -106,13 +105,21 @@ def quick_slope(lines, direction, size, noise):
 
 
 def careful_slope(lines, direction, size, noise):
-    """The slope along `direction` from steps of many lengths: that whose error is least."""
+    """The slope along `direction` from steps of many lengths: the one whose error is least.
+
+    A step is too long where the next longer one finds something else, or where a shorter one does
+    by more than its own rounding: between them lies a kink, or much curvature.
+    """
     tries = [t for t in (_try(lines, direction, h * size) for h in _STEPS) if _is_finite(t)]
+    # Rounding moves x ± h as well, by up to eps·size.
+    rounding = [2 * noise / t.h + abs(t.fourth) * 1e-15 * size / t.h for t in tries]
     best = Slope(math.nan, math.inf, math.nan, math.nan, False)
-    for longer, t in itertools.pairwise(tries):
-        # Rounding moves x ± h as well, by up to eps·size.
-        rounding = 2 * noise / t.h + abs(t.fourth) * 1e-15 * size / t.h
-        error = abs(t.fourth - longer.fourth) / 4 + rounding
+    for k in range(1, len(tries)):
+        t = tries[k]
+        truncation = abs(t.fourth - tries[k - 1].fourth) / 4
+        for shorter, allowed in zip(tries[k + 1 :], rounding[k + 1 :]):
+            truncation = max(truncation, abs(t.fourth - shorter.fourth) - allowed)
+        error = truncation + rounding[k]
         if error < best.error:
             best = Slope(t.fourth, error, t.left, t.right, False)
     return best._replace(**_corner(tries, noise))
@@ -194,14 +201,19 @@ def natural_slope(y, dy, x):
 
 
 def negligible_error(g, lines, x, tolerance):
-    """An uncertainty that nobody minds: a thousandth of the tolerance, relative to the largest
-    gradient or, where the gradient is zero, to the natural slope.
+    """An uncertainty of single coordinates that nobody minds.
+
+    A thousandth of the tolerance, relative to the largest gradient of the tensor; or relative to
+    the natural slope, as long as that is within the tolerance of the largest gradient, or the
+    gradient is zero.
     """
-    largest = np.abs(g).max(initial=0)
+    largest, natural = np.abs(g).max(initial=0), natural_slope(lines.y, lines.dy, x)
     if not np.isfinite(largest):
         return 0.0
-    natural = natural_slope(lines.y, lines.dy, x)
-    return 1e-3 * tolerance * (largest if largest > 1e-14 * natural else natural)
+    of_natural = 1e-3 * tolerance * natural
+    if largest <= 1e-14 * natural:
+        return of_natural
+    return max(1e-3 * tolerance * largest, min(of_natural, tolerance * largest))
 
 
 class Tensor(NamedTuple):
