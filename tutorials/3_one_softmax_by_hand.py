@@ -133,7 +133,8 @@ def nll_backward(dy, q):
 # %% [markdown]
 # `mm.gradcheck` does what we did by trying, with a finer formula, for inputs of any shape and at a random `dy`: it
 # runs the forward with each input nudged both ways and compares the slopes with what the backward says. Its
-# *relative error* is the largest disagreement, divided by the largest slope. From here on it is our referee.
+# *relative error* is the difference of the two slopes over the larger one, at the coordinate where that is largest. From
+# here on it is our referee.
 
 # %%
 report = mm.gradcheck(nll_forward, nll_backward, [z], names=["z"])

@@ -514,7 +514,7 @@ assert np.allclose(sentence_probs(at_temperature(tau)), sentence_probs(mixed[nam
 
 
 # %% tags=["reveal"]
-def calls_of_generate(objective, steps=20):
+def calls_of_generate(objective=None, step=None, steps=20):
     """Train a small GPT and count how often it is asked to write something."""
     model = mm.GPT(mm.GPTConfig(world.vocab_size, block_size=MAX_LEN - 1, n_layer=1, n_head=1, n_embd=8), seed=0)
     generate, calls = model.generate, []
@@ -524,8 +524,8 @@ def calls_of_generate(objective, steps=20):
         return generate(*args, **options)
 
     model.generate = counted
-    batches = [world.batch(world.sample(16, MAX_LEN, seed=step)) for step in range(steps)]
-    mm.fit(model, batches, objective, progress=False)
+    batches = [world.batch(world.sample(16, MAX_LEN, seed=number)) for number in range(steps)]
+    mm.fit(model, batches, objective, step=step, progress=False)
     return len(calls)
 
 
@@ -533,7 +533,7 @@ def on_R(model, batch):
     return mm.estimators.rloo(model, world, mm.estimators.sample(model, 16, MAX_LEN, seed=0))
 
 
-mixce_calls, rloo_calls = calls_of_generate(mm.objectives.mixce), calls_of_generate(on_R)
+mixce_calls, rloo_calls = calls_of_generate(mm.objectives.mixce), calls_of_generate(step=on_R)
 say(f"""Never: {mixce_calls} calls in twenty steps of MixCE, {rloo_calls} in twenty of RLOO. Link 3 exchanged the
     roles. MixCE sees the data and nothing else: one forward and one backward pass a step, as MLE.""")
 assert mixce_calls == 0

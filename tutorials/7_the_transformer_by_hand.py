@@ -453,9 +453,9 @@ print(report)
 assert report.ok
 
 # %% [markdown]
-# `qkv` has more elements than gradcheck looks at one by one. It moved all of them at once, in three random directions. If
-# these had disagreed, it would have looked for the element. Now look at one head, forward and backward: four positions, a
-# random `dy`.
+# gradcheck moved every element of `qkv` by itself. In a tensor with thousands of them it moves all at once, in a few random
+# directions, and where these disagree it looks for the element. Now look at one head, forward and backward: four positions,
+# a random `dy`.
 
 
 # %%
