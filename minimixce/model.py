@@ -10,6 +10,7 @@ from .backend import array_module
 from .kv import num_positions
 from .layers import softmax_forward
 from .storage import checkpoint
+from .storage.validate import check_count, check_number
 
 
 def check_config(config):
@@ -75,9 +76,11 @@ class LanguageModel:
     ):
         """Sample continuations: prompt ids (B,T0) -> (B,T0+max_new_tokens) int64.
 
-        temperature 0 takes the likeliest token; top_k keeps the k likeliest, top_p the smallest set
-        of likeliest tokens that holds probability p. A row that met the token `stop` is filled with
-        it. The past is kept from token to token; when it fills the window, the last block_size//2
+        temperature 0 takes the likeliest token; top_k keeps exactly the k likeliest, top_p the
+        fewest likeliest tokens that hold probability p; of equally likely ones the lowest ids come
+        first (transformers' top_k keeps all that are as likely as the k-th; its top_p is this one,
+        except for the order of equals). A row that met the token `stop` is filled with it. The past is
+        kept from token to token; when it fills the window, the last block_size//2
         tokens are kept and recomputed. `seed` is an integer or a backend.rng generator.
         """
         tokens = list(self.stream(prompt, max_new_tokens, temperature, top_k, top_p, stop, seed))
@@ -89,7 +92,8 @@ class LanguageModel:
         self, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop=None, seed=0
     ):
         """The tokens of `generate` one by one: an iterator over max_new_tokens arrays (B,)."""
-        _check_sampling(max_new_tokens, temperature, top_k, top_p)
+        max_new_tokens = check_count("max_new_tokens", max_new_tokens, least=0)
+        sampling = _checked_sampling(temperature, top_k, top_p)
         if prompt.ndim != 2 or prompt.dtype.kind not in "iu":
             raise ValueError(f"prompt must be token ids (B,T), got {prompt.dtype} {prompt.shape}")
         if stop is not None and not 0 <= stop < self.config.vocab_size:
@@ -97,9 +101,7 @@ class LanguageModel:
                 f"stop must be a token id in 0 … {self.config.vocab_size - 1}, got {stop}"
             )
         # int64, because narrow ids would wrap around
-        return self._stream(
-            prompt.astype("int64"), max_new_tokens, (temperature, top_k, top_p), stop, seed
-        )
+        return self._stream(prompt.astype("int64"), max_new_tokens, sampling, stop, seed)
 
     def _stream(self, prompt, max_new_tokens, sampling, stop, seed):
         xp, block_size = array_module(prompt), self.config.block_size
@@ -189,6 +191,37 @@ def complete_grads(grads, model):
     }
 
 
+def likeliest(values, count):
+    """The `count` largest values of each row, of equal ones the first: values (B,V), count an
+    integer or integers (B,1) -> bool (B,V).
+    """
+    xp = array_module(values)
+    ordered = -xp.sort(-values, axis=-1)
+    least = (
+        ordered[:, count - 1 : count]
+        if isinstance(count, int)
+        else xp.take_along_axis(ordered, count - 1, axis=-1)
+    )
+    larger = values > least
+    equal = values == least
+    places = count - larger.sum(axis=-1, keepdims=True)  # left for the equal ones
+    return larger | (equal & (xp.cumsum(equal, axis=-1) <= places))
+
+
+def nucleus(probs, top_p):
+    """The likeliest tokens of each row until they hold top_p, all for 1: probs (B,V) -> bool (B,V).
+
+    A token is left out when the likelier ones hold at least top_p − 1e-12, since sums are rounded.
+    """
+    xp = array_module(probs)
+    if top_p == 1:
+        return xp.ones(probs.shape, dtype=bool)
+    ordered = -xp.sort(-probs, axis=-1)
+    before = xp.cumsum(ordered, axis=-1) - ordered  # probability of all likelier tokens
+    count = (before < top_p - 1e-12).sum(axis=-1, keepdims=True)
+    return likeliest(probs, xp.maximum(count, 1))  # none where top_p itself is that small
+
+
 def _sample(logits, temperature, top_k, top_p, rng):
     """One token a row: logits (B,V) -> ids (B,), by inverting the cumulative distribution at one
     uniform number.
@@ -200,26 +233,26 @@ def _sample(logits, temperature, top_k, top_p, rng):
     logits = logits.astype("float64")
     logits = (logits - logits.max(axis=-1, keepdims=True)) / temperature
     if top_k is not None and top_k < logits.shape[-1]:
-        kth = xp.partition(logits, -top_k, axis=-1)[:, -top_k, None]
-        logits = xp.where(logits < kth, -math.inf, logits)
+        logits = xp.where(likeliest(logits, top_k), logits, -math.inf)
     probs, _ = softmax_forward(logits)
     if top_p is not None:
-        ordered = -xp.sort(-probs, axis=-1)
-        before = xp.cumsum(ordered, axis=-1) - ordered  # probability of all likelier tokens
-        least = xp.where(before < top_p, ordered, 1).min(axis=-1, keepdims=True)
-        probs = xp.where(probs < least, 0, probs)
+        probs = xp.where(nucleus(probs, top_p), probs, 0)
     cumulative = xp.cumsum(probs, axis=-1)
     threshold = rng.random((len(probs), 1)) * cumulative[:, -1:]
     # the first token whose cumulative probability passes the threshold
     return (cumulative <= threshold).sum(axis=-1)
 
 
-def _check_sampling(max_new_tokens, temperature, top_k, top_p):
-    if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens must be at least 0, got {max_new_tokens}")
+def _checked_sampling(temperature, top_k, top_p):
+    """The three as Python numbers; TypeError or ValueError, naming the option, for others."""
+    check_number("temperature", temperature)
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature must be a finite number, at least 0, got {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+    if top_k is not None:
+        top_k = check_count("top_k", top_k)  # an int: CuPy takes no NumPy integer everywhere
+    if top_p is not None:
+        check_number("top_p", top_p)
+        if not 0 < top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
+        top_p = float(top_p)
+    return float(temperature), top_k, top_p

@@ -57,10 +57,8 @@ def decoded_log_probs(logits, temperature=1.0, top_p=None):
     """log Q(·|h) of what is decoded: logits (…,V) over temperature, and all but the nucleus of probability top_p −inf."""
     log_q = mm.logprob.log_softmax(logits / temperature)
     if top_p is not None:
-        order = np.argsort(-log_q, axis=-1, kind="stable")
-        q = np.exp(np.take_along_axis(log_q, order, axis=-1))
-        outside = np.cumsum(q, axis=-1) - q >= top_p  # what comes before it already holds top_p
-        outside = np.take_along_axis(outside, np.argsort(order, axis=-1), axis=-1)
+        kept = mm.model.nucleus(np.exp(log_q).reshape(-1, log_q.shape[-1]), top_p)  # the tokens that generate draws from
+        outside = ~kept.reshape(log_q.shape)
         log_q = np.where(outside, -math.inf, mm.logprob.log_softmax(np.where(outside, -math.inf, log_q)))
     return log_q
 
