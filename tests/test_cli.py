@@ -104,6 +104,58 @@ def test_gradcheck_exits_1_and_names_the_tensor_when_a_backward_is_wrong(capsys,
     assert "1 of 60 tensors not OK" in printed
 
 
+@pytest.fixture
+def my_layer(tmp_path):
+    path = tmp_path / "my_layer.py"
+    path.write_text(
+        "import numpy as np\n"
+        "def forward(x, weight):\n"
+        "    return np.tanh(x @ weight), (x, weight)\n"
+        "def backward(dy, cache):\n"
+        "    x, weight = cache\n"
+        "    dz = dy * (1 - np.tanh(x @ weight) ** 2)\n"
+        "    return dz @ weight.T, x.T @ dz\n"
+        "def halved(dy, cache):\n"
+        "    dx, dweight = backward(dy, cache)\n"
+        "    return dx, dweight / 2\n"
+        "def inputs():\n"
+        "    rng = np.random.default_rng(0)\n"
+        "    return rng.standard_normal((2, 3)), rng.standard_normal((3, 4))\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize("shapes", [[], ["--shapes", "2,3", "3,5"]])
+def test_gradcheck_of_a_pair_in_a_file(capsys, tmp_path, my_layer, shapes):
+    out = tmp_path / "table.jsonl"
+    pair = f"{my_layer}:forward,backward"
+    status, printed, _ = run(capsys, "gradcheck", pair, *shapes, "--out", out)
+    assert status == 0
+    assert [line.split()[-1] for line in printed.splitlines()[1:]] == ["OK", "OK"]
+    assert [json.loads(line)["name"] for line in out.read_text().splitlines()] == ["x", "weight"]
+    status, printed, _ = run(capsys, "gradcheck", f"{my_layer}:forward,halved", *shapes)
+    assert status == 1
+    assert "weight: everywhere 0.5 times the right one: 1/2, a mean over an axis of 2" in printed
+
+
+@pytest.mark.parametrize(
+    ("pair", "options", "words"),
+    [
+        ("{}:forward", [], "the pair must be FILE.py:FORWARD,BACKWARD"),
+        ("{}:forward,other", [], "defines no function 'other'"),
+        ("{}:forward,backward", ["--shapes", "2,3"], "shapes must be 2, one for each parameter of"),
+        ("{}:forward,backward", ["--shapes", "2,x", "3"], "a shape must be sizes with commas"),
+        ("{}x:forward,backward", [], "the pair must be FILE.py"),
+        ("no.py:forward,backward", [], "no.py does not exist"),
+    ],
+)
+def test_gradcheck_of_what_is_no_pair_is_one_sentence(capsys, my_layer, pair, options, words):
+    status, _, error = run(capsys, "gradcheck", pair.format(my_layer), *options)
+    assert status == 2
+    assert words in error
+    assert error.count("\n") == 1
+
+
 def test_module_and_help():
     def python(*argv):
         return subprocess.run(

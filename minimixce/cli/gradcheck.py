@@ -1,10 +1,27 @@
 """minimixce gradcheck."""
 
+import argparse
+
 from .options import CommonOptions, FileFlags, add_fields, chosen
 
 
 def declare(parser):
     """Declare the options of the command."""
+    parser.add_argument(
+        "pair",
+        nargs="?",
+        default=argparse.SUPPRESS,
+        metavar="FILE.py:FORWARD,BACKWARD",
+        help="a pair of functions of your own, instead of those of the package; FILE.py is executed",
+    )
+    parser.add_argument(
+        "--shapes",
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="SHAPE",
+        help="a shape for each parameter of FORWARD, such as 2,3 or scalar; without it, a function "
+        "inputs() of FILE.py returns the inputs",
+    )
     add_fields(parser, CommonOptions)
     add_fields(parser, FileFlags, helps={"out": "also write the table to FILE as JSON lines"})
 
@@ -22,6 +39,10 @@ def run(given):
     file = chosen(FileFlags, given)
     files.check_not_there(file.out, file.overwrite)
     common = chosen(CommonOptions, given)
+    if "pair" in given:
+        return _check_file(given, file, common)
+    if "shapes" in given:
+        raise ValueError("--shapes goes with FILE.py:FORWARD,BACKWARD")
     print(
         f"Numerical derivatives against the backward functions of {Path(checks.__file__).parent},"
         f" float64, on {backend.device_name(backend.select_device(common.device))}\n"
@@ -37,3 +58,15 @@ def run(given):
     verdict = f"{wrong} of {len(rows)} tensors not OK" if wrong else f"all {len(rows)} tensors OK"
     print(f"{verdict}; largest relative error {worst:.1e}, allowed {1e-6:.0e}")
     return 1 if wrong else 0
+
+
+def _check_file(given, file, common):
+    """The check of a pair of functions of the user's -> exit status."""
+    from ..storage import files
+    from ..testing.from_file import check_file
+
+    report, sentences = check_file(given["pair"], given.get("shapes"), common.seed)
+    print("\n".join([str(report), *sentences]))
+    if file.out:
+        files.write_lines(file.out, [{"check": given["pair"], **r.as_dict()} for r in report.rows])
+    return 0 if report.ok else 1

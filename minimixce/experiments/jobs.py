@@ -4,12 +4,11 @@
 
 import dataclasses
 import os
-import runpy
 from pathlib import Path
 
 from .. import backend, checks, objectives, text
 from ..gpt import GPT, GPTConfig
-from ..storage import validate
+from ..storage import files, validate
 from ..training import loop, run, steps
 from ..training.evaluation import evaluate, loss_of_uniform
 from ..training.threads import limit_threads, share_of_threads
@@ -325,14 +324,7 @@ def objective_of_file(path, name, unchecked=False):
     sentence where it fails. Raises ValueError where its dlogits are not the derivative of its loss,
     unless unchecked=True.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    try:
-        objective = runpy.run_path(str(path)).get(name)
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"{path} fails to run: {type(error).__name__}: {error}") from error
-    if not callable(objective):
-        raise ValueError(f"{path} defines no function {name!r}")
+    (objective,) = files.load_functions(path, name)
     objective = steps.guarded(objective, f"{name} in {path}", errors=Exception, advice="")
     if not unchecked:
         report = checks.check_objective(objective)

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import runpy
 from pathlib import Path
 
 
@@ -79,3 +80,22 @@ def to_csv(rows):
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()
+
+
+def load_functions(path, *names):
+    """Run a Python file -> the functions of these names that it defines, in order.
+
+    The file is executed: give none that you would not run yourself. Raises FileNotFoundError, or
+    ValueError that names the file, where it fails to run or lacks one of them.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        defined = runpy.run_path(str(path))
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{path} fails to run: {type(error).__name__}: {error}") from error
+    for name in names:
+        if not callable(defined.get(name)):
+            raise ValueError(f"{path} defines no function {name!r}")
+    return [defined[name] for name in names]

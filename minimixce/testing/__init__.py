@@ -9,7 +9,7 @@ The fixture `assert_gradients` is the same function, there in every pytest run w
 installed; the strategies, in testing.strategies, need hypothesis.
 """
 
-from .gradients import assert_gradients
+from .gradients import assert_gradients, check_gradients
 from .sentences import explain
 
-__all__ = ["assert_gradients", "explain"]
+__all__ = ["assert_gradients", "check_gradients", "explain"]

@@ -26,6 +26,17 @@ def assert_gradients(forward, backward, *inputs, names=None, **options):
             assert_gradients(linear_forward, linear_backward, x, W, b)
     """
     __tracebackhide__ = True  # pytest shows the caller's line and the message, not this function
+    report, sentences = check_gradients(forward, backward, *inputs, names=names, **options)
+    if not report.ok:
+        raise AssertionError("\n".join(["gradients are not OK", str(report), *sentences]))
+    return report
+
+
+def check_gradients(forward, backward, *inputs, names=None, **options):
+    """What assert_gradients checks -> the Report, and a list of sentences on what is wrong.
+
+    Arguments and errors are those of assert_gradients.
+    """
     names = _names(forward, inputs) if names is None else list(names)
     if len(names) != len(inputs):
         raise ValueError(f"names must have one name per input, got {len(names)} for {len(inputs)}")
@@ -47,11 +58,8 @@ def assert_gradients(forward, backward, *inputs, names=None, **options):
         return tuple(leaf for g, (leaves, _) in pairs for leaf in _leaves_like(g, leaves))
 
     report = gradcheck(flat_forward, flat_backward, flat_inputs, names=flat_names, **options)
-    if not report.ok:
-        sizes = {name: x.shape for name, x in zip(flat_names, flat_inputs)}
-        words = [line for row in report.rows if (line := explain(row, sizes))]
-        raise AssertionError("\n".join(["gradients are not OK", str(report), *words]))
-    return report
+    sizes = {name: np.shape(x) for name, x in zip(flat_names, flat_inputs)}
+    return report, [line for row in report.rows if (line := explain(row, sizes))]
 
 
 def _names(forward, inputs):
