@@ -232,8 +232,10 @@ def _run(forward, backward, originals, names, rng):
     first, repeated = gradients_of(dy), gradients_of(dy)
     of_other = gradients_of(other)
     of_sum = gradients_of([a + b for a, b in zip(dy, other)])
+    of_difference = gradients_of([a - b for a, b in zip(dy, other)])
     rounding = [1e-13 * natural_slope(y, dy, x) for x in originals]
-    complaints = [_complaint(*g) for g in zip(first, repeated, of_other, of_sum, rounding)]
+    runs = zip(first, repeated, of_other, of_sum, of_difference)
+    complaints = [_complaint(*g, allowed) for g, allowed in zip(runs, rounding)]
     return y, dy, first, complaints
 
 
@@ -271,13 +273,13 @@ def _check_unchanged(what, inputs, originals, names):
             raise ValueError(f"{what} changes its {name} in place")
 
 
-def _complaint(g, repeated, of_other, of_sum, rounding):
-    """What the gradients of dy, of dy again, of another dy and of the sum of both have against
-    them, or "". rounding: what a gradient that is exactly zero may come out as."""
-    found = [g, repeated, of_other, of_sum]
+def _complaint(g, repeated, of_other, of_sum, of_difference, rounding):
+    """What is wrong with the gradients of dy, of dy again, of another dy, and of the sum and the
+    difference of both, or "". rounding: what a gradient that is exactly zero may come out as."""
+    found = [g, repeated, of_other, of_sum, of_difference]
     if any(a is None for a in found) or len({(a.shape, a.dtype.kind) for a in found}) > 1:
         return ""
-    g, repeated, of_other, of_sum = (to_numpy(a) for a in found)
+    g, repeated, of_other, of_sum, of_difference = (to_numpy(a) for a in found)
     if g.dtype.kind != "f" or not all(np.isfinite(to_numpy(a)).all() for a in found):
         return ""
     if not np.array_equal(g, repeated):
@@ -286,8 +288,9 @@ def _complaint(g, repeated, of_other, of_sum, rounding):
         return "does not depend on dy"
     size = np.abs(g) + np.abs(of_other)
     allowed = 1e-9 * size + 1e-12 * size.max(initial=0) + rounding
-    if (np.abs(of_sum - g - of_other) > allowed).any():
-        return "is not linear in dy"
+    for combined, expected in ((of_sum, g + of_other), (of_difference, g - of_other)):
+        if (np.abs(combined - expected) > allowed).any():
+            return "is not linear in dy"
     return ""
 
 
