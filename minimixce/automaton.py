@@ -14,28 +14,29 @@ methods that take rows follow these to a GPU. Logs are natural (nats).
 import contextlib
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from . import backend
 from .storage import files
-from .storage.validate import check_count, check_number
+from .storage.shapes import Array, ArrayModule, Bool, FilePath, Float, Int, Matrix, Rows, Seed
+from .storage.validate import check_count, check_number, check_probs, to_array
 
 # The paper's: what an impossible token costs inside a reverse cross-entropy, −69.08 nats.
 LOG_P_FLOOR = math.log(1e-30)
-_TOLERANCE = 1e-9  # by how much a row of probabilities may miss a sum of one
 _MAX_DENSE_STATES = 4096  # the largest linear system that is solved
 
 
 class Tables(NamedTuple):
     """What walks through a world look up, (S,V) each, on some device; see World.tables."""
 
-    log_p: Any  # −inf where impossible
-    log_p_floored: Any
-    impossible: Any  # 1.0 or 0.0
-    next_state: Any
+    log_p: Float[Array, "S V"]  # −inf where impossible
+    log_p_floored: Float[Array, "S V"]
+    impossible: Float[Array, "S V"]  # 1.0 or 0.0
+    next_state: Int[Array, "S V"]
 
 
 class World:
@@ -51,7 +52,14 @@ class World:
     as closed forms for Markov worlds need), reachable (S,) bool (states that sequences of P meet).
     """
 
-    def __init__(self, probs, next_state, words=None, name="world", log_p_floor=LOG_P_FLOOR):
+    def __init__(
+        self,
+        probs: Matrix,
+        next_state: Matrix,
+        words: Sequence[str] | None = None,
+        name: str = "world",
+        log_p_floor: float = LOG_P_FLOOR,
+    ) -> None:
         probs = check_probs("probs", probs)
         next_state = to_array("next_state", next_state, "iu", "integers").astype(np.int64)
         if next_state.shape != probs.shape:
@@ -100,19 +108,19 @@ class World:
             )
         self.reachable.setflags(write=False)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"World({self.name!r}, {self.num_states} states, {self.vocab_size} tokens)"
 
     @property
-    def log_p_floor(self):
+    def log_p_floor(self) -> float:
         """The least log P of a token, in nats, inside reverse cross-entropy and reverse KL."""
         return self._log_p_floor
 
-    def with_floor(self, log_p_floor):
+    def with_floor(self, log_p_floor: float) -> "World":
         """The same world with another log_p_floor."""
         return World(self.probs, self.next_state, self.words, self.name, log_p_floor)
 
-    def tables(self, xp):
+    def tables(self, xp: ArrayModule) -> Tables:
         """Tables on xp's current device, float64; they are made once."""
         key = backend.current_device(xp)
         if key not in self._tables:
@@ -129,7 +137,7 @@ class World:
 
     # ---- samples and their probabilities ---------------------------------------------------------
 
-    def sample(self, n, max_len, seed=0):
+    def sample(self, n: int, max_len: int, seed: Seed = 0) -> Int[Array, "{n} {max_len}+1"]:
         """Draw n sequences of at most max_len tokens, the final boundary included -> rows (n,
         max_len+1) int64.
 
@@ -156,7 +164,7 @@ class World:
         rows[alive, max_len] = 0
         return rows
 
-    def batch(self, rows):
+    def batch(self, rows: Rows) -> tuple[Int[Array, "n L-2"], Int[Array, "n L-2"]]:
         """rows (n, max_len+1) -> inputs, targets, both (n, max_len−1): what a model reads and what
         it is to predict.
 
@@ -166,7 +174,7 @@ class World:
         """
         return batch(rows, self.vocab_size)
 
-    def states(self, rows):
+    def states(self, rows: Rows) -> Int[Array, "n L-2"]:
         """rows (n, max_len+1) -> (n, max_len−1) the state each target is drawn from; some valid
         state after the end.
         """
@@ -182,7 +190,7 @@ class World:
             states[t] = next_state[states[t - 1], columns[t]]
         return states.T
 
-    def token_log_probs(self, rows, floored=False):
+    def token_log_probs(self, rows: Rows, floored: bool = False) -> Float[Array, "n L-2"]:
         """rows (n, max_len+1) -> log P(x_t | x_<t) of every target, (n, max_len−1) float64 on rows'
         device; 0 after the end.
 
@@ -196,7 +204,7 @@ class World:
         log_probs[:, : used.shape[1]] = used
         return log_probs
 
-    def log_prob(self, rows, floored=False):
+    def log_prob(self, rows: Rows, floored: bool = False) -> Float[Array, " n"]:
         """rows (n, max_len+1) -> log P(x), nats per sequence (n,) float64; −inf where impossible.
         See token_log_probs.
         """
@@ -214,7 +222,7 @@ class World:
         is_target = targets >= 0
         return xp.where(is_target, table[self._walk(inputs), xp.where(is_target, targets, 0)], 0.0)
 
-    def validity(self, rows):
+    def validity(self, rows: Rows) -> float:
         """Fraction of rows (n, max_len+1) that P can produce, a float."""
         if len(rows) == 0:
             raise ValueError("rows must hold at least one sequence, got none")
@@ -222,7 +230,7 @@ class World:
 
     # ---- exact sums ------------------------------------------------------------------------------
 
-    def visits(self, max_len=None):
+    def visits(self, max_len: int | None = None) -> Float[Array, " S"]:
         """Expected number of tokens drawn from each state in a sequence, (S,); the forced boundary
         is not drawn.
 
@@ -259,7 +267,7 @@ class World:
             )
         return np.maximum(total, 0)
 
-    def entropy(self, max_len=None):
+    def entropy(self, max_len: int | None = None) -> float:
         """H(P) in nats per sequence, a float: expected visits of each state times the entropy of
         its next token.
         """
@@ -268,7 +276,7 @@ class World:
             self._entropies[max_len] = float(self.visits(max_len) @ of_states)
         return self._entropies[max_len]
 
-    def expected_length(self, max_len=None):
+    def expected_length(self, max_len: int | None = None) -> float:
         """Expected |x|, tokens per sequence with the final boundary, drawn or forced."""
         # One column more and the forced boundary would be drawn.
         return float(
@@ -277,7 +285,7 @@ class World:
 
     # ---- to read, to keep ------------------------------------------------------------------------
 
-    def text(self, row):
+    def text(self, row: Int[Array, " L"] | Sequence[int]) -> str:
         """One row (max_len+1,), array or list, as words joined by spaces, without boundaries."""
         row = to_array(
             "row", backend.to_numpy(row) if hasattr(row, "get") else row, "iu", "integers"
@@ -289,7 +297,7 @@ class World:
             )
         return " ".join(self.words[token] for token in row.tolist() if token > 0)
 
-    def rows(self, sentences, max_len):
+    def rows(self, sentences: Sequence[str], max_len: int) -> Int[Array, "n {max_len}+1"]:
         """Sentences (strings of words) as rows (n, max_len+1): the reverse of text."""
         ids = {word: token for token, word in enumerate(self.words) if token}
         rows = np.full((len(sentences), max_len + 1), -1)
@@ -304,7 +312,7 @@ class World:
             row[: len(tokens)] = tokens
         return rows
 
-    def describe(self):
+    def describe(self) -> str:
         """Several lines about the world, to print, with sentences drawn with seed 0 where its
         tokens have words.
         """
@@ -330,7 +338,7 @@ class World:
             lines += [f"  {self.text(row)}" for row in self.sample(5, 100)]
         return "\n".join(lines)
 
-    def save(self, path, *, overwrite=False):
+    def save(self, path: FilePath, *, overwrite: bool = False) -> None:
         """Write the world as JSON, one state a line, from which load() makes the same arrays bit by
         bit.
 
@@ -363,17 +371,14 @@ class World:
 # ---- rows ----------------------------------------------------------------------------------------
 
 
-def batch(rows, vocab_size):
+def batch(rows: Rows, vocab_size: int) -> tuple[Int[Array, "n L-2"], Int[Array, "n L-2"]]:
     """World.batch for rows of any world of vocab_size tokens."""
     _check_rows(rows, vocab_size)
     return _split(rows)
 
 
 def _check_rows(rows, vocab_size):
-    try:
-        xp = backend.array_module(rows)
-    except TypeError:
-        raise TypeError(f"rows must be a NumPy or CuPy array, got {type(rows).__name__}") from None
+    xp = backend.check_array("rows", rows)
     if rows.dtype.kind not in "iu":
         raise TypeError(f"rows must be integers, got {rows.dtype}")
     if rows.ndim != 2 or rows.shape[1] < 2:
@@ -399,10 +404,9 @@ def _split(rows):
     return backend.array_module(rows).where(inputs >= 0, inputs, 0), rows[:, 1:-1]
 
 
-# ---- checks --------------------------------------------------------------------------------------
-
-
-def reach(start, source, target):
+def reach(
+    start: Bool[Array, " S"], source: Int[Array, " N"], target: Int[Array, " N"]
+) -> Bool[Array, " S"]:
     """Which states (S,) bool the moves source[i] -> target[i] lead to from the states where start
     is true.
     """
@@ -412,33 +416,3 @@ def reach(start, source, target):
         reached[target[reached[source]]] = True
         if reached.sum() == before:
             return reached
-
-
-def to_array(name, value, kinds, what):
-    try:
-        array = np.array(value)
-    except (TypeError, ValueError):  # a ragged list, an array on a GPU
-        array = np.array(None)
-    if array.dtype.kind not in kinds:
-        got = getattr(value, "dtype", type(value).__name__)
-        raise TypeError(f"{name} must be a NumPy array or a list of {what}, got {got}")
-    return array
-
-
-def check_probs(name, value):
-    """value as (S,V) float64 with rows that sum to one; rows that do but for rounding keep their
-    bits, so files round-trip.
-    """
-    probs = to_array(name, value, "fiu", "numbers").astype(np.float64)
-    if probs.ndim != 2 or probs.shape[0] < 1 or probs.shape[1] < 2:
-        raise ValueError(f"{name} must have shape (S,V) with S ≥ 1 and V ≥ 2, got {probs.shape}")
-    if not (probs >= 0).all():
-        raise ValueError(f"{name} must hold probabilities, got {probs.min()}")
-    total = probs.sum(axis=1, keepdims=True)
-    off = np.abs(total - 1)
-    if not off.max() <= _TOLERANCE:
-        row = int(off.argmax())
-        raise ValueError(
-            f"{name} must have rows that sum to one, but row {row} sums to {total[row, 0]:.12g}"
-        )
-    return np.where(off > probs.shape[1] * np.finfo(np.float64).eps, probs / total, probs)

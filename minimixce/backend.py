@@ -12,8 +12,10 @@ import types
 
 import numpy as np
 
+from .storage.shapes import Array, ArrayModule, Float, Int, RandomGenerator, Seed
 
-def array_module(x):
+
+def array_module(x: Array) -> ArrayModule:
     """The module `x` belongs to (numpy, cupy): `xp = array_module(x)` and then `xp.exp(x)`.
 
     Raises TypeError for anything that is not an array, a list for example.
@@ -24,7 +26,15 @@ def array_module(x):
     return xp
 
 
-def select_device(device="auto"):
+def check_array(name: str, x: object) -> ArrayModule:
+    """array_module of an argument; the TypeError names it."""
+    try:
+        return array_module(x)
+    except TypeError:
+        raise TypeError(f"{name} must be a NumPy or CuPy array, got {type(x).__name__}") from None
+
+
+def select_device(device: str = "auto") -> ArrayModule:
     """Return the array module for `device`: "auto", "cpu", "cuda" or "cuda:N".
 
     "auto" is the first CUDA device if CuPy finds one, else the CPU. "cuda:N" makes device N the
@@ -51,13 +61,13 @@ def select_device(device="auto"):
     return cupy
 
 
-def _cupy():
+def _cupy() -> ArrayModule:
     import cupy
 
     return cupy
 
 
-def _why_no_cuda():
+def _why_no_cuda() -> str | None:
     """None where CUDA works, else what is missing, in words."""
     try:
         cupy = _cupy()
@@ -79,12 +89,12 @@ def _why_no_cuda():
     return None
 
 
-def current_device(xp):
+def current_device(xp: ArrayModule) -> tuple[str, int]:
     """What tells arrays that are made now from those of other devices: a key to keep them under."""
     return xp.__name__, xp.cuda.runtime.getDevice() if hasattr(xp, "cuda") else 0
 
 
-def device_name(xp):
+def device_name(xp: ArrayModule) -> str:
     """A name to print: "CPU", or the GPU's own."""
     if xp is np:
         return "CPU"
@@ -92,14 +102,16 @@ def device_name(xp):
     return f"cuda:{device} ({xp.cuda.runtime.getDeviceProperties(device)['name'].decode()})"
 
 
-def to_numpy(x):
+def to_numpy(x: Array) -> Array:
     """`x` as a NumPy array; from a GPU this copies and waits, so only callers that want a number do
     it.
     """
     return x if isinstance(x, (np.ndarray, np.generic)) else x.get()
 
 
-def add_rows(target, index, rows):
+def add_rows(
+    target: Float[Array, "V ..."], index: Int[Array, " N"], rows: Float[Array, "N ..."]
+) -> Float[Array, "V ..."]:
     """target[index[n]] += rows[n] for every n, in place, repeated indices adding up; returns
     target. index (N,), rows (N,C).
     """
@@ -115,7 +127,7 @@ def add_rows(target, index, rows):
     return target
 
 
-def blocks(x):
+def blocks(x: Float[Array, " N"]) -> list[slice]:
     """Slices that cover the vector `x`: on the CPU short ones, on a GPU one.
 
     A chain of element-wise operations that is done block by block finds its operands in the cache,
@@ -125,7 +137,7 @@ def blocks(x):
     return [slice(start, start + size) for start in range(0, len(x), size)]
 
 
-def rng(seed, xp):
+def rng(seed: Seed, xp: ArrayModule) -> RandomGenerator:
     """A random generator on xp's device from an integer seed; a generator passes through."""
     if hasattr(seed, "random") and not isinstance(seed, types.ModuleType):
         return seed
@@ -137,7 +149,7 @@ def rng(seed, xp):
     return xp.random.default_rng(int(seed))
 
 
-def reuse_freed_memory():
+def reuse_freed_memory() -> bool:
     """Have the C library keep freed blocks for the next array instead of returning them to the
     kernel.
 

@@ -27,6 +27,7 @@ from . import backend, exact
 from .logprob import chosen, log_mixture, log_softmax
 from .model import complete_grads
 from .objectives import OBJECTIVES, check_objective_ratio
+from .storage.validate import check_finite
 
 
 def sample(model, n, max_len, seed=0):
@@ -239,6 +240,7 @@ def _gumbel_forward(model, world, noise):
     xp, tables, steps = model.xp, world.tables(model.xp), []
     one_hot, dtype, past = xp.eye(world.vocab_size), _dtype(model), None
     for g in noise:
+        check_finite("noise", g)
         if past is None:
             x = xp.zeros(len(g), dtype=int)
             state = xp.zeros(len(g), dtype=int)

@@ -2,18 +2,31 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 
 from . import backend
 from .backend import array_module
-from .kv import num_positions
+from .kv import KV, num_positions
 from .layers import softmax_forward
 from .storage import checkpoint
-from .storage.validate import check_count, check_number
+from .storage.shapes import (
+    Array,
+    ArrayModule,
+    Arrays,
+    Float,
+    Grads,
+    IdsOrOneHots,
+    Int,
+    RandomGenerator,
+    Seed,
+)
+from .storage.validate import NotFinite, check_count, check_finite, check_number
 
 
-def check_config(config):
+def check_config(config: Any) -> None:
     """Raise ValueError or TypeError, naming the field, unless every integer of a config is at least
     1, its dropout a rate and its dtype one that models have.
     """
@@ -36,6 +49,47 @@ def check_config(config):
 CACHE_HAS_SERVED = "this cache has served a backward already; run forward again for a fresh one"
 
 
+class Config(Protocol):
+    """What a model's config says, whatever the model."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def block_size(self) -> int: ...
+    @property
+    def n_layer(self) -> int: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
+    def dtype(self) -> str: ...
+
+
+class Model(Protocol):
+    """What exact sums ask of a model; every LanguageModel has it, another class may.
+
+    method="list" asks for forward and backward, the tree for extend_forward and extend_backward.
+    """
+
+    params: Arrays
+
+    @property
+    def config(self) -> Config: ...
+    def extend_forward(
+        self,
+        x: IdsOrOneHots,
+        past: list[KV] | None = None,
+        training: bool = False,
+        rng: RandomGenerator | None = None,
+    ) -> tuple[Float[Array, "B T V"], list[KV], Any]: ...
+    def extend_backward(
+        self,
+        dlogits: Float[Array, "B T V"],
+        dpresent: list[KV] | None,
+        cache: Any,
+        grads: Grads | None = None,
+    ) -> tuple[Float[Array, "B T V"] | None, list[KV] | None, Grads]: ...
+
+
 class LanguageModel:
     """What every model shares, so that training, generation and the exact sums work with any of
     them.
@@ -45,17 +99,46 @@ class LanguageModel:
     after a past and differentiate that. Whatever else is asked of a model is made of these two.
     """
 
+    config: Any
+    params: Arrays
+
+    def extend_forward(
+        self,
+        x: IdsOrOneHots,
+        past: list[KV] | None = None,
+        training: bool = False,
+        rng: RandomGenerator | None = None,
+    ) -> tuple[Float[Array, "B T V"], list[KV], Any]:
+        """Continue sequences: x, ids (B,T) or soft one-hots (B,T,V), after `past` -> logits
+        (B,T,V), present, cache; each model says how. With training=True dropout acts, from `rng`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no extend_forward")
+
+    def extend_backward(
+        self,
+        dlogits: Float[Array, "B T V"],
+        dpresent: list[KV] | None,
+        cache: Any,
+        grads: Grads | None = None,
+    ) -> tuple[Float[Array, "B T V"] | None, list[KV] | None, Grads]:
+        """dlogits (B,T,V), dpresent (like present, or None for zero) and extend_forward's cache ->
+        dx (None for ids), dpast (None without a past), grads; adds into `grads` if given.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no extend_backward")
+
     @property
-    def num_params(self):
+    def num_params(self) -> int:
         """How many numbers the parameters hold."""
         return sum(p.size for p in self.params.values())
 
     @property
-    def xp(self):
+    def xp(self) -> ArrayModule:
         """The array module of the device this model lives on."""
         return array_module(next(iter(self.params.values())))
 
-    def forward(self, tokens, training=False, rng=None):
+    def forward(
+        self, tokens: IdsOrOneHots, training: bool = False, rng: RandomGenerator | None = None
+    ) -> tuple[Float[Array, "B T V"], Any]:
         """tokens: ids (B,T) or soft one-hots (B,T,V), T ≤ config.block_size -> logits (B,T,V),
         cache.
 
@@ -64,7 +147,9 @@ class LanguageModel:
         logits, _, cache = self.extend_forward(tokens, None, training, rng)
         return logits, cache
 
-    def backward(self, dlogits, cache, grads=None):
+    def backward(
+        self, dlogits: Float[Array, "B T V"], cache: Any, grads: Grads | None = None
+    ) -> Grads:
         """dlogits (B,T,V) -> grads {name: array} with exactly the keys of params; adds into `grads`
         if given.
         """
@@ -72,16 +157,25 @@ class LanguageModel:
         return grads
 
     def generate(
-        self, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop=None, seed=0
-    ):
+        self,
+        prompt: Int[Array, "B T0"],
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop: int | None = None,
+        seed: Seed = 0,
+    ) -> Int[Array, "B T0+{max_new_tokens}"]:
         """Sample continuations: prompt ids (B,T0) -> (B,T0+max_new_tokens) int64.
 
         temperature 0 takes the likeliest token; top_k keeps exactly the k likeliest, top_p the
-        fewest likeliest tokens that hold probability p; of equally likely ones the lowest ids come
-        first (transformers' top_k keeps all that are as likely as the k-th; its top_p is this one,
-        except for the order of equals). A row that met the token `stop` is filled with it. The past is
-        kept from token to token; when it fills the window, the last block_size//2
-        tokens are kept and recomputed. `seed` is an integer or a backend.rng generator.
+        fewest likeliest tokens that hold probability p, of equally likely ones those with the
+        lowest ids (transformers' top_k keeps all that are as likely as the k-th; its top_p is this
+        one, except for the order of equals). A row that met the token `stop` is filled with it. The
+        past is kept from token to token; when it fills the window, the last block_size//2 tokens
+        are kept and recomputed. `seed` is an integer or a backend.rng generator. Raises NotFinite,
+        a ValueError, for logits that are not finite; a GPU, which would have to wait for the look,
+        draws −1 there (see check_drawn).
         """
         tokens = list(self.stream(prompt, max_new_tokens, temperature, top_k, top_p, stop, seed))
         return array_module(prompt).concatenate(
@@ -89,8 +183,15 @@ class LanguageModel:
         )
 
     def stream(
-        self, prompt, max_new_tokens, temperature=1.0, top_k=None, top_p=None, stop=None, seed=0
-    ):
+        self,
+        prompt: Int[Array, "B T0"],
+        max_new_tokens: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        stop: int | None = None,
+        seed: Seed = 0,
+    ) -> Iterator[Int[Array, " B"]]:
         """The tokens of `generate` one by one: an iterator over max_new_tokens arrays (B,)."""
         max_new_tokens = check_count("max_new_tokens", max_new_tokens, least=0)
         sampling = _checked_sampling(temperature, top_k, top_p)
@@ -126,7 +227,7 @@ class LanguageModel:
                 window, past = xp.concatenate(seen, axis=1)[:, -max(1, block_size // 2) :], None
                 seen = [window]
 
-    def _check_input(self, x, start=0):
+    def _check_input(self, x: Array, start: int = 0) -> None:
         """Raise TypeError or ValueError unless x can come after `start` positions."""
         V, xp = self.config.vocab_size, array_module(x)
         if xp is not self.xp:
@@ -168,7 +269,7 @@ class LanguageModel:
         return model
 
 
-def add_grad(grads, name, value):
+def add_grad(grads: Grads, name: str, value: Float[Array, "..."]) -> None:
     """grads[name] += value, or the first value itself."""
     if name in grads:
         grads[name] += value
@@ -176,12 +277,12 @@ def add_grad(grads, name, value):
         grads[name] = value
 
 
-def xp_of(model):
+def xp_of(model: Model) -> ArrayModule:
     """The array module a model's parameters live in."""
     return array_module(next(iter(model.params.values())))
 
 
-def complete_grads(grads, model):
+def complete_grads(grads: Grads, model: Model) -> Grads:
     """grads with exactly the keys of params; zeros where nothing depends on a parameter, as with a
     horizon of 1.
     """
@@ -222,13 +323,21 @@ def nucleus(probs, top_p):
     return likeliest(probs, xp.maximum(count, 1))  # none where top_p itself is that small
 
 
-def _sample(logits, temperature, top_k, top_p, rng):
+def _sample(
+    logits: Float[Array, "B V"],
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    rng: RandomGenerator,
+) -> Int[Array, " B"]:
     """One token a row: logits (B,V) -> ids (B,), by inverting the cumulative distribution at one
     uniform number.
     """
     xp = array_module(logits)
+    top = logits.max(axis=-1, keepdims=True)
+    check_finite("logits", top)
     if temperature == 0:
-        return logits.argmax(axis=-1)
+        return xp.where(xp.isfinite(top[:, 0]), logits.argmax(axis=-1), -1)
     # float32 would round the cumulative sum of a large vocabulary visibly
     logits = logits.astype("float64")
     logits = (logits - logits.max(axis=-1, keepdims=True)) / temperature
@@ -240,7 +349,16 @@ def _sample(logits, temperature, top_k, top_p, rng):
     cumulative = xp.cumsum(probs, axis=-1)
     threshold = rng.random((len(probs), 1)) * cumulative[:, -1:]
     # the first token whose cumulative probability passes the threshold
-    return (cumulative <= threshold).sum(axis=-1)
+    tokens = (cumulative <= threshold).sum(axis=-1)
+    return xp.where(xp.isfinite(top[:, 0]), tokens, -1)
+
+
+def check_drawn(tokens):
+    """Raise NotFinite if generated tokens, on the host, tell of logits that were not finite: there
+    a GPU, which does not wait to be looked at, draws −1.
+    """
+    if tokens.size and tokens.min() < 0:
+        raise NotFinite("logits must be finite, got others while generating")
 
 
 def _checked_sampling(temperature, top_k, top_p):

@@ -1,8 +1,13 @@
 """AdamW, Adam with L2, gradient clipping and the learning-rate schedule."""
 
 import math
+from collections.abc import Sequence
 
-from .backend import array_module, blocks
+import numpy as np
+
+from .backend import array_module, blocks, check_array
+from .storage.shapes import Array, Arrays, Float, Grads, Scalar
+from .storage.validate import check_number
 
 
 class AdamW:
@@ -14,7 +19,14 @@ class AdamW:
     long vector each: a few long operations take the place of many short ones.
     """
 
-    def __init__(self, params, lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
+    def __init__(
+        self,
+        params: Arrays,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.1,
+    ) -> None:
         if not isinstance(params, dict) or not params:
             raise TypeError(
                 f"params must be a dict of arrays, as model.params, got {type(params).__name__}"
@@ -28,39 +40,31 @@ class AdamW:
         if not 0 <= weight_decay < math.inf:
             raise ValueError(f"weight_decay must be a number, at least 0, got {weight_decay}")
         self.params = params
-        self.lr = lr
-        self.betas = betas
-        self.eps = eps
-        self.weight_decay = weight_decay
+        # as Python's numbers: a NumPy scalar would change the dtype of what it is multiplied with
+        self.lr = float(lr)
+        self.betas = float(betas[0]), float(betas[1])
+        self.eps = float(eps)
+        self.weight_decay = float(weight_decay)
         self.steps = 0
         self._mean = _flat([array_module(p).zeros_like(p) for p in params.values()])
         self._square = _flat([array_module(p).zeros_like(p) for p in params.values()])
         self.mean = self._by_name(self._mean)
         self.square = self._by_name(self._square)
 
-    def step(self, grads, lr=None):
-        """One update from grads {name: array}, with learning rate `lr` or the constructor's."""
-        if not isinstance(grads, dict):
-            raise TypeError(
-                f"grads must be a dict of arrays, as a backward returns, got {type(grads).__name__}"
-            )
-        if grads.keys() != self.params.keys():
-            raise ValueError(
-                f"grads and params differ in {sorted(grads.keys() ^ self.params.keys())}"
-            )
-        for name, p in self.params.items():
-            if grads[name].shape != p.shape:
-                raise ValueError(
-                    f"the gradient of {name} must have its shape {p.shape}, got {grads[name].shape}"
-                )
-        lr = self.lr if lr is None else lr
+    def step(self, grads: Grads, lr: float | None = None) -> None:
+        """One update from grads {name: array}, with learning rate `lr` or the constructor's.
+
+        Raises TypeError or ValueError before anything is changed. Whether gradients are finite is
+        not looked at here: fit looks at their norm when it measures.
+        """
+        lr = self._checked(grads, lr)
         beta1, beta2 = self.betas
+        update = _flat([grads[name] for name in self.params])
         self.steps += 1
         # m/(1−β1ᵗ) and v/(1−β2ᵗ) undo the start at zero; as scalars they fold into the step size
         # and the root.
         step_size = lr / (1 - beta1**self.steps)
         root_scale = 1 / math.sqrt(1 - beta2**self.steps)
-        update = _flat([grads[name] for name in self.params])
         for block in blocks(update):
             g, m, v = update[block], self._mean[block], self._square[block]
             m += (1 - beta1) * (g - m)
@@ -75,7 +79,28 @@ class AdamW:
                 p *= 1 - lr * self.weight_decay
             p -= change
 
-    def _by_name(self, flat):
+    def _checked(self, grads: Grads, lr: float | None) -> float:
+        """The learning rate; TypeError or ValueError for anything that a step would fail at, so
+        that none fails when some arrays have been updated.
+        """
+        if not isinstance(grads, dict):
+            raise TypeError(
+                f"grads must be a dict of arrays, as a backward returns, got {type(grads).__name__}"
+            )
+        if grads.keys() != self.params.keys():
+            raise ValueError(
+                f"grads and params differ in {sorted(grads.keys() ^ self.params.keys())}"
+            )
+        for name, p in self.params.items():
+            _check_gradient(name, grads[name], p)
+        if lr is None:
+            return self.lr
+        check_number("lr", lr)
+        if not 0 <= lr < math.inf:
+            raise ValueError(f"lr must be a finite number, at least 0, got {lr}")
+        return float(lr)
+
+    def _by_name(self, flat: Float[Array, " N"]) -> Arrays:
         """A long vector -> {name: view of params' shape}."""
         views, start = {}, 0
         for name, p in self.params.items():
@@ -90,34 +115,57 @@ class Adam(AdamW):
     and the MixCE paper's synthetic experiments use.
     """
 
-    def __init__(self, params, lr, betas=(0.9, 0.999), eps=1e-8, l2=0.0):
+    def __init__(
+        self,
+        params: Arrays,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        l2: float = 0.0,
+    ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay=0.0)
         if not 0 <= l2 < math.inf:
             raise ValueError(f"l2 must be a number, at least 0, got {l2}")
-        self.l2 = l2
+        self.l2 = float(l2)
 
-    def step(self, grads, lr=None):
+    def step(self, grads: Grads, lr: float | None = None) -> None:
         """One update from grads {name: array}, to which the decay is added here; `lr` as in
         AdamW.step.
         """
-        if self.l2 and isinstance(grads, dict):
-            grads = {
-                name: g + self.l2 * self.params[name] if name in self.params else g
-                for name, g in grads.items()
-            }
+        lr = self._checked(grads, lr)
+        if self.l2:
+            grads = {name: g + self.l2 * self.params[name] for name, g in grads.items()}
         super().step(grads, lr)
 
 
-def _flat(arrays):
+def _check_gradient(name: str, g: Array, p: Array) -> None:
+    """Raise TypeError or ValueError unless the gradient g can be taken from the parameter p."""
+    xp = check_array(f"the gradient of {name}", g)
+    if xp is not array_module(p):
+        raise TypeError(f"the gradient of {name} must be on its device, got one of {xp.__name__}")
+    if g.dtype.kind != "f":
+        raise TypeError(f"the gradient of {name} must be floats, got {g.dtype}")
+    if g.shape != p.shape:
+        raise ValueError(f"the gradient of {name} must have its shape {p.shape}, got {g.shape}")
+    if isinstance(p, np.ndarray) and not p.flags.writeable:
+        raise ValueError(f"the parameter {name} cannot be written, its array is read-only")
+
+
+def _flat(arrays: Sequence[Float[Array, "..."]]) -> Float[Array, " N"]:
     return array_module(arrays[0]).concatenate([x.reshape(-1) for x in arrays])
 
 
-def clip_grads(grads, max_norm):
+def clip_grads(grads: Grads, max_norm: float) -> Scalar:
     """Scale grads in place so that their joint Euclidean norm is at most max_norm; returns the norm
     before, 0-d on device.
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be a positive number, got {max_norm}")
+    if not isinstance(grads, dict) or not grads:
+        raise TypeError(
+            "grads must be a dict of arrays, with at least one, got"
+            f" {type(grads).__name__ if not isinstance(grads, dict) else 'an empty dict'}"
+        )
     xp = array_module(next(iter(grads.values())))
     norm = xp.sqrt(sum(xp.vdot(g, g) for g in grads.values()))
     if max_norm == math.inf:
@@ -128,7 +176,7 @@ def clip_grads(grads, max_norm):
     return norm
 
 
-def warmup_cosine(step, lr, warmup, total, final=0.1):
+def warmup_cosine(step: int, lr: float, warmup: int, total: int, final: float = 0.1) -> float:
     """Learning rate of step 0, 1, …: a linear rise over `warmup` steps to lr, then half a cosine
     down to final·lr.
     """

@@ -9,6 +9,8 @@ import importlib
 import os
 import sys
 
+import numpy as np
+
 from .. import __version__
 from ..training.threads import limit_threads
 
@@ -39,7 +41,8 @@ def main(argv=None):
         given = vars(_parser(command).parse_args(argv))
         del given["command"]
         given = _module("options").complete(given)
-        with limit_threads(given.get("threads")):
+        # numbers that are not finite end in a sentence, and need no warnings
+        with limit_threads(given.get("threads")), np.errstate(all="ignore"):
             status = _module(_MODULES.get(command, command)).run(given)
         sys.stdout.flush()
         return status

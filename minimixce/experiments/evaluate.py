@@ -5,6 +5,7 @@ do.
 from pathlib import Path
 
 from .. import backend, text
+from ..model import check_drawn
 from ..storage import validate
 from ..training import run
 from ..training.evaluation import evaluate
@@ -151,6 +152,8 @@ def _write_stream(stream, tokenizer, has_prompt, write):
     """Write the tokens of model.stream up to a boundary -> their ids."""
     written, pending = [], []
     for token in stream:
+        token = backend.to_numpy(token)
+        check_drawn(token)
         token = int(token[0])
         if token == tokenizer.boundary:
             break

@@ -4,12 +4,14 @@ import numpy as np
 
 from ..backend import add_rows, to_numpy
 from ..layers import softmax_forward
+from ..storage.validate import check_finite
 
 
 def average_js(gold, learned):
     """avg. JS of two transition matrices (V,V), start rows included: the Jensen–Shannon divergence
     of each pair of rows (nats, equal weights), mean over rows.
     """
+    _check(gold, learned)
     middle = (gold + learned) / 2
 
     def kl(p):
@@ -21,8 +23,14 @@ def average_js(gold, learned):
 
 def average_zeros(gold, learned):
     """avg. 0s: the mean learned probability where the gold one is 0 (0 where it nowhere is)."""
+    _check(gold, learned)
     impossible = learned[gold == 0]
     return float(impossible.mean()) if impossible.size else 0.0
+
+
+def _check(gold, learned):
+    check_finite("gold", gold)
+    check_finite("learned", learned)
 
 
 def transition_matrix(model, world=None, samples=2000, max_len=None, seed=0):
@@ -35,10 +43,17 @@ def transition_matrix(model, world=None, samples=2000, max_len=None, seed=0):
     V = model.config.vocab_size
     if world is None:
         logits, _ = model.forward(model.xp.arange(V)[:, None])
-        return to_numpy(softmax_forward(logits[:, 0].astype("float64"))[0])
+        return _probabilities(logits[:, 0])
     inputs, targets = world.batch(world.sample(samples, max_len, seed))
     logits, _ = model.forward(model.xp.asarray(inputs))
-    probs = to_numpy(softmax_forward(logits.astype("float64"))[0])
+    probs = _probabilities(logits)
     is_target = targets >= 0
     sums = add_rows(np.zeros((V, V)), inputs[is_target], probs[is_target])
     return sums / np.maximum(np.bincount(inputs[is_target], minlength=V), 1)[:, None]
+
+
+def _probabilities(logits):
+    """softmax in float64, on the host."""
+    logits = to_numpy(logits).astype("float64")
+    check_finite("logits", logits.max(axis=-1))
+    return softmax_forward(logits)[0]

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import backend, layers, objectives
+from ..model import check_drawn
+from ..storage import validate
 
 
 class Measure(NamedTuple):
@@ -54,6 +56,7 @@ def fit_to_text(model, batches, temperature=1.0):
         nll += float(objectives.mle(logits, is_target, reduction="none")[0].sum())
         entropy += float((_entropies(logits) * (is_target >= 0)).sum())
         count += int((targets >= 0).sum())
+    validate.check_finite("loss on text", nll, infinite=True)  # NaN where logits are not finite
     return perplexity(nll / count), entropy / count
 
 
@@ -144,16 +147,21 @@ def sample_texts(model, boundary, count, tokens, temperature=1.0, seed=0, lines=
     prompt = model.xp.full((count, 1), boundary)
     rng = backend.rng(seed, model.xp)
     if not lines:
-        return backend.to_numpy(model.generate(prompt, tokens, temperature, seed=rng))[:, 1:]
+        return _on_host(model.generate(prompt, tokens, temperature, seed=rng))[:, 1:]
     stream = []
     while len(stream) < count * tokens:
         longest = model.config.block_size
-        for line in backend.to_numpy(
-            model.generate(prompt, longest, temperature, stop=boundary, seed=rng)
-        ).tolist():
+        drawn = model.generate(prompt, longest, temperature, stop=boundary, seed=rng)
+        for line in _on_host(drawn).tolist():
             end = line.index(boundary, 1) if boundary in line[1:] else len(line)
             stream += line[:end]
     return np.array(stream[: count * tokens]).reshape(count, tokens)
+
+
+def _on_host(tokens):
+    tokens = backend.to_numpy(tokens)
+    check_drawn(tokens)
+    return tokens
 
 
 def held_out_texts(ids, count, tokens):

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from .. import backend, estimators, exact
 from ..backend import to_numpy
+from ..storage import validate
 from . import on_worlds
 from .measures import Measure
 from .tables import format_table
@@ -107,8 +108,10 @@ def measure_on_world(model, world, max_len, samples=10_000, seed=0):
     for name, measure in WORLD_MEASURES.items():
         if name in sums:
             values[name] = float(sums[name])
+            validate.check_finite(name, values[name], infinite=True)
             continue
         values[name], error = measure.function(sequences(measure.needs))
+        validate.check_finite(name, values[name], infinite=True)  # from a GPU, too
         if error is not None:
             errors[f"{name}_se"] = error
     return values | errors | {"exact": is_exact}

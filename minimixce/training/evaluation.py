@@ -3,6 +3,7 @@
 import numpy as np
 
 from .. import objectives
+from ..storage.validate import check_finite
 
 
 def evaluate(model, batches, objective=None, *, eta=0.5):
@@ -27,6 +28,7 @@ def evaluate(model, batches, objective=None, *, eta=0.5):
         if objective is not None:
             own += float(objective(logits, targets_on_device)[0]) * targets_here
         count += targets_here
+    check_finite("validation loss", nll, infinite=True)  # NaN where logits are not finite
     mle, mean_q = nll / count, q / count
     return {
         "validation_mle": mle,

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from .. import objectives
 from ..optim import AdamW, clip_grads, warmup_cosine
+from ..storage.validate import NotFinite, check_finite
 from ..training.evaluation import check_batch, evaluate
 from ..training.run import STATE_FILE, Run
 from ..training.steps import (
@@ -150,7 +151,11 @@ def fit(
             if group is None:
                 break
             rate = learning_rate(run.step, lr, warmup, steps, final_lr)
-            _make_step(run, group_step, group, rate, max_grad_norm)
+            try:
+                _make_step(run, group_step, group, rate, max_grad_norm)
+            except NotFinite as error:
+                run.check_losses(advice)  # if it began before
+                raise FloatingPointError(f"{error}, at step {run.step + 1}; try {advice}") from None
             report.count(group)
             if run.step % eval_every == 0:
                 report.measure()
@@ -263,11 +268,13 @@ class _Report:
             "lr": run.lr,
             "tokens_per_second": self.tokens / (time.perf_counter() - self.started),
         }
-        found |= self.validate()
-        if not np.isfinite(found.get("validation_loss", 0.0)):
+        try:
+            found |= self.validate()
+            check_finite("validation loss", found.get("validation_loss", 0.0))
+        except NotFinite:
             raise FloatingPointError(
                 f"the validation loss is not finite at step {run.step}; try {self.advice}"
-            )
+            ) from None
         run.add(found)
         run.save()
         if self.progress:
