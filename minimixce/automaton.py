@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -88,7 +88,8 @@ class World:
             array.setflags(write=False)
         self.probs, self.next_state = probs, next_state
         self.words, self.name, self._log_p_floor = list(words), name, float(log_p_floor)
-        self._tables, self._entropies = {}, {}  # by device; by horizon
+        self._tables: dict[tuple[str, int], Tables] = {}  # by device
+        self._entropies: dict[int | None, float] = {}  # by horizon
         last_token = np.arange(vocab_size)
         self.is_markov = num_states == vocab_size and bool((next_state == last_token)[:, 1:].all())
 
@@ -287,9 +288,9 @@ class World:
 
     def text(self, row: Int[Array, " L"] | Sequence[int]) -> str:
         """One row (max_len+1,), array or list, as words joined by spaces, without boundaries."""
-        row = to_array(
-            "row", backend.to_numpy(row) if hasattr(row, "get") else row, "iu", "integers"
-        )
+        given: Any = row
+        on_host = backend.to_numpy(given) if hasattr(row, "get") else row
+        row = to_array("row", on_host, "iu", "integers")
         if row.ndim != 1 or row.max(initial=0) >= self.vocab_size:
             raise ValueError(
                 f"row must have one axis and tokens below {self.vocab_size}, got {row.ndim} and up"

@@ -9,6 +9,7 @@ import ctypes
 import re
 import sys
 import types
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +22,12 @@ def array_module(x: Array) -> ArrayModule:
     Raises TypeError for anything that is not an array, a list for example.
     """
     xp = sys.modules.get(type(x).__module__.partition(".")[0])
-    if not hasattr(xp, "ndarray"):
+    if xp is None or not hasattr(xp, "ndarray"):
         raise TypeError(f"expected a NumPy or CuPy array, got {type(x).__name__}")
     return xp
 
 
-def check_array(name: str, x: object) -> ArrayModule:
+def check_array(name: str, x: Any) -> ArrayModule:
     """array_module of an argument; the TypeError names it."""
     try:
         return array_module(x)
@@ -139,6 +140,7 @@ def blocks(x: Float[Array, " N"]) -> list[slice]:
 
 def rng(seed: Seed, xp: ArrayModule) -> RandomGenerator:
     """A random generator on xp's device from an integer seed; a generator passes through."""
+    # numpy.random has a function random, too, but it is a module.
     if hasattr(seed, "random") and not isinstance(seed, types.ModuleType):
         return seed
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:

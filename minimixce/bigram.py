@@ -9,11 +9,14 @@ they take any number of positions and their past is an empty list.
 import dataclasses
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
 from . import backend
+from .kv import KV
 from .layers import (
     dropout_backward,
     dropout_forward,
@@ -26,10 +29,22 @@ from .layers import (
 )
 from .model import CACHE_HAS_SERVED, LanguageModel, add_grad, check_config
 from .storage import checkpoint
+from .storage.shapes import (
+    Array,
+    Arrays,
+    FilePath,
+    Float,
+    Grads,
+    IdsOrOneHots,
+    RandomGenerator,
+    Seed,
+)
+
+_M = TypeVar("_M", bound="_BigramModel")
 
 
 class _WithoutPast:
-    """What a bigram's config says where GPT's has a number to choose."""
+    """A bigram has no layers, and no limit on positions."""
 
     n_layer = 0
     block_size = sys.maxsize
@@ -50,7 +65,7 @@ class BigramConfig(_WithoutPast):
     dropout: float = 0.0
     dtype: str = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_config(self)
 
 
@@ -62,11 +77,11 @@ class TableBigramConfig(_WithoutPast):
     dtype: str = "float64"
     dropout = 0.0  # not a field: a table has no place for it
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_config(self)
 
 
-def bigram_shapes(config):
+def bigram_shapes(config: BigramConfig) -> dict[str, tuple[int, ...]]:
     """{name: shape} of a Bigram's parameters."""
     V, E, H = config.vocab_size, config.n_embd, config.n_hidden
     hidden = {"hidden.weight": (E, H), "hidden.bias": (H,)}
@@ -74,7 +89,7 @@ def bigram_shapes(config):
     return {"embedding.weight": (V, E)} | hidden | output
 
 
-def initial_bigram(config, seed=0):
+def initial_bigram(config: BigramConfig, seed: Seed = 0) -> Arrays:
     """PyTorch's defaults, which the reference trains from, as NumPy arrays: the embedding standard
     normal, weights and bias of a linear layer uniform in ±1/√(its number of inputs).
     """
@@ -93,7 +108,7 @@ def initial_bigram(config, seed=0):
     return {name: initial(name, shape) for name, shape in bigram_shapes(config).items()}
 
 
-def table_shapes(config):
+def table_shapes(config: TableBigramConfig) -> dict[str, tuple[int, ...]]:
     """{name: shape} of a TableBigram's one parameter."""
     return {"logits": (config.vocab_size, config.vocab_size)}
 
@@ -106,7 +121,11 @@ class _BigramModel(LanguageModel):
     it.
     """
 
-    def save(self, folder, overwrite=False, boundary=None):
+    _model_type: str
+    _config_class: type
+    _shapes: Callable[..., dict[str, tuple[int, ...]]]
+
+    def save(self, folder: FilePath, overwrite: bool = False, boundary: int | None = None) -> None:
         """Write the model as a folder (config.json, model.safetensors).
 
         `boundary` is the tokenizer's boundary id, which becomes bos_token_id and eos_token_id.
@@ -120,7 +139,7 @@ class _BigramModel(LanguageModel):
         checkpoint.save_model(folder, fields, self.params, overwrite=overwrite)
 
     @classmethod
-    def load(cls, folder, device="auto", dtype=None):
+    def load(cls: type[_M], folder: FilePath, device: str = "auto", dtype: str | None = None) -> _M:
         """Open a folder that save wrote; dtype=None keeps float64, else float32.
 
         Raises FileNotFoundError or ValueError, naming what is wrong, for a missing or corrupt
@@ -149,7 +168,7 @@ class Bigram(_BigramModel):
     _config_class = BigramConfig
     _shapes = staticmethod(bigram_shapes)
 
-    def __init__(self, config, seed=0, device="auto"):
+    def __init__(self, config: BigramConfig, seed: Seed = 0, device: str = "auto") -> None:
         if not isinstance(config, BigramConfig):
             raise TypeError(f"config must be a BigramConfig, got {type(config).__name__}")
         xp = backend.select_device(device)
@@ -158,7 +177,13 @@ class Bigram(_BigramModel):
             name: xp.asarray(value) for name, value in initial_bigram(config, seed).items()
         }
 
-    def extend_forward(self, x, past=None, training=False, rng=None):
+    def extend_forward(
+        self,
+        x: IdsOrOneHots,
+        past: list[KV] | None = None,
+        training: bool = False,
+        rng: RandomGenerator | None = None,
+    ) -> tuple[Float[Array, "B T V"], list[KV], list[Any]]:
         """x, ids (B,T) or soft one-hots (B,T,V) -> logits (B,T,V), present, cache.
 
         As GPT's, but past may only be None or empty, and present is empty: logits[:, t] depend on
@@ -174,7 +199,13 @@ class Bigram(_BigramModel):
         logits, output = linear_forward(x, params["output.weight"], params["output.bias"])
         return logits, [], [embedding, hidden, relu, dropped, output]
 
-    def extend_backward(self, dlogits, dpresent, cache, grads=None):
+    def extend_backward(
+        self,
+        dlogits: Float[Array, "B T V"],
+        dpresent: list[KV] | None,
+        cache: list[Any],
+        grads: Grads | None = None,
+    ) -> tuple[Float[Array, "B T V"] | None, None, Grads]:
         """dlogits (B,T,V), dpresent (None or empty) -> dx (None for ids, else (B,T,V)), dpast
         (None), grads.
 
@@ -190,9 +221,9 @@ class Bigram(_BigramModel):
         dx, dweight, dbias = linear_backward(dx, hidden)
         add_grad(grads, "hidden.weight", dweight)
         add_grad(grads, "hidden.bias", dbias)
-        dx, dweight = embedding_backward(dx, embedding)
+        dinput, dweight = embedding_backward(dx, embedding)
         add_grad(grads, "embedding.weight", dweight)
-        return dx, None, {name: grads[name] for name in self.params}
+        return dinput, None, {name: grads[name] for name in self.params}
 
 
 class TableBigram(_BigramModel):
@@ -208,14 +239,22 @@ class TableBigram(_BigramModel):
     _config_class = TableBigramConfig
     _shapes = staticmethod(table_shapes)
 
-    def __init__(self, vocab_size, seed=0, device="auto", dtype="float64"):
+    def __init__(
+        self, vocab_size: int, seed: Seed = 0, device: str = "auto", dtype: str = "float64"
+    ) -> None:
         xp = backend.select_device(device)
         self.config = TableBigramConfig(vocab_size, dtype)
         self.params = {
             name: xp.zeros(shape, dtype=dtype) for name, shape in table_shapes(self.config).items()
         }
 
-    def extend_forward(self, x, past=None, training=False, rng=None):
+    def extend_forward(
+        self,
+        x: IdsOrOneHots,
+        past: list[KV] | None = None,
+        training: bool = False,
+        rng: RandomGenerator | None = None,
+    ) -> tuple[Float[Array, "B T V"], list[KV], list[Any]]:
         """x, ids (B,T) or soft one-hots (B,T,V) -> logits (B,T,V), present, cache. As Bigram's;
         training changes nothing.
         """
@@ -224,7 +263,13 @@ class TableBigram(_BigramModel):
         logits, embedding = embedding_forward(x, self.params["logits"])
         return logits, [], [embedding]
 
-    def extend_backward(self, dlogits, dpresent, cache, grads=None):
+    def extend_backward(
+        self,
+        dlogits: Float[Array, "B T V"],
+        dpresent: list[KV] | None,
+        cache: list[Any],
+        grads: Grads | None = None,
+    ) -> tuple[Float[Array, "B T V"] | None, None, Grads]:
         """dlogits (B,T,V), dpresent (None or empty) -> dx (None for ids, else (B,T,V)), dpast
         (None), grads. As Bigram's.
         """

@@ -2,13 +2,15 @@
 
 `gradcheck` takes any pair of functions in the form of layers.py and compares what backward returns
 with numerical derivatives of forward. Its verdict on each input is OK, WRONG or CANNOT TELL, and
-only OK is true: where the numbers do not decide, it says so instead of guessing.
+only OK is true: where the numbers do not decide, it says so.
 
-The numerical derivatives (slopes.py) come with a bound on their own error, and a gradient is called
-WRONG only where it differs from them by more than that.
+The numerical derivatives (slopes.py) come with an estimate of their own error, and a gradient is
+called WRONG only where it differs from them by more than that. No check from outside is a proof: a
+function that oscillates within a thousandth of x can deceive this one, too.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,6 +34,7 @@ from .slopes import (
     quick_slope,
     size_of,
 )
+from .storage.shapes import Array, Loss
 from .storage.validate import check_count, check_number
 
 _DIRECTIONS = 4  # for a tensor with too many coordinates to try each
@@ -43,10 +46,10 @@ class Row:
     """What was found for one input tensor."""
 
     name: str
-    shape: tuple
+    shape: tuple[int, ...]
     method: str  # "every coordinate", "4 directions" or what is wrong with the gradient's form
     relative_error: float
-    worst: tuple  # index of the coordinate that disagrees most
+    worst: tuple[int, ...]  # index of the coordinate that disagrees most
     analytic: float  # the backward's derivative there
     numeric: float  # the numerical one
     verdict: str  # "OK", "WRONG" or "CANNOT TELL"
@@ -55,11 +58,11 @@ class Row:
     numeric_gradient: Any = field(default=None, repr=False, compare=False)  # where each was tried
 
     @property
-    def ok(self):
+    def ok(self) -> bool:
         """Whether the verdict is OK."""
         return self.verdict == OK
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """What can be written as JSON: everything except the arrays -> dict."""
         fields = {name: value for name, value in vars(self).items() if "gradient" not in name}
         return fields | {"ok": self.ok}
@@ -69,39 +72,39 @@ class Row:
 class Report:
     """A gradcheck's outcome: true if every gradient is OK; prints as a table, a line a tensor."""
 
-    rows: list
+    rows: list[Row]
     tolerance: float = 1e-6
 
     @property
-    def ok(self):
+    def ok(self) -> bool:
         """Whether every tensor's verdict is OK."""
         return all(row.ok for row in self.rows)
 
     @property
-    def max_relative_error(self):
+    def max_relative_error(self) -> float:
         """The largest relative error over all tensors."""
         return max(row.relative_error for row in self.rows)
 
     @property
-    def worst(self):
+    def worst(self) -> Row:
         """The row that matters most: the largest error among the WRONG, else among the others."""
         order = {OK: 0, CANNOT_TELL: 1, WRONG: 2}
         return max(self.rows, key=lambda row: (order[row.verdict], row.relative_error))
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return self.ok
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return str(self)
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [f"{'tensor':<26} {'shape':<14} {'checked by':<17} {'rel. error':>10}"]
         for r in self.rows:
             line = f"{r.name:<26} {_shape(r):<14} {r.method:<17} {r.relative_error:>10.1e}"
             lines.append(f"{line}  {r.verdict}" + (f": {r.reason}" if r.reason else ""))
         return "\n".join(lines)
 
-    def to_markdown(self):
+    def to_markdown(self) -> str:
         """The same table in Markdown, to paste into an issue or a report."""
         lines = ["| tensor | shape | checked by | rel. error | verdict |", "|---|---|---|---:|---|"]
         for r in self.rows:
@@ -111,21 +114,21 @@ class Report:
         return "\n".join(lines)
 
 
-def _shape(row):
+def _shape(row: Row) -> str:
     return "×".join(map(str, row.shape)) or "scalar"
 
 
 def gradcheck(
-    forward,
-    backward,
-    inputs,
+    forward: Callable[..., tuple[Any, Any]],
+    backward: Callable[[Any, Any], Any],
+    inputs: Sequence[Array],
     *,
-    names=None,
-    tolerance=1e-6,
-    coordinates=4096,
-    nondegenerate=False,
-    seed=0,
-):
+    names: Sequence[str] | None = None,
+    tolerance: float = 1e-6,
+    coordinates: int = 4096,
+    nondegenerate: bool = False,
+    seed: int = 0,
+) -> Report:
     """Compare backward with numerical derivatives of forward -> Report (.ok, .worst, .rows).
 
     forward(*inputs) -> (y, cache), y one array or a tuple of arrays; backward(dy, cache) -> a tuple
@@ -169,7 +172,7 @@ def gradcheck(
     return Report(rows, tolerance)
 
 
-def check_objective(objective, seed=0):
+def check_objective(objective: Loss, seed: int = 0) -> Report:
     """gradcheck of an objective, (logits, targets) -> (loss, dlogits) -> Report.
 
     On random logits (2,4,6), with an ignored target.

@@ -19,18 +19,21 @@ log q_t up by some weight a_t:   gradient = mean_i Σ_t a_t ∇ log q_t.
 """
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import backend, exact
-from .logprob import chosen, log_mixture, log_softmax
-from .model import complete_grads
+from .automaton import World
+from .logprob import chosen, log_mixture, log_softmax, times_log
+from .model import LanguageModel, complete_grads
 from .objectives import OBJECTIVES, check_objective_ratio
+from .storage.shapes import Array, ArrayModule, Bool, Float, Grads, Int, LossAndGrads, Rows, Seed
 from .storage.validate import check_finite
 
 
-def sample(model, n, max_len, seed=0):
+def sample(model: LanguageModel, n: int, max_len: int, seed: Seed = 0) -> Rows:
     """n sequences of Q, the boundary forced at max_len -> rows (n, max_len+1) int64.
 
     Rows are laid out the way worlds sample them, on the model's device. seed: an integer or a
@@ -53,18 +56,19 @@ def sample(model, n, max_len, seed=0):
 class Scored(NamedTuple):
     """Rows (n, max_len+1) under Q and P: arrays (n,T), T = max_len−1, 0 where nothing is drawn."""
 
-    is_target: Any
-    targets: Any  # −1 read as 0
-    log_q: Any
-    log_p: Any  # −inf where impossible
-    cost: Any  # c of each token, of the objective
-    log_q_next: Any  # log Q(·|h) before each token, (n,T,V); None at a horizon of 1
+    is_target: Bool[Array, "n T"]
+    targets: Int[Array, "n T"]  # −1 read as 0
+    log_q: Float[Array, "n T"]
+    log_p: Float[Array, "n T"]  # −inf where impossible
+    cost: Float[Array, "n T"]  # c of each token, of the objective
+    # log Q(·|h) before each token, (n,T,V); None at a horizon of 1
+    log_q_next: Float[Array, "n T V"] | None
     cache: Any
 
 
-def score(model, world, rows, objective):
+def score(model: LanguageModel, world: World, rows: Rows, objective: str) -> Scored:
     """Rows (n, max_len+1) under Q and P -> Scored. Raises TypeError or ValueError."""
-    _check_objective(objective)
+    cost_of_tokens = _check_objective(objective)
     _check_vocabulary(model, world)
     xp = model.xp
     inputs, targets = world.batch(rows)
@@ -76,12 +80,14 @@ def score(model, world, rows, objective):
         logits, cache = model.forward(inputs)
         log_q_next = log_softmax(logits)
         log_q = chosen(log_q_next, targets)
-    cost = OBJECTIVES[objective].cost(log_q, floored)
+    cost = cost_of_tokens(log_q, floored)
     targets = xp.where(is_target, targets, 0)
     return Scored(is_target, targets, log_q, log_p, cost, log_q_next, cache)
 
 
-def pull_back(model, scored, weights):
+def pull_back(
+    model: LanguageModel, scored: Scored, weights: Float[Array, "n T"] | Float[Array, "n 1"]
+) -> Grads:
     """weights (n,T) or (n,1), held fixed -> grads of mean_i Σ_t weight · log q_t."""
     xp, (n, T) = model.xp, scored.targets.shape
     if T == 0:
@@ -95,7 +101,9 @@ def pull_back(model, scored, weights):
 # ---- the estimators ------------------------------------------------------------------------------
 
 
-def reinforce(model, world, rows, *, objective="reverse_ce"):
+def reinforce(
+    model: LanguageModel, world: World, rows: Rows, *, objective: str = "reverse_ce"
+) -> LossAndGrads:
     """REINFORCE (Williams 1992): each token is weighted by the cost of its whole sequence.
 
     rows (n, max_len+1): samples of Q. Unbiased, since ∇E_Q[C] = E_Q[C ∇log Q] + E_Q[∇C] and
@@ -106,7 +114,9 @@ def reinforce(model, world, rows, *, objective="reverse_ce"):
     return total.mean(), pull_back(model, s, total[:, None])
 
 
-def reward_to_go(model, world, rows, *, objective="reverse_ce"):
+def reward_to_go(
+    model: LanguageModel, world: World, rows: Rows, *, objective: str = "reverse_ce"
+) -> LossAndGrads:
     """REINFORCE with each token weighted by the costs from it on.
 
     rows (n, max_len+1): samples of Q. Unbiased: given the tokens before it, E[∇log q_t] = 0, so
@@ -117,7 +127,14 @@ def reward_to_go(model, world, rows, *, objective="reverse_ce"):
     return s.cost.sum(axis=1).mean(), pull_back(model, s, to_go)
 
 
-def rloo(model, world, rows, *, objective="reverse_ce", eta=0.5):
+def rloo(
+    model: LanguageModel,
+    world: World,
+    rows: Rows,
+    *,
+    objective: str = "reverse_ce",
+    eta: float = 0.5,
+) -> LossAndGrads:
     """REINFORCE with a leave-one-out baseline (Kool et al. 2019).
 
     rows (n, max_len+1): at least two samples of Q; each is weighted by how much worse it is than
@@ -129,6 +146,7 @@ def rloo(model, world, rows, *, objective="reverse_ce", eta=0.5):
         raise ValueError(
             f"rloo needs at least 2 samples, one of which is left out, got {len(rows)}"
         )
+    _check_objective_or_js(objective, eta)
     s = score(model, world, rows, "reverse_kl" if objective == "js" else objective)
     total = s.cost.sum(axis=1)
     if objective == "js":
@@ -138,7 +156,9 @@ def rloo(model, world, rows, *, objective="reverse_ce", eta=0.5):
     return total.mean(), pull_back(model, s, (total - others)[:, None])
 
 
-def k1(model, world, rows, *, objective="reverse_kl"):
+def k1(
+    model: LanguageModel, world: World, rows: Rows, *, objective: str = "reverse_kl"
+) -> LossAndGrads:
     """The sample mean of C, differentiated as if the samples were given.
 
     rows (n, max_len+1): samples of Q. Biased: its gradient has expectation 0 (for reverse_ce it
@@ -146,10 +166,11 @@ def k1(model, world, rows, *, objective="reverse_kl"):
     """
     s = score(model, world, rows, objective)
     weight = 1.0 if objective == "reverse_kl" else 0.0
-    return s.cost.sum(axis=1).mean(), pull_back(model, s, weight + 0 * s.cost)
+    weights = model.xp.full(s.cost.shape, weight)
+    return s.cost.sum(axis=1).mean(), pull_back(model, s, weights)
 
 
-def k2(model, world, rows, *, per="sequence"):
+def k2(model: LanguageModel, world: World, rows: Rows, *, per: str = "sequence") -> LossAndGrads:
     """½ (log Q − log P)² as a loss on samples of Q, for KL(Q‖P).
 
     rows (n, max_len+1). Per "sequence" the gradient is REINFORCE's, unbiased; its value is not KL.
@@ -161,7 +182,7 @@ def k2(model, world, rows, *, per="sequence"):
     return (difference**2).sum(axis=1).mean() / 2, pull_back(model, s, difference)
 
 
-def k3(model, world, rows, *, per="sequence"):
+def k3(model: LanguageModel, world: World, rows: Rows, *, per: str = "sequence") -> LossAndGrads:
     """P/Q − 1 − log(P/Q) as a loss on samples of Q, for KL(Q‖P).
 
     rows (n, max_len+1). The value is unbiased (except for the floor where P = 0); the gradient is
@@ -178,7 +199,9 @@ def k3(model, world, rows, *, per="sequence"):
     return (ratio - 1 + difference).sum(axis=1).mean(), pull_back(model, s, 1 - ratio)
 
 
-def importance(model, world, rows, *, objective="reverse_ce"):
+def importance(
+    model: LanguageModel, world: World, rows: Rows, *, objective: str = "reverse_ce"
+) -> LossAndGrads:
     """Samples of P weighted by Q/P.
 
     rows (n, max_len+1): samples of P. Biased where P has zeros: it never sees what P never
@@ -186,21 +209,32 @@ def importance(model, world, rows, *, objective="reverse_ce"):
     with length, where P has none.
     """
     s = score(model, world, rows, objective)
-    weighted = model.xp.exp((s.log_q - s.log_p).sum(axis=1)) * s.cost.sum(axis=1)
+    weight = model.xp.exp((s.log_q - s.log_p).sum(axis=1))
+    weighted = times_log(weight, s.cost.sum(axis=1), model.xp)
     return weighted.mean(), pull_back(model, s, weighted[:, None])
 
 
 # ---- Gumbel-softmax ------------------------------------------------------------------------------
 
 
-def gumbel_noise(n, max_len, vocab_size, seed=0, xp=np):
+def gumbel_noise(
+    n: int, max_len: int, vocab_size: int, seed: Seed = 0, xp: ArrayModule = np
+) -> Float[Array, "{max_len}-1 {n} {vocab_size}"]:
     """Standard Gumbel noise -> (max_len−1, n, V) float64: argmax(logits + noise) is a sample of
     softmax(logits).
     """
     return -xp.log(-xp.log(1 - backend.rng(seed, xp).random((max_len - 1, n, vocab_size))))
 
 
-def gumbel(model, world, noise, *, objective="reverse_ce", eta=0.5, tau=1.0):
+def gumbel(
+    model: LanguageModel,
+    world: World,
+    noise: Iterable[Float[Array, "n V"]],
+    *,
+    objective: str = "reverse_ce",
+    eta: float = 0.5,
+    tau: float = 1.0,
+) -> LossAndGrads:
     """Gumbel-softmax, straight-through (Jang et al. 2017): the noise decides the samples.
 
     noise: an array (max_len−1, n, V) of gumbel_noise, or any other iterable of steps (n,V); on the
@@ -211,8 +245,7 @@ def gumbel(model, world, noise, *, objective="reverse_ce", eta=0.5, tau=1.0):
     τ; a small τ pays with variance. objective "js" is the part of js that samples of Q give,
     E_Q[log(Q/M)] with M = η P + (1−η) Q. Raises ValueError for a bad objective, η or τ.
     """
-    if objective != "js":
-        _check_objective(objective)
+    _check_objective_or_js(objective, eta)
     _check_vocabulary(model, world)
     if not tau > 0:
         raise ValueError(f"tau must be a positive number, got {tau}")
@@ -228,11 +261,11 @@ class _Step(NamedTuple):
     """One token of n sequences."""
 
     cache: Any
-    log_q_next: Any  # (n,V)
-    log_p_next: Any  # (n,V), floored
-    noise: Any  # (n,V)
-    choice: Any  # one-hot (n,V)
-    alive: Any  # (n,1), 1 where the sequence has not ended before
+    log_q_next: Float[Array, "n V"]  # (n,V)
+    log_p_next: Float[Array, "n V"]  # (n,V), floored
+    noise: Float[Array, "n V"]  # (n,V)
+    choice: Float[Array, "n V"]  # one-hot (n,V)
+    alive: Float[Array, "n 1"]  # (n,1), 1 where the sequence has not ended before
 
 
 def _gumbel_forward(model, world, noise):
@@ -251,12 +284,17 @@ def _gumbel_forward(model, world, noise):
         log_q_next = log_softmax(logits[:, 0])
         log_p_next = tables.log_p_floored[state]
         x = (log_q_next + g).argmax(axis=1)
-        log_q = log_q + (alive * log_q_next * one_hot[x]).sum(axis=1)
+        log_q = log_q + (alive * _finite(log_q_next, xp) * one_hot[x]).sum(axis=1)
         log_p = log_p + (alive * log_p_next * one_hot[x]).sum(axis=1)
         steps.append(_Step(cache, log_q_next, log_p_next, g, one_hot[x], alive))
         alive = alive * (x > 0)[:, None]
         state = tables.next_state[state, x]
     return (steps, log_q, log_p) if steps else (steps, None, None)
+
+
+def _finite(log_q, xp):
+    """log q with 0 for −inf: of tokens that are never chosen, softly or not."""
+    return xp.where(log_q > -math.inf, log_q, 0)
 
 
 def _gumbel_backward(model, steps, by_log_q, by_log_p, tau):
@@ -266,7 +304,8 @@ def _gumbel_backward(model, steps, by_log_q, by_log_p, tau):
     while steps:
         cache, log_q_next, log_p_next, g, choice, alive = steps.pop()
         soft = xp.exp(log_softmax((log_q_next + g) / tau))
-        dchoice = dchoice + alive * (by_log_q * log_q_next + by_log_p * log_p_next) / n
+        by_token = by_log_q * _finite(log_q_next, xp) + by_log_p * log_p_next
+        dchoice = dchoice + alive * by_token / n
         dlogits = soft * (dchoice - (soft * dchoice).sum(axis=1, keepdims=True)) / tau
         dlogits += alive * by_log_q * (choice - xp.exp(log_q_next)) / n
         dlogits = dlogits[:, None].astype(dtype)
@@ -279,7 +318,6 @@ def _cost_and_slopes(objective, eta, log_q, log_p, xp):
     """Cost of whole sequences and its slopes in log Q and in log P, each (n,)."""
     one = xp.ones(log_q.shape)
     if objective == "js":
-        check_objective_ratio("js", eta)
         log_m = log_mixture(log_p, log_q, eta, xp)
         share_of_p = xp.exp(math.log(eta) + log_p - log_m)  # in M
         return log_q - log_m, share_of_p, -share_of_p
@@ -291,10 +329,20 @@ def _dtype(model):
     return next(iter(model.params.values())).dtype
 
 
+def _check_objective_or_js(objective, eta):
+    """Raise ValueError for an objective, or an η of js, that has no estimate."""
+    if objective == "js":
+        check_objective_ratio("js", eta)
+    else:
+        _check_objective(objective)
+
+
 def _check_objective(objective):
+    """The cost of an objective's tokens (Objective.cost), or ValueError."""
     if objective not in OBJECTIVES or OBJECTIVES[objective].cost is None:
         allowed = " or ".join(f'"{name}"' for name, row in OBJECTIVES.items() if row.cost)
         raise ValueError(f"objective must be {allowed}, got {objective!r}")
+    return OBJECTIVES[objective].cost
 
 
 def _check_vocabulary(model, world):
@@ -319,8 +367,6 @@ _OF_BOTH = {
     "importance": importance,
     "k1": k1,
 }
-
-
 _OF_KL = {
     "k2": lambda m, w, rows, objective: k2(m, w, rows),
     "k2 per token": lambda m, w, rows, objective: k2(m, w, rows, per="token"),
@@ -330,16 +376,16 @@ _OF_KL = {
 
 
 def study(
-    model,
-    world,
-    max_len,
+    model: LanguageModel,
+    world: World,
+    max_len: int,
     *,
-    objective="reverse_ce",
-    sizes=(4, 16, 64),
-    repeats=200,
-    taus=(1.0, 0.1),
-    seed=0,
-):
+    objective: str = "reverse_ce",
+    sizes: Sequence[int] = (4, 16, 64),
+    repeats: int = 200,
+    taus: Sequence[float] = (1.0, 0.1),
+    seed: int = 0,
+) -> list[dict[str, Any]]:
     """Bias, standard deviation and mean squared error of every estimator against the exact gradient
     g of `objective`.
 
@@ -368,7 +414,7 @@ def study(
         )
     found = []
     for n in sizes:
-        estimates = {}
+        estimates: dict[str, list[Array]] = {}
         for r in range(repeats):
             drawn = _estimates(model, world, max_len, objective, n, taus, (seed, n, r))
             for name, estimate in drawn:
@@ -380,7 +426,7 @@ def study(
     return found
 
 
-def format_study(rows):
+def format_study(rows: list[dict[str, Any]]) -> str:
     """What `study` found, as a table to print."""
     lines = [f"{'estimator':<16}{'n':>5}{'mse':>20}{'variance':>20}{'bias²':>20}"]
     for row in rows:

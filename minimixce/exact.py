@@ -14,16 +14,23 @@ a closed form (exact_tables.py).
 """
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from . import automaton
+from .automaton import World
 from .exact_list import num_sequences, sequences, sum_over_list
 from .exact_tables import bigram_counts, bigram_loss_and_grads
-from .exact_tree import by_cost_to_go, by_values, by_weights, sum_over_tree
-from .logprob import Sums, chosen, log_softmax, times_log
-from .model import complete_grads, xp_of
+from .exact_tree import (
+    by_cost_to_go,
+    by_sequence_weights,
+    by_token_weights,
+    by_values,
+    sum_over_tree,
+)
+from .logprob import Summand, Sums, chosen, log_softmax, times_log
+from .model import LanguageModel, Model, complete_grads, xp_of
 from .objectives import OBJECTIVES, check_objective_ratio, exact_names, parts
+from .storage.shapes import Array, Float, Grads, LossAndGrads, Rows, Scalar
 from .storage.validate import check_horizon
 
 __all__ = [
@@ -50,23 +57,23 @@ _POSITIONS = 1 << 15  # of sequences scored at once in log_prob
 class CrossEntropies(NamedTuple):
     """F, R, H(P) and H(Q) in nats per sequence; 0-d float64 arrays on the model's device."""
 
-    forward: Any
-    reverse: Any
-    entropy_p: Any
-    entropy_q: Any
+    forward: Scalar
+    reverse: Scalar
+    entropy_p: Scalar
+    entropy_q: Scalar
 
 
 def loss_and_grads(
-    model,
-    world,
-    max_len,
+    model: Model,
+    world: World,
+    max_len: int,
     *,
-    objective="mixce_star",
-    eta=0.5,
-    method="tree",
-    max_sequences=MAX_SEQUENCES,
-    progress=True,
-):
+    objective: str = "mixce_star",
+    eta: float = 0.5,
+    method: str = "tree",
+    max_sequences: int = MAX_SEQUENCES,
+    progress: bool = True,
+) -> LossAndGrads:
     """The exact value of `objective` and its gradient in every parameter -> loss (0-d float64),
     grads {name: array}.
 
@@ -78,12 +85,15 @@ def loss_and_grads(
     more than `max_sequences` sequences.
     """
     _check(model, world, max_len, objective, eta, method, max_sequences)
-    xp, sums, grads = xp_of(model), Sums(), {}
+    xp = xp_of(model)
+    sums = Sums()
+    grads: Grads = {}
     summand = _of_objective(objective, eta)
     if method == "list" or max_len == 1:
         with _bar(num_sequences(world.vocab_size, max_len), progress, "sequence") as bar:
             sum_over_list(model, world, max_len, summand, sums, grads, bar.update)
     else:
+        by_weights = by_token_weights if summand.of_sequences is None else by_sequence_weights
         rule = by_weights(summand, sums)
         with _bar(_num_prefixes(world.vocab_size, max_len), progress, "prefix") as bar:
             sum_over_tree(model, world, max_len, rule, grads, bar.update)
@@ -91,8 +101,14 @@ def loss_and_grads(
 
 
 def policy_gradient(
-    model, world, max_len, *, objective="reverse_ce", max_sequences=MAX_SEQUENCES, progress=True
-):
+    model: Model,
+    world: World,
+    max_len: int,
+    *,
+    objective: str = "reverse_ce",
+    max_sequences: int = MAX_SEQUENCES,
+    progress: bool = True,
+) -> LossAndGrads:
     """The same for reverse_ce and reverse_kl by costs to go instead of weights -> loss, grads.
 
     With c = −log P(v|h), or log Q(v|h) − log P(v|h), a prefix still costs
@@ -105,7 +121,7 @@ def policy_gradient(
         allowed = " or ".join(f'"{name}"' for name, row in OBJECTIVES.items() if row.cost)
         raise ValueError(f"objective must be {allowed} to have a cost to go, got {objective!r}")
     _check(model, world, max_len, objective, 0.5, "tree", max_sequences)
-    grads = {}
+    grads: Grads = {}
     with _bar(_num_prefixes(world.vocab_size, max_len), progress, "prefix") as bar:
         rule = by_cost_to_go(row.cost)
         cost = sum_over_tree(model, world, max_len, rule, grads, bar.update)
@@ -113,18 +129,32 @@ def policy_gradient(
 
 
 def cross_entropies(
-    model, world, max_len, *, method="tree", max_sequences=MAX_SEQUENCES, progress=True
-):
+    model: Model,
+    world: World,
+    max_len: int,
+    *,
+    method: str = "tree",
+    max_sequences: int = MAX_SEQUENCES,
+    progress: bool = True,
+) -> CrossEntropies:
     """F, R (P floored), H(P) and H(Q) -> CrossEntropies. Options and errors: loss_and_grads."""
-    options = {"method": method, "max_sequences": max_sequences, "progress": progress}
-    found = measure(model, world, max_len, **options)
+    found = measure(
+        model, world, max_len, method=method, max_sequences=max_sequences, progress=progress
+    )
     wanted = ("forward_ce", "reverse_ce", "entropy_p", "entropy_q")
     return CrossEntropies(*(found[name] for name in wanted))
 
 
 def measure(
-    model, world, max_len, *, eta=0.5, method="tree", max_sequences=MAX_SEQUENCES, progress=True
-):
+    model: Model,
+    world: World,
+    max_len: int,
+    *,
+    eta: float = 0.5,
+    method: str = "tree",
+    max_sequences: int = MAX_SEQUENCES,
+    progress: bool = True,
+) -> dict[str, Scalar]:
     """Every quantity at once -> dict of 0-d float64 arrays, by name.
 
     The objectives over sequences (mixtures at `eta`; js at ½ where that is 0 or 1) and mixce;
@@ -145,13 +175,13 @@ def measure(
     found["reverse_kl"] = found["reverse_ce"] - found["entropy_q"]
     for name in ("mixce_star", "two_kls"):
         (share, first), (rest, second) = parts(name, eta)
-        found[name] = share * found[first] + rest * found[second]
+        found[name] = _mix(share, found[first], rest, found[second])
     impossible = found["impossible_tokens"]
     found["reverse_ce_finite"] = found["reverse_ce"] + world.log_p_floor * impossible
     return {name: xp.asarray(value) for name, value in found.items()}
 
 
-def log_prob(model, rows):
+def log_prob(model: LanguageModel, rows: Rows) -> Float[Array, " n"]:
     """log Q of sequences, (n,) float64.
 
     rows (n, max_len+1) are laid out the way worlds sample them, on the model's device. Raises
@@ -169,18 +199,6 @@ def log_prob(model, rows):
 
 
 # ---- what is summed ------------------------------------------------------------------------------
-
-
-class Summand(NamedTuple):
-    """What a sum over sequences adds up: values by name, and weights that make the gradient.
-
-    of_sequences(x, xp), x the logprob.Prefixes of whole sequences, -> {name: values},
-    w = ∂/∂log Q(x), or None. of_tokens(p, log_q, xp), p = P of everything up to a token and log_q
-    the log q_t of that token alone, -> the same for each token. One of the two may be None.
-    """
-
-    of_sequences: Callable | None
-    of_tokens: Callable | None
 
 
 def _of_objective(name, ratio):
@@ -203,25 +221,20 @@ def _terms(name, ratio, x, xp):
         return row.terms(x, ratio, xp)
     (share, first), (rest, second) = parts(name, ratio)
     pairs = zip(_terms(first, ratio, x, xp), _terms(second, ratio, x, xp))
-    return tuple(share * a + rest * b for a, b in pairs)
+    return tuple(_mix(share, a, rest, b) for a, b in pairs)
+
+
+def _mix(share, a, rest, b):
+    """share · a + rest · b; a part without a share may be infinite."""
+    if share == 0 or rest == 0:
+        return rest * b if share == 0 else share * a
+    return share * a + rest * b
 
 
 def _expected_over_p(name, row, ratio, p, log_q, xp):
     """A loss on tokens in expectation over P: p f(q_t), with the weight −p w(q_t)."""
     f, w = row.f_and_w(log_q, ratio, xp)
-    return {name: p * f}, -p * w
-
-
-_SUMMED = (
-    "forward_ce",
-    "reverse_ce",
-    "js",
-    "overlap",
-    "entropy_p",
-    "entropy_q",
-    "validity",
-    "impossible_tokens",
-)
+    return {name: times_log(p, f, xp)}, -p * w
 
 
 def _of_measures(eta):
@@ -230,11 +243,16 @@ def _of_measures(eta):
 
     def of_sequences(x, xp):
         p, q = xp.exp(x.log_p), xp.exp(x.log_q)
-        objectives = (_terms(name, js_eta, x, xp)[0] for name in _SUMMED[:4])
-        entropies = -times_log(p, x.log_p, xp), -q * x.log_q
-        possible = xp.where(x.log_p > -math.inf, q, 0)
-        values = (*objectives, *entropies, possible, q * x.impossible)
-        return dict(zip(_SUMMED, values)), None
+        values = {
+            name: row.terms(x, js_eta, xp)[0]
+            for name, row in OBJECTIVES.items()
+            if row.terms is not None
+        }
+        values["entropy_p"] = -times_log(p, x.log_p, xp)
+        values["entropy_q"] = -times_log(q, x.log_q, xp)
+        values["validity"] = xp.where(x.log_p > -math.inf, q, 0)
+        values["impossible_tokens"] = q * x.impossible
+        return values, None
 
     def of_tokens(p, log_q, xp):
         values, _ = _expected_over_p("mixce", OBJECTIVES["mixce"], eta, p, log_q, xp)

@@ -8,21 +8,25 @@ of sequences, because every term is added and forgotten.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from .logprob import Prefixes, chosen, log_softmax
+from .automaton import World
+from .logprob import Prefixes, Summand, Sums, chosen, log_softmax
 from .model import xp_of
+from .storage.shapes import Grads, Rows
 
 _ROWS = 2048  # tokens scored at once: enough for long products, few enough to stay in the cache
 
 
-def num_sequences(vocab_size, max_len):
+def num_sequences(vocab_size: int, max_len: int) -> int:
     """How many sequences there are: (V−1)^0 + … + (V−1)^(T−1)."""
     return sum((vocab_size - 1) ** k for k in range(max_len))
 
 
-def sequences(vocab_size, max_len, start=0, stop=None):
+def sequences(vocab_size: int, max_len: int, start: int = 0, stop: int | None = None) -> Rows:
     """Sequences number start … stop−1 of all there are, shortest first -> rows (n, max_len+1).
 
     Rows are laid out the way worlds sample them: the boundary, tokens, the boundary, then −1.
@@ -35,22 +39,28 @@ def sequences(vocab_size, max_len, start=0, stop=None):
     for length in range(max_len):  # of the ordinary tokens, the digits of a number in base V−1
         count = (vocab_size - 1) ** length
         own = (first <= number) & (number < first + count)
-        if not own.any():
-            first += count
-            continue
-        digits = number[own] - first
-        for t in range(length, 0, -1):
-            rows[own, t] = 1 + digits % (vocab_size - 1)
-            digits //= vocab_size - 1
-        rows[own, length + 1] = 0
+        if own.any():
+            digits = number[own] - first
+            for t in range(length, 0, -1):
+                rows[own, t] = 1 + digits % (vocab_size - 1)
+                digits //= vocab_size - 1
+            rows[own, length + 1] = 0
         first += count
     return rows
 
 
-def sum_over_list(model, world, max_len, summand, sums, grads, visited):
+def sum_over_list(
+    model: Any,  # a Model with forward and backward
+    world: World,
+    max_len: int,
+    summand: Summand,
+    sums: Sums,
+    grads: Grads | None,
+    visited: Callable[[int], object],
+) -> None:
     """Add what every sequence contributes to `sums`, and to `grads` {name: array} unless None.
 
-    summand: an exact.Summand. visited(n) is called for every n sequences that are done.
+    summand: a logprob.Summand. visited(n) is called for every n sequences that are done.
     """
     xp, V = xp_of(model), world.vocab_size
     group = max(1, _ROWS // max_len)

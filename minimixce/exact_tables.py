@@ -15,21 +15,29 @@ prefixes that share their logits:
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from .automaton import World
 from .backend import add_rows, array_module
-from .logprob import log_softmax
+from .logprob import log_softmax, times_log
 from .objectives import OBJECTIVES, check_objective_ratio, exact_names, parts
+from .storage.shapes import Array, Float, Scalar
 from .storage.validate import check_horizon
 
-_TOO_MANY_VISITS = 1e10  # of one sequence's tokens to a row: of sixteen digits so many are lost
+_TOO_MANY_VISITS = 1e10  # expected in one sequence: more would lose ten of float64's sixteen digits
 
 
 def bigram_loss_and_grads(
-    q_logits, world, *, objective="two_kls", eta=0.5, max_len=None, counts=None
-):
+    q_logits: Float[Array, "V V"],
+    world: World,
+    *,
+    objective: str = "two_kls",
+    eta: float = 0.5,
+    max_len: int | None = None,
+    counts: Array | None = None,
+) -> tuple[Scalar, Float[Array, "V V"]]:
     """The exact value and gradient of an objective for a table Q -> loss (0-d float64), dlogits
     (V,V), in nats per sequence.
 
@@ -57,7 +65,7 @@ def bigram_loss_and_grads(
     return xp.asarray(loss), dlogits.astype(q_logits.dtype)
 
 
-def bigram_counts(world, max_len=None):
+def bigram_counts(world: World, max_len: int | None = None) -> Float[Array, "V V"]:
     """Expected number of times x_t follows x_{t−1} in a sequence of P -> (V,V) float64.
 
     Forced boundaries do not count. Without a horizon (max_len=None) the world must be Markov, or
@@ -75,8 +83,8 @@ def _check(q_logits, world, objective, ratio, counts):
         raise ValueError(f"objective must be one of {', '.join(allowed)}, got {objective!r}")
     check_objective_ratio(objective, ratio)
     xp, V = array_module(q_logits), world.vocab_size
-    if q_logits.dtype.kind != "f":
-        raise TypeError(f"q_logits must be floats, got {q_logits.dtype}")
+    if q_logits.dtype not in ("float32", "float64"):
+        raise TypeError(f"q_logits must be float32 or float64, got {q_logits.dtype}")
     if counts is not None and array_module(counts) is not xp:
         raise TypeError("q_logits and counts must be on the same device")
     if q_logits.shape != (V, V):
@@ -103,7 +111,7 @@ def _forward_part(name, ratio, log_q, world, max_len, counts, xp):
         counts = counts / counts[0].sum()
     row = OBJECTIVES[name]
     f, w = row.f_and_w(log_q, ratio, xp)
-    loss = (counts * f).sum() - (entropy if row.minus_entropy else 0.0)
+    loss = times_log(counts, f, xp).sum() - (entropy if row.minus_entropy else 0.0)
     weights = counts * w
     return loss, weights.sum(axis=1, keepdims=True) * xp.exp(log_q) - weights
 
@@ -139,9 +147,9 @@ def _population(world, max_len):
 class _Moves(NamedTuple):
     """What happens after a prefix, a row for each kind of prefix: (rows,V), and U at the end."""
 
-    q: Any  # Q(v|h)
-    c: Any  # what is added
-    m: Any  # what is multiplied
+    q: Float[Array, "K V"]  # Q(v|h)
+    c: Float[Array, "K V"]  # what is added
+    m: Float[Array, "K V"]  # what is multiplied
     end: float
 
 
@@ -163,7 +171,8 @@ def _moves(name, log_q, log_p, log_p_floored, xp):
     q = xp.exp(log_q)
     if name == "overlap":
         return _Moves(q, xp.zeros(q.shape), xp.exp(log_p), 1.0)
-    return _Moves(q, OBJECTIVES[name].cost(log_q, log_p_floored), xp.ones(q.shape), 0.0)
+    cost = xp.where(q > 0, OBJECTIVES[name].cost(log_q, log_p_floored), 0)  # of what is met
+    return _Moves(q, cost, xp.ones(q.shape), 0.0)
 
 
 def _without_horizon(moves, xp):
@@ -171,12 +180,10 @@ def _without_horizon(moves, xp):
     q, c, m, end = moves
     goes_on = q * m
     goes_on[:, 0] = 0
-    try:
-        inverse = xp.linalg.inv(xp.eye(len(q)) - goes_on)
-    except np.linalg.LinAlgError:  # a token that is followed by nothing but itself
-        inverse = xp.full(q.shape, math.inf)
+    inverse, ends = _inverse(goes_on, xp)
+    if xp is not np or not ends:  # a row that is never met may lead nowhere
+        inverse, ends = _inverse(xp.where(_is_met(goes_on, xp)[:, None], goes_on, 0), xp)
     visits = inverse[0]  # μ
-    ends = xp.abs(visits).sum() < _TOO_MANY_VISITS
     if xp is np and not ends:
         raise FloatingPointError(
             "Q hardly ever ends a sequence, so its expected cost is not finite; give a max_len"
@@ -188,26 +195,44 @@ def _without_horizon(moves, xp):
     return U[0], visits[:, None] * q * (c + m * next_U - U[:, None])
 
 
+def _inverse(goes_on, xp):
+    """(I − A)⁻¹, and whether the start, row 0, is followed by few enough tokens to trust it."""
+    try:
+        inverse = xp.linalg.inv(xp.eye(len(goes_on)) - goes_on)
+    except np.linalg.LinAlgError:  # a token that is followed by nothing but itself
+        inverse = xp.full(goes_on.shape, math.inf)
+    return inverse, xp.abs(inverse[0]).sum() < _TOO_MANY_VISITS
+
+
+def _is_met(goes_on, xp):
+    """Which rows can be met from row 0 -> (V,) bool: by squaring, since a GPU need not wait then."""
+    leads_to = xp.eye(len(goes_on)) + (goes_on > 0)
+    for _ in range(len(goes_on).bit_length()):
+        leads_to = (leads_to @ leads_to > 0).astype("float64")
+    return leads_to[0] > 0
+
+
 def _with_horizon(moves, following, max_len, xp):
     """Any world: following (K,V) are the rows that come next; one table of U for each length."""
     q, c, m, end = moves
     if max_len == 1:
         return xp.full((), end), xp.zeros(q.shape)
 
-    def to_go(U):
+    def cost_of_each(U):
         next_U = U[following]
         next_U[:, 0] = end
         return c + m * next_U
 
     costs = [xp.full(len(q), end)]  # where the boundary is forced
     for _ in range(max_len - 1):  # from the end to the start
-        costs.append((q * to_go(costs[-1])).sum(axis=1))
+        costs.append((q * cost_of_each(costs[-1])).sum(axis=1))
     loss = costs[-1][0]
     dlogits, weight = xp.zeros(q.shape), xp.zeros(len(q))
     weight[0] = 1.0  # μ
     while len(costs) > 1:  # and from the start to the end
         U = costs.pop()
-        dlogits += weight[:, None] * q * (to_go(costs[-1]) - U[:, None])
+        advantage = cost_of_each(costs[-1]) - U[:, None]
+        dlogits += weight[:, None] * q * advantage
         weight = _step_on(following, weight[:, None] * q * m)
     return loss, dlogits
 

@@ -12,27 +12,30 @@ w(x) (onehot(x_t) − softmax), so that logit v gets the weights of those that g
 Q(v|h) times the weights of all. The second is the policy-gradient theorem.
 """
 
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+from .automaton import World
 from .kv import KV
-from .logprob import Prefixes, log_softmax
-from .model import xp_of
+from .logprob import Prefixes, Summand, Sums, log_softmax
+from .model import Model, xp_of
+from .storage.shapes import Array, Float, Grads
 
 _ROWS = 2048  # prefixes at once: enough for long products, few enough to stay in the cache
 
+# what sum_over_tree asks of a rule is said there
+Rule: TypeAlias = Callable[..., tuple[Array | None, Array]]
 
-def by_weights(summand, sums):
-    """The rule of the weights W(h), for an objective whose exact.Summand is given.
 
-    Losses on tokens weigh every token by itself, so there nothing comes from below.
-    """
+def by_sequence_weights(summand: Summand, sums: Sums) -> Rule:
+    """The rule of the weights W(h), for an objective over sequences (Summand.of_sequences)."""
 
     def rule(prefix, child, log_q_next, from_children, ended, xp):
-        if summand.of_tokens is not None:
-            values, child_weight = summand.of_tokens(xp.exp(child.log_p), log_q_next, xp)
-        else:
-            values, w = summand.of_sequences(_select(child, ended), xp)
-            child_weight = from_children.copy()  # W(hv)
-            child_weight[:, ended] = w
+        values, w = summand.of_sequences(_select(child, ended), xp)
         sums.add(values)
+        child_weight = from_children.copy()  # W(hv)
+        child_weight[:, ended] = w
         prefix_weight = child_weight.sum(axis=1)  # W(h)
         dlogits = child_weight - prefix_weight[:, None] * xp.exp(log_q_next)
         return dlogits, prefix_weight
@@ -40,7 +43,23 @@ def by_weights(summand, sums):
     return rule
 
 
-def by_cost_to_go(cost_of_tokens):
+def by_token_weights(summand: Summand, sums: Sums) -> Rule:
+    """The rule for a loss on tokens, in expectation over P (Summand.of_tokens).
+
+    Every token is weighted by itself, so nothing comes from below and nothing goes up.
+    """
+
+    def rule(prefix, child, log_q_next, from_children, ended, xp):
+        values, token_weight = summand.of_tokens(xp.exp(child.log_p), log_q_next, xp)
+        sums.add(values)
+        total = token_weight.sum(axis=1)
+        dlogits = token_weight - total[:, None] * xp.exp(log_q_next)
+        return dlogits, xp.zeros(len(total))
+
+    return rule
+
+
+def by_cost_to_go(cost_of_tokens: Callable[[Array, Array], Array]) -> Rule:
     """The rule of the costs to go U(h), for costs c that add up over tokens (Objective.cost).
 
     Where the boundary is forced nothing is to come, and U stays 0.
@@ -49,6 +68,7 @@ def by_cost_to_go(cost_of_tokens):
     def rule(prefix, child, log_q_next, from_children, ended, xp):
         log_p_next = child.log_p_floored - prefix.log_p_floored[:, None]
         to_go = cost_of_tokens(log_q_next, log_p_next) + from_children  # c(v|h) + U(hv)
+        to_go = xp.where(log_q_next > -math.inf, to_go, 0)  # what is never met costs nothing
         cost = (xp.exp(log_q_next) * to_go).sum(axis=1)  # U(h)
         q = xp.exp(prefix.log_q[:, None] + log_q_next)  # Q(h) Q(v|h)
         dlogits = q * (to_go - cost[:, None])
@@ -57,25 +77,32 @@ def by_cost_to_go(cost_of_tokens):
     return rule
 
 
-def by_values(summand, sums):
+def by_values(summand: Summand, sums: Sums) -> Rule:
     """The rule without a gradient: values alone are summed."""
 
     def rule(prefix, child, log_q_next, from_children, ended, xp):
         sums.add(summand.of_sequences(_select(child, ended), xp)[0])
         sums.add(summand.of_tokens(xp.exp(child.log_p), log_q_next, xp)[0])
-        return None, from_children[:, 0]
+        return None, xp.zeros(len(log_q_next))  # nothing to tell the parent
 
     return rule
 
 
-def sum_over_tree(model, world, max_len, rule, grads, visited):
+def sum_over_tree(
+    model: Model,
+    world: World,
+    max_len: int,
+    rule: Rule,
+    grads: Grads | None,
+    visited: Callable[[int], object],
+) -> Float[Array, "1"]:
     """Visit every prefix -> what the rule says of the empty one, (1,).
 
     rule(prefix, child, log_q_next, from_children, ended, xp) says what n prefixes contribute:
     `prefix` and `child` are the logprob.Prefixes of them, (n,), and of their children, (n,V);
-    log_q_next (n,V) is log Q(v|h), from_children (n,V) what the children returned, `ended` a slice:
-    the children that are whole sequences. It returns dlogits (n,V), or None, and what to tell the
-    parent, (n,). Gradients are added into `grads` {name: array} unless it is None; visited(n) is
+    log_q_next (n,V) is log Q(v|h), from_children (n,V) what the children told, 0 for those that
+    are whole sequences, and `ended` the slice of those. It returns dlogits (n,V), or None, and what
+    to tell the parent, (n,). Gradients are added into `grads` {name: array} unless it is None; visited(n) is
     called for every n prefixes that are done.
 
     Children of a prefix are consecutive rows, so the model's attention to the shared past needs no
@@ -120,7 +147,8 @@ def sum_over_tree(model, world, max_len, rule, grads, visited):
             dpasts.append(dshared)
         return from_children, _join(dpasts, xp)
 
-    root = Prefixes(*(xp.zeros(1) for _ in range(4)), xp.zeros(1, dtype=int))
+    zero = xp.zeros(1)
+    root = Prefixes(zero, zero, zero, zero, xp.zeros(1, dtype=int))
     return visit(xp.zeros(1, dtype=int), None, root, 0)[0]
 
 

@@ -1,5 +1,4 @@
-"""GPT: GPT-2's transformer with the backward pass written out, and what it shares with every other
-model.
+"""GPT: GPT-2's transformer with the backward pass written out.
 
 A model is a config and a dict of named arrays. The names, layouts and shapes are Hugging Face
 GPT-2's, so `save` writes a folder that `transformers` opens, and GPT-2's own weights open here.
@@ -12,8 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import backend
-from .kv import add_kv, extend_kv, extend_kv_backward, num_positions
+from .kv import KV, add_kv, extend_kv, extend_kv_backward, num_positions
 from .layers import (
+    AttentionCache,
+    DropoutCache,
+    EmbeddingCache,
+    GeluCache,
+    LayerNormCache,
+    LinearCache,
+    PositionCache,
+    UnembeddingCache,
     attention_backward,
     attention_forward,
     dropout_backward,
@@ -33,6 +40,16 @@ from .layers import (
 )
 from .model import CACHE_HAS_SERVED, LanguageModel, add_grad, check_config
 from .storage import checkpoint
+from .storage.shapes import (
+    Array,
+    Arrays,
+    FilePath,
+    Float,
+    Grads,
+    IdsOrOneHots,
+    RandomGenerator,
+    Seed,
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,7 @@ class GPTConfig:
     dropout: float = 0.0
     dtype: str = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_config(self)
         if self.n_embd % self.n_head:
             raise ValueError(
@@ -62,11 +79,11 @@ class GPTConfig:
             )
 
 
-def param_shapes(config):
+def param_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     """{name: shape} of a model's parameters, Hugging Face's names and layouts in GPT-2's order."""
     C = config.n_embd
-    layer_norm = {"weight": (C,), "bias": (C,)}
-    block = {
+    layer_norm: dict[str, tuple[int, ...]] = {"weight": (C,), "bias": (C,)}
+    block: dict[str, dict[str, tuple[int, ...]]] = {
         "ln_1": layer_norm,
         "attn.c_attn": {"weight": (C, 3 * C), "bias": (3 * C,)},
         "attn.c_proj": {"weight": (C, C), "bias": (C,)},
@@ -86,7 +103,7 @@ def param_shapes(config):
     return embeddings | params | {"ln_f.weight": (C,), "ln_f.bias": (C,)}
 
 
-def initial_params(config, seed=0):
+def initial_params(config: GPTConfig, seed: Seed = 0) -> Arrays:
     """GPT-2's initialisation, as NumPy arrays: weights normal with standard deviation 0.02, those
     that write into the residual stream (c_proj) divided by √(2·n_layer); biases 0; layer-norm
     weights 1.
@@ -103,19 +120,27 @@ def initial_params(config, seed=0):
 
 
 class BlockCache(NamedTuple):
-    ln_1: Any
-    c_attn: Any
-    attention: Any
-    attn_proj: Any
-    attn_dropout: Any
-    ln_2: Any
-    c_fc: Any
-    gelu: Any
-    mlp_proj: Any
-    mlp_dropout: Any
+    ln_1: LayerNormCache
+    c_attn: LinearCache
+    attention: AttentionCache
+    attn_proj: LinearCache
+    attn_dropout: DropoutCache
+    ln_2: LayerNormCache
+    c_fc: LinearCache
+    gelu: GeluCache
+    mlp_proj: LinearCache
+    mlp_dropout: DropoutCache
 
 
-def block_forward(x, params, name, n_head, past=None, dropout=0.0, rng=None):
+def block_forward(
+    x: Float[Array, "B T C"],
+    params: Arrays,
+    name: str,
+    n_head: int,
+    past: KV | None = None,
+    dropout: float = 0.0,
+    rng: RandomGenerator | None = None,
+) -> tuple[Float[Array, "B T C"], BlockCache]:
     """One block, x + attention(ln_1(x)) and then x + mlp(ln_2(x)). x (B,T,C) -> y (B,T,C).
 
     The block's parameters are those of `params` whose names start with `name` ("h.0").
@@ -140,12 +165,14 @@ def block_forward(x, params, name, n_head, past=None, dropout=0.0, rng=None):
     )
 
 
-def block_backward(dx, cache, name, grads, dkv=None):
-    """dx (B,T,C) of the block's output -> dx of its input, dpast; parameter gradients are added
-    into `grads`.
+def block_backward(
+    dx: Float[Array, "B T C"], cache: BlockCache, name: str, grads: Grads, dkv: KV | None = None
+) -> tuple[Float[Array, "B T C"], KV | None]:
+    """dx (B,T,C) of the block's output -> dx of its input, dpast.
 
-    y = x + f(x): the derivative goes down both roads, so each half ends by adding what came through
-    f to dx.
+    Parameter gradients are added into `grads`. x and dx are the residual stream, y and dy a branch
+    off it. In x + f(x), x reaches the output directly and through f, so each half ends by adding
+    what came through f to dx.
     """
 
     def add(layer, dweight, dbias):
@@ -173,12 +200,12 @@ def block_backward(dx, cache, name, grads, dkv=None):
 
 
 class GPTCache(NamedTuple):
-    embedding: Any
-    position: Any
-    dropout: Any
-    blocks: list  # of BlockCache; backward takes them off the end, so a used cache is empty
-    ln_f: Any
-    unembedding: Any
+    embedding: EmbeddingCache
+    position: PositionCache
+    dropout: DropoutCache
+    blocks: list[BlockCache]  # backward takes them off the end, so a used cache is empty
+    ln_f: LayerNormCache
+    unembedding: UnembeddingCache
 
 
 class GPT(LanguageModel):
@@ -187,7 +214,7 @@ class GPT(LanguageModel):
     GPT(config, seed=0, device="auto"); the same seed gives the same parameters on every device.
     """
 
-    def __init__(self, config, seed=0, device="auto"):
+    def __init__(self, config: GPTConfig, seed: Seed = 0, device: str = "auto") -> None:
         if not isinstance(config, GPTConfig):
             raise TypeError(f"config must be a GPTConfig, got {type(config).__name__}")
         xp = backend.select_device(device)
@@ -196,7 +223,13 @@ class GPT(LanguageModel):
             name: xp.asarray(value) for name, value in initial_params(config, seed).items()
         }
 
-    def extend_forward(self, x, past=None, training=False, rng=None):
+    def extend_forward(
+        self,
+        x: IdsOrOneHots,
+        past: list[KV] | None = None,
+        training: bool = False,
+        rng: RandomGenerator | None = None,
+    ) -> tuple[Float[Array, "B T V"], list[KV], GPTCache]:
         """Continue sequences: x, ids (B,T) or soft one-hots (B,T,V), after `past` -> logits
         (B,T,V), present, cache.
 
@@ -217,7 +250,7 @@ class GPT(LanguageModel):
         x, dropped = dropout_forward(x, dropout, rng)
         blocks, present = [], []
         for i in range(config.n_layer):
-            layer_past = past and past[i]
+            layer_past = past[i] if past else None
             x, block = block_forward(x, params, f"h.{i}", config.n_head, layer_past, dropout, rng)
             blocks.append(block)
             present.append(extend_kv(layer_past, block.attention.k, block.attention.v))
@@ -225,7 +258,13 @@ class GPT(LanguageModel):
         logits, unembedding = unembedding_forward(x, params["wte.weight"])
         return logits, present, GPTCache(embedding, position, dropped, blocks, ln_f, unembedding)
 
-    def extend_backward(self, dlogits, dpresent, cache, grads=None):
+    def extend_backward(
+        self,
+        dlogits: Float[Array, "B T V"],
+        dpresent: list[KV] | None,
+        cache: GPTCache,
+        grads: Grads | None = None,
+    ) -> tuple[Float[Array, "B T V"] | None, list[KV] | None, Grads]:
         """dlogits (B,T,V), dpresent (like present, or None for zero) -> dx (None for ids), dpast
         (None without a past), grads {name: array}.
 
@@ -242,22 +281,22 @@ class GPT(LanguageModel):
         dx, dweight, dbias = layer_norm_backward(dx, cache.ln_f)
         add_grad(grads, "ln_f.weight", dweight)
         add_grad(grads, "ln_f.bias", dbias)
-        dpast = []
+        dpast: list[Any] = []
         for i in reversed(range(self.config.n_layer)):
             block = cache.blocks.pop()
             own = block.attention  # this call's keys and values, and the past they continue
-            layer_dpresent = dpresent and dpresent[i]
+            layer_dpresent = dpresent[i] if dpresent else None
             dpast_of_present, dkv = extend_kv_backward(layer_dpresent, own.past, own.k.shape[2])
             dx, dpast_of_attention = block_backward(dx, block, f"h.{i}", grads, dkv)
             dpast.insert(0, add_kv(dpast_of_attention, dpast_of_present))
         dx = dropout_backward(dx, cache.dropout)
         dx, dweight = position_backward(dx, cache.position)
         add_grad(grads, "wpe.weight", dweight)
-        dx, dweight = embedding_backward(dx, cache.embedding)
+        dinput, dweight = embedding_backward(dx, cache.embedding)
         add_grad(grads, "wte.weight", dweight)
-        return dx, dpast if dpast[0] else None, {name: grads[name] for name in self.params}
+        return dinput, dpast if dpast[0] else None, {name: grads[name] for name in self.params}
 
-    def _check_past(self, past, batch):
+    def _check_past(self, past: list[KV] | None, batch: int) -> None:
         """Raise ValueError unless `past` has a KV a layer, whose rows `batch` rows can share."""
         if past is None:
             return
@@ -270,7 +309,7 @@ class GPT(LanguageModel):
                 f"{batch} rows of input cannot share {len(past[0].k)} rows of past evenly"
             )
 
-    def save(self, folder, overwrite=False, boundary=None):
+    def save(self, folder: FilePath, overwrite: bool = False, boundary: int | None = None) -> None:
         """Write the model as a Hugging Face GPT-2 folder (config.json, model.safetensors).
 
         `boundary` is the tokenizer's boundary id, which becomes bos_token_id and eos_token_id.
@@ -281,7 +320,7 @@ class GPT(LanguageModel):
         )
 
     @classmethod
-    def load(cls, folder, device="auto", dtype=None):
+    def load(cls, folder: FilePath, device: str = "auto", dtype: str | None = None) -> "GPT":
         """Open a Hugging Face GPT-2 folder, written here or by transformers; dtype=None keeps
         float64, else float32.
 

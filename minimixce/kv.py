@@ -8,45 +8,48 @@ product serves them all, and in the backward pass sums their derivatives.
 Shapes: B batch, H heads, T new positions, P past ones, D channels of a head.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .backend import array_module
+from .storage.shapes import Array, Float
 
 
 class KV(NamedTuple):
     """Keys and values of some positions: each (B,H,T,D)."""
 
-    k: Any
-    v: Any
+    k: Float[Array, "B H T D"]
+    v: Float[Array, "B H T D"]
 
 
 # ---- attention to a past -------------------------------------------------------------------------
 
 
-def _transpose(x):
+def _transpose(x: Array) -> Array:
     return x.swapaxes(-1, -2)
 
 
-def _fold(x, rows):
+def _fold(x: Float[Array, "B H T X"], rows: int) -> Float[Array, "{rows} H GT X"]:
     """(rows·G,H,T,X) -> (rows,H,G·T,X)."""
     B, H, T, X = x.shape
     return x.reshape(rows, B // rows, H, T, X).swapaxes(1, 2).reshape(rows, H, -1, X)
 
 
-def _unfold(x, batch):
+def _unfold(x: Float[Array, "R H GT X"], batch: int) -> Float[Array, "{batch} H T X"]:
     """The reverse: (rows,H,G·T,X) -> (batch,H,T,X), batch = rows·G."""
     rows, H, _, X = x.shape
     return x.reshape(rows, H, batch // rows, -1, X).swapaxes(1, 2).reshape(batch, H, -1, X)
 
 
-def past_scores_forward(q, past):
+def past_scores_forward(q: Float[Array, "B H T D"], past: KV) -> Float[Array, "B H P T"]:
     """Scores of the past keys: q (B,H,T,D), past of P positions -> scores (B,H,P,T) = k qᵀ."""
     rows = len(past.k)
     scores = _fold(q, rows) @ _transpose(past.k)  # (rows,H,G·T,P)
     return _transpose(_unfold(scores, len(q)))
 
 
-def past_scores_backward(dscores, q, past):
+def past_scores_backward(
+    dscores: Float[Array, "B H P T"], q: Float[Array, "B H T D"], past: KV
+) -> tuple[Float[Array, "B H T D"], Float[Array, "R H P D"]]:
     """dscores (B,H,P,T) -> dq (B,H,T,D), dk (rows,H,P,D), a sum over the rows that share a past."""
     rows = len(past.k)
     dscores = _fold(_transpose(dscores), rows)
@@ -55,13 +58,15 @@ def past_scores_backward(dscores, q, past):
     return dq, dk
 
 
-def past_values_forward(probs, past):
+def past_values_forward(probs: Float[Array, "B H P T"], past: KV) -> Float[Array, "B H T D"]:
     """What the past values add to y: probs (B,H,P,T) -> (B,H,T,D) = pᵀ v."""
     rows = len(past.v)
     return _unfold(_fold(_transpose(probs), rows) @ past.v, len(probs))
 
 
-def past_values_backward(dy, probs, past):
+def past_values_backward(
+    dy: Float[Array, "B H T D"], probs: Float[Array, "B H P T"], past: KV
+) -> tuple[Float[Array, "B H P T"], Float[Array, "R H P D"]]:
     """dy (B,H,T,D) -> dprobs (B,H,P,T), dv (rows,H,P,D), summed over the rows that share a past."""
     rows = len(past.v)
     dv = _transpose(_fold(_transpose(probs), rows)) @ _fold(dy, rows)
@@ -75,7 +80,7 @@ def past_values_backward(dy, probs, past):
 class GrowingKV(KV):
     """A KV that is the beginning of longer arrays, its `room`: a next token copies nothing."""
 
-    room = None
+    room: "Room | None" = None
 
 
 class Room:
@@ -85,7 +90,7 @@ class Room:
     can be extended twice.
     """
 
-    def __init__(self, past, batch, capacity):
+    def __init__(self, past: KV, batch: int, capacity: int) -> None:
         xp = array_module(past.k)
         rows, H, P, D = past.k.shape
         self.k = xp.empty((batch, H, capacity, D), past.k.dtype)
@@ -95,7 +100,7 @@ class Room:
         self.used = P
 
 
-def extend_kv(past, k, v):
+def extend_kv(past: KV | None, k: Float[Array, "B H T D"], v: Float[Array, "B H T D"]) -> KV:
     """past (KV of rows, or None) followed by k, v (B,H,T,D) -> KV (B,H,P+T,D).
 
     Each row of past comes before the G = B/rows rows of k and v that it serves.
@@ -116,10 +121,11 @@ def extend_kv(past, k, v):
     return present
 
 
-def extend_kv_backward(dpresent, past, T):
+def extend_kv_backward(dpresent: KV | None, past: KV | None, T: int) -> tuple[KV | None, KV | None]:
     """dpresent (KV (B,H,P+T,D), or None for zero) -> dpast (KV of past's shape), dkv (B,H,T,D).
 
-    A row of past that served G rows gets the sum of theirs; both are None where there is nothing.
+    A row of past that served G rows gets the sum of theirs. dpast is None without a past, and both
+    are None where dpresent is.
     """
     if dpresent is None:
         return None, None
@@ -131,11 +137,13 @@ def extend_kv_backward(dpresent, past, T):
     return KV(*(d.reshape(rows, -1, *d.shape[1:]).sum(axis=1) for d in old)), dkv
 
 
-def add_kv(a, b):
-    """a + b, or a where b is None."""
-    return a if b is None else KV(a.k + b.k, a.v + b.v)
+def add_kv(a: KV | None, b: KV | None) -> KV | None:
+    """a + b, where None is zero."""
+    if a is None or b is None:
+        return a if b is None else b
+    return KV(a.k + b.k, a.v + b.v)
 
 
-def num_positions(past):
+def num_positions(past: list[KV] | None) -> int:
     """How many positions a past (a list with one KV a layer, or None) holds."""
     return past[0].k.shape[2] if past else 0

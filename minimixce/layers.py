@@ -3,7 +3,8 @@
 `y, cache = *_forward(inputs)` computes the layer and keeps what its derivative will need;
 `*_backward(dy, cache)` takes dL/dy and returns dL/d(input) for each input. A name that starts with
 d is always the derivative of the loss L with respect to the rest of the name, and has that array's
-shape. Read each pair side by side: the backward undoes the forward's lines in reverse order.
+shape. Read each pair side by side: the backward goes through the forward's lines from last to first
+and applies the chain rule to each.
 
 Shapes: B batch, T time, C channels, H heads, D = C/H channels of one head, V vocabulary, I and O
 any input and output width. Every function follows its arrays (NumPy or CuPy) and computes in their
@@ -11,7 +12,10 @@ dtype.
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from .backend import add_rows, array_module
 from .kv import (
@@ -21,9 +25,10 @@ from .kv import (
     past_values_backward,
     past_values_forward,
 )
+from .storage.shapes import Array, Float, IdsOrOneHots, RandomGenerator
 
 
-def _rows(x):
+def _rows(x: Float[Array, "*rows C"]) -> Float[Array, "N C"]:
     """(…,C) -> (N,C): all leading axes as one, so that a layer is one matrix product."""
     return x.reshape(-1, x.shape[-1])
 
@@ -32,23 +37,27 @@ def _rows(x):
 
 
 class LinearCache(NamedTuple):
-    x: Any
-    weight: Any
+    x: Float[Array, "*rows I"]
+    weight: Float[Array, "I O"]
 
 
-def linear_forward(x, weight, bias):
+def linear_forward(
+    x: Float[Array, "*rows I"], weight: Float[Array, "I O"], bias: Float[Array, " O"]
+) -> tuple[Float[Array, "*rows O"], LinearCache]:
     """y = x W + b. x (…,I), weight (I,O), bias (O,) -> y (…,O)."""
     y = _rows(x) @ weight
     y += bias
     return y.reshape(*x.shape[:-1], -1), LinearCache(x, weight)
 
 
-def linear_backward(dy, cache):
+def linear_backward(
+    dy: Float[Array, "*rows O"], cache: LinearCache
+) -> tuple[Float[Array, "*rows I"], Float[Array, "I O"], Float[Array, " O"]]:
     """dy (…,O) -> dx (…,I), dweight (I,O), dbias (O,).
 
-    One output is y_no = Σ_i x_ni W_io + b_o. Each x_ni feeds every y_no with slope W_io, so dx_ni =
-    Σ_o dy_no W_io, that is dy Wᵀ. Each W_io feeds y_no in every row n with slope x_ni, so dW = xᵀ
-    dy. b_o feeds every row with slope 1.
+    One output is y_no = Σ_i x_ni W_io + b_o. Each x_ni feeds every y_no with slope W_io, so
+    dx_ni = Σ_o dy_no W_io, that is dy Wᵀ. Each W_io feeds y_no in every row n with slope x_ni, so
+    dW = xᵀ dy. b_o feeds every row with slope 1.
     """
     x, weight = cache
     dbias = _rows(dy).sum(axis=0)
@@ -61,17 +70,21 @@ def linear_backward(dy, cache):
 
 
 class EmbeddingCache(NamedTuple):
-    x: Any
-    weight: Any
+    x: IdsOrOneHots
+    weight: Float[Array, "V C"]
 
 
-def embedding_forward(x, weight):
+def embedding_forward(
+    x: IdsOrOneHots, weight: Float[Array, "V C"]
+) -> tuple[Float[Array, "B T C"], EmbeddingCache]:
     """Token embedding. x: ids (B,T) or soft one-hots (B,T,V); weight (V,C) -> y (B,T,C)."""
     y = weight[x] if x.dtype.kind in "iu" else (_rows(x) @ weight).reshape(*x.shape[:-1], -1)
     return y, EmbeddingCache(x, weight)
 
 
-def embedding_backward(dy, cache):
+def embedding_backward(
+    dy: Float[Array, "B T C"], cache: EmbeddingCache
+) -> tuple[Float[Array, "B T V"] | None, Float[Array, "V C"]]:
     """dy (B,T,C) -> dx (None for ids, which have no derivative; else (B,T,V)), dweight (V,C).
 
     Looking up row x is the product onehot(x) W, so this is linear_backward without a bias; for ids
@@ -88,11 +101,13 @@ def embedding_backward(dy, cache):
 
 
 class PositionCache(NamedTuple):
-    weight: Any
+    weight: Float[Array, "block_size C"]
     start: int
 
 
-def position_forward(x, weight, start=0):
+def position_forward(
+    x: Float[Array, "B T C"], weight: Float[Array, "block_size C"], start: int = 0
+) -> tuple[Float[Array, "B T C"], PositionCache]:
     """Add the embedding of each position. x (B,T,C) at positions start … start+T−1, weight
     (block_size,C) -> y (B,T,C).
     """
@@ -100,7 +115,9 @@ def position_forward(x, weight, start=0):
     return y, PositionCache(weight, start)
 
 
-def position_backward(dy, cache):
+def position_backward(
+    dy: Float[Array, "B T C"], cache: PositionCache
+) -> tuple[Float[Array, "B T C"], Float[Array, "block_size C"]]:
     """dy (B,T,C) -> dx (B,T,C), dweight (block_size,C).
 
     y = x + w, so both slopes are 1; row t of w was added to every sequence of the batch, so its
@@ -113,11 +130,13 @@ def position_backward(dy, cache):
 
 
 class UnembeddingCache(NamedTuple):
-    x: Any
-    weight: Any
+    x: Float[Array, "B T C"]
+    weight: Float[Array, "V C"]
 
 
-def unembedding_forward(x, weight):
+def unembedding_forward(
+    x: Float[Array, "B T C"], weight: Float[Array, "V C"]
+) -> tuple[Float[Array, "B T V"], UnembeddingCache]:
     """The output projection tied to the token embedding: logits = x Wᵀ. x (B,T,C), weight (V,C) ->
     logits (B,T,V).
     """
@@ -125,7 +144,9 @@ def unembedding_forward(x, weight):
     return logits.reshape(*x.shape[:-1], -1), UnembeddingCache(x, weight)
 
 
-def unembedding_backward(dlogits, cache):
+def unembedding_backward(
+    dlogits: Float[Array, "B T V"], cache: UnembeddingCache
+) -> tuple[Float[Array, "B T C"], Float[Array, "V C"]]:
     """dlogits (B,T,V) -> dx (B,T,C), dweight (V,C): linear_backward with Wᵀ in the place of W.
 
     The same W was used as the token embedding, so the model adds this dweight to that of
@@ -140,7 +161,7 @@ def unembedding_backward(dlogits, cache):
 # ---- layer norm ----------------------------------------------------------------------------------
 
 
-def _mean(x):
+def _mean(x: Float[Array, "*rows C"]) -> Float[Array, "*rows 1"]:
     """(…,C) -> (…,1). As a product with a vector of 1/C, which BLAS sums faster than a reduction
     over a short axis does.
     """
@@ -148,19 +169,33 @@ def _mean(x):
     return (_rows(x) @ weights).reshape(*x.shape[:-1], 1)
 
 
+_FAR = 64  # standard deviations
+
+
 class LayerNormCache(NamedTuple):
-    normed: Any
-    rstd: Any
-    weight: Any
+    normed: Float[Array, "*rows C"]
+    rstd: Float[Array, "*rows 1"]
+    weight: Float[Array, " C"]
 
 
-def layer_norm_forward(x, weight, bias, epsilon=1e-5):
+def layer_norm_forward(
+    x: Float[Array, "*rows C"],
+    weight: Float[Array, " C"],
+    bias: Float[Array, " C"],
+    epsilon: float = 1e-5,
+) -> tuple[Float[Array, "*rows C"], LayerNormCache]:
     """Every row of x to mean 0 and variance 1, then scaled and shifted. x (…,C), weight (C,), bias
     (C,) -> y (…,C).
     """
     xp = array_module(x)
-    normed = x - _mean(x)
+    mean = _mean(x)
+    normed = x - mean
     variance = _mean(xp.square(normed))
+    # Where a row is far from 0 the mean's own rounding is no longer small beside the deviations.
+    far = xp.abs(mean) > _FAR * xp.sqrt(variance + epsilon)
+    if xp is not np or far.any():
+        normed -= xp.where(far, _mean(normed), 0)
+        variance = xp.where(far, _mean(xp.square(normed)), variance)
     rstd = 1 / xp.sqrt(variance + epsilon)  # one over the standard deviation, (…,1)
     normed *= rstd
     y = normed * weight
@@ -168,16 +203,22 @@ def layer_norm_forward(x, weight, bias, epsilon=1e-5):
     return y, LayerNormCache(normed, rstd, weight)
 
 
-def layer_norm_backward(dy, cache):
+def layer_norm_backward(
+    dy: Float[Array, "*rows C"], cache: LayerNormCache
+) -> tuple[Float[Array, "*rows C"], Float[Array, " C"], Float[Array, " C"]]:
     """dy (…,C) -> dx (…,C), dweight (C,), dbias (C,).
 
-    Write n = (x − μ) r with r = 1/σ, and dn = dy · weight. x_j reaches n_i in three ways: directly
-    (slope r), through μ
-    (slope −r/C), and through r. For the last, r = (v + ε)^(−½) and ∂v/∂x_j = 2 (x_j − μ)/C give
-    ∂r/∂x_j = −r² n_j / C,
-    so the slope is (x_i − μ) · (−r² n_j / C) = −r n_i n_j / C. Summing the three over i:
-        dx_j = r (dn_j − mean_i(dn_i) − n_j mean_i(dn_i n_i)),
-    that is: what remains of dn once its mean and its component along n, which the layer cannot pass
+    Write μ and v for the mean and the variance of a row, n for `normed` = (x − μ) r with
+    r = (v + ε)^(−½), `rstd`, and dn for `dnormed` = dy · weight. x_j reaches n_i in three ways:
+
+        directly,     with the slope r for i = j;
+        through μ,    with the slope −r/C;
+        through r:    ∂v/∂x_j = 2 (x_j − μ)/C gives ∂r/∂x_j = −r² n_j / C, so the slope is
+                      (x_i − μ) (−r² n_j / C) = −r n_i n_j / C.
+
+    The sum of dn_i times each of the three, over i, is
+        dx_j = r (dn_j − mean_i(dn_i) − n_j mean_i(dn_i n_i)):
+    what remains of dn once its mean and its component along n, neither of which the layer passes
     on, are taken away.
     """
     normed, rstd, weight = cache
@@ -195,39 +236,41 @@ def layer_norm_backward(dy, cache):
 
 
 _GELU_SCALE = math.sqrt(2 / math.pi)
-
-
 _GELU_CUBIC = 0.044715
 
 
+_GELU_SATURATED = 1000.0  # from here on g is 0 or 1 exactly, and x³ might overflow
+
+
 class GeluCache(NamedTuple):
-    x: Any
-    gate: Any
+    x: Float[Array, "*shape"]
+    gate: Float[Array, "*shape"]
 
 
-def gelu_forward(x):
-    """GELU in GPT-2's tanh form: y = x g, g = ½ (1 + tanh u), u = s (x + k x³), s = √(2/π), k =
-    0.044715. Any shape.
+def gelu_forward(x: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], GeluCache]:
+    """GELU in GPT-2's tanh form, y = x g with the gate g = ½ (1 + tanh u). Any shape.
+
+    u = s (x + k x³) = x (s + s k x²), s = √(2/π), k = 0.044715. One array holds each step in turn.
     """
-    xp = array_module(x)
-    gate = x * x
-    gate *= _GELU_CUBIC * _GELU_SCALE
-    gate += _GELU_SCALE
-    gate *= x  # u
-    xp.tanh(gate, out=gate)
+    u = x * x
+    u *= _GELU_CUBIC * _GELU_SCALE
+    u += _GELU_SCALE
+    u *= x
+    gate = array_module(x).tanh(u, out=u)
     gate *= 0.5
     gate += 0.5
     y = x * gate
     return y, GeluCache(x, gate)
 
 
-def gelu_backward(dy, cache):
+def gelu_backward(dy: Float[Array, "*shape"], cache: GeluCache) -> Float[Array, "*shape"]:
     """dy -> dx, same shape.
 
-    tanh′ = 1 − tanh² gives g′(u) = 2 g (1 − g), and u′ = s (1 + 3k x²). Product rule: dy/dx = g + x
-    · 2 g (1 − g) u′.
+    tanh′ = 1 − tanh² gives g′(u) = 2 g (1 − g), and u′ = s (1 + 3k x²). The product rule gives
+    dy/dx = g + x · 2 g (1 − g) u′ = g (1 + 2u′ x (1 − g)), which is computed from the inside out.
     """
     x, gate = cache
+    x = array_module(x).clip(x, -_GELU_SATURATED, _GELU_SATURATED)
     dx = x * x
     dx *= 6 * _GELU_CUBIC * _GELU_SCALE
     dx += 2 * _GELU_SCALE  # 2u′
@@ -243,16 +286,16 @@ def gelu_backward(dy, cache):
 
 
 class ReluCache(NamedTuple):
-    y: Any
+    y: Float[Array, "*shape"]
 
 
-def relu_forward(x):
+def relu_forward(x: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], ReluCache]:
     """ReLU: y = max(x, 0). Any shape."""
     y = array_module(x).maximum(x, 0)
     return y, ReluCache(y)
 
 
-def relu_backward(dy, cache):
+def relu_backward(dy: Float[Array, "*shape"], cache: ReluCache) -> Float[Array, "*shape"]:
     """dy -> dx, same shape: the slope is 1 where x > 0, which is where y > 0, and 0 elsewhere (at 0
     too, by convention).
     """
@@ -263,11 +306,13 @@ def relu_backward(dy, cache):
 
 
 class SoftmaxCache(NamedTuple):
-    probs: Any
+    probs: Float[Array, "*shape"]
     axis: int
 
 
-def softmax_forward(x, axis=-1):
+def softmax_forward(
+    x: Float[Array, "*shape"], axis: int = -1
+) -> tuple[Float[Array, "*shape"], SoftmaxCache]:
     """probs = exp(x) / Σ exp(x) along `axis`; the maximum is subtracted first, which changes
     nothing but the range.
     """
@@ -278,7 +323,7 @@ def softmax_forward(x, axis=-1):
     return probs, SoftmaxCache(probs, axis)
 
 
-def softmax_backward(dprobs, cache):
+def softmax_backward(dprobs: Float[Array, "*shape"], cache: SoftmaxCache) -> Float[Array, "*shape"]:
     """dprobs -> dx, same shape.
 
     ∂p_i/∂x_j = p_i (1[i=j] − p_j), hence dx_j = Σ_i dp_i p_i (1[i=j] − p_j) = p_j (dp_j − Σ_i p_i
@@ -294,10 +339,12 @@ def softmax_backward(dprobs, cache):
 
 
 class DropoutCache(NamedTuple):
-    scale: Any
+    scale: Float[Array, "*shape"] | None
 
 
-def dropout_forward(x, rate=0.0, rng=None):
+def dropout_forward(
+    x: Float[Array, "*shape"], rate: float = 0.0, rng: RandomGenerator | None = None
+) -> tuple[Float[Array, "*shape"], DropoutCache]:
     """Set each element to zero with probability `rate`, the others times 1/(1−rate), so that the
     mean stays. Any shape.
 
@@ -314,28 +361,35 @@ def dropout_forward(x, rate=0.0, rng=None):
     return x * scale, DropoutCache(scale)
 
 
-def dropout_backward(dy, cache):
+def dropout_backward(dy: Float[Array, "*shape"], cache: DropoutCache) -> Float[Array, "*shape"]:
     """dy -> dx: y = x · scale with the mask held fixed, so dx = dy · scale."""
     return dy if cache.scale is None else dy * cache.scale
 
 
+# ---- attention -----------------------------------------------------------------------------------
+# The plain formula stands first in each function; what attention to a past adds (kv.py) follows it,
+# behind `if past is not None`, and can be left out at a first reading.
+
+
 class AttentionCache(NamedTuple):
-    q: Any  # (B,H,T,D)
-    k: Any
-    v: Any
-    past: Any  # KV of B/G rows, or None
+    q: Float[Array, "B H T D"]  # (B,H,T,D)
+    k: Float[Array, "B H T D"]
+    v: Float[Array, "B H T D"]
+    past: KV | None  # KV of B/G rows, or None
     softmax: SoftmaxCache
     dropout: DropoutCache
-    probs: Any  # (B,H,P+T,T) after dropout: P past keys, then T own
+    probs: Float[Array, "B H K T"]  # (B,H,P+T,T) after dropout: P past keys, then T own
 
 
-def _split_heads(x, n_head, parts):
+def _split_heads(
+    x: Float[Array, "B T X"], n_head: int, parts: int
+) -> Float[Array, "{parts} B {n_head} T D"]:
     """(B,T,parts·C) -> `parts` views (B,H,T,D)."""
     B, T, _ = x.shape
     return x.reshape(B, T, parts, n_head, -1).transpose(2, 0, 3, 1, 4)
 
 
-def _merge_heads(parts):
+def _merge_heads(parts: Sequence[Float[Array, "B H T D"]]) -> Float[Array, "B T X"]:
     """The reverse: a list of (B,H,T,D) -> (B,T,parts·C)."""
     B, H, T, D = parts[0].shape
     merged = array_module(parts[0]).empty((B, T, len(parts), H, D), parts[0].dtype)
@@ -344,20 +398,27 @@ def _merge_heads(parts):
     return merged.reshape(B, T, -1)
 
 
-def _transpose(x):
+def _transpose(x: Array) -> Array:
     return x.swapaxes(-1, -2)
 
 
-def attention_forward(qkv, n_head, past=None, dropout=0.0, rng=None):
+def attention_forward(
+    qkv: Float[Array, "B T QKV"],
+    n_head: int,
+    past: KV | None = None,
+    dropout: float = 0.0,
+    rng: RandomGenerator | None = None,
+) -> tuple[Float[Array, "B T QKV//3"], AttentionCache]:
     """Causal multi-head attention. qkv (B,T,3C): queries, keys, values side by side -> y (B,T,C).
 
-    y_i = Σ_j p_ij v_j with p_i = softmax_j(q_i·k_j / √D) over the positions j ≤ i. With `past` (a
-    kv.KV of P positions) the T positions continue it and see all of it; past may have B/G rows,
-    each of which then serves G consecutive rows of qkv. dropout and rng are dropout_forward's, for
-    the probabilities p. This call's own keys and values are in the cache.
+    y_i = Σ_j p_ij v_j with p_i = softmax_j(q_i·k_j / √D) over the positions j ≤ i. Scores and p are
+    kept keys first, (B,H,keys,queries), so the softmax runs over axis −2: sums over the second last
+    axis vectorise where sums over a short last axis do not.
 
-    Scores are kept keys first, (…,keys,queries): sums over the second last axis vectorise where
-    sums over a short last axis do not.
+    With `past` (a kv.KV of P positions) the T positions continue it and see all of it; past may
+    have B/G rows, each of which then serves G consecutive rows of qkv. dropout is a rate and rng
+    its random generator (see dropout_forward), for the probabilities p. This call's own keys and
+    values are in the cache; its q is the unscaled view of qkv, which costs no memory.
     """
     xp, T = array_module(qkv), qkv.shape[1]
     q, k, v = _split_heads(qkv, n_head, 3)
@@ -368,15 +429,17 @@ def attention_forward(qkv, n_head, past=None, dropout=0.0, rng=None):
     if past is not None:
         past_scores = past_scores_forward(scaled_q, past)  # (B,H,P,T)
         scores = xp.concatenate([past_scores, scores], axis=-2)
-    weights, softmax = softmax_forward(scores, axis=-2)
-    probs, dropped = dropout_forward(weights, dropout, rng)
+    undropped, softmax = softmax_forward(scores, axis=-2)
+    probs, dropped = dropout_forward(undropped, dropout, rng)
     y = _transpose(probs[:, :, -T:]) @ v
     if past is not None:
         y += past_values_forward(probs[:, :, :-T], past)
     return _merge_heads([y]), AttentionCache(q, k, v, past, softmax, dropped, probs)
 
 
-def attention_backward(dy, cache, dkv=None):
+def attention_backward(
+    dy: Float[Array, "B T C"], cache: AttentionCache, dkv: KV | None = None
+) -> tuple[Float[Array, "B T 3*C"], KV | None]:
     """dy (B,T,C) -> dqkv (B,T,3C), dpast (KV like past, or None).
 
     Two products, each with the two derivatives of a product: y = pᵀ v gives dv = p dy and
@@ -393,8 +456,8 @@ def attention_backward(dy, cache, dkv=None):
     if past is not None:
         dpast_probs, dpast_v = past_values_backward(dy, probs[:, :, :-T], past)
         dprobs = xp.concatenate([dpast_probs, dprobs], axis=-2)
-    dweights = dropout_backward(dprobs, dropped)
-    dscores = softmax_backward(dweights, softmax)
+    dundropped = dropout_backward(dprobs, dropped)
+    dscores = softmax_backward(dundropped, softmax)
     dq = _transpose(dscores[:, :, -T:]) @ k
     dk = dscores[:, :, -T:] @ q
     if past is not None:

@@ -8,11 +8,8 @@ from .backend import array_module
 from .storage.shapes import Array, ArrayModule, Float, Int, Scalar
 from .storage.validate import check_finite
 
-_LEAST = -1e300  # stands for −inf, since 0 · −inf would be NaN where 0 · log q must be 0
-
-
 class Prefixes(NamedTuple):
-    """What Q and P make of some prefixes of sequences, or of whole ones: arrays of one shape."""
+    """Log-probabilities of prefixes, or of whole sequences, under Q and P: arrays of one shape."""
 
     log_q: Float[Array, "*shape"]  # log Q of the prefix
     log_p: Float[Array, "*shape"]  # log P, −inf where P = 0
@@ -49,7 +46,7 @@ class Sums(dict):
 
 
 def log_softmax(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
-    """logits (…,V) -> log-probabilities (…,V) in float64, at least −1e300.
+    """logits (…,V) -> log-probabilities (…,V) in float64, −inf where a logit is.
 
     The training losses (objectives.py) have a form of their own, which keeps the dtype of logits
     and gives the softmax in the same pass. Raises storage.validate.NotFinite for logits that are
@@ -59,7 +56,7 @@ def log_softmax(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
     top = z.max(axis=-1, keepdims=True)
     check_finite("logits", top)
     z = z - top
-    return xp.maximum(z - xp.log(xp.exp(z).sum(axis=-1, keepdims=True)), _LEAST)
+    return z - xp.log(xp.exp(z).sum(axis=-1, keepdims=True))
 
 
 def chosen(log_q: Float[Array, "n T V"], targets: Int[Array, "n T"]) -> Float[Array, "n T"]:

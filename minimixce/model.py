@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from .storage.shapes import (
     Seed,
 )
 from .storage.validate import NotFinite, check_count, check_finite, check_number
+
+_M = TypeVar("_M", bound="LanguageModel")
 
 
 def check_config(config: Any) -> None:
@@ -258,7 +260,9 @@ class LanguageModel:
             )
 
     @classmethod
-    def _opened(cls, folder, config, shapes, params, device):
+    def _opened(
+        cls: type[_M], folder: Any, config: Any, shapes: Any, params: Any, device: str
+    ) -> _M:
         """The model with these NumPy params on `device`; ValueError, naming the folder, unless they
         have these shapes.
         """

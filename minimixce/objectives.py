@@ -24,32 +24,42 @@ where ignored.
 | objective  | value                                        | w(x) = ∂/∂log Q(x) |
 | forward_ce | F = −E_P log Q                               | −P                 |
 | reverse_ce | R = −E_Q log P                               | −Q log P           |
-| mixce_star | η F + (1−η) R                                |                    |
+| mixce_star | η F + (1−η) R                                | η w_F + (1−η) w_R  |
 | forward_kl | KL(P‖Q) = F − H(P)                           | −P                 |
 | reverse_kl | KL(Q‖P) = R − H(Q)                           | Q (log Q − log P)  |
-| two_kls    | η KL(P‖Q) + (1−η) KL(Q‖P)                    |                    |
+| two_kls    | η KL(P‖Q) + (1−η) KL(Q‖P)                    | mixed likewise     |
 | js         | η KL(P‖M) + (1−η) KL(Q‖M), M = η P + (1−η) Q | (1−η) Q log(Q/M)   |
 | overlap    | −Σ P Q                                       | −P Q               |
 
-An objective is added in one place: a function here and a row of OBJECTIVES, at the end.
+An objective is added in one place: a function here and a row of OBJECTIVES, at the end; one with a
+new kind of ratio needs a row of RATIOS besides.
 Sources: MixCE, Zhang et al., ACL 2023; TaiLr, Ji et al., ICLR 2023; EMO, Ren et al., ICLR 2024.
 """
 
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .backend import array_module
-from .logprob import log_mixture, minus, times_log
+from .logprob import Prefixes, log_mixture, minus, times_log
+from .storage.shapes import Array, ArrayModule, Float, Int, Loss, LossAndDlogits, Scalar
 from .storage.validate import check_ratio
+
+Logits: TypeAlias = Float[Array, "*batch V"]
+Targets: TypeAlias = Int[Array, "*batch"]
+Normalizer: TypeAlias = float | Scalar | Int[Array, ""] | None
+TokenTerms: TypeAlias = Callable[[Array, Any, ArrayModule], tuple[Array, Array]]
+SequenceTerms: TypeAlias = Callable[[Prefixes, Any, ArrayModule], tuple[Array, Array]]
 
 # ---- losses on tokens ----------------------------------------------------------------------------
 
 
-def mle(logits, targets, *, normalizer=None, reduction="mean"):
+def mle(
+    logits: Logits, targets: Targets, *, normalizer: Normalizer = None, reduction: str = "mean"
+) -> LossAndDlogits:
     """Maximum likelihood, the forward cross-entropy: −log q.
 
     logits (…,V), targets (…) integers, −1 ignored -> loss (0-d, nats per target), dlogits (…,V).
@@ -63,43 +73,65 @@ def _mle(log_q, ratio, xp):
     return -log_q, xp.ones_like(log_q)
 
 
-def mixce(logits, targets, *, eta=0.5, normalizer=None, reduction="mean"):
+def mixce(
+    logits: Logits,
+    targets: Targets,
+    *,
+    eta: float = 0.5,
+    normalizer: Normalizer = None,
+    reduction: str = "mean",
+) -> LossAndDlogits:
     """MixCE: −η log q − (1−η) q with the ratio 0 ≤ η ≤ 1 (η = 1 is MLE).
 
     Zhang et al. 2023, eq. 7. Arguments, shapes and errors as for mle.
     """
-    check_ratio("eta", eta)
+    eta = check_ratio("eta", eta)
     return token_objective(logits, targets, _mixce, eta, normalizer, reduction)
 
 
 def _mixce(log_q, eta, xp):
     q = xp.exp(log_q)
-    return -eta * log_q - (1 - eta) * q, eta + (1 - eta) * q
+    forward = -eta * log_q if eta > 0 else 0.0  # 0 also where log q is −inf
+    return forward - (1 - eta) * q, eta + (1 - eta) * q
 
 
-def mixce_surrogate(logits, targets, *, eta=0.5, normalizer=None, reduction="mean"):
+def mixce_surrogate(
+    logits: Logits,
+    targets: Targets,
+    *,
+    eta: float = 0.5,
+    normalizer: Normalizer = None,
+    reduction: str = "mean",
+) -> LossAndDlogits:
     """MixCE the way the reference code writes it: −(η + (1−η) sg[q]) log q (η = 1 is MLE).
 
     sg stops the gradient: the weight is taken at the current logits and then held fixed. So the
     gradient is mixce's, but the value is another, and dlogits is NOT the derivative of that value:
     a numerical check of it fails, and should. Arguments, shapes and errors as for mle.
     """
-    check_ratio("eta", eta)
+    eta = check_ratio("eta", eta)
     return token_objective(logits, targets, _mixce_surrogate, eta, normalizer, reduction)
 
 
 def _mixce_surrogate(log_q, eta, xp):
     w = eta + (1 - eta) * xp.exp(log_q)
-    return -w * log_q, w
+    return -times_log(w, log_q, xp), w
 
 
-def tailr(logits, targets, *, gamma=0.1, normalizer=None, reduction="mean"):
+def tailr(
+    logits: Logits,
+    targets: Targets,
+    *,
+    gamma: float = 0.1,
+    normalizer: Normalizer = None,
+    reduction: str = "mean",
+) -> LossAndDlogits:
     """TaiLr: w = q / (γ + (1−γ) q) with the ratio 0 ≤ γ ≤ 1.
 
     γ = 0 is MLE, γ = 1 has the gradient of MixCE at η = 0. Ji et al. 2023, eq. 8, without its lower
     clamp on w. Arguments, shapes and errors as for mle.
     """
-    check_ratio("gamma", gamma)
+    gamma = check_ratio("gamma", gamma)
     return token_objective(logits, targets, _tailr, gamma, normalizer, reduction)
 
 
@@ -108,6 +140,7 @@ def _tailr(log_q, gamma, xp):
     log_rest = math.log1p(-gamma) if gamma < 1 else -math.inf
     # log(γ + (1−γ) q), exactly log q at γ = 0
     log_mix = xp.logaddexp(xp.full_like(log_q, log_gamma), log_rest + log_q)
+    w = xp.exp(log_q - log_mix) if gamma > 0 else xp.ones_like(log_q)
     if gamma == 1:
         f = -xp.expm1(log_q)  # the limit, 1 − q
     elif gamma > 0.5:
@@ -115,10 +148,17 @@ def _tailr(log_q, gamma, xp):
         f = -xp.log1p((1 - gamma) * xp.expm1(log_q)) / (1 - gamma)
     else:
         f = -log_mix / (1 - gamma)
-    return f, xp.exp(log_q - log_mix)
+    return f, w
 
 
-def token_objective(logits, targets, f_and_w, ratio, normalizer=None, reduction="mean"):
+def token_objective(
+    logits: Logits,
+    targets: Targets,
+    f_and_w: TokenTerms,
+    ratio: float | None,
+    normalizer: Normalizer = None,
+    reduction: str = "mean",
+) -> LossAndDlogits:
     """The pass that all token objectives except EMO share -> loss, dlogits.
 
     f_and_w(log_q, ratio, xp) gives loss and weight of every target from log q, all (N,).
@@ -131,15 +171,24 @@ def token_objective(logits, targets, f_and_w, ratio, normalizer=None, reduction=
     if reduction == "none":
         return _per_token(f, w, is_target, targets, xp)
     scale = _scale(is_target, normalizer, log_q.dtype, xp)  # 1/N, and 0 where ignored
-    loss = xp.asarray((f * scale).sum())
-    w = w * scale
+    loss = xp.asarray((xp.where(is_target, f, 0) * scale).sum())
+    w = xp.where(is_target, w, 0) * scale
+    # dlogits = w (softmax − onehot) / N, in the array of probs: no other is as large.
     dlogits = probs
     dlogits *= w[:, None]
-    dlogits[row, y] -= w  # w (softmax − onehot) / N
+    dlogits[row, y] -= w
+    _clear_ignored(dlogits, is_target, xp)
     return loss, dlogits.reshape(logits.shape)
 
 
-def emo(logits, targets, cost_embedding, *, normalizer=None, reduction="mean"):
+def emo(
+    logits: Logits,
+    targets: Targets,
+    cost_embedding: Float[Array, "V C"],
+    *,
+    normalizer: Normalizer = None,
+    reduction: str = "mean",
+) -> LossAndDlogits:
     """EMO, an upper bound of the earth mover distance: ½ (−log q + sg[−log q / d] d).
 
     Ren et al. 2024, eq. 9. d = Σ_v q(v) (1 − cos(e_v, e_target)) is the cost of moving Q's mass to
@@ -158,14 +207,19 @@ def emo(logits, targets, cost_embedding, *, normalizer=None, reduction="mean"):
     if reduction == "none":
         rest = -xp.expm1(log_q)  # 1 − q
         safe = xp.where(rest > 0, rest, 1)
-        pull = 0.5 + 0.5 * xp.where(rest > 0, ratio * d * xp.exp(log_q) / safe, 1)
+        q = xp.exp(log_q)
+        pull = 0.5 + 0.5 * xp.where(rest > 0, xp.where(q > 0, ratio, 0) * d * q / safe, 1)
         return _per_token(-log_q, pull, is_target, targets, xp)
     scale = 0.5 * _scale(is_target, normalizer, log_q.dtype, xp)
-    loss = xp.asarray((-2 * scale * log_q).sum())
-    # ∂/∂z_v of −log q is q_v − 1[v = target]; of d it is q_v (cost_v − d).
-    dlogits = probs * (1 + ratio[:, None] * (cost - d[:, None]))
+    loss = xp.asarray((-2 * scale * xp.where(is_target, log_q, 0)).sum())
+    # ∂/∂z_v of −log q is q_v − 1[v = target]; of d it is q_v (cost_v − d). Where log q is −inf, so
+    # is what is asked of tokens that are too dear; what has no probability is asked nothing.
+    further = cost - d[:, None]
+    further = xp.where(further == 0, 0, ratio[:, None] * further)
+    dlogits = xp.where(probs > 0, probs * (1 + further), 0)
     dlogits[row, y] -= 1
     dlogits *= scale[:, None]
+    _clear_ignored(dlogits, is_target, xp)
     return loss, dlogits.reshape(logits.shape)
 
 
@@ -217,6 +271,14 @@ def _scale(is_target, normalizer, dtype, xp):
     return is_target.astype(dtype) / normalizer
 
 
+def _clear_ignored(dlogits, is_target, xp):
+    """Zeros in the rows (N,V) that are ignored, in which 0 · NaN and 0 · inf would be NaN."""
+    if xp is not np:  # to know which rows they are, a GPU would have to wait
+        dlogits[...] = xp.where(is_target[:, None], dlogits, 0)
+    elif not is_target.all():
+        dlogits[~is_target] = 0
+
+
 def _per_token(f, w, is_target, targets, xp):
     shape = targets.shape
     return xp.where(is_target, f, 0).reshape(shape), xp.where(is_target, w, 0).reshape(shape)
@@ -233,6 +295,8 @@ def _check(logits, targets, reduction):
             "logits and targets must be on the same device, got "
             f"{xp.__name__} and {array_module(targets).__name__}"
         )
+    if logits.dtype not in ("float32", "float64"):
+        raise TypeError(f"logits must be float32 or float64, got {logits.dtype}")
     if targets.shape != logits.shape[:-1]:
         raise ValueError(
             "targets must have the shape of logits without its last axis, "
@@ -271,13 +335,14 @@ def _reverse_kl(x, eta, xp):
     # Σ Q (log Q − log P) has the weight Q (log Q − log P + 1); a constant times Q may be left out,
     # since the Q(x) always sum to one.
     q = xp.exp(x.log_q)
-    return q * (x.log_q - x.log_p_floored), q * (x.log_q - x.log_p_floored)
+    cost = times_log(q, x.log_q - x.log_p_floored, xp)
+    return cost, cost
 
 
 def _js(x, eta, xp):
     p, q = xp.exp(x.log_p), xp.exp(x.log_q)
     log_m = log_mixture(x.log_p, x.log_q, eta, xp)
-    under_q = (1 - eta) * q * (x.log_q - log_m)
+    under_q = times_log((1 - eta) * q, x.log_q - log_m, xp)
     under_p = eta * times_log(p, minus(x.log_p, log_m, xp), xp)
     return under_q + under_p, under_q
 
@@ -301,17 +366,19 @@ def _cost_kl(log_q, log_p_floored):
 class Objective(NamedTuple):
     """A row of OBJECTIVES: what the rest of the package has to know of an objective.
 
-    An objective over tokens has `loss`, and `f_and_w` unless it is EMO. One over sequences has
+    An objective over tokens has `loss`, and `f_and_w` if it is a sum of f(q). One over sequences has
     `terms`, or is a mixture and has `mixes`; an expectation over P of token losses has `f_and_w`
     too, an expectation over Q of costs that add up over tokens has `cost`.
     """
 
     over: str  # "tokens" or "sequences"
     ratio: str | None = None  # the name of its ratio, a key of RATIOS
-    loss: Callable | None = None  # (logits, targets, *, <ratio>, normalizer, reduction)
-    f_and_w: Callable | None = None  # (log_q, ratio, xp) -> f, w
-    terms: Callable | None = None  # (x, ratio, xp) -> φ, w
-    cost: Callable | None = None  # (log_q, log_p_floored) of each token -> cost of each token
+    loss: Loss | None = None  # (logits, targets, *, <ratio>, normalizer, reduction)
+    f_and_w: TokenTerms | None = None  # (log_q, ratio, xp) -> f, w
+    terms: SequenceTerms | None = None  # (x, ratio, xp) -> φ, w
+    cost: Callable[[Array, Array], Array] | None = (
+        None  # (log_q, log_p_floored) of each token -> cost of each token
+    )
     mixes: tuple[str, str] | None = None  # the part that η multiplies, the part that 1−η does
     stops_gradient: bool = False  # dlogits is not the derivative of the value that is returned
     needs_embedding: bool = False  # its loss takes cost_embedding
@@ -351,12 +418,12 @@ OBJECTIVES = {
 }
 
 
-def names(over=None):
+def names(over: str | None = None) -> list[str]:
     """The names of all objectives, or of those over "tokens" or over "sequences" -> list."""
     return [name for name, row in OBJECTIVES.items() if over in (None, row.over)]
 
 
-def exact_names():
+def exact_names() -> list[str]:
     """The names of the objectives that exact sums can find -> list.
 
     All that are expectations under P or Q, which is all except those that stop a gradient.
@@ -364,7 +431,7 @@ def exact_names():
     return [name for name, row in OBJECTIVES.items() if not row.stops_gradient]
 
 
-def parts(name, ratio):
+def parts(name: str, ratio: Any) -> tuple[tuple[float, str], ...]:
     """What an objective is a sum of -> ((share, name of the part), …).
 
     ((η, "forward_kl"), (1−η, "reverse_kl")) for two_kls; ((1.0, name),) for what is no mixture.
@@ -375,11 +442,13 @@ def parts(name, ratio):
     return (ratio, row.mixes[0]), (1 - ratio, row.mixes[1])
 
 
-def information_used(name, ratio=None):
+def information_used(name: str, ratio: float | None = None) -> str:
     """What an objective looks at -> "samples" (of P), "P" (its probabilities) or "samples and P".
 
-    An expectation over P is estimated from samples of P; everything else needs P itself.
+    ratio: by default the one of RATIOS. An expectation over P is estimated from samples of P;
+    everything else needs P itself.
     """
+    ratio = _ratio_or_default(name, ratio)
     used = [OBJECTIVES[part] for share, part in parts(name, ratio) if share]
     from_samples = [row.over == "tokens" or row.f_and_w is not None for row in used]
     if all(from_samples):
@@ -387,7 +456,7 @@ def information_used(name, ratio=None):
     return "samples and P" if any(from_samples) else "P"
 
 
-def check_objective_ratio(name, value):
+def check_objective_ratio(name: str, value: float) -> None:
     """Raise TypeError or ValueError unless the objective `name` can have the ratio `value`."""
     row = OBJECTIVES[name]
     check_ratio(row.ratio or "eta", value)
@@ -397,25 +466,41 @@ def check_objective_ratio(name, value):
         )
 
 
-def label(name, ratio=None):
-    """How an objective is called in tables: "mixce η=0.5", "tailr γ=0.1", "mle"."""
+def label(name: str, ratio: float | None = None) -> str:
+    """How an objective is called in tables: "mixce η=0.5", "tailr γ=0.1", "mle".
+
+    ratio: by default the one of RATIOS.
+    """
     row = OBJECTIVES[name]
+    ratio = _ratio_or_default(name, ratio)
     return f"{name} {RATIOS[row.ratio].symbol}={ratio:g}" if row.ratio else name
 
 
-def token_loss(name, *, cost_embedding=None, **ratios):
+def _ratio_or_default(name: str, ratio: float | None) -> float | None:
+    kind = OBJECTIVES[name].ratio
+    return RATIOS[kind].default if ratio is None and kind else ratio
+
+
+def token_loss(
+    name: str, *, cost_embedding: Float[Array, "V C"] | None = None, **ratios: float
+) -> Loss:
     """The loss of an objective over tokens with its ratio bound -> loss(logits, targets, …).
 
     ratios (eta=, gamma=): the one the objective has is used, its default where it is not given.
-    cost_embedding (V,C): for emo. Raises ValueError for another objective or a bad ratio.
+    cost_embedding (V,C): for emo, which cannot do without. Raises TypeError for another keyword,
+    ValueError for another objective, a bad ratio or a missing embedding.
     """
+    if unknown := sorted(ratios.keys() - RATIOS.keys()):
+        raise TypeError(f"ratios must be among {', '.join(RATIOS)}, got {', '.join(unknown)}")
     row = OBJECTIVES.get(name)
-    if row is None or row.over != "tokens":
+    if row is None or row.loss is None:
         raise ValueError(f"objective must be one of {', '.join(names('tokens'))}, got {name!r}")
-    bound = {}
+    bound: dict[str, Any] = {}
     if row.ratio:
         bound[row.ratio] = ratios.get(row.ratio, RATIOS[row.ratio].default)
         check_ratio(row.ratio, bound[row.ratio])
     if row.needs_embedding:
+        if cost_embedding is None:
+            raise ValueError(f"{name} needs a cost_embedding (V,C), got None")
         bound["cost_embedding"] = cost_embedding
     return functools.partial(row.loss, **bound)

@@ -59,10 +59,10 @@ class AdamW:
         """
         lr = self._checked(grads, lr)
         beta1, beta2 = self.betas
-        update = _flat([grads[name] for name in self.params])
+        update = _flat([grads[name] for name in self.params])  # gradients, soon the changes
         self.steps += 1
-        # m/(1−β1ᵗ) and v/(1−β2ᵗ) undo the start at zero; as scalars they fold into the step size
-        # and the root.
+        # p −= lr · m̂ / (√v̂ + ε) with m̂ = m/(1−β₁ᵗ) and v̂ = v/(1−β₂ᵗ), which undo the start at
+        # zero; being numbers, they can go into the step size and in front of the root.
         step_size = lr / (1 - beta1**self.steps)
         root_scale = 1 / math.sqrt(1 - beta2**self.steps)
         for block in blocks(update):

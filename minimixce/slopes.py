@@ -7,12 +7,13 @@ and from the measured noise of y; and where the slopes on the two sides differ, 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .backend import array_module, to_numpy
+from .storage.shapes import Array
 
 _FIRST_STEP = 1e-3  # relative to x: the step that is tried first, and suffices for smooth functions
 _STEPS = [10.0**-k for k in range(1, 10)]  # those that are tried where it does not
@@ -32,12 +33,20 @@ class Slope(NamedTuple):
 class Lines(NamedTuple):
     """What derivatives of L = Σ y·dy in one input are made of."""
 
-    move: Callable  # (direction, s) -> y at x + s·direction, a list of arrays
-    y: list
-    dy: list
+    move: Callable[
+        [Array, float], list[Array]
+    ]  # (direction, s) -> y at x + s·direction, a list of arrays
+    y: list[Array]
+    dy: list[Array]
 
 
-def lines_of(forward, originals, i, y, dy):
+def lines_of(
+    forward: Callable[..., tuple[Any, Any]],
+    originals: Sequence[Array],
+    i: int,
+    y: list[Array],
+    dy: list[Array],
+) -> Lines:
     """The Lines of input number i; y is what forward returns at the originals, dy like y."""
     inputs = [x.copy() for x in originals]
 
@@ -50,13 +59,13 @@ def lines_of(forward, originals, i, y, dy):
     return Lines(move, y, dy)
 
 
-def outputs(y):
+def outputs(y: Any) -> list[Array]:
     """What a forward returns as y -> a list of arrays of its own."""
     y = y if isinstance(y, (tuple, list)) else (y,)
     return [np.asarray(a) if np.isscalar(a) else a.copy() for a in y]
 
 
-def _change(lines, a, b):
+def _change(lines: Lines, a: list[Array], b: list[Array]) -> float:
     """Σ (a − b)·dy; the difference is taken element by element, before large sums could cancel."""
     return sum(float(((u - v) * d).sum()) for u, v, d in zip(a, b, lines.dy))
 
@@ -71,7 +80,7 @@ class _Try(NamedTuple):
     right: float
 
 
-def _try(lines, direction, h):
+def _try(lines: Lines, direction: Array, h: float) -> _Try:
     up, down = lines.move(direction, h), lines.move(direction, -h)
     up2, down2 = lines.move(direction, 2 * h), lines.move(direction, -2 * h)
     near, far = _change(lines, up, down), _change(lines, up2, down2)
@@ -80,7 +89,7 @@ def _try(lines, direction, h):
     return _Try(h, near / (2 * h), (8 * near - far) / (12 * h), left, right)
 
 
-def noise_of(lines, direction):
+def noise_of(lines: Lines, direction: Array) -> float:
     """What rounding makes of L: third differences of y at tiny steps along `direction`.
 
     At least the rounding of y itself; the factor makes a bound of an estimate.
@@ -97,14 +106,14 @@ def noise_of(lines, direction):
     return 8 * math.sqrt(total)
 
 
-def quick_slope(lines, direction, size, noise):
+def quick_slope(lines: Lines, direction: Array, size: float, noise: float) -> Slope:
     """The slope along `direction` from one step length."""
     t = _try(lines, direction, _FIRST_STEP * size)
     error = abs(t.fourth - t.second) + 2 * noise / t.h
     return Slope(t.fourth, error if math.isfinite(error) else math.inf, t.left, t.right, False)
 
 
-def careful_slope(lines, direction, size, noise):
+def careful_slope(lines: Lines, direction: Array, size: float, noise: float) -> Slope:
     """The slope along `direction` from steps of many lengths: the one whose error is least.
 
     A step is too long where the next longer one finds something else, or where a shorter one does
@@ -125,7 +134,7 @@ def careful_slope(lines, direction, size, noise):
     return best._replace(**_corner(tries, noise))
 
 
-def _corner(tries, noise):
+def _corner(tries: list[_Try], noise: float) -> dict[str, Any]:
     """Whether the sides still differ at the shortest steps that noise lets see -> fields of Slope.
 
     The gap of a smooth function shrinks with h², that of a corner stays.
@@ -138,7 +147,7 @@ def _corner(tries, noise):
     return {"corner": corner, "left": seen[-1].left, "right": seen[-1].right}
 
 
-def _is_finite(t):
+def _is_finite(t: _Try) -> bool:
     return all(map(math.isfinite, t))
 
 
@@ -157,7 +166,7 @@ class Found(NamedTuple):
     reason: str
 
 
-def judge(analytic, slope, tolerance, negligible):
+def judge(analytic: float, slope: Slope, tolerance: float, negligible: float) -> Found:
     """What a derivative by both ways amounts to -> Found.
 
     negligible: an uncertainty of the numerical one that nobody minds.
@@ -190,18 +199,18 @@ def judge(analytic, slope, tolerance, negligible):
     return Found(analytic, slope.value, error, WRONG, reason)
 
 
-def size_of(x):
+def size_of(x: Array) -> float:
     """The root mean square of x, or 1 where that is 0."""
     return math.sqrt(float(np.square(to_numpy(x)).sum()) / max(x.size, 1)) or 1.0
 
 
-def natural_slope(y, dy, x):
+def natural_slope(y: list[Array], dy: list[Array], x: Array) -> float:
     """How much L = Σ y·dy would change with x if y changed as much as it is when x does."""
     return sum(float(np.abs(to_numpy(a * d)).sum()) for a, d in zip(y, dy)) / size_of(x)
 
 
-def negligible_error(g, lines, x, tolerance):
-    """An uncertainty of single coordinates that nobody minds.
+def negligible_error(g: Array, lines: Lines, x: Array, tolerance: float) -> float:
+    """The largest uncertainty of a single coordinate that still counts as OK.
 
     A thousandth of the tolerance, relative to the largest gradient of the tensor; or relative to
     the natural slope, as long as that is within the tolerance of the largest gradient, or the
@@ -228,19 +237,19 @@ class Tensor(NamedTuple):
     negligible: float
 
 
-def badness(found):
+def badness(found: Found) -> tuple[int, float]:
     order = {OK: 0, CANNOT_TELL: 1, WRONG: 2}
     return order[found.verdict], found.relative_error
 
 
-def along(t, direction, size=None):
+def along(t: Tensor, direction: Array, size: float | None = None) -> Found:
     """The derivative along a direction: one step length first, many where that does not decide."""
     size = t.rms if size is None else size
     touched = direction != 0  # a NaN elsewhere in g is not this direction's
     analytic = float((t.g[touched] * direction[touched]).sum())
-    found = None
-    for slope in (quick_slope, careful_slope):
-        if found is None or found.verdict != OK:
-            numeric = slope(t.lines, direction, size, t.noise)
-            found = judge(analytic, numeric, t.tolerance, t.negligible)
-    return found
+    quick = quick_slope(t.lines, direction, size, t.noise)
+    found = judge(analytic, quick, t.tolerance, t.negligible)
+    if found.verdict == OK:
+        return found
+    careful = careful_slope(t.lines, direction, size, t.noise)
+    return judge(analytic, careful, t.tolerance, t.negligible)

@@ -6,13 +6,16 @@ A world is an automaton.World: a data distribution P that is known exactly.
 import itertools
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .automaton import LOG_P_FLOOR, World, batch, check_probs, reach, to_array
+from .automaton import LOG_P_FLOOR, World, batch, reach
 from .storage import files
-from .storage.validate import check_count, check_number
+from .storage.shapes import Array, FilePath, Int, Matrix
+from .storage.validate import check_count, check_number, check_probs, to_array
 
 __all__ = [
     "LOG_P_FLOOR",
@@ -28,7 +31,7 @@ __all__ = [
 ]
 
 
-def load(path):
+def load(path: FilePath) -> World:
     """The world that World.save wrote. FileNotFoundError, or ValueError for a damaged file."""
     fields = files.read_json(path)
     if missing := [key for key in ("name", "log_p_floor", "words", "states") if key not in fields]:
@@ -51,11 +54,11 @@ def load(path):
             next_state[s, list(map(int, other))] = list(other.values())
         return World(probs, next_state, words, fields["name"], fields["log_p_floor"])
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
-        error = f"a state lacks {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path} does not describe a world: {error}") from None
+        what = f"a state lacks {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} does not describe a world: {what}") from None
 
 
-def markov(transitions, words=None, **options):
+def markov(transitions: Matrix, words: Sequence[str] | None = None, **options: Any) -> World:
     """The Markov chain with the given matrix: transitions (V,V), rows summing to one, row 0 the
     start, column 0 the end.
 
@@ -68,7 +71,7 @@ def markov(transitions, words=None, **options):
     return World(transitions, np.tile(np.arange(vocab_size), (vocab_size, 1)), words, **options)
 
 
-def random_markov(vocab_size, zero_fraction, seed):
+def random_markov(vocab_size: int, zero_fraction: float, seed: int) -> World:
     """A random Markov chain, number for number the matrix that the MixCE authors' code draws for
     this seed.
 
@@ -93,7 +96,12 @@ def random_markov(vocab_size, zero_fraction, seed):
     )
 
 
-def ngram(tokens, n, vocab_size, words=None):
+def ngram(
+    tokens: Int[Array, "..."] | Sequence[Any],
+    n: int,
+    vocab_size: int,
+    words: Sequence[str] | None = None,
+) -> World:
     """The n-gram model (relative frequencies, zeros kept) of a corpus, as a world; n = 2 is a
     bigram model.
 
@@ -105,13 +113,16 @@ def ngram(tokens, n, vocab_size, words=None):
     ValueError.
     """
     n, vocab_size = check_count("n", n), check_count("vocab_size", vocab_size, 2)
-    counts, context = {}, ()
+    counts: dict[tuple[int, ...], Counter[int]] = {}
+    context: tuple[int, ...] = ()
     for token in _stream(tokens, vocab_size).tolist():
         counts.setdefault(context, Counter())[token] += 1
         context = (*context, token)[1 - n :] if token and n > 1 else ()
     contexts = sorted(counts, key=lambda context: (len(context), context))
     number = {context: s for s, context in enumerate(contexts)}
-    longer = {}  # context -> the states that lengthen it by one token
+    longer: dict[
+        tuple[int, ...], list[tuple[int, ...]]
+    ] = {}  # context -> the states that lengthen it by one token
     for context in contexts[1:]:
         longer.setdefault(context[:-1], []).append(context)
     targets = {}
@@ -134,7 +145,7 @@ def ngram(tokens, n, vocab_size, words=None):
     return World(probs, next_state, words, name=f"{n}-gram")
 
 
-def _stream(tokens, vocab_size):
+def _stream(tokens: Int[Array, "..."] | Sequence[Any], vocab_size: int) -> Int[Array, " N"]:
     """What ngram takes -> ids (N,), every sequence followed by one boundary."""
     if not isinstance(tokens, (list, tuple, np.ndarray)):
         raise TypeError(
@@ -142,7 +153,7 @@ def _stream(tokens, vocab_size):
         )
     if len(tokens) == 0:
         raise ValueError("tokens must hold at least one sequence, got none")
-    stream = []
+    stream: list[Any] = []
     for part in tokens if isinstance(tokens[0], (list, tuple, np.ndarray)) else [tokens]:
         ids = np.zeros(0, np.int64) if isinstance(part, (list, tuple)) and not part else part
         ids = to_array("tokens", ids, "iu", "integers")
@@ -161,7 +172,7 @@ def _stream(tokens, vocab_size):
     return np.concatenate(stream).astype(np.int64)
 
 
-def from_text(text, vocab_size):
+def from_text(text: str, vocab_size: int) -> World:
     """The Markov chain of a text's most frequent words, like the matrices that the MixCE paper
     takes from WebText.
 
@@ -206,7 +217,7 @@ def from_text(text, vocab_size):
     )
 
 
-def agreement():
+def agreement() -> World:
     """The smallest world that a bigram model cannot learn: a verb agrees with a noun that may be
     two words back.
 
@@ -225,7 +236,7 @@ def agreement():
     )
 
 
-def stories():
+def stories() -> World:
     """Short English sentences of about 60 words: agreement in number across phrases and clauses,
     and pronouns that fit.
 

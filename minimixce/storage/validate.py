@@ -42,11 +42,15 @@ def check_number(name: str, value: Any) -> None:
 
 
 def check_ratio(name: str, value: Any) -> None:
-    """Raise TypeError or ValueError unless `value` is a number in [0, 1]; NaN is not."""
+    """`value` as a float, since a NumPy scalar would change the dtype of what it multiplies.
+
+    TypeError or ValueError unless it is a number in [0, 1]; NaN is not.
+    """
     if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be between 0 and 1, got {value}")
+    return float(value)
 
 
 def check_horizon(max_len: Any) -> None:
