@@ -23,7 +23,7 @@ import numpy as np
 from . import backend
 from .storage import files
 from .storage.shapes import Array, ArrayModule, Bool, FilePath, Float, Int, Matrix, Rows, Seed
-from .storage.validate import check_count, check_number, check_probs, to_array
+from .storage.validate import check_count, check_number, check_probs, check_text, to_array
 
 # The paper's: what an impossible token costs inside a reverse cross-entropy, −69.08 nats.
 LOG_P_FLOOR = math.log(1e-30)
@@ -75,12 +75,14 @@ class World:
         words = ["", *map(str, range(1, vocab_size))] if words is None else words
         if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
             raise TypeError(f"words must be a list of strings, got {words!r:.80}")
+        check_text("words", "".join(words))
         if len(words) != vocab_size:
             raise ValueError(
                 f"words must have {vocab_size} entries, one for every token, got {len(words)}"
             )
         if not isinstance(name, str):
             raise TypeError(f"name must be a string, got {name!r:.80}")
+        check_text("name", name)
         check_number("log_p_floor", log_p_floor)
         if not -math.inf < log_p_floor < 0:
             raise ValueError(f"log_p_floor must be negative and finite, got {log_p_floor}")

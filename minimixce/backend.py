@@ -27,12 +27,16 @@ def array_module(x: Array) -> ArrayModule:
     return xp
 
 
-def check_array(name: str, x: Any) -> ArrayModule:
+def is_array(x: object) -> bool:
+    """Whether array_module knows where `x` lives."""
+    return hasattr(sys.modules.get(type(x).__module__.partition(".")[0]), "ndarray")
+
+
+def check_array(name: str, x: object) -> ArrayModule:
     """array_module of an argument; the TypeError names it."""
-    try:
-        return array_module(x)
-    except TypeError:
-        raise TypeError(f"{name} must be a NumPy or CuPy array, got {type(x).__name__}") from None
+    if not is_array(x):
+        raise TypeError(f"{name} must be a NumPy or CuPy array, got {type(x).__name__}")
+    return array_module(x)
 
 
 def select_device(device: str = "auto") -> ArrayModule:

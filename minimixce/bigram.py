@@ -113,6 +113,14 @@ def table_shapes(config: TableBigramConfig) -> dict[str, tuple[int, ...]]:
     return {"logits": (config.vocab_size, config.vocab_size)}
 
 
+class BigramCache(list):
+    """Caches of the layers, which a backward takes out, and the model whose forward made them."""
+
+    def __init__(self, model: LanguageModel, layers: list[Any]) -> None:
+        super().__init__(layers)
+        self.model = model
+
+
 class _BigramModel(LanguageModel):
     """What the two bigrams share: there is no past to continue, and a folder holds their config and
     parameters as they are.
@@ -137,6 +145,16 @@ class _BigramModel(LanguageModel):
             | checkpoint.boundary_fields(boundary)
         )
         checkpoint.save_model(folder, fields, self.params, overwrite=overwrite)
+
+    def _take(self, dlogits: Any, cache: Any) -> list[Any]:
+        """What a cache holds, for one backward: it is empty from then on."""
+        self._check_cache(cache, BigramCache)
+        if not cache:
+            raise ValueError(CACHE_HAS_SERVED)
+        self._check_dlogits(dlogits, cache[-1].x)
+        layers = list(cache)
+        cache.clear()
+        return layers
 
     @classmethod
     def load(cls: type[_M], folder: FilePath, device: str = "auto", dtype: str | None = None) -> _M:
@@ -197,7 +215,7 @@ class Bigram(_BigramModel):
         x, relu = relu_forward(x)
         x, dropped = dropout_forward(x, rate, rng)
         logits, output = linear_forward(x, params["output.weight"], params["output.bias"])
-        return logits, [], [embedding, hidden, relu, dropped, output]
+        return logits, [], BigramCache(self, [embedding, hidden, relu, dropped, output])
 
     def extend_backward(
         self,
@@ -211,7 +229,7 @@ class Bigram(_BigramModel):
 
         Adds into `grads` if given. A cache serves one backward; a second raises ValueError.
         """
-        embedding, hidden, relu, dropped, output = _take(cache)
+        embedding, hidden, relu, dropped, output = self._take(dlogits, cache)
         grads = {} if grads is None else grads
         dx, dweight, dbias = linear_backward(dlogits, output)
         add_grad(grads, "output.weight", dweight)
@@ -261,7 +279,7 @@ class TableBigram(_BigramModel):
         self._check_input(x)
         _check_no_past(past)
         logits, embedding = embedding_forward(x, self.params["logits"])
-        return logits, [], [embedding]
+        return logits, [], BigramCache(self, [embedding])
 
     def extend_backward(
         self,
@@ -273,7 +291,7 @@ class TableBigram(_BigramModel):
         """dlogits (B,T,V), dpresent (None or empty) -> dx (None for ids, else (B,T,V)), dpast
         (None), grads. As Bigram's.
         """
-        (embedding,) = _take(cache)
+        (embedding,) = self._take(dlogits, cache)
         grads = {} if grads is None else grads
         dx, dweight = embedding_backward(dlogits, embedding)
         add_grad(grads, "logits", dweight)
@@ -285,12 +303,3 @@ def _check_no_past(past):
         raise ValueError(
             f"past must be empty, because a bigram remembers nothing, got {len(past)} layers"
         )
-
-
-def _take(cache):
-    """What a cache holds, for one backward: it is empty from then on."""
-    if not cache:
-        raise ValueError(CACHE_HAS_SERVED)
-    layers = list(cache)
-    cache.clear()
-    return layers

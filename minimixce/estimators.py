@@ -30,7 +30,7 @@ from .logprob import chosen, log_mixture, log_softmax, times_log
 from .model import LanguageModel, complete_grads
 from .objectives import OBJECTIVES, check_objective_ratio
 from .storage.shapes import Array, ArrayModule, Bool, Float, Grads, Int, LossAndGrads, Rows, Seed
-from .storage.validate import check_finite
+from .storage.validate import check_finite, check_integer
 
 
 def sample(model: LanguageModel, n: int, max_len: int, seed: Seed = 0) -> Rows:
@@ -40,6 +40,8 @@ def sample(model: LanguageModel, n: int, max_len: int, seed: Seed = 0) -> Rows:
     backend.rng generator. Raises ValueError for n < 1 and for a horizon the model is too short for.
     """
     xp = model.xp
+    check_integer("n", n)
+    check_integer("max_len", max_len)
     if n < 1 or not 1 <= max_len <= model.config.block_size + 1:
         raise ValueError(
             f"n must be at least 1 and max_len in 1 … block_size + 1, got {n} and {max_len}"

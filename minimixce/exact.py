@@ -170,7 +170,7 @@ def measure(
     else:
         with _bar(_num_prefixes(world.vocab_size, max_len), progress, "prefix") as bar:
             sum_over_tree(model, world, max_len, by_values(summand, sums), None, bar.update)
-    found = {name: sums.total(name, xp) for name in (*_SUMMED, "mixce")}
+    found = {name: sums.total(name, xp) for name in sums}
     found["forward_kl"] = found["forward_ce"] - found["entropy_p"]
     found["reverse_kl"] = found["reverse_ce"] - found["entropy_q"]
     for name in ("mixce_star", "two_kls"):

@@ -26,7 +26,7 @@ from .objectives import OBJECTIVES, check_objective_ratio, exact_names, parts
 from .storage.shapes import Array, Float, Scalar
 from .storage.validate import check_horizon
 
-_TOO_MANY_VISITS = 1e10  # expected in one sequence: more would lose ten of float64's sixteen digits
+_TOO_MANY_VISITS = 1e10  # expected in one sequence; more lose ten of the sixteen digits of float64
 
 
 def bigram_loss_and_grads(

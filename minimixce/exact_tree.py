@@ -102,8 +102,8 @@ def sum_over_tree(
     `prefix` and `child` are the logprob.Prefixes of them, (n,), and of their children, (n,V);
     log_q_next (n,V) is log Q(v|h), from_children (n,V) what the children told, 0 for those that
     are whole sequences, and `ended` the slice of those. It returns dlogits (n,V), or None, and what
-    to tell the parent, (n,). Gradients are added into `grads` {name: array} unless it is None; visited(n) is
-    called for every n prefixes that are done.
+    to tell the parent, (n,). Gradients are added into `grads` {name: array} unless it is None;
+    visited(n) is called for every n prefixes that are done.
 
     Children of a prefix are consecutive rows, so the model's attention to the shared past needs no
     gather. Depth first, in groups of rows: the gradient in the keys and values of some prefixes is

@@ -206,6 +206,7 @@ class GPTCache(NamedTuple):
     blocks: list[BlockCache]  # backward takes them off the end, so a used cache is empty
     ln_f: LayerNormCache
     unembedding: UnembeddingCache
+    model: Any  # whose forward made it
 
 
 class GPT(LanguageModel):
@@ -256,7 +257,11 @@ class GPT(LanguageModel):
             present.append(extend_kv(layer_past, block.attention.k, block.attention.v))
         x, ln_f = layer_norm_forward(x, params["ln_f.weight"], params["ln_f.bias"])
         logits, unembedding = unembedding_forward(x, params["wte.weight"])
-        return logits, present, GPTCache(embedding, position, dropped, blocks, ln_f, unembedding)
+        return (
+            logits,
+            present,
+            GPTCache(embedding, position, dropped, blocks, ln_f, unembedding, self),
+        )
 
     def extend_backward(
         self,
@@ -273,8 +278,10 @@ class GPT(LanguageModel):
         `grads` if given. dlogits and the cache may be overwritten; a cache serves one backward, and
         a second raises ValueError.
         """
+        self._check_cache(cache, GPTCache)
         if len(cache.blocks) != self.config.n_layer:
             raise ValueError(CACHE_HAS_SERVED)
+        self._check_dlogits(dlogits, cache.unembedding.x)
         grads = {} if grads is None else grads
         dx, dweight = unembedding_backward(dlogits, cache.unembedding)
         add_grad(grads, "wte.weight", dweight)

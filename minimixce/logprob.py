@@ -8,6 +8,7 @@ from .backend import array_module
 from .storage.shapes import Array, ArrayModule, Float, Int, Scalar
 from .storage.validate import check_finite
 
+
 class Prefixes(NamedTuple):
     """Log-probabilities of prefixes, or of whole sequences, under Q and P: arrays of one shape."""
 

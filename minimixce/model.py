@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from . import backend
-from .backend import array_module
+from .backend import array_module, check_array
 from .kv import KV, num_positions
 from .layers import softmax_forward
 from .storage import checkpoint
@@ -23,7 +23,7 @@ from .storage.shapes import (
     RandomGenerator,
     Seed,
 )
-from .storage.validate import NotFinite, check_count, check_finite, check_number
+from .storage.validate import NotFinite, check_count, check_finite, check_integer, check_number
 
 _M = TypeVar("_M", bound="LanguageModel")
 
@@ -197,8 +197,11 @@ class LanguageModel:
         """The tokens of `generate` one by one: an iterator over max_new_tokens arrays (B,)."""
         max_new_tokens = check_count("max_new_tokens", max_new_tokens, least=0)
         sampling = _checked_sampling(temperature, top_k, top_p)
+        check_array("prompt", prompt)
         if prompt.ndim != 2 or prompt.dtype.kind not in "iu":
             raise ValueError(f"prompt must be token ids (B,T), got {prompt.dtype} {prompt.shape}")
+        if stop is not None:
+            check_integer("stop", stop)
         if stop is not None and not 0 <= stop < self.config.vocab_size:
             raise ValueError(
                 f"stop must be a token id in 0 … {self.config.vocab_size - 1}, got {stop}"
@@ -229,9 +232,26 @@ class LanguageModel:
                 window, past = xp.concatenate(seen, axis=1)[:, -max(1, block_size // 2) :], None
                 seen = [window]
 
+    def _check_cache(self, cache: Any, kind: type) -> None:
+        """Raise TypeError or ValueError unless this model's forward made the cache."""
+        message = "cache must be one that this model's forward returned, got {}"
+        if not isinstance(cache, kind):
+            raise TypeError(message.format(f"a {type(cache).__name__}"))
+        if cache.model is not self:
+            raise ValueError(message.format("another model's"))
+
+    def _check_dlogits(self, dlogits: Any, x: Array) -> None:
+        """Raise TypeError or ValueError unless dlogits has the shape of the logits; x (B,T,…)."""
+        check_array("dlogits", dlogits)
+        if dlogits.dtype.kind != "f":
+            raise TypeError(f"dlogits must be floats, got {dlogits.dtype}")
+        shape = (*x.shape[:2], self.config.vocab_size)
+        if dlogits.shape != shape:
+            raise ValueError(f"dlogits must have the shape of logits, {shape}, got {dlogits.shape}")
+
     def _check_input(self, x: Array, start: int = 0) -> None:
         """Raise TypeError or ValueError unless x can come after `start` positions."""
-        V, xp = self.config.vocab_size, array_module(x)
+        V, xp = self.config.vocab_size, check_array("input", x)
         if xp is not self.xp:
             raise TypeError(
                 f"input and model must be on the same device, got {xp.__name__} and"

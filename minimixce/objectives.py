@@ -43,7 +43,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .backend import array_module
+from .backend import array_module, check_array
 from .logprob import Prefixes, log_mixture, minus, times_log
 from .storage.shapes import Array, ArrayModule, Float, Int, Loss, LossAndDlogits, Scalar
 from .storage.validate import check_ratio
@@ -226,6 +226,7 @@ def emo(
 def _transport_cost(cost_embedding, logits, y, row, xp):
     """1 − cos(e_v, e_target) for every token v and target, (N,V)."""
     V = logits.shape[-1]
+    check_array("cost_embedding", cost_embedding)
     if cost_embedding.ndim != 2 or len(cost_embedding) != V:
         raise ValueError(f"cost_embedding must have shape ({V}, C), got {cost_embedding.shape}")
     if cost_embedding.dtype != logits.dtype:
@@ -285,7 +286,8 @@ def _per_token(f, w, is_target, targets, xp):
 
 
 def _check(logits, targets, reduction):
-    xp = array_module(logits)
+    xp = check_array("logits", logits)
+    check_array("targets", targets)
     if logits.dtype.kind != "f" or targets.dtype.kind not in "iu":
         raise TypeError(
             f"logits must be floats and targets integers, got {logits.dtype} and {targets.dtype}"
@@ -366,8 +368,8 @@ def _cost_kl(log_q, log_p_floored):
 class Objective(NamedTuple):
     """A row of OBJECTIVES: what the rest of the package has to know of an objective.
 
-    An objective over tokens has `loss`, and `f_and_w` if it is a sum of f(q). One over sequences has
-    `terms`, or is a mixture and has `mixes`; an expectation over P of token losses has `f_and_w`
+    An objective over tokens has `loss`, and `f_and_w` if it is a sum of f(q). One over sequences
+    has `terms`, or is a mixture and has `mixes`; an expectation over P of token losses has `f_and_w`
     too, an expectation over Q of costs that add up over tokens has `cost`.
     """
 
@@ -392,11 +394,12 @@ class Ratio(NamedTuple):
     symbol: str
     default: float
     note: str
+    degenerate: float  # where all mass on any one token is a fixed point (fixed_points.py)
 
 
 RATIOS = {
-    "eta": Ratio("η", 0.5, "η = 1 is MLE"),
-    "gamma": Ratio("γ", 0.1, "γ = 0 is MLE"),
+    "eta": Ratio("η", 0.5, "η = 1 is MLE", degenerate=0),
+    "gamma": Ratio("γ", 0.1, "γ = 0 is MLE", degenerate=1),
 }
 
 OBJECTIVES = {

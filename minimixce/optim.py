@@ -170,6 +170,7 @@ def clip_grads(grads: Grads, max_norm: float) -> Scalar:
     norm = xp.sqrt(sum(xp.vdot(g, g) for g in grads.values()))
     if max_norm == math.inf:
         return norm
+    max_norm = float(max_norm)
     scale = max_norm / xp.maximum(norm, max_norm)
     for g in grads.values():
         g *= scale

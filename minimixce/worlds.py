@@ -15,7 +15,7 @@ import numpy as np
 from .automaton import LOG_P_FLOOR, World, batch, reach
 from .storage import files
 from .storage.shapes import Array, FilePath, Int, Matrix
-from .storage.validate import check_count, check_number, check_probs, to_array
+from .storage.validate import check_count, check_number, check_probs, check_text, to_array
 
 __all__ = [
     "LOG_P_FLOOR",
@@ -186,6 +186,7 @@ def from_text(text: str, vocab_size: int) -> World:
     """
     if not isinstance(text, str):
         raise TypeError(f"text must be a string, got {type(text).__name__}")
+    check_text("text", text)
     vocab_size = check_count("vocab_size", vocab_size, 2)
     sequences = [
         re.findall(r"\w+(?:['’]\w+)*", part)

@@ -66,7 +66,7 @@ def test_whatever_uses_a_model_says_that_it_is_broken(use, value):
 
 def test_an_impossible_token_is_no_broken_model():
     logits = np.array([[[0.0, -math.inf, 1.0]]])
-    assert mm.logprob.log_softmax(logits)[0, 0, 1] < -1e299
+    assert mm.logprob.log_softmax(logits)[0, 0, 1] == -math.inf
     for bad in ([math.nan, 0, 0], [math.inf, 0, 0], [-math.inf] * 3):
         with pytest.raises(ValueError, match="logits must be finite, got"):
             mm.logprob.log_softmax(np.array([[bad]]))

@@ -473,7 +473,7 @@ def test_bad_arguments(name):
             objective(logits, bad)
     with pytest.raises(TypeError, match="logits must be floats"):
         objective(logits.astype(int), targets)
-    with pytest.raises(TypeError, match="expected a NumPy or CuPy array, got list"):
+    with pytest.raises(TypeError, match="logits must be a NumPy or CuPy array, got list"):
         objective(logits.tolist(), targets)
     for value in (5, -2, 1000):
         bad = targets.copy()

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..backend import add_rows, to_numpy
+from ..backend import add_rows, check_array, to_numpy
 from ..layers import softmax_forward
 from ..storage.validate import check_finite
 
@@ -29,8 +29,13 @@ def average_zeros(gold, learned):
 
 
 def _check(gold, learned):
-    check_finite("gold", gold)
-    check_finite("learned", learned)
+    for name, matrix in (("gold", gold), ("learned", learned)):
+        check_array(name, matrix)
+        check_finite(name, matrix)
+    if gold.shape != learned.shape:
+        raise ValueError(
+            f"gold and learned must have one shape, got {gold.shape} and {learned.shape}"
+        )
 
 
 def transition_matrix(model, world=None, samples=2000, max_len=None, seed=0):

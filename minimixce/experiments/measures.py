@@ -16,6 +16,7 @@ import numpy as np
 from .. import backend, layers, objectives
 from ..model import check_drawn
 from ..storage import validate
+from ..training.evaluation import check_targets
 
 
 class Measure(NamedTuple):
@@ -52,10 +53,11 @@ def fit_to_text(model, batches, temperature=1.0):
     nll, entropy, count = 0.0, 0.0, 0
     for inputs, targets in batches:
         logits = model.forward(model.xp.asarray(inputs))[0] / temperature
-        is_target = model.xp.asarray(targets)
-        nll += float(objectives.mle(logits, is_target, reduction="none")[0].sum())
-        entropy += float((_entropies(logits) * (is_target >= 0)).sum())
+        on_device = model.xp.asarray(targets)
+        nll += float(objectives.mle(logits, on_device, reduction="none")[0].sum())
+        entropy += float((_entropies(logits) * (on_device >= 0)).sum())
         count += int((targets >= 0).sum())
+    check_targets("batches", count)
     validate.check_finite("loss on text", nll, infinite=True)  # NaN where logits are not finite
     return perplexity(nll / count), entropy / count
 
@@ -100,6 +102,9 @@ def ngram_cross_entropy(train, validation, n, vocab_size):
     tokens seen after the context h, h′ drops its oldest token, and P_0 = 1/V (Witten & Bell 1991).
     train, validation: ids (n,); every validation token but the first is a target.
     """
+    for name, ids in (("train", train), ("validation", validation)):
+        if len(ids) < 2:
+            raise ValueError(f"{name} must hold at least 2 tokens, got {len(ids)}")
     targets = validation[1:].astype(np.int64)
     prob = np.full(len(targets), 1 / vocab_size)
     for length in range(n):  # of the context

@@ -10,8 +10,11 @@ import types
 import typing
 from dataclasses import dataclass
 
+import numpy as np
+
 from .. import objectives, text
 from ..training import run
+from ..training.threads import can_limit_threads
 from . import on_worlds
 
 FREE = "may differ when a run goes on"
@@ -41,6 +44,12 @@ class CommonOptions:
         on_resume=FREE,
     )
 
+    def __post_init__(self):
+        """Python's numbers for NumPy's, which do not go into JSON."""
+        for name, value in vars(self).items():
+            if isinstance(value, np.generic):
+                setattr(self, name, value.item())
+
 
 @dataclass
 class TextOptions(CommonOptions):
@@ -66,7 +75,8 @@ def _ratio_help(name, ratio):
     return f"ratio {ratio.symbol} in [0,1] of {mixed} ({ratio.note})"
 
 
-# a field for each ratio that an objective has
+# The fields eta and gamma: one for each ratio that an objective has, made from RATIOS, so that a new
+# ratio is an option without another line here.
 _RatioOptions = dataclasses.make_dataclass(
     "_RatioOptions",
     [
@@ -79,7 +89,7 @@ _RatioOptions = dataclasses.make_dataclass(
 
 
 @dataclass
-class TrainingOptions(_RatioOptions):
+class TrainingOptions(_RatioOptions):  # type: ignore[misc, valid-type]  # made from a table
     """All options of a training run."""
 
     objective: str = option(
@@ -134,6 +144,27 @@ class TrainingOptions(_RatioOptions):
         50_000, "most tokens of the validation text to use in training", least=2
     )
     patience: int | None = option(None, "stop after this many validations without a better one")
+
+
+# What `train --quick` sets unless it is given: a run of ten seconds or so that is still worth a
+# sample.
+QUICK = {
+    "steps": 1000,
+    "lr": 6e-3,
+    "batch_size": 6,
+    "n_embd": 64,
+    "eval_tokens": 10_000,
+}
+
+
+def quick(given):
+    """Given options (a dict), with QUICK in the place of those that were not given.
+
+    Products as small as these gain nothing from a second thread, and lose much where the cores are
+    busy, so one thread is used.
+    """
+    threads = {"threads": 1} if can_limit_threads() else {}
+    return QUICK | threads | given
 
 
 @dataclass

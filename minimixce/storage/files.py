@@ -7,10 +7,16 @@ import json
 import math
 import os
 import runpy
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .shapes import FilePath
 
 
-def read_json(path):
+def read_json(path: FilePath) -> dict[str, Any]:
     """A JSON object from a file, or FileNotFoundError, or ValueError that names the file."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -23,7 +29,7 @@ def read_json(path):
     return value
 
 
-def write_atomically(path, data):
+def write_atomically(path: FilePath, data: bytes) -> None:
     """Write bytes to `path` so that a crash at any moment leaves the old file or the new one."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
@@ -48,13 +54,13 @@ def write_atomically(path, data):
             os.close(folder)
 
 
-def check_not_there(path, overwrite=False):
+def check_not_there(path: FilePath | None, overwrite: bool = False) -> None:
     """Raise FileExistsError if the file of a result is there already, unless overwrite=True."""
     if path and Path(path).exists() and not overwrite:
         raise FileExistsError(f"{path} exists already; choose another --out or add --overwrite")
 
 
-def to_json(value):
+def to_json(value: Any) -> str:
     """JSON, with null for the numbers it cannot hold (a measure of no text is NaN)."""
 
     def clean(v):
@@ -62,18 +68,19 @@ def to_json(value):
             return {str(k): clean(x) for k, x in v.items()}
         if isinstance(v, list):
             return [clean(x) for x in v]
+        v = v.item() if isinstance(v, np.generic) else v
         return None if isinstance(v, float) and not math.isfinite(v) else v
 
     return json.dumps(clean(value), indent=1)
 
 
-def write_lines(path, records):
+def write_lines(path: FilePath, records: Iterable[dict[str, Any]]) -> None:
     """Write dicts to a file as JSON lines, whole or not at all."""
     data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     write_atomically(path, data.encode())
 
 
-def to_csv(rows):
+def to_csv(rows: Sequence[dict[str, Any]]) -> str:
     """CSV of dicts with the same keys, a heading first -> str."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")

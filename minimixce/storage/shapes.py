@@ -21,6 +21,7 @@ __all__ = [
     "Array",
     "ArrayModule",
     "Arrays",
+    "Batch",
     "Bool",
     "FilePath",
     "Float",
@@ -97,6 +98,7 @@ Arrays: TypeAlias = dict[str, Float[Array, "..."]]  # parameters by name
 Grads: TypeAlias = Arrays
 Matrix: TypeAlias = Float[Array, "S V"] | Int[Array, "S V"] | Sequence[Any]  # or lists of numbers
 IdsOrOneHots: TypeAlias = Int[Array, "B T"] | Float[Array, "B T V"]
+Batch: TypeAlias = tuple[Int[Array, "B T"], Int[Array, "B T"]]  # inputs, targets
 Rows: TypeAlias = Int[Array, "n L"]  # sequences the way worlds sample them; L = max_len + 1
 LossAndGrads: TypeAlias = tuple[Scalar, Grads]
 # with reduction="mean" | with reduction="none": loss and weight of every target

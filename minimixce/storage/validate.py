@@ -26,10 +26,15 @@ def check_finite(name: str, value: Any, infinite: bool = False) -> None:
         raise NotFinite(f"{name} must be finite, got {np.asarray(value)[bad][0]}")
 
 
-def check_count(name: str, value: Any, least: int = 1) -> int:
-    """`value` as an int. TypeError unless it is an integer, ValueError unless it is >= least."""
+def check_integer(name: str, value: object) -> None:
+    """Raise TypeError unless `value` is an integer; a bool is none."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer, got {value!r:.80}")
+
+
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """`value` as an int. TypeError unless it is an integer, ValueError unless it is >= least."""
+    check_integer(name, value)
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
     return int(value)
@@ -41,7 +46,7 @@ def check_number(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a number, got {value!r:.80}")
 
 
-def check_ratio(name: str, value: Any) -> None:
+def check_ratio(name: str, value: Any) -> float:
     """`value` as a float, since a NumPy scalar would change the dtype of what it multiplies.
 
     TypeError or ValueError unless it is a number in [0, 1]; NaN is not.
@@ -93,3 +98,14 @@ def check_probs(name: str, value: Any) -> Float[Array, "S V"]:
             f"{name} must have rows that sum to one, but row {row} sums to {total[row, 0]:.12g}"
         )
     return np.where(off > probs.shape[1] * np.finfo(np.float64).eps, probs / total, probs)
+
+
+def check_text(name: str, value: str) -> None:
+    """Raise ValueError for a string with lone surrogates, which no file can hold."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} must be text that UTF-8 can hold, without lone surrogates, got"
+            f" {value[error.start]!r}"
+        ) from None

@@ -1,11 +1,15 @@
 """From characters, bytes or words to ids and back."""
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ..storage import files
+from ..storage.shapes import Array, FilePath, Int
+from ..storage.validate import check_text
 
 BOUNDARY = 0  # the id that starts and ends every document; tokenizers count their own tokens from 1
 
@@ -18,18 +22,19 @@ class CharTokenizer:
 
     kind, boundary, joiner = "character", BOUNDARY, ""
 
-    def __init__(self, characters):
+    def __init__(self, characters: Iterable[str]) -> None:
         self.characters = "".join(sorted(set(characters)))
+        check_text("characters", self.characters)
         codes = _code_points(self.characters)
         self._id_of_code = np.zeros(int(codes.max(initial=0)) + 1, np.int32)
         self._id_of_code[codes] = np.arange(1, len(codes) + 1)
 
     @property
-    def vocab_size(self):
+    def vocab_size(self) -> int:
         """V, the boundary included."""
         return 1 + len(self.characters)
 
-    def encode(self, text):
+    def encode(self, text: str) -> Int[Array, " N"]:
         """str -> ids (n,) int32. Raises ValueError that names the first character the tokenizer
         does not have.
         """
@@ -43,11 +48,12 @@ class CharTokenizer:
             )
         return ids
 
-    def decode(self, ids):
-        """ids (n,) -> str; boundaries are left out."""
-        return "".join(self.characters[i - 1] for i in np.asarray(ids).tolist() if i != BOUNDARY)
+    def decode(self, ids: Int[Array, " N"] | Sequence[int]) -> str:
+        """ids (n,) -> str; boundaries are left out. Raises ValueError for other ids."""
+        ids = _checked_ids(ids, self.vocab_size)
+        return "".join(self.characters[i - 1] for i in ids.tolist() if i != BOUNDARY)
 
-    def fields(self):
+    def fields(self) -> dict[str, Any]:
         """What a run keeps of it, as JSON."""
         return {"type": self.kind, "boundary": BOUNDARY, "characters": self.characters}
 
@@ -59,20 +65,21 @@ class ByteTokenizer:
 
     kind, boundary, joiner, vocab_size = "byte", BOUNDARY, "", 257
 
-    def encode(self, text):
-        """str -> ids (n,) int32."""
+    def encode(self, text: str) -> Int[Array, " N"]:
+        """str -> ids (n,) int32. Raises ValueError for lone surrogates."""
+        check_text("text", text)
         return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32) + 1
 
-    def decode(self, ids):
+    def decode(self, ids: Int[Array, " N"] | Sequence[int]) -> str:
         """ids (n,) -> str; boundaries are left out, bytes that are not UTF-8 become the replacement
         character.
         """
-        ids = np.asarray(ids)
+        ids = _checked_ids(ids, self.vocab_size)
         return (
             (ids[ids != BOUNDARY] - 1).astype(np.uint8).tobytes().decode("utf-8", errors="replace")
         )
 
-    def fields(self):
+    def fields(self) -> dict[str, Any]:
         """What a run keeps of it, as JSON."""
         return {"type": self.kind, "boundary": BOUNDARY}
 
@@ -82,8 +89,9 @@ class WordTokenizer:
 
     kind, boundary, joiner = "word", BOUNDARY, " "
 
-    def __init__(self, words):
+    def __init__(self, words: Iterable[str]) -> None:
         self.words = list(words)
+        check_text("words", "".join(self.words))
         bad = next(
             (w for i, w in enumerate(self.words) if w.split() != [w] or w in self.words[:i]), None
         )
@@ -95,11 +103,11 @@ class WordTokenizer:
         self._id_of_word = {word: i for i, word in enumerate(self.words, start=1)}
 
     @property
-    def vocab_size(self):
+    def vocab_size(self) -> int:
         """V, the boundary included."""
         return 1 + len(self.words)
 
-    def encode(self, text):
+    def encode(self, text: str) -> Int[Array, " N"]:
         """str -> ids (n,) int32. Raises ValueError that names the first word the tokenizer does not
         have.
         """
@@ -108,28 +116,32 @@ class WordTokenizer:
                 raise ValueError(f"word {word!r} is none of this tokenizer's")
         return np.array([self._id_of_word[word] for word in text.split()], np.int32)
 
-    def decode(self, ids):
-        """ids (n,) -> str, words joined by spaces; boundaries are left out."""
-        return " ".join(self.words[i - 1] for i in np.asarray(ids).tolist() if i != BOUNDARY)
+    def decode(self, ids: Int[Array, " N"] | Sequence[int]) -> str:
+        """ids (n,) -> str, words joined by spaces; boundaries are left out. Raises ValueError for other ids."""
+        ids = _checked_ids(ids, self.vocab_size)
+        return " ".join(self.words[i - 1] for i in ids.tolist() if i != BOUNDARY)
 
-    def fields(self):
+    def fields(self) -> dict[str, Any]:
         """What a run keeps of it, as JSON."""
         return {"type": self.kind, "boundary": BOUNDARY, "words": self.words}
 
 
-def save_tokenizer(tokenizer, folder):
+Tokenizer: TypeAlias = CharTokenizer | ByteTokenizer | WordTokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: FilePath) -> None:
     """Write a tokenizer beside a model, as JSON."""
     data = json.dumps(tokenizer.fields(), ensure_ascii=False).encode() + b"\n"
     files.write_atomically(Path(folder) / TOKENIZER_FILE, data)
 
 
-def load_tokenizer(folder):
+def load_tokenizer(folder: FilePath) -> Tokenizer:
     """The tokenizer that was saved beside a model. Raises FileNotFoundError or ValueError."""
     path = Path(folder) / TOKENIZER_FILE
     return tokenizer_of(files.read_json(path), path)
 
 
-def tokenizer_of(fields, path):
+def tokenizer_of(fields: Any, path: FilePath) -> Tokenizer:
     fields = fields if isinstance(fields, dict) else {}
     if fields.get("type") == ByteTokenizer.kind:
         return ByteTokenizer()
@@ -145,5 +157,19 @@ def tokenizer_of(fields, path):
     raise ValueError(f"{path} does not describe a character, byte or word tokenizer")
 
 
-def _code_points(text):
+def _code_points(text: str) -> Int[Array, " N"]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def _checked_ids(ids, vocab_size):
+    """ids as an array (n,); TypeError or ValueError unless they are a tokenizer's."""
+    ids = np.asarray(ids)
+    if ids.ndim != 1:
+        raise ValueError(f"ids must have one axis, got shape {ids.shape}")
+    if ids.size == 0:
+        return ids.astype(np.int64)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"ids must be integers, got {ids.dtype}")
+    if outside := ids[(ids < 0) | (ids >= vocab_size)].tolist():
+        raise ValueError(f"ids must be in 0 … {vocab_size - 1}, got {outside[0]}")
+    return ids

@@ -1,12 +1,24 @@
 """What a model is worth on batches it was not trained on."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 
 from .. import objectives
-from ..storage.validate import check_finite
+from ..backend import is_array
+from ..model import LanguageModel
+from ..storage.shapes import Array, Batch, Int, Loss
+from ..storage.validate import check_finite, check_ratio
 
 
-def evaluate(model, batches, objective=None, *, eta=0.5):
+def evaluate(
+    model: LanguageModel,
+    batches: Iterable[Batch],
+    objective: Loss | None = None,
+    *,
+    eta: float = 0.5,
+) -> dict[str, float]:
     """Means over all targets of `batches` -> dict of floats.
 
     batches: (inputs, targets), ids (B,T) on the host, targets −1 ignored. The dict holds
@@ -16,8 +28,9 @@ def evaluate(model, batches, objective=None, *, eta=0.5):
     that the model cannot take.
     """
     nll, q, own, count = 0.0, 0.0, 0.0, 0
-    for inputs, targets in batches:
-        check_batch(inputs, targets, model.config.vocab_size)
+    eta = check_ratio("eta", eta)
+    for batch in batches:
+        inputs, targets = check_batch(batch, model.config.vocab_size)
         logits, _ = model.forward(model.xp.asarray(inputs))
         targets_on_device = model.xp.asarray(targets)
         targets_here = int((targets >= 0).sum())
@@ -28,6 +41,7 @@ def evaluate(model, batches, objective=None, *, eta=0.5):
         if objective is not None:
             own += float(objective(logits, targets_on_device)[0]) * targets_here
         count += targets_here
+    check_targets("batches", count)
     check_finite("validation loss", nll, infinite=True)  # NaN where logits are not finite
     mle, mean_q = nll / count, q / count
     return {
@@ -38,12 +52,35 @@ def evaluate(model, batches, objective=None, *, eta=0.5):
     }
 
 
-def check_batch(inputs, targets, vocab_size):
-    """Raise ValueError for ids a model cannot take; on the host the look costs a GPU nothing, on
-    the device it would wait.
+def check_targets(name: str, count: int) -> None:
+    """Raise ValueError for batches without a target: nothing can be averaged over them."""
+    if count == 0:
+        raise ValueError(f"{name} must hold at least one target, got none")
+
+
+def check_batch(batch: Any, vocab_size: int) -> Batch:
+    """inputs, targets of a batch. TypeError or ValueError unless they are two integer arrays (B,T)
+    of ids a model can take; on the host the look at ids costs a GPU nothing, on the device it would
+    wait.
     """
-    if not isinstance(inputs, np.ndarray):
-        return
+    kind = "a batch must be (inputs, targets), two integer arrays of one shape (B,T), got"
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        number = f" of {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+        raise TypeError(f"{kind} a {type(batch).__name__}{number}")
+    for x in batch:
+        if not is_array(x):
+            raise TypeError(f"{kind} a {type(x).__name__}")
+        if x.dtype.kind not in "iu":
+            raise TypeError(f"{kind} {x.dtype}")
+    inputs, targets = batch
+    if inputs.ndim != 2 or inputs.shape != targets.shape:
+        raise ValueError(f"{kind} {inputs.shape} and {targets.shape}")
+    if isinstance(inputs, np.ndarray) and isinstance(targets, np.ndarray):
+        _check_ids(inputs, targets, vocab_size)
+    return inputs, targets
+
+
+def _check_ids(inputs: Int[Array, "B T"], targets: Int[Array, "B T"], vocab_size: int) -> None:
     if not 0 <= inputs.min(initial=0) <= inputs.max(initial=0) < vocab_size:
         raise ValueError(
             f"a batch's inputs must be in 0 … {vocab_size - 1}, got {inputs.min()} … {inputs.max()}"
@@ -55,7 +92,7 @@ def check_batch(inputs, targets, vocab_size):
         )
 
 
-def loss_of_uniform(objective, vocab_size):
+def loss_of_uniform(objective: Loss, vocab_size: int) -> float:
     """The loss of a model that gives every token the probability 1/V: what an untrained model
     should be close to.
 

@@ -10,15 +10,19 @@ import itertools
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from .. import objectives
+from .. import backend, objectives
+from ..model import LanguageModel
 from ..optim import AdamW, clip_grads, warmup_cosine
+from ..storage.shapes import Batch, FilePath, Loss, LossAndGrads
 from ..storage.validate import NotFinite, check_finite
-from ..training.evaluation import check_batch, evaluate
+from ..training import timing
+from ..training.evaluation import check_batch, check_targets, evaluate
 from ..training.run import STATE_FILE, Run
 from ..training.steps import (
     check_callable,
@@ -44,33 +48,34 @@ _CHECK_EVERY = 100
 
 
 def fit(
-    model,
-    batches,
-    objective=None,
+    model: LanguageModel,
+    batches: Iterable[Batch],
+    objective: Loss | None = None,
     *,
-    step=None,
-    steps=None,
-    lr=1e-3,
-    warmup=0,
-    final_lr=0.1,
-    betas=(0.9, 0.95),
-    weight_decay=0.1,
-    max_grad_norm=1.0,
-    accumulate=1,
-    shards=1,
-    validation=None,
-    validation_eta=0.5,
-    eval_every=250,
-    patience=None,
-    seed=0,
-    folder=None,
-    boundary=None,
-    objective_name=None,
-    resume=False,
-    overwrite=False,
-    on_start=None,
-    progress=True,
-):
+    step: Callable[..., LossAndGrads] | None = None,
+    steps: int | None = None,
+    lr: float = 1e-3,
+    warmup: int = 0,
+    final_lr: float = 0.1,
+    betas: tuple[float, float] = (0.9, 0.95),
+    weight_decay: float = 0.1,
+    max_grad_norm: float = 1.0,
+    accumulate: int = 1,
+    shards: int = 1,
+    validation: Iterable[Batch] | None = None,
+    validation_eta: float = 0.5,
+    eval_every: int = 250,
+    patience: int | None = None,
+    seed: int = 0,
+    folder: FilePath | None = None,
+    boundary: int | None = None,
+    objective_name: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_start: Callable[[], object] | None = None,
+    progress: bool = True,
+    reuse_memory: bool = True,
+) -> list[dict[str, Any]]:
     """Train `model` on `batches` with AdamW, in place -> a list of measurements, one dict every
     eval_every steps.
 
@@ -100,7 +105,11 @@ def fit(
     overwrite=True replaces a run there; resume=True goes on with it, under the same options and
     threads on the CPU bit for bit as if never stopped. Ctrl-C then ends the current step, saves,
     and raises KeyboardInterrupt. on_start() is called before the first step, once the folder holds
-    the run.
+    the run. progress: whether to show a bar and print the measurements, with the time that is left.
+
+    reuse_memory: on the CPU, have the C library keep freed memory for the next array
+    (backend.reuse_freed_memory); this makes steps faster and lasts for the whole process. False
+    leaves the process as it is.
 
     Each measurement has step, loss (mean since the last one), grad_norm (before clipping, at this
     step), lr and tokens_per_second. Raises FloatingPointError, naming the step, when the loss is no
@@ -120,8 +129,13 @@ def fit(
         eval_every,
         patience,
     )
+    if reuse_memory and model.xp is np:
+        backend.reuse_freed_memory()
+    # as Python's numbers: NumPy's do not go into JSON, and change the dtype of what they multiply
+    lr = float(lr)
+    final_lr = float(final_lr)
     objective, group_step = _objective_and_step(objective, step, model, seed, shards)
-    _check_places(folder, validation, resume, overwrite)
+    _check_places(folder, validation, model.config.vocab_size, resume, overwrite)
     optimizer = AdamW(model.params, lr, betas, weight_decay=weight_decay)
     name = objective_name or describe(objective if step is None else step)
     run = Run(model, optimizer, name, folder, boundary)
@@ -193,8 +207,8 @@ def _objective_and_step(objective, step, model, seed, shards):
     return objective, grouped_objective(guarded(objective), seed, shards)
 
 
-def _check_places(folder, validation, resume, overwrite):
-    """Raise an error unless fit can keep the run in `folder`, and iterate over `validation`."""
+def _check_places(folder, validation, vocab_size, resume, overwrite):
+    """Raise an error unless fit can keep the run in `folder` and measure it on `validation`."""
     if resume and folder is None:
         raise ValueError("resume=True needs the folder of the run")
     new = folder is not None and not (resume or overwrite)
@@ -202,10 +216,14 @@ def _check_places(folder, validation, resume, overwrite):
         raise FileExistsError(
             f"{folder} already holds a run; choose another folder, or resume=True or overwrite=True"
         )
-    if validation is not None and iter(validation) is validation:
+    if validation is None:
+        return
+    if iter(validation) is validation:
         raise TypeError(
             "validation must be batches that can be iterated over again and again, got an iterator"
         )
+    targets = (check_batch(batch, vocab_size)[1] for batch in validation)
+    check_targets("validation", any((of_batch >= 0).any() for of_batch in targets))
 
 
 def _take_up(run, steps):
@@ -219,8 +237,8 @@ def _take_up(run, steps):
 
 def _make_step(run, group_step, group, rate, max_grad_norm):
     """One step of the optimizer; its loss stays on the device until the next check."""
-    for inputs, targets in group:
-        check_batch(inputs, targets, run.model.config.vocab_size)
+    for batch in group:
+        check_batch(batch, run.model.config.vocab_size)
     loss, grads = group_step(run.model, group, run.step)
     run.grad_norm = clip_grads(grads, max_grad_norm)
     run.optimizer.step(grads, rate)
@@ -235,6 +253,8 @@ class _Report:
     """
 
     def __init__(self, run, validate, advice, steps, progress):
+        from tqdm import tqdm  # here, so that models and checks work without it
+
         self.run = run
         self.validate = validate
         self.advice = advice
@@ -246,6 +266,8 @@ class _Report:
             unit="step",
             dynamic_ncols=True,
         )
+        self.first_step = run.step
+        self.first_started = time.perf_counter()
         self._start_clock()
 
     def _start_clock(self):
@@ -289,22 +311,30 @@ class _Report:
             f"{_SHORT.get(name, name)} {value:{_FORMAT.get(name, '.3f')}}"
             for name, value in found.items()
         )
-        tqdm.write("  ".join(cells))
+        self.bar.write("  ".join([*cells, *self._time_left()]))
+
+    def _time_left(self):
+        """[how long the rest of the steps will take at the pace until now], or []."""
+        step, total = self.run.step, self.bar.total
+        if total is None or step == total or step == self.first_step:
+            return []
+        pace = (time.perf_counter() - self.first_started) / (step - self.first_step)
+        return [f"left {timing.describe(pace * (total - step))}"]
 
 
 def check_options(
-    steps=None,
-    lr=1e-3,
-    warmup=0,
-    final_lr=0.1,
-    betas=(0.9, 0.95),
-    weight_decay=0.1,
-    max_grad_norm=1.0,
-    accumulate=1,
-    shards=1,
-    eval_every=250,
-    patience=None,
-):
+    steps: int | None = None,
+    lr: float = 1e-3,
+    warmup: int = 0,
+    final_lr: float = 0.1,
+    betas: tuple[float, float] = (0.9, 0.95),
+    weight_decay: float = 0.1,
+    max_grad_norm: float = 1.0,
+    accumulate: int = 1,
+    shards: int = 1,
+    eval_every: int = 250,
+    patience: int | None = None,
+) -> None:
     """Raise ValueError, naming the option, unless fit can work with these."""
     counts = {
         "steps": steps,
@@ -329,7 +359,7 @@ def check_options(
     AdamW({"any": np.zeros(1)}, lr, betas, weight_decay=weight_decay)
 
 
-def learning_rate(step, lr, warmup, steps, final_lr):
+def learning_rate(step: int, lr: float, warmup: int, steps: int | None, final_lr: float) -> float:
     """The rate of step 0, 1, …: a linear rise, then half a cosine down, or constant where the end
     is not known.
     """

@@ -9,11 +9,14 @@ import contextvars
 import functools
 import inspect
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from .. import backend
+from ..storage.shapes import Array, Loss, LossAndGrads
 
 _IN_FIT = "; a whole step, (model, batch) -> loss, grads, goes in step="
 
@@ -21,12 +24,15 @@ _IN_FIT = "; a whole step, (model, batch) -> loss, grads, goes in step="
 # what calling something else with (logits, targets) raises; a ValueError where it unpacks a batch
 _TELLING = (AttributeError, TypeError, ValueError)
 
+# (model, group of batches, number of the group) -> loss, grads
+GroupStep: TypeAlias = Callable[..., LossAndGrads]
+
 
 class NotAnObjective(TypeError, ValueError):
     """What was given as an objective fails, or does not return what an objective does."""
 
 
-def describe(objective):
+def describe(objective: Callable[..., Any]) -> str:
     """A function's name, with its ratios where it is a functools.partial: what a run remembers of
     its objective unless fit is told a name.
     """
@@ -35,17 +41,19 @@ def describe(objective):
     return described(getattr(function, "__name__", type(function).__qualname__), options)
 
 
-def described(name, options):
+def described(name: str, options: dict[str, Any]) -> str:
     """A name and those of its options {name: value} that are numbers or text, as one line: "mixce"
     and {"eta": 0.5} -> 'mixce {"eta": 0.5}'.
     """
     ratios = {
-        name: value for name, value in options.items() if isinstance(value, (int, float, str))
+        name: value.item() if isinstance(value, np.generic) else value
+        for name, value in options.items()
+        if isinstance(value, (int, float, str, np.number))
     }
     return f"{name} {json.dumps(ratios, sort_keys=True)}"
 
 
-def check_callable(name, function):
+def check_callable(name: str, function: Any) -> None:
     """Raise TypeError unless an objective or a step can be called."""
     if not callable(function):
         example = (
@@ -85,7 +93,7 @@ def guarded(objective, name=None, *, errors=_TELLING, advice=_IN_FIT):
     return call
 
 
-def _is_loss_and_dlogits(result, logits):
+def _is_loss_and_dlogits(result: Any, logits: Array) -> bool:
     if not isinstance(result, tuple) or len(result) != 2:
         return False
     loss, dlogits = result
@@ -93,14 +101,14 @@ def _is_loss_and_dlogits(result, logits):
     return loss_shape == () and getattr(dlogits, "shape", None) == logits.shape
 
 
-def takes_normalizer(objective):
+def takes_normalizer(objective: Callable[..., Any]) -> bool:
     """Whether an objective has the documented keyword parameter `normalizer`, and so can take its
     targets in parts.
     """
     return "normalizer" in inspect.signature(objective).parameters
 
 
-def grouped_objective(objective, seed=0, shards=1):
+def grouped_objective(objective: Loss, seed: int = 0, shards: int = 1) -> GroupStep:
     """(model, group, number) -> loss, grads from an objective over tokens.
 
     Where it takes a `normalizer`, that is the number of targets of the whole group, so that the
@@ -162,7 +170,7 @@ def _sum_of_shards(shards, shard_step):
     return loss, grads
 
 
-def grouped_step(step):
+def grouped_step(step: Callable[..., LossAndGrads]) -> GroupStep:
     """(model, group, number) -> loss, grads from a user's step(model, batch) -> loss, grads: the
     mean over the group. A step with the documented keyword parameter `number` is given the number
     of the batch.
