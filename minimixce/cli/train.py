@@ -3,7 +3,16 @@
 import dataclasses
 from dataclasses import dataclass
 
-from ..experiments.options import FREE, TrainingOptions, check_given, option, resumed
+from ..experiments.options import (
+    FREE,
+    QUICK,
+    TrainingOptions,
+    check_given,
+    flag,
+    option,
+    quick,
+    resumed,
+)
 from .options import CommonOptions, add_fields, chosen, of
 
 _MAY_DIFFER = ", ".join(
@@ -26,6 +35,12 @@ class Flags:
     resume: bool = option(
         False, f"go on with the run in FOLDER, with its options; {_MAY_DIFFER} may differ"
     )
+    quick: bool = option(
+        False,
+        "a small model and a short run, half a minute or less: "
+        + ", ".join(f"{flag(name)} {value}" for name, value in QUICK.items())
+        + " where you give no others",
+    )
     change: bool = option(
         False,
         "with --resume: options of the objective and the optimizer given here replace the run's",
@@ -46,11 +61,13 @@ def run(given):
     flags = chosen(Flags, given)
     if flags.change and not flags.resume:
         raise ValueError("--change goes with --resume")
+    if flags.quick and flags.resume:
+        raise ValueError("--quick starts a run; leave it out with --resume")
     given = of(TrainingOptions, given)
     if flags.resume and not flags.overwrite:
         options = resumed(flags.out, given, flags.change)
     else:
-        options = TrainingOptions(**given)
+        options = TrainingOptions(**(quick(given) if flags.quick else given))
     check_given(options, given)
     say = (lambda line: None) if options.quiet else print
     jobs.train(options, flags.out, resume=flags.resume, overwrite=flags.overwrite, say=say)

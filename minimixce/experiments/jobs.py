@@ -6,10 +6,12 @@ import dataclasses
 import os
 from pathlib import Path
 
+import numpy as np
+
 from .. import backend, checks, objectives, text
 from ..gpt import GPT, GPTConfig
 from ..storage import files, validate
-from ..training import loop, run, steps
+from ..training import loop, run, steps, timing
 from ..training.evaluation import evaluate, loss_of_uniform
 from ..training.threads import limit_threads, share_of_threads
 from . import measures, on_worlds, options, world_measures
@@ -43,6 +45,7 @@ def train(job_options, out, *, resume=False, overwrite=False, say=print):
             run.check_corpus(out, job.corpus)
         else:
             say(job.check_start())
+            say(job.describe_time())
             run.start_folder(out, job.corpus.tokenizer)
         try:
             job.fit(out, resume, progress=not job_options.quiet)
@@ -176,6 +179,31 @@ class Job:
                 " this run"
             )
         return line
+
+    def describe_time(self):
+        """A line: about how long training will take on this machine. Makes a few steps that change
+        nothing.
+        """
+        o = self.options
+        if self.step is not None:
+            group_step = steps.grouped_step(self.step)
+        else:
+            group_step = steps.grouped_objective(self.objective, o.seed, o.shards)
+        inputs, targets = self.batches[0]
+        with share_of_threads(o.shards), np.errstate(all="ignore"):
+            of_batch = timing.seconds_of_step(
+                lambda model, batch: group_step(model, [batch], 0), self.model, (inputs, targets)
+            )
+        seconds = timing.seconds_of_training(
+            of_batch * o.accumulate,
+            o.steps,
+            inputs.size * o.accumulate,
+            # a run of a step is not validated
+            validations=o.steps // o.eval_every if self.step is None else 0,
+            validation_positions=min(len(self.corpus.validation), o.eval_tokens),
+        )
+        most = "at most " if o.patience is not None else ""
+        return f"time     {most}about {timing.describe(seconds)} for {o.steps:,} steps"
 
     def fit(self, folder, resume=False, progress=True):
         """Train, and keep the run in `folder` with its run.json -> the measurements of

@@ -9,13 +9,13 @@ new one, never half of one.
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, deserialize, safe_open
-from safetensors.numpy import save as to_safetensors
 
 from ..backend import to_numpy
 from ..storage.files import read_json, write_atomically
+from .shapes import Array, Arrays, FilePath
 
 # Hugging Face's fields that change GPT-2's computation, and the values under which it is the one in
 # gpt.py.
@@ -33,7 +33,9 @@ _SUPPORTED = {
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
-def save_model(folder, fields, params, *, overwrite=False):
+def save_model(
+    folder: FilePath, fields: dict[str, Any], params: Arrays, *, overwrite: bool = False
+) -> None:
     """Write fields (a JSON-able dict) as config.json and params {name: array} as model.safetensors.
 
     Raises FileExistsError where a model is, unless overwrite=True.
@@ -45,13 +47,13 @@ def save_model(folder, fields, params, *, overwrite=False):
         )
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.ascontiguousarray(to_numpy(value)) for name, value in params.items()}
-    write_atomically(
-        folder / "model.safetensors", to_safetensors(arrays, metadata={"format": "pt"})
-    )
+    _write_safetensors(folder / "model.safetensors", arrays, {"format": "pt"})
     write_atomically(folder / "config.json", json.dumps(fields, indent=2).encode() + b"\n")
 
 
-def load_model(folder, model_type, fields, dtype=None):
+def load_model(
+    folder: FilePath, model_type: str, fields: dict[str, Any], dtype: str | None = None
+) -> tuple[dict[str, Any], Arrays]:
     """Read what save_model wrote -> (the config's values of `fields`, and dtype), {name: array}.
 
     model_type is what config.json must say; fields {name: int or float} are those it must hold.
@@ -68,7 +70,7 @@ def load_model(folder, model_type, fields, dtype=None):
     return values | {"dtype": dtype}, params
 
 
-def boundary_fields(boundary):
+def boundary_fields(boundary: int | None) -> dict[str, int | None]:
     """The boundary's id (None where there is none) by the names that Hugging Face's config.json has
     for it.
     """
@@ -76,7 +78,14 @@ def boundary_fields(boundary):
     return {"bos_token_id": token, "eos_token_id": token}
 
 
-def save_gpt2(folder, config, params, *, overwrite=False, boundary=None):
+def save_gpt2(
+    folder: FilePath,
+    config: Any,
+    params: Arrays,
+    *,
+    overwrite: bool = False,
+    boundary: int | None = None,
+) -> None:
     """Write config (fields as in GPTConfig) and params {name: array} as a folder that transformers
     opens.
 
@@ -108,7 +117,7 @@ def save_gpt2(folder, config, params, *, overwrite=False, boundary=None):
     )
 
 
-def load_gpt2(folder, dtype=None):
+def load_gpt2(folder: FilePath, dtype: str | None = None) -> tuple[dict[str, Any], Arrays]:
     """Read a GPT-2 folder -> (fields of GPTConfig, {name: array}). dtype=None keeps float64 and
     reads others as float32.
 
@@ -222,8 +231,20 @@ def _weight_files(folder):
     raise FileNotFoundError(f"{folder} holds no model.safetensors")
 
 
-def read_safetensors(path):
+# The library is imported where a file is read or written: models, exact sums and gradient checks
+# work without it.
+
+
+def _write_safetensors(path, arrays, metadata):
+    from safetensors.numpy import save
+
+    write_atomically(path, save(arrays, metadata=metadata))
+
+
+def read_safetensors(path: FilePath) -> dict[str, Array]:
     """{name: NumPy array} of one file; bfloat16, which NumPy lacks, comes as float32."""
+    from safetensors import SafetensorError, deserialize
+
     try:
         entries = deserialize(Path(path).read_bytes())
     except FileNotFoundError:
@@ -255,21 +276,19 @@ def _to_array(path, name, entry):
     return np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
 
 
-def save_state(path, arrays, info):
+def save_state(path: FilePath, arrays: dict[str, Array], info: Any) -> None:
     """Replace `path` atomically by one safetensors file with {name: array} and a JSON-able dict."""
-    arrays, info = (
-        {name: np.ascontiguousarray(to_numpy(value)) for name, value in arrays.items()},
-        json.dumps(info),
-    )
-    write_atomically(
-        path, to_safetensors(arrays, metadata={"info": info, "checksum": _checksum(arrays, info)})
-    )
+    arrays = {name: np.ascontiguousarray(to_numpy(value)) for name, value in arrays.items()}
+    info = json.dumps(info)
+    _write_safetensors(path, arrays, {"info": info, "checksum": _checksum(arrays, info)})
 
 
-def load_state(path):
+def load_state(path: FilePath) -> tuple[dict[str, Array], Any]:
     """What save_state wrote -> ({name: NumPy array}, info). Raises FileNotFoundError or ValueError,
     also for changed bytes.
     """
+    from safetensors import safe_open
+
     arrays = read_safetensors(path)
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata() or {}
@@ -287,7 +306,7 @@ def _checksum(arrays, info):
     return f"{crc:08x}"
 
 
-def check_shapes(folder, expected, params):
+def check_shapes(folder: FilePath, expected: dict[str, tuple[int, ...]], params: Arrays) -> None:
     """Raise ValueError unless params {name: array} has exactly the names and shapes of expected
     {name: shape}.
     """

@@ -1,9 +1,12 @@
 """How many threads the linear algebra library may use."""
 
 import contextlib
+import importlib.util
+from contextlib import AbstractContextManager
+from typing import Any
 
 
-def limit_threads(count):
+def limit_threads(count: int | None) -> AbstractContextManager[Any]:
     """A context that limits the linear algebra library to `count` threads; None leaves it as it is.
 
     Raises ValueError for a count out of range, and where threadpoolctl is missing.
@@ -21,14 +24,19 @@ def limit_threads(count):
     return threadpool_limits(count)
 
 
-def share_of_threads(shards):
+def can_limit_threads():
+    """Whether threadpoolctl, which limits threads, is installed."""
+    return importlib.util.find_spec("threadpoolctl") is not None
+
+
+def share_of_threads(shards: int) -> AbstractContextManager[Any]:
     """A context that gives each of `shards` threads its share of the linear algebra library's
     threads; with one shard nothing changes.
     """
     return limit_threads(max(1, threads_in_use() // shards) if shards > 1 else None)
 
 
-def threads_in_use():
+def threads_in_use() -> int:
     """How many threads the linear algebra library would use now: after limit_threads and
     OMP_NUM_THREADS; 1 where threadpoolctl is missing.
     """
