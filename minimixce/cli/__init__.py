@@ -11,7 +11,6 @@ import sys
 
 import numpy as np
 
-from .. import __version__
 from ..training.threads import limit_threads
 
 # what each command is for; its module, of the same name unless it is in _MODULES, is imported only
@@ -71,7 +70,7 @@ def _parser(command):
             " maths."
         ),
     )
-    parser.add_argument("--version", action="version", version=f"minimixce {__version__}")
+    parser.add_argument("--version", action=Version, help="print versions, threads and device")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, help in COMMANDS.items():
         of_command = commands.add_parser(name, help=help, description=help)
@@ -93,6 +92,19 @@ class Parser(argparse.ArgumentParser):
             *all_but_last, last = action.choices
             allowed = f"{', '.join(all_but_last)} or {last}"
             raise ValueError(f"--{action.dest} must be {allowed}, got {value!r}")
+
+
+class Version(argparse.Action):
+    """A flag that prints what a report of a problem should say, and ends the program."""
+
+    def __init__(self, option_strings, dest, help=None):
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from ..experiments.versions import describe_versions
+
+        print("\n".join(describe_versions()))
+        parser.exit()
 
 
 def _sentence(error):

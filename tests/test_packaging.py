@@ -1,0 +1,75 @@
+"""What the package promises beyond what it computes: one version, few imports, its entry points."""
+
+import platform
+import re
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minimixce as mm
+from minimixce import cli
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_version_stands_in_one_place_and_the_files_that_repeat_it_agree():
+    assert "version = attr: minimixce.__version__" in (ROOT / "setup.cfg").read_text()
+    (cited,) = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M)
+    (latest, *_) = re.findall(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert cited == latest == mm.__version__
+
+
+def test_version_says_what_a_report_needs(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    package, python, numpy, cupy, device = capsys.readouterr().out.splitlines()
+    assert package == f"minimixce {mm.__version__}"
+    assert python.startswith(f"Python {platform.python_version()}")
+    assert numpy.startswith(f"NumPy {np.__version__}, ")
+    assert re.search(r"\b\d+ threads?$|threads unknown", numpy)
+    assert cupy.startswith("CuPy ")
+    assert device.startswith("device ")
+
+
+WITHOUT = """
+import sys
+
+for name in ("tqdm", "safetensors", "matplotlib", "threadpoolctl", "hypothesis"):
+    sys.modules[name] = None  # importing it raises ImportError
+
+import numpy as np
+import minimixce as mm
+
+model = mm.GPT(mm.GPTConfig(vocab_size=6, block_size=3, n_layer=1, n_head=2, n_embd=8))
+logits, cache = model.forward(np.array([[0, 1, 2]]))
+loss, dlogits = mm.objectives.mixce(logits, np.array([[1, 2, 0]]), eta=0.5)
+model.backward(dlogits, cache)
+model.generate(np.array([[0]]), 2)
+
+world = mm.worlds.agreement()
+mm.exact.loss_and_grads(model, world, max_len=4, objective="two_kls")
+mm.exact.measure(model, world, max_len=4)
+rows = mm.estimators.sample(model, 8, max_len=4, seed=0)
+mm.estimators.rloo(model, world, rows)
+
+assert mm.gradcheck(lambda x: (x**2, x), lambda dy, x: 2 * x * dy, [np.ones(3)]).ok
+from minimixce.testing import assert_gradients
+assert_gradients(lambda x: (x**2, x), lambda dy, x: 2 * x * dy, np.ones(3))
+print("done")
+"""
+
+
+def test_models_exact_sums_and_gradient_checks_need_numpy_alone():
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.returncode) == ("done", 0), done.stderr[-2000:]
+
+
+def test_pytest_finds_the_fixture_by_an_entry_point():
+    """Set up anew after a change of setup.cfg: pip install -e ."""
+    found = {point.value for point in entry_points(group="pytest11")}
+    assert "minimixce.testing.plugin" in found
