@@ -13,7 +13,9 @@ tree of their prefixes (exact_tree.py), and for tables Q dynamic programming and
 a closed form (exact_tables.py).
 """
 
+import contextlib
 import math
+import types
 from typing import NamedTuple
 
 from . import automaton
@@ -270,10 +272,12 @@ def _num_prefixes(vocab_size, max_len):
 
 
 def _bar(total, progress, unit):
+    """A context with .update(n): a progress bar, or for short sums nothing that is seen."""
+    if not progress or total < _SHOW_BAR_FROM:
+        return contextlib.nullcontext(types.SimpleNamespace(update=lambda count=1: None))
     from tqdm import tqdm
 
-    hidden = None if progress and total >= _SHOW_BAR_FROM else True
-    return tqdm(total=total, unit=unit, unit_scale=True, delay=1, disable=hidden)
+    return tqdm(total=total, unit=unit, unit_scale=True, delay=1, disable=None)
 
 
 def _check(model, world, max_len, objective, ratio, method, max_sequences):
