@@ -9,7 +9,6 @@ import ctypes
 import re
 import sys
 import types
-from typing import Any
 
 import numpy as np
 

@@ -205,7 +205,7 @@ def _inverse(goes_on, xp):
 
 
 def _is_met(goes_on, xp):
-    """Which rows can be met from row 0 -> (V,) bool: by squaring, since a GPU need not wait then."""
+    """Which rows can be met from row 0 -> (V,) bool: by squaring, as no GPU has to wait then."""
     leads_to = xp.eye(len(goes_on)) + (goes_on > 0)
     for _ in range(len(goes_on).bit_length()):
         leads_to = (leads_to @ leads_to > 0).astype("float64")

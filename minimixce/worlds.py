@@ -3,8 +3,10 @@
 A world is an automaton.World: a data distribution P that is known exactly.
 """
 
+import functools
 import itertools
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -188,10 +190,7 @@ def from_text(text: str, vocab_size: int) -> World:
         raise TypeError(f"text must be a string, got {type(text).__name__}")
     check_text("text", text)
     vocab_size = check_count("vocab_size", vocab_size, 2)
-    sequences = [
-        re.findall(r"\w+(?:['’]\w+)*", part)
-        for part in re.split(r"[.!?]+(?:\s|$)|\n", text.lower())
-    ]
+    sequences = [find_words(part) for part in re.split(r"[.!?]+(?:\s|$)|\n", text.lower())]
     frequency = Counter(word for sequence in sequences for word in sequence)
     if len(frequency) < vocab_size - 1:
         raise ValueError(
@@ -216,6 +215,23 @@ def from_text(text: str, vocab_size: int) -> World:
         ["", *kept],
         name=f"{vocab_size - 1} words of a text",
     )
+
+
+def find_words(text: str, of: str = "letters and digits") -> list[str]:
+    """The words of a text: runs of letters (and digits, unless of="letters") with the combining
+    marks and joiners that follow them, with apostrophes (' or ’) inside.
+    """
+    return _word_pattern(of).findall(text)
+
+
+@functools.cache
+def _word_pattern(of: str) -> re.Pattern[str]:
+    letter = r"\w" if of == "letters and digits" else r"[^\W\d_]"
+    # Python's \w has no combining marks: vowels of Indic scripts, accents of decomposed Latin
+    characters = map(chr, range(0x300, 0xE0200))
+    marks = "".join(c for c in characters if unicodedata.category(c).startswith("M"))
+    run = rf"{letter}(?:{letter}|[{marks}\u200c\u200d])*"
+    return re.compile(rf"{run}(?:['’]{run})*")
 
 
 def agreement() -> World:

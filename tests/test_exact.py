@@ -1006,7 +1006,7 @@ def test_what_the_closed_form_and_the_tree_cannot_do_is_said():
     stuck[2] = [-800, -800, 0, -800]
     with pytest.raises(FloatingPointError, match="hardly ever ends"):
         exact.bigram_loss_and_grads(stuck, world)
-    with pytest.raises(TypeError, match="q_logits must be floats, got int64"):
+    with pytest.raises(TypeError, match="q_logits must be float32 or float64, got int64"):
         exact.bigram_loss_and_grads(np.zeros((4, 4), int), world)
     with pytest.raises(TypeError, match="expected a NumPy or CuPy array, got list"):
         exact.bigram_loss_and_grads(stuck, world, counts=[[1.0] * 4] * 4)

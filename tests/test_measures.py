@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import minimixce as mm
 from minimixce import cli, exact, text, worlds
-from minimixce.experiments import matrices, measures, plots, tables, world_measures
+from minimixce.experiments import jobs, matrices, measures, options, plots, tables, world_measures
 from minimixce.experiments.measures import Measure
 
 TEXTS = st.lists(st.integers(0, 2), min_size=1, max_size=24)
@@ -202,3 +202,111 @@ def test_a_table_of_strings():
         "name    n\na       1\nabcde  20"
     )
     assert tables.format_table(None, [("a", 1)], "{}:{:>3}") == "a:  1"
+
+
+# ---- right values --------------------------------------------------------------------------------
+
+
+def is_repeated(phrase):
+    return any(
+        phrase == phrase[:part] * (len(phrase) // part)
+        for part in range(1, len(phrase))
+        if len(phrase) % part == 0
+    )
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(
+    st.one_of(
+        TEXTS, st.lists(TEXTS, max_size=2).map(lambda ab: 3 * [t for x in ab for t in 3 * x[:3]])
+    )
+)
+def test_the_longest_phrase_is_no_repetition_itself(ids):
+    longest = 0
+    for length in range(1, len(ids) // 3 + 1):
+        for start in range(len(ids) - 3 * length + 1):
+            phrase = ids[start : start + length]
+            if ids[start : start + 3 * length] == 3 * phrase and not is_repeated(phrase):
+                longest = length
+    assert measures.repetition(ids)[1] == longest
+
+
+def test_a_phrase_of_shorter_repetitions_counts():
+    assert measures.repetition([0, 0, 0, 1, 1, 1] * 3) == (1.0, 6)
+    assert measures.repetition([0, 1] * 6) == (1.0, 2)
+
+
+WORDS = {
+    "don't stop": ["don't", "stop"],
+    "don’t stop": ["don’t", "stop"],
+    "rock'n'roll 'quoted' ’tis": ["rock'n'roll", "quoted", "tis"],
+    "नमस्ते दुनिया": ["नमस्ते", "दुनिया"],
+    "cafe\u0301 nai\u0308f": ["cafe\u0301", "nai\u0308f"],  # NFD
+    "ภาษาไทย กำลัง": ["ภาษาไทย", "กำลัง"],
+    "می\u200cخواهم رفت": ["می\u200cخواهم", "رفت"],
+    "snake_case x2 3": ["snake", "case", "x"],
+    "\u0301 lonely": ["lonely"],
+}
+
+
+@pytest.mark.parametrize("text", WORDS)
+def test_words_are_whole(text):
+    assert measures.words(text) == WORDS[text]
+
+
+def test_words_of_a_world_are_whole_too():
+    world = mm.worlds.from_text("नमस्ते don’t. cafe\u0301 don’t", 4)
+    assert world.words == ["", "don’t", "cafe\u0301", "नमस्ते"]
+
+
+def naive_witten_bell(train, validation, n, V):
+    """By dictionaries of tuples."""
+
+    def context(ids, i, length):
+        return tuple(int(ids[j]) if j >= 0 else 0 for j in range(i - length, i))
+
+    counts = {}
+    for length in range(n):
+        for i in range(1, len(train)):
+            of_context = counts.setdefault(context(train, i, length), {})
+            of_context[int(train[i])] = of_context.get(int(train[i]), 0) + 1
+
+    def prob(ids, i, length):
+        if length < 0:
+            return 1 / V
+        of_context = counts.get(context(ids, i, length))
+        shorter = prob(ids, i, length - 1)
+        if of_context is None:
+            return shorter
+        T = len(of_context)
+        return (of_context.get(int(ids[i]), 0) + T * shorter) / (sum(of_context.values()) + T)
+
+    return -np.mean([np.log(prob(validation, i, n - 1)) for i in range(1, len(validation))])
+
+
+@pytest.mark.parametrize(
+    ("V", "n"), [(5, 3), (65_536, 3), (65_536, 4), (65_536, 5), (50_257, 7), (2**31 - 1, 4)]
+)
+def test_the_baseline_does_not_wrap_around(V, n):
+    """V^n goes beyond 2^63, where codes of contexts would fall together."""
+    rng = np.random.default_rng(V + n)
+    alphabet = np.array([1, 2, V // 4, V // 2, 3 * (V // 4), V - 1])
+    train, validation = (alphabet[rng.integers(0, 6, size)] % V for size in (600, 120))
+    got = measures.ngram_cross_entropy(train, validation, n, V)
+    assert got == pytest.approx(naive_witten_bell(train, validation, n, V), rel=1e-12)
+
+
+def test_where_no_baseline_is_counted_that_is_said(tmp_path, monkeypatch):
+    (tmp_path / "story.txt").write_text("the cat sat on the mat\n" * 40)
+    small = {"n_layer": 1, "n_head": 1, "n_embd": 4, "block_size": 8, "batch_size": 2, "steps": 1}
+    given = options.TrainingOptions(
+        data=[str(tmp_path / "story.txt")], device="cpu", quiet=True, **small
+    )
+    for limit, words in (
+        (5_000_000, "(a 4-gram model: "),
+        (10, "(no 4-gram model beside it: more than 10 training tokens)"),
+    ):
+        monkeypatch.setattr(jobs, "MOST_COUNTED", limit)
+        said = []
+        jobs.train(given, tmp_path / str(limit), say=said.append)
+        assert words in "\n".join(said)

@@ -16,6 +16,8 @@ from ..training.evaluation import evaluate, loss_of_uniform
 from ..training.threads import limit_threads, share_of_threads
 from . import measures, on_worlds, options, world_measures
 
+MOST_COUNTED = 5_000_000  # training tokens of which a 4-gram model is made, for comparison
+
 
 class Stopped(KeyboardInterrupt):
     """Ctrl-C, after which a run has been saved and can go on."""
@@ -249,8 +251,8 @@ class Job:
             lines = world_measures.describe_world_measures(row, self.corpus.world)
             return "\n         ".join([f"{line}; in nats per sequence ({how}):", *lines])
         line += f", perplexity {measures.perplexity(nats):.2f}"
-        if len(self.corpus.train) > 5_000_000:
-            return line
+        if len(self.corpus.train) > MOST_COUNTED:
+            return f"{line} (no 4-gram model beside it: more than {MOST_COUNTED:,} training tokens)"
         ngram = measures.ngram_cross_entropy(
             self.corpus.train,
             self.corpus.validation[: self.options.eval_tokens],

@@ -6,14 +6,13 @@ command line, the tables, the pictures and the CSV files have it.
 
 import functools
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import backend, layers, objectives
+from .. import backend, layers, objectives, worlds
 from ..model import check_drawn
 from ..storage import validate
 from ..training.evaluation import check_targets
@@ -106,15 +105,14 @@ def ngram_cross_entropy(train, validation, n, vocab_size):
         if len(ids) < 2:
             raise ValueError(f"{name} must hold at least 2 tokens, got {len(ids)}")
     targets = validation[1:].astype(np.int64)
+    seen_next = train[1:].astype(np.int64)
     prob = np.full(len(targets), 1 / vocab_size)
-    for length in range(n):  # of the context
-        seen_context, seen_next = _contexts(train, length, vocab_size), train[1:].astype(np.int64)
+    for seen_context, context in _contexts(train, validation, n, vocab_size):
         pairs, pair_counts = np.unique(seen_context * vocab_size + seen_next, return_counts=True)
         contexts, first, kinds = np.unique(
             pairs // vocab_size, return_index=True, return_counts=True
         )
         context_counts = np.add.reduceat(pair_counts, first)
-        context = _contexts(validation, length, vocab_size)
         c_pair = _look_up(pairs, pair_counts, context * vocab_size + targets)
         c, t = _look_up(contexts, context_counts, context), _look_up(contexts, kinds, context)
         seen = c > 0
@@ -122,15 +120,25 @@ def ngram_cross_entropy(train, validation, n, vocab_size):
     return float(-np.log(prob).mean())
 
 
-def _contexts(tokens, length, vocab_size):
-    """One integer for the `length` tokens before each target; boundaries stand before the
-    beginning.
+def _contexts(train, validation, n, vocab_size):
+    """For each length 0 … n−1, a number for the tokens before each target of the two texts, the
+    same for the same tokens; boundaries stand before the beginning. They are counted anew for each
+    length, since codes in base V would soon be larger than 2^63.
     """
-    padded = np.concatenate([np.zeros(max(length - 1, 0), np.int64), tokens[:-1].astype(np.int64)])
-    code = np.zeros(len(tokens) - 1, np.int64)
-    for i in range(length):
-        code = code * vocab_size + padded[i : i + len(code)]
-    return code
+    sizes = len(train) - 1, len(validation) - 1
+    number = np.zeros(sum(sizes), np.int64)
+    for length in range(n):
+        if length:
+            older = [_tokens_before(ids, length) for ids in (train, validation)]
+            codes = number * vocab_size + np.concatenate(older)
+            _, number = np.unique(codes, return_inverse=True)
+        yield number[: sizes[0]], number[sizes[0] :]
+
+
+def _tokens_before(ids, distance):
+    """The token `distance` places before each target."""
+    start = np.zeros(min(distance, len(ids)) - 1, np.int64)
+    return np.concatenate([start, ids[: len(ids) - distance].astype(np.int64)])
 
 
 def _look_up(keys, values, wanted):
@@ -199,6 +207,8 @@ def repetition(ids, times=3):
     longest such phrase or 0).
 
     A phrase of length L stands `times` in a row where x_i = x_{i+L} for (times−1)·L consecutive i.
+    One that is itself a repetition of a shorter one does not count as longer. The MixCE authors'
+    repetition is another number: published.authors_repetition.
     """
     ids = np.asarray(ids)
     inside = np.zeros(len(ids), bool)
@@ -208,17 +218,24 @@ def repetition(ids, times=3):
         starts, ends = np.flatnonzero(np.diff(same) == 1), np.flatnonzero(np.diff(same) == -1)
         for start, end in zip(starts, ends):
             if end - start >= (times - 1) * length:
-                # A phrase that is itself a repeated shorter one does not count as longer.
-                longest = (
-                    max(longest, length) if not inside[start : end + length].all() else longest
-                )
                 inside[start : end + length] = True
+                if not _is_repeated(ids[start : start + length]):
+                    longest = length
     return (float(inside.mean()) if len(ids) else float("nan")), longest
 
 
+def _is_repeated(phrase):
+    """Whether a phrase (n,) is a shorter one, two or more times."""
+    n = len(phrase)
+    parts = (part for part in range(1, n // 2 + 1) if n % part == 0)
+    return any((phrase[part:] == phrase[:-part]).all() for part in parts)
+
+
 def words(text):
-    """The words of a text: runs of letters, with apostrophes inside."""
-    return re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*", text)
+    """The words of a text: runs of letters with their combining marks, with apostrophes (' or ’)
+    inside. A script that puts no spaces between words, as Thai, has long ones.
+    """
+    return worlds.find_words(text, "letters")
 
 
 def word_validity(texts, vocabulary):
