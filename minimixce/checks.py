@@ -142,7 +142,7 @@ def gradcheck(
     `tolerance`. Three verdicts, of which only OK is `.ok`:
 
     OK            agrees, or both are zero as nearly as float64 can show
-    WRONG         differs by more than the numerical derivative may be off
+    WRONG         differs by more than the numerical derivative is estimated to be off
     CANNOT TELL   y is too noisy, or x sits on a corner, where left and right slopes differ
 
     WRONG, too: a gradient of another shape, complex or not finite; one that is not linear in dy;

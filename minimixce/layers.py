@@ -130,13 +130,13 @@ def position_backward(
 
 
 class UnembeddingCache(NamedTuple):
-    x: Float[Array, "B T C"]
+    x: Float[Array, "*rows C"]
     weight: Float[Array, "V C"]
 
 
 def unembedding_forward(
-    x: Float[Array, "B T C"], weight: Float[Array, "V C"]
-) -> tuple[Float[Array, "B T V"], UnembeddingCache]:
+    x: Float[Array, "*rows C"], weight: Float[Array, "V C"]
+) -> tuple[Float[Array, "*rows V"], UnembeddingCache]:
     """The output projection tied to the token embedding: logits = x Wᵀ. x (B,T,C), weight (V,C) ->
     logits (B,T,V).
     """
@@ -145,8 +145,8 @@ def unembedding_forward(
 
 
 def unembedding_backward(
-    dlogits: Float[Array, "B T V"], cache: UnembeddingCache
-) -> tuple[Float[Array, "B T C"], Float[Array, "V C"]]:
+    dlogits: Float[Array, "*rows V"], cache: UnembeddingCache
+) -> tuple[Float[Array, "*rows C"], Float[Array, "V C"]]:
     """dlogits (B,T,V) -> dx (B,T,C), dweight (V,C): linear_backward with Wᵀ in the place of W.
 
     The same W was used as the token embedding, so the model adds this dweight to that of

@@ -2,8 +2,8 @@
 
 A numerical derivative is off by two things. Truncation: a step h that is too long sees the
 function's curvature. Noise: y is rounded, and the rounding is divided by h when h is too short. So
-each derivative comes with a bound on its own error, found from several steps of different length
-and from the measured noise of y; and where the slopes on the two sides differ, it says so.
+each derivative comes with an estimate of its own error, from steps of several lengths and from the
+measured noise of y; and where the slopes on the two sides differ, it says so.
 """
 
 import math
@@ -18,6 +18,12 @@ from .storage.shapes import Array
 _FIRST_STEP = 1e-3  # relative to x: the step that is tried first, and suffices for smooth functions
 _STEPS = [10.0**-k for k in range(1, 10)]  # those that are tried where it does not
 _NOISE_STEP = 1e-7  # relative to x: so short that what is left of y's third differences is noise
+_NOISE_MARGIN = 8  # by which noise measured at a few points is taken to be larger elsewhere
+_X_ROUNDING = 1e-15  # how far x ± h is from where it should be, relative to x; a few eps
+# From one step length to the next, a tenth of it, a kink's error falls to a ninth of the difference
+# of the two slopes, or less, and that of curvature to a ten-thousandth: this share is above both.
+_TRUNCATION_SHARE = 1 / 4
+_VISIBLE_GAP = 40  # times the noise: what must lie between two sides before they count as different
 
 
 class Slope(NamedTuple):
@@ -33,9 +39,7 @@ class Slope(NamedTuple):
 class Lines(NamedTuple):
     """What derivatives of L = Σ y·dy in one input are made of."""
 
-    move: Callable[
-        [Array, float], list[Array]
-    ]  # (direction, s) -> y at x + s·direction, a list of arrays
+    move: Callable[[Array, float], list[Array]]  # (direction, s) -> y at x + s·direction
     y: list[Array]
     dy: list[Array]
 
@@ -92,7 +96,7 @@ def _try(lines: Lines, direction: Array, h: float) -> _Try:
 def noise_of(lines: Lines, direction: Array) -> float:
     """What rounding makes of L: third differences of y at tiny steps along `direction`.
 
-    At least the rounding of y itself; the factor makes a bound of an estimate.
+    At least the rounding of y itself.
     """
     points = [lines.move(direction, k * _NOISE_STEP) for k in range(8)]
     total = 0.0
@@ -103,7 +107,7 @@ def noise_of(lines: Lines, direction: Array) -> float:
         rounding = np.finfo(y.dtype).eps * np.abs(to_numpy(y))
         both = np.maximum(np.where(np.isfinite(measured), measured, 0), rounding)
         total += float(np.square(both * to_numpy(dy)).sum())
-    return 8 * math.sqrt(total)
+    return _NOISE_MARGIN * math.sqrt(total)
 
 
 def quick_slope(lines: Lines, direction: Array, size: float, noise: float) -> Slope:
@@ -120,12 +124,11 @@ def careful_slope(lines: Lines, direction: Array, size: float, noise: float) -> 
     by more than its own rounding: between them lies a kink, or much curvature.
     """
     tries = [t for t in (_try(lines, direction, h * size) for h in _STEPS) if _is_finite(t)]
-    # Rounding moves x ± h as well, by up to eps·size.
-    rounding = [2 * noise / t.h + abs(t.fourth) * 1e-15 * size / t.h for t in tries]
+    rounding = [(2 * noise + abs(t.fourth) * _X_ROUNDING * size) / t.h for t in tries]
     best = Slope(math.nan, math.inf, math.nan, math.nan, False)
     for k in range(1, len(tries)):
         t = tries[k]
-        truncation = abs(t.fourth - tries[k - 1].fourth) / 4
+        truncation = abs(t.fourth - tries[k - 1].fourth) * _TRUNCATION_SHARE
         for shorter, allowed in zip(tries[k + 1 :], rounding[k + 1 :]):
             truncation = max(truncation, abs(t.fourth - shorter.fourth) - allowed)
         error = truncation + rounding[k]
@@ -139,7 +142,7 @@ def _corner(tries: list[_Try], noise: float) -> dict[str, Any]:
 
     The gap of a smooth function shrinks with h², that of a corner stays.
     """
-    seen = [t for t in tries if abs(t.right - t.left) > 40 * noise / t.h]
+    seen = [t for t in tries if abs(t.right - t.left) > _VISIBLE_GAP * noise / t.h]
     if len(seen) < 3:
         return {"corner": False}
     gaps = [abs(t.right - t.left) for t in seen[-3:]]
@@ -169,7 +172,7 @@ class Found(NamedTuple):
 def judge(analytic: float, slope: Slope, tolerance: float, negligible: float) -> Found:
     """What a derivative by both ways amounts to -> Found.
 
-    negligible: an uncertainty of the numerical one that nobody minds.
+    negligible: the largest uncertainty of the numerical one that still counts as OK.
     """
     if not math.isfinite(analytic):
         return Found(analytic, slope.value, math.inf, WRONG, f"backward says {analytic}")

@@ -12,7 +12,7 @@ def declare(parser):
         nargs="?",
         default=argparse.SUPPRESS,
         metavar="FILE.py:FORWARD,BACKWARD",
-        help="a pair of functions of your own, instead of those of the package; FILE.py is executed",
+        help="a pair of functions of your own, not those of the package; FILE.py is executed",
     )
     parser.add_argument(
         "--shapes",

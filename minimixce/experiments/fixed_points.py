@@ -7,7 +7,7 @@ w(q) is Σ_x p_x w(q_x) (q_v − 1[v = x]). It vanishes where p_v w(q_v) = λ q_
 
 import numpy as np
 
-from ..objectives import OBJECTIVES, check_objective_ratio, names
+from ..objectives import OBJECTIVES, RATIOS, check_objective_ratio, names
 
 
 def mle_q(p, lam, ratio=None):
@@ -60,7 +60,7 @@ def _f_and_w(objective, ratio):
         raise ValueError(f"objective must be one of {known}, got {objective!r}")
     if row.ratio:
         check_objective_ratio(objective, ratio)
-        if ratio == {"eta": 0, "gamma": 1}[row.ratio]:
+        if ratio == RATIOS[row.ratio].degenerate:
             raise ValueError(
                 f"{row.ratio} must not be {ratio} for {objective}: all mass on any one token is a"
                 " fixed point there"
