@@ -2,7 +2,7 @@
 from scratch.
 """
 
-from . import backend, estimators, exact, layers, objectives, optim, worlds
+from . import backend, estimators, exact, layers, objectives, optim, testing, text, worlds
 from .bigram import Bigram, BigramConfig, TableBigram
 from .checks import gradcheck
 from .gpt import GPT, GPTConfig
@@ -25,5 +25,7 @@ __all__ = [
     "layers",
     "objectives",
     "optim",
+    "testing",
+    "text",
     "worlds",
 ]
