@@ -5,6 +5,7 @@ once, where a model is made or loaded; from then on functions follow their array
 of two devices is an error, never a copy.
 """
 
+import contextlib
 import ctypes
 import re
 import sys
@@ -91,6 +92,16 @@ def _why_no_cuda() -> str | None:
             " bring the CUDA libraries"
         )
     return None
+
+
+def cupy_version() -> str:
+    """Which CuPy is installed, in words; it has a name for each version of CUDA."""
+    import importlib.metadata
+
+    for name in ("cupy", "cupy-cuda12x", "cupy-cuda13x"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return f"CuPy {importlib.metadata.version(name)} ({name})"
+    return "CuPy not installed"
 
 
 def current_device(xp: ArrayModule) -> tuple[str, int]:

@@ -13,7 +13,7 @@ ORDER = "backend storage heart text training experiments testing lessons classro
 RANK = {room: rank for rank, room in enumerate(ORDER.split())}
 RANK["fast"] = RANK["heart"]
 # Many functions, whose annotated signatures take several lines each.
-LONGER = dict.fromkeys(("minimixce.layers", "minimixce.objectives", "minimixce.estimators"), 500)
+LONGER = {"minimixce.layers": 500, "minimixce.objectives": 520, "minimixce.estimators": 500}
 EXEMPT = ("minimixce", "minimixce.__main__")  # they hand names on
 
 

@@ -1,6 +1,5 @@
 """What a report of a problem should say: versions, libraries, threads and device."""
 
-import importlib.metadata
 import platform
 
 import numpy as np
@@ -17,7 +16,7 @@ def describe_versions() -> list[str]:
         f"minimixce {__version__}",
         f"Python {platform.python_version()}, {platform.system()} {platform.machine()}",
         f"NumPy {np.__version__}, {_linear_algebra()}",
-        _cupy(),
+        backend.cupy_version(),
         f"device {backend.device_name(backend.select_device('auto'))}",
     ]
 
@@ -39,13 +38,3 @@ def _linear_algebra() -> str:
     count = loaded[0]["num_threads"]
     parts = [name, f"{kernels} kernels" if kernels else "", f"{count} thread{'s' * (count != 1)}"]
     return ", ".join(filter(None, parts))
-
-
-def _cupy() -> str:
-    """CuPy is installed under a name for each version of CUDA."""
-    for name in ("cupy", "cupy-cuda12x", "cupy-cuda13x"):
-        try:
-            return f"CuPy {importlib.metadata.version(name)} ({name})"
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "CuPy not installed"
