@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -51,6 +51,7 @@ def check_config(config: Any) -> None:
 CACHE_HAS_SERVED = "this cache has served a backward already; run forward again for a fresh one"
 
 
+@runtime_checkable
 class Config(Protocol):
     """What a model's config says, whatever the model."""
 
@@ -66,6 +67,7 @@ class Config(Protocol):
     def dtype(self) -> str: ...
 
 
+@runtime_checkable
 class Model(Protocol):
     """What exact sums ask of a model; every LanguageModel has it, another class may.
 
@@ -167,6 +169,7 @@ class LanguageModel:
         top_p: float | None = None,
         stop: int | None = None,
         seed: Seed = 0,
+        lengths: Any = None,
     ) -> Int[Array, "B T0+{max_new_tokens}"]:
         """Sample continuations: prompt ids (B,T0) -> (B,T0+max_new_tokens) int64.
 
@@ -178,11 +181,23 @@ class LanguageModel:
         are kept and recomputed. `seed` is an integer or a backend.rng generator. Raises NotFinite,
         a ValueError, for logits that are not finite; a GPU, which would have to wait for the look,
         draws −1 there (see check_drawn).
+
+        lengths: B integers on the host, where prompts have unequal length: row i of prompt begins
+        with lengths[i] tokens, and what follows them is not looked at. Row i of the result is these
+        tokens, the new ones, then −1. Rows stand at their own positions, so each is as it would be
+        without the others, except that they share the random numbers.
         """
-        tokens = list(self.stream(prompt, max_new_tokens, temperature, top_k, top_p, stop, seed))
-        return array_module(prompt).concatenate(
-            [prompt.astype("int64"), *(t[:, None] for t in tokens)], axis=1
-        )
+        xp = check_array("prompt", prompt)
+        options = (temperature, top_k, top_p, stop, seed)
+        if lengths is None:
+            tokens = list(self.stream(prompt, max_new_tokens, *options))
+            return xp.concatenate([prompt.astype("int64"), *(t[:, None] for t in tokens)], axis=1)
+        lengths = _checked_lengths(lengths, prompt)
+        window, given, kept = _aligned(prompt, lengths, self.config.block_size)
+        run_on = int(kept.max() - kept.min())  # steps until the longest prompt has been read
+        max_new_tokens = check_count("max_new_tokens", max_new_tokens, least=0)
+        tokens = list(self._checked_stream(window, max_new_tokens + run_on, *options, given))
+        return _unaligned(prompt, tokens, max_new_tokens, lengths, kept)
 
     def stream(
         self,
@@ -195,6 +210,11 @@ class LanguageModel:
         seed: Seed = 0,
     ) -> Iterator[Int[Array, " B"]]:
         """The tokens of `generate` one by one: an iterator over max_new_tokens arrays (B,)."""
+        return self._checked_stream(prompt, max_new_tokens, temperature, top_k, top_p, stop, seed)
+
+    def _checked_stream(
+        self, prompt, max_new_tokens, temperature, top_k, top_p, stop, seed, given=()
+    ):
         max_new_tokens = check_count("max_new_tokens", max_new_tokens, least=0)
         sampling = _checked_sampling(temperature, top_k, top_p)
         check_array("prompt", prompt)
@@ -207,15 +227,18 @@ class LanguageModel:
                 f"stop must be a token id in 0 … {self.config.vocab_size - 1}, got {stop}"
             )
         # int64, because narrow ids would wrap around
-        return self._stream(prompt.astype("int64"), max_new_tokens, sampling, stop, seed)
+        return self._stream(prompt.astype("int64"), max_new_tokens, sampling, stop, seed, given)
 
-    def _stream(self, prompt, max_new_tokens, sampling, stop, seed):
+    def _stream(self, prompt, max_new_tokens, sampling, stop, seed, given):
+        """given: for the first steps, (is_given, tokens), both (B,): what stands in longer prompts
+        is taken as it is.
+        """
         xp, block_size = array_module(prompt), self.config.block_size
         rng = backend.rng(seed, xp)
         window, past = prompt[:, -block_size:], None
         seen = [window]  # the tokens of the past, to refill the window from
         stopped = xp.zeros(len(prompt), dtype=bool)
-        for _ in range(max_new_tokens):
+        for step in range(max_new_tokens):
             # on a GPU every look would wait for the device
             if stop is not None and xp is np and stopped.all():
                 yield xp.full(len(prompt), stop, prompt.dtype)
@@ -225,6 +248,10 @@ class LanguageModel:
             if stop is not None:
                 tokens = xp.where(stopped, stop, tokens)
                 stopped |= tokens == stop
+            if step < len(given):
+                is_given, of_prompt = given[step]
+                tokens = xp.where(is_given, of_prompt, tokens)
+                stopped &= ~is_given  # a stop inside a prompt, or drawn in its place, ends nothing
             yield tokens
             window = tokens[:, None]
             seen.append(window)
@@ -345,6 +372,49 @@ def nucleus(probs, top_p):
     before = xp.cumsum(ordered, axis=-1) - ordered  # probability of all likelier tokens
     count = (before < top_p - 1e-12).sum(axis=-1, keepdims=True)
     return likeliest(probs, xp.maximum(count, 1))  # none where top_p itself is that small
+
+
+def _checked_lengths(lengths: Any, prompt: Int[Array, "B T0"]) -> np.ndarray[Any, Any]:
+    """lengths as an array (B,); TypeError or ValueError unless each is in 1 … T0."""
+    found, B = np.asarray(lengths), len(prompt)
+    if found.dtype.kind not in "iu" or found.shape != (B,):
+        got = f"shape {found.shape}" if found.dtype.kind in "iu" else found.dtype
+        raise ValueError(f"lengths must be {B} integers, one for each row of prompt, got {got}")
+    if prompt.ndim != 2 or not 1 <= found.min() <= found.max() <= prompt.shape[1]:
+        bad = found.min() if found.min() < 1 else found.max()
+        raise ValueError(f"lengths must be in 1 … {prompt.shape[1]}, got {bad}")
+    return found.astype(np.int64)
+
+
+def _aligned(prompt, lengths, block_size):
+    """Prompts of unequal length, each from its position 0 on: what all of them have (B,T), what the
+    longer ones give in the steps after it (see _stream), and how many tokens each keeps, since a
+    window holds no more than block_size.
+    """
+    xp = array_module(prompt)
+    kept = np.minimum(lengths, block_size)
+    positions = np.arange(kept.max())
+    place = np.minimum((lengths - kept)[:, None] + positions, prompt.shape[1] - 1)
+    inside = xp.asarray(positions < kept[:, None])
+    tokens = xp.where(inside, xp.take_along_axis(prompt, xp.asarray(place), axis=1), 0)
+    given = [(inside[:, t], tokens[:, t]) for t in positions[kept.min() :].tolist()]
+    return tokens[:, : int(kept.min())], given, kept
+
+
+def _unaligned(prompt, tokens, n, lengths, kept):
+    """The result of generate, from prompts of unequal length and the tokens (B,) of all steps: row
+    i has drawn its own n since step kept[i] − min(kept).
+    """
+    xp = array_module(prompt)
+    number = np.arange(prompt.shape[1] + n) - lengths[:, None]  # of a new token, below 0 in prompts
+    rest = xp.zeros((len(prompt), n), dtype="int64")
+    result = xp.concatenate([prompt.astype("int64"), rest], axis=1)
+    result = xp.where(xp.asarray(number < 0), result, -1)
+    if n == 0:
+        return result
+    step = np.clip(number, 0, n - 1) + (kept - kept.min())[:, None]
+    new = xp.take_along_axis(xp.stack(tokens, axis=1), xp.asarray(step), axis=1)
+    return xp.where(xp.asarray((number >= 0) & (number < n)), new, result)
 
 
 def _sample(

@@ -85,3 +85,104 @@ def test_rows_are_kept_by_themselves_and_on_a_device_too():
 def test_top_k_is_an_integer(value):
     with pytest.raises(TypeError, match="top_k must be an integer, got"):
         random_gpt().generate(np.array([[1]]), 1, top_k=value)
+
+
+# ---- prompts of unequal length -------------------------------------------------------------------
+
+
+def recorded(model):
+    """The logits that each call of extend_forward ends with."""
+    last, forward = [], model.extend_forward
+
+    def extend_forward(x, past=None, **options):
+        logits, present, cache = forward(x, past, **options)
+        last.append(logits[:, -1])
+        return logits, present, cache
+
+    model.extend_forward = extend_forward
+    return last
+
+
+@pytest.mark.parametrize("longest", [3, 8, 9, 13])
+@pytest.mark.parametrize("new", [0, 1, 4, 20])
+def test_rows_of_unequal_prompts_are_those_of_their_own_runs(longest, new):
+    """Before the window of 8 is full, at its refill and after it."""
+    model = random_gpt(seed=longest, vocab_size=11, block_size=8)
+    rng = np.random.default_rng(new)
+    lengths = np.array([1, longest, 2, longest, max(1, longest - 1)])
+    prompt = rng.integers(0, 11, (5, longest))
+    padded = np.where(np.arange(longest) < lengths[:, None], prompt, -1)
+    together = model.generate(padded, new, temperature=0, lengths=lengths)
+    assert together.shape == (5, longest + new)
+    assert together.dtype == np.int64
+    for row, length in enumerate(lengths):
+        alone = model.generate(prompt[row : row + 1, :length], new, temperature=0)[0]
+        np.testing.assert_array_equal(together[row, : length + new], alone)
+        assert (together[row, length + new :] == -1).all()
+
+
+def test_their_logits_are_those_of_their_own_runs():
+    model = random_gpt(vocab_size=11, block_size=8)
+    prompt, lengths = np.random.default_rng(0).integers(0, 11, (3, 5)), [5, 2, 4]
+    together = recorded(model)
+    model.generate(prompt, 12, temperature=0, lengths=lengths)
+    for row, length in enumerate(lengths):
+        model_alone = random_gpt(vocab_size=11, block_size=8)
+        alone = recorded(model_alone)
+        model_alone.generate(prompt[row : row + 1, :length], 12, temperature=0)
+        first = length - min(lengths)
+        for mine, own in zip(together[first:], alone):
+            np.testing.assert_allclose(mine[row], own[0], atol=1e-12)
+
+
+def test_equal_lengths_are_no_lengths():
+    model = random_gpt(vocab_size=11, block_size=8)
+    prompt = np.random.default_rng(0).integers(0, 11, (3, 5))
+    options = {"temperature": 0.7, "top_k": 5, "stop": 2, "seed": 3}
+    np.testing.assert_array_equal(
+        model.generate(prompt, 9, lengths=[5, 5, 5], **options),
+        model.generate(prompt, 9, **options),
+    )
+
+
+def test_stop_ends_each_row_by_itself_and_not_inside_a_prompt():
+    model = random_gpt(vocab_size=4, block_size=8)
+    prompt, lengths = np.full((6, 3), 2), np.array([1, 2, 3, 3, 2, 1])
+    tokens = model.generate(prompt, 20, stop=2, lengths=lengths, seed=1)
+    ended = 0
+    for row, length in zip(tokens, lengths):
+        new = row[length : length + 20].tolist()
+        end = new.index(2) if 2 in new else 20
+        ended += end < 19
+        assert set(new[end:]) <= {2}
+    assert ended > 2
+
+
+def test_unequal_prompts_on_a_device():
+    model = random_gpt(vocab_size=11, block_size=8)
+    prompt, lengths = np.random.default_rng(0).integers(0, 11, (3, 5)), np.array([5, 2, 4])
+    want = model.generate(prompt, 9, lengths=lengths, seed=1)
+    model.params = {name: sd.asarray(p) for name, p in model.params.items()}
+    with sd.no_host_reads():
+        got = model.generate(sd.asarray(prompt), 9, lengths=lengths, seed=1)
+    np.testing.assert_array_equal(got.get(), want)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "words"),
+    [
+        ([1, 2], r"lengths must be 3 integers, one for each row of prompt, got shape \(2,\)"),
+        (
+            [[1, 2, 3]],
+            r"lengths must be 3 integers, one for each row of prompt, got shape \(1, 3\)",
+        ),
+        ([1, 2, 0], r"lengths must be in 1 … 5, got 0"),
+        ([1, 6, 2], r"lengths must be in 1 … 5, got 6"),
+        ([1.0, 2.0, 3.0], r"lengths must be 3 integers, one for each row of prompt, got float64"),
+        ("abc", r"lengths must be 3 integers"),
+    ],
+    ids=str,
+)
+def test_lengths_that_do_not_fit(lengths, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        random_gpt(vocab_size=11).generate(np.ones((3, 5), int), 2, lengths=lengths)
