@@ -10,6 +10,7 @@ import ctypes
 import re
 import sys
 import types
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ def is_array(x: object) -> bool:
     return hasattr(sys.modules.get(type(x).__module__.partition(".")[0]), "ndarray")
 
 
-def check_array(name: str, x: object) -> ArrayModule:
+def check_array(name: str, x: Any) -> ArrayModule:
     """array_module of an argument; the TypeError names it."""
     if not is_array(x):
         raise TypeError(f"{name} must be a NumPy or CuPy array, got {type(x).__name__}")

@@ -259,7 +259,7 @@ class LanguageModel:
                 window, past = xp.concatenate(seen, axis=1)[:, -max(1, block_size // 2) :], None
                 seen = [window]
 
-    def _check_cache(self, cache: Any, kind: type) -> None:
+    def _check_cache(self, cache: Any, kind: Any) -> None:
         """Raise TypeError or ValueError unless this model's forward made the cache."""
         message = "cache must be one that this model's forward returned, got {}"
         if not isinstance(cache, kind):
@@ -374,7 +374,7 @@ def nucleus(probs, top_p):
     return likeliest(probs, xp.maximum(count, 1))  # none where top_p itself is that small
 
 
-def _checked_lengths(lengths: Any, prompt: Int[Array, "B T0"]) -> np.ndarray[Any, Any]:
+def _checked_lengths(lengths: Any, prompt: Int[Array, "B T0"]) -> Int[Array, " B"]:
     """lengths as an array (B,); TypeError or ValueError unless each is in 1 … T0."""
     found, B = np.asarray(lengths), len(prompt)
     if found.dtype.kind not in "iu" or found.shape != (B,):

@@ -177,7 +177,7 @@ def clip_grads(grads: Grads, max_norm: float) -> Scalar:
     return norm
 
 
-def warmup_cosine(step: int, lr: float, warmup: int, total: int, final: float = 0.1) -> float:
+def warmup_cosine(step: float, lr: float, warmup: int, total: int, final: float = 0.1) -> float:
     """Learning rate of step 0, 1, …: a linear rise over `warmup` steps to lr, then half a cosine
     down to final·lr.
     """

@@ -7,8 +7,9 @@ runtime type checker can check kinds and shapes at every call; axes of one name 
 size throughout a call.
 
 Axes: B batch, T time, C channels, H heads, D channels of a head, V vocabulary, S states of a world,
-P past positions, K keys, R rows of a past, n sequences, L = max_len + 1, "..." any; the name of a
-single axis has a space before it, because linters would read "V" as the name of a type.
+P past positions, K keys, R rows of a past, n sequences, L = max_len + 1. "*rows" are any number of
+axes, "..." any that need not agree with others, _B one that need not. The name of a single axis has
+a space before it, because linters would read "V" as the name of a type.
 """
 
 import os
@@ -98,7 +99,7 @@ Arrays: TypeAlias = dict[str, Float[Array, "..."]]  # parameters by name
 Grads: TypeAlias = Arrays
 Matrix: TypeAlias = Float[Array, "S V"] | Int[Array, "S V"] | Sequence[Any]  # or lists of numbers
 IdsOrOneHots: TypeAlias = Int[Array, "B T"] | Float[Array, "B T V"]
-Batch: TypeAlias = tuple[Int[Array, "B T"], Int[Array, "B T"]]  # inputs, targets
+Batch: TypeAlias = tuple[Int[Array, "_B _T"], Int[Array, "_B _T"]]  # inputs, targets
 Rows: TypeAlias = Int[Array, "n L"]  # sequences the way worlds sample them; L = max_len + 1
 LossAndGrads: TypeAlias = tuple[Scalar, Grads]
 # with reduction="mean" | with reduction="none": loss and weight of every target

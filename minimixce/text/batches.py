@@ -1,7 +1,11 @@
 """Batches cut from a stream of ids."""
 
+import itertools
+from collections.abc import Callable, Iterator
+
 import numpy as np
 
+from ..storage.shapes import Array, Batch, Int
 from ..text.tokenizers import BOUNDARY
 
 
@@ -15,11 +19,18 @@ class Batches:
     ends before T tokens, inputs are padded with 0 and targets with −1.
     """
 
-    def __init__(self, tokens, pick, count, batch_size, block_size):
+    def __init__(
+        self,
+        tokens: Int[Array, " N"],
+        pick: Callable[[int], tuple[Array, Array]],
+        count: int | None,
+        batch_size: int,
+        block_size: int,
+    ) -> None:
         self._tokens, self._pick, self._count = tokens, pick, count
         self.batch_size, self.block_size = batch_size, block_size
 
-    def __getitem__(self, k):
+    def __getitem__(self, k: int) -> tuple[Int[Array, "B T"], Int[Array, "B T"]]:
         if self._count is not None and not 0 <= k < self._count:
             raise IndexError(k)
         starts, lengths = self._pick(k)
@@ -30,13 +41,19 @@ class Batches:
         inside = offsets[:-1] < lengths[:, None]
         return np.where(inside, blocks[:, :-1], 0), np.where(inside, blocks[:, 1:], -1)
 
-    def __len__(self):
+    def __iter__(self) -> Iterator[Batch]:
+        for k in itertools.count() if self._count is None else range(self._count):
+            yield self[k]
+
+    def __len__(self) -> int:
         if self._count is None:
             raise TypeError("random batches never end")
         return self._count
 
 
-def random_batches(tokens, batch_size, block_size, seed=0, lines=False):
+def random_batches(
+    tokens: Int[Array, " N"], batch_size: int, block_size: int, seed: int = 0, lines: bool = False
+) -> Batches:
     """Endless Batches drawn from a stream at random: blocks that start anywhere, or whole lines
     (see _sequences).
     """
@@ -60,7 +77,9 @@ def random_batches(tokens, batch_size, block_size, seed=0, lines=False):
     return Batches(tokens, pick, None, batch_size, block_size)
 
 
-def consecutive_batches(tokens, batch_size, block_size, lines=False):
+def consecutive_batches(
+    tokens: Int[Array, " N"], batch_size: int, block_size: int, lines: bool = False
+) -> Batches:
     """Batches that make every token but the first a target exactly once, in order."""
     _check_sizes(tokens, batch_size, block_size)
     starts, lengths = _sequences(tokens, block_size, lines)
@@ -72,7 +91,9 @@ def consecutive_batches(tokens, batch_size, block_size, lines=False):
     return Batches(tokens, pick, -(-len(starts) // batch_size), batch_size, block_size)
 
 
-def _sequences(tokens, block_size, lines):
+def _sequences(
+    tokens: Int[Array, " N"], block_size: int, lines: bool
+) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
     """Where to cut a stream so that every token is a target once -> starts, lengths, each (n,).
 
     With lines, a sequence runs from one boundary to the next; what is longer than block_size goes
@@ -93,7 +114,7 @@ def _sequences(tokens, block_size, lines):
     return starts, np.minimum(block_size, np.repeat(first + length, pieces) - starts)
 
 
-def _check_sizes(tokens, batch_size, block_size):
+def _check_sizes(tokens: Int[Array, " N"], batch_size: int, block_size: int) -> None:
     for name, value in (("batch_size", batch_size), ("block_size", block_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")

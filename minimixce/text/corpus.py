@@ -2,15 +2,17 @@
 
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import backend
 from ..storage import files
+from ..storage.shapes import Array, FilePath, Int, Seed
 from ..text.documents import find_files, lines_of, python_docs, read_chunks
-from ..text.tokenizers import BOUNDARY, ByteTokenizer, CharTokenizer, tokenizer_of
+from ..text.tokenizers import BOUNDARY, ByteTokenizer, CharTokenizer, Tokenizer, tokenizer_of
 
 
 class Corpus(NamedTuple):
@@ -18,12 +20,12 @@ class Corpus(NamedTuple):
     and whether each line is a sequence of its own.
     """
 
-    train: np.ndarray
-    validation: np.ndarray
-    tokenizer: object
+    train: Int[Array, " N"]
+    validation: Int[Array, " M"]
+    tokenizer: Tokenizer
     lines: bool = False
 
-    def fingerprint(self):
+    def fingerprint(self) -> int:
         """A number that tells one training stream from another, to notice that data changed under a
         run.
         """
@@ -36,8 +38,14 @@ class Corpus(NamedTuple):
 
 
 def load_corpus(
-    paths=None, *, tokenizer="character", lines=False, held_out=0.1, seed=0, folder=None
-):
+    paths: str | Path | Sequence[FilePath] | None = None,
+    *,
+    tokenizer: str = "character",
+    lines: bool = False,
+    held_out: float = 0.1,
+    seed: Seed = 0,
+    folder: FilePath | None = None,
+) -> Corpus:
     """A corpus from UTF-8 text files and folders, or by default from Python's documentation.
 
     Each file is a document, or with lines=True each line. Documents are drawn at random into the
@@ -70,7 +78,7 @@ def load_corpus(
             characters.update(chunk)
         sizes.append(size)
     if sum(sizes) == 0 or not "".join(characters).strip():
-        raise ValueError(f"{', '.join(map(str, paths))} holds no text")
+        raise ValueError(f"{', '.join(map(str, paths or ()))} holds no text")
     made = (
         CharTokenizer(characters - {"\n"} if lines else characters)
         if tokenizer == "character"
@@ -84,10 +92,13 @@ def load_corpus(
         else _document_splits(sources, sizes, held_out, seed)
     )
     write = _write_to(Path(folder), made) if folder is not None else _keep_in_memory(made)
-    return Corpus(*write(splits, lines), made, lines)
+    train, validation = write(splits, lines)
+    return Corpus(train, validation, made, lines)
 
 
-def encode_files(paths, tokenizer, lines=False):
+def encode_files(
+    paths: Sequence[FilePath], tokenizer: Tokenizer, lines: bool = False
+) -> Int[Array, " N"]:
     """Files and folders as one stream of ids (n,), for a tokenizer that exists: each file, or each
     line, a document.
     """
@@ -100,14 +111,16 @@ def encode_files(paths, tokenizer, lines=False):
     return np.concatenate(stream)
 
 
-def split_documents(sizes, held_out, seed=0):
+def split_documents(sizes: Sequence[int], held_out: float, seed: Seed = 0) -> set[int]:
     """Which documents to hold out whole: drawn at random while they fit into held_out of all
     characters -> set of numbers.
 
     At least one is held out, the smallest where none fits, and at least one is not.
     """
-    budget, chosen = held_out * sum(sizes), set()
-    for i in backend.rng(seed, np).permutation(len(sizes)):
+    budget = held_out * sum(sizes)
+    chosen: set[int] = set()
+    rng: Any = backend.rng(seed, np)
+    for i in rng.permutation(len(sizes)):
         if sizes[i] <= budget and len(chosen) < len(sizes) - 1:
             chosen.add(int(i))
             budget -= sizes[i]
@@ -182,7 +195,7 @@ def _check_nothing_is_prepared(folder):
             )
 
 
-def is_prepared(path):
+def is_prepared(path: FilePath) -> bool:
     """Whether `path` is a folder of token files that load_corpus wrote."""
     return (Path(path) / _CORPUS_FILE).exists()
 
@@ -218,7 +231,7 @@ def _write_to(folder, tokenizer):
     return write
 
 
-def _open_prepared(folder):
+def _open_prepared(folder: Path) -> Corpus:
     description = files.read_json(folder / _CORPUS_FILE)
     tokenizer = tokenizer_of(description.get("tokenizer", {}), folder / _CORPUS_FILE)
     if description.get("dtype") not in ("<u2", "<u4"):
@@ -230,4 +243,5 @@ def _open_prepared(folder):
         if not path.exists() or path.stat().st_size == 0 or path.stat().st_size % dtype.itemsize:
             raise ValueError(f"{path} is missing or cut short; prepare the corpus again")
         streams.append(np.memmap(path, dtype, mode="r"))
-    return Corpus(*streams, tokenizer, bool(description.get("lines")))
+    train, validation = streams
+    return Corpus(train, validation, tokenizer, bool(description.get("lines")))

@@ -1,11 +1,14 @@
 """From files and folders to documents."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from ..storage.shapes import FilePath
 
 _CHUNK = 1 << 20  # characters read and encoded at a time
 
 
-def python_docs():
+def python_docs() -> list[str]:
     """The default corpus: the language reference topics every CPython carries -> list of documents
     (str).
 
@@ -17,7 +20,7 @@ def python_docs():
     return drop_repeated_paragraphs(topics.values())
 
 
-def drop_repeated_paragraphs(documents, min_length=40):
+def drop_repeated_paragraphs(documents: Iterable[str], min_length: int = 40) -> list[str]:
     """Documents without the paragraphs (blank-line separated) of min_length or more characters that
     occurred before.
     """
@@ -34,7 +37,7 @@ def drop_repeated_paragraphs(documents, min_length=40):
     return [document for document in kept_documents if document]
 
 
-def find_files(paths):
+def find_files(paths: Iterable[FilePath]) -> list[Path]:
     """Files as they are, folders as all their files in sorted order, hidden ones left out."""
     files = []
     for path in map(Path, paths):
@@ -57,7 +60,7 @@ def find_files(paths):
     return files
 
 
-def read_chunks(path):
+def read_chunks(path: FilePath) -> Iterator[str]:
     """The text of a UTF-8 file in pieces of bounded size."""
     try:
         with open(path, encoding="utf-8") as file:
@@ -69,7 +72,7 @@ def read_chunks(path):
         raise ValueError(f"{path} is not UTF-8 text ({error.reason})") from None
 
 
-def lines_of(chunks):
+def lines_of(chunks: Iterable[str]) -> Iterator[str]:
     """Lines of a text that comes in pieces, without their ends; blank lines are left out."""
     rest = ""
     for chunk in chunks:

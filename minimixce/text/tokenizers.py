@@ -50,8 +50,8 @@ class CharTokenizer:
 
     def decode(self, ids: Int[Array, " N"] | Sequence[int]) -> str:
         """ids (n,) -> str; boundaries are left out. Raises ValueError for other ids."""
-        ids = _checked_ids(ids, self.vocab_size)
-        return "".join(self.characters[i - 1] for i in ids.tolist() if i != BOUNDARY)
+        checked = _checked_ids(ids, self.vocab_size)
+        return "".join(self.characters[i - 1] for i in checked.tolist() if i != BOUNDARY)
 
     def fields(self) -> dict[str, Any]:
         """What a run keeps of it, as JSON."""
@@ -74,10 +74,9 @@ class ByteTokenizer:
         """ids (n,) -> str; boundaries are left out, bytes that are not UTF-8 become the replacement
         character.
         """
-        ids = _checked_ids(ids, self.vocab_size)
-        return (
-            (ids[ids != BOUNDARY] - 1).astype(np.uint8).tobytes().decode("utf-8", errors="replace")
-        )
+        checked = _checked_ids(ids, self.vocab_size)
+        data = (checked[checked != BOUNDARY] - 1).astype(np.uint8).tobytes()
+        return data.decode("utf-8", errors="replace")
 
     def fields(self) -> dict[str, Any]:
         """What a run keeps of it, as JSON."""
@@ -117,9 +116,12 @@ class WordTokenizer:
         return np.array([self._id_of_word[word] for word in text.split()], np.int32)
 
     def decode(self, ids: Int[Array, " N"] | Sequence[int]) -> str:
-        """ids (n,) -> str, words joined by spaces; boundaries are left out. Raises ValueError for other ids."""
-        ids = _checked_ids(ids, self.vocab_size)
-        return " ".join(self.words[i - 1] for i in ids.tolist() if i != BOUNDARY)
+        """ids (n,) -> str, words joined by spaces; boundaries are left out.
+
+        Raises ValueError for other ids.
+        """
+        checked = _checked_ids(ids, self.vocab_size)
+        return " ".join(self.words[i - 1] for i in checked.tolist() if i != BOUNDARY)
 
     def fields(self) -> dict[str, Any]:
         """What a run keeps of it, as JSON."""

@@ -1,0 +1,181 @@
+"""Annotations are true: mypy reads two programs, and tests run with every call checked at run time.
+
+Without jaxtyping the names of types cost nothing, and help() shows them.
+"""
+
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+PROGRAMS = HERE / "typing"
+SETTINGS = HERE.parent / "setup.cfg"
+
+
+def run(*command, cwd=HERE.parent, **variables):
+    """Run Python with these arguments -> exit status, what it printed."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], cwd=cwd, env=environment, capture_output=True
+    )
+    return done.returncode, (done.stdout + done.stderr).decode()
+
+
+# ---- without the extra ---------------------------------------------------------------------------
+
+
+def test_jaxtyping_is_neither_needed_nor_imported():
+    """What help() shows is what is written, and typing.get_type_hints can read it."""
+    program = """if True:
+        import inspect, sys, typing
+        import minimixce as mm
+        assert "jaxtyping" not in sys.modules and "beartype" not in sys.modules
+        print(inspect.signature(mm.layers.linear_forward))
+        print(inspect.signature(mm.GPT.forward))
+        for function in vars(mm.layers).values():
+            if inspect.isfunction(function):
+                typing.get_type_hints(function)
+    """
+    status, printed = run("-c", program)
+    assert status == 0, printed
+    assert printed.splitlines()[0].startswith(
+        '(x: Float[Array, "*rows I"], weight: Float[Array, "I O"], bias: Float[Array, "O"]) ->'
+    )
+    assert '(self, tokens: Int[Array, "B T"] | Float[Array, "B T V"], training: bool' in printed
+
+
+# ---- mypy ----------------------------------------------------------------------------------------
+
+
+def mypy(program, folder):
+    pytest.importorskip("mypy")
+    options = ("--strict", "--follow-imports=silent", "--cache-dir", folder)
+    return run("-m", "mypy", *options, program)
+
+
+@pytest.mark.types
+def test_a_program_that_uses_every_public_name_is_clean(tmp_path):
+    status, printed = mypy(PROGRAMS / "uses_everything.py", tmp_path)
+    assert status == 0, printed
+
+
+@pytest.mark.types
+def test_that_program_runs_and_uses_every_function_of_the_heart(tmp_path):
+    status, printed = run(PROGRAMS / "uses_everything.py", cwd=tmp_path)
+    assert status == 0, printed
+    import minimixce as mm
+
+    text = (PROGRAMS / "uses_everything.py").read_text(encoding="utf-8")
+    unused = [
+        f"{module}.{name}"
+        for module in ("layers", "estimators", "exact", "worlds", "objectives")
+        for name in getattr(getattr(mm, module), "__all__", vars(getattr(mm, module)))
+        if inspect.isfunction(function := getattr(getattr(mm, module), name))
+        and function.__module__ == f"minimixce.{module}"
+        and not name.startswith("_")
+        and f"mm.{module}.{name}" not in text
+    ]
+    assert not unused
+
+
+@pytest.mark.types
+def test_the_package_itself_is_clean(tmp_path):
+    pytest.importorskip("mypy")
+    status, printed = run("-m", "mypy", "--cache-dir", tmp_path)
+    assert status == 0, printed
+
+
+@pytest.mark.types
+def test_real_mistakes_are_found_and_nothing_else(tmp_path):
+    """Every line that ends in `# wrong` has an error, no other line has one."""
+    program = PROGRAMS / "mistakes.py"
+    lines = program.read_text(encoding="utf-8").splitlines()
+    wrong = {number for number, line in enumerate(lines, 1) if line.endswith("  # wrong")}
+    status, printed = mypy(program, tmp_path)
+    errors = [line for line in printed.splitlines() if ": error: " in line]
+    assert status == 1, printed
+    assert all("mistakes.py:" in line for line in errors), printed
+    assert {int(line.split(":")[1]) for line in errors} == wrong, printed
+
+
+# ---- every call checked --------------------------------------------------------------------------
+
+
+def checked_pytest(*arguments, cwd=HERE.parent):
+    """pytest in which every call of minimixce is checked against its annotations."""
+    pytest.importorskip("jaxtyping")
+    pytest.importorskip("beartype")
+    options = (
+        "-p",
+        "checked_calls",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        HERE.parent / "setup.cfg",
+    )
+    return run("-m", "pytest", *options, *arguments, cwd=cwd, PYTHONPATH=str(PROGRAMS))
+
+
+FILES = "layers gpt bigram objectives optim worlds checks logprob estimators exact"
+
+
+@pytest.mark.types
+@pytest.mark.parametrize("name", FILES.split())
+def test_tests_pass_with_every_call_checked(name):
+    status, printed = checked_pytest(HERE / f"test_{name}.py")
+    assert status == 0, printed[-5000:]
+
+
+PLANTS = {  # a file of the package, what it says, a wrong annotation in its place, a test
+    "a shape": (
+        "layers.py",
+        'x: Float[Array, "*rows I"], weight: Float[Array, "I O"], bias',
+        'x: Float[Array, "*rows I"], weight: Float[Array, "O I"], bias',
+        "test_layers.py::test_linear",
+    ),
+    "a result": (
+        "layers.py",
+        ') -> tuple[Float[Array, "*rows O"], LinearCache]:',
+        ') -> tuple[Float[Array, "*rows I"], LinearCache]:',
+        "test_layers.py::test_linear",
+    ),
+    "a field of a cache": (
+        "layers.py",
+        'rstd: Float[Array, "*rows 1"]',
+        'rstd: Float[Array, "*rows C"]',
+        "test_layers.py::test_layer_norm",
+    ),
+    "a kind": (
+        "storage/shapes.py",
+        'IdsOrOneHots: TypeAlias = Int[Array, "B T"] |',
+        'IdsOrOneHots: TypeAlias = Bool[Array, "B T"] |',
+        "test_layers.py::test_embedding_of_ids",
+    ),
+    "a number": (
+        "layers.py",
+        "rate: float = 0.0,",
+        "rate: str = 0.0,",
+        "test_layers.py::test_dropout",
+    ),
+}
+
+
+@pytest.mark.types
+@pytest.mark.parametrize("plant", PLANTS)
+def test_a_wrong_annotation_makes_them_fail(plant, tmp_path):
+    file, right, wrong, test = PLANTS[plant]
+    ignored = shutil.ignore_patterns("__pycache__")
+    copy = shutil.copytree(HERE.parent / "minimixce", tmp_path / "minimixce", ignore=ignored)
+    source = (copy / file).read_text(encoding="utf-8")
+    assert source.count(right) == 1
+    (copy / file).write_text(source.replace(right, wrong), encoding="utf-8")
+    status, printed = checked_pytest(HERE / test, cwd=tmp_path)
+    assert status == 1, printed[-3000:]
+    assert "TypeCheckError" in printed
+    assert str(copy) in printed
