@@ -23,6 +23,7 @@ COMMANDS = {
     "synthetic": "how well each objective recovers a known bigram world: the paper's table",
     "prepare": "encode a large text once, into files that training maps into memory",
     "gradcheck": "check every gradient against numerical derivatives, tensor by tensor",
+    "grade": "what is wrong with a solution of an assignment, and its points",
 }
 _MODULES = {"eval": "evaluate"}
 

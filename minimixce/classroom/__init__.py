@@ -1,0 +1,1 @@
+"""Assignments to hand out, and what is wrong with a solution, in words."""

@@ -1,0 +1,139 @@
+"""The catalogue of mistakes: wrong solutions, made by editing the reference, and what they return.
+
+A student's results are compared with those of the edited references. Mistakes that return the same
+on every probe form a class, and only a class can be named. A mistake whose edit does not apply to
+a variant, or changes nothing there, is dropped.
+"""
+
+import functools
+import itertools
+import types
+
+import numpy as np
+
+from .compare import SAME, as_result, distance
+from .mistakes import edit
+from .tasks import Probe
+
+
+def load_source(text, name="submission"):
+    """Run the text of a program -> its names. Raises whatever it raises."""
+    names = {"__name__": name}
+    exec(compile(text, f"{name}.py", "exec"), names)
+    return names
+
+
+def functions_of(names):
+    """A dict of names as an object with attributes."""
+    return types.SimpleNamespace(**{k: v for k, v in names.items() if not k.startswith("__")})
+
+
+class Outcome:
+    """What a program returned on one probe: outputs {name: array}, or the error it raised."""
+
+    def __init__(self, probe, outputs=None, error=None):
+        self.probe = probe
+        self.outputs = outputs or {}
+        self.error = error
+
+
+def run_task(task, functions, probes):
+    """Run a task on copies of the probes -> a list of Outcome."""
+    return [run_probe(task, functions, probe) for probe in probes]
+
+
+def run_probe(task, functions, probe):
+    """Run a task on a copy of one probe -> Outcome."""
+    try:
+        with np.errstate(all="ignore"):
+            returned = task.run(functions, copied(probe.inputs))
+            outputs = {name: as_result(value).copy() for name, value in returned.items()}
+    except (Exception, SystemExit) as error:
+        return Outcome(probe, error=error)
+    return Outcome(probe, outputs)
+
+
+def copied(inputs):
+    """Inputs with every array copied."""
+    return {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
+
+
+def same(outcomes, others):
+    """Whether two lists of Outcome agree in every row of every output of every probe."""
+    return all(_same(a, b) for a, b in zip(outcomes, others))
+
+
+def _same(a, b):
+    if a.error or b.error:
+        return type(a.error) is type(b.error)
+    if a.outputs.keys() != b.outputs.keys():
+        return False
+    return all(distance(a.outputs[k], b.outputs[k]) < SAME for k in a.outputs)
+
+
+class Catalogue:
+    """The wrong solutions of one task in one variant, and their results on the probes of a seed."""
+
+    def __init__(self, assignment, task, variant=0, seed=0):
+        self.task = task
+        self.text = assignment.source(variant)
+        self.probes = [Probe(*probe) for probe in task.probes(seed)]
+        self.reference = functions_of(load_source(self.text, "reference"))
+        self.right = run_task(task, self.reference, self.probes)
+        self.mistakes = {m.code: m for m in assignment.mistakes if m.task == task.number}
+        self.singles = self._results(
+            ((code, form), (edits,))
+            for code, m in self.mistakes.items()
+            for form, edits in enumerate(m.edits)
+        )
+
+    def _results(self, programs):
+        """{key: results} of edited references, those left out that return what is right."""
+        found = {}
+        for key, all_edits in programs:
+            text = self.text
+            for edits in all_edits:
+                text = text and edit(text, edits)
+            if text is None or text == self.text:
+                continue
+            outcomes = run_task(self.task, functions_of(load_source(text, "wrong")), self.probes)
+            if all(o.error for o in outcomes) or same(outcomes, self.right):
+                continue
+            found[key] = outcomes
+        return found
+
+    @functools.cached_property
+    def pairs(self):
+        """Results of two mistakes at once, those left out that show only one of the two."""
+        programs = []
+        for (a, form_a), (b, form_b) in itertools.combinations(self.singles, 2):
+            if a != b:
+                both = self.mistakes[a].edits[form_a], self.mistakes[b].edits[form_b]
+                programs.append(((a, b, form_a, form_b), both))
+        found = self._results(programs)
+        singles = list(self.singles.values())
+        return {k: v for k, v in found.items() if not any(same(v, s) for s in singles)}
+
+    def codes(self):
+        """The codes that can be named in this variant."""
+        return sorted({code for code, _ in self.singles})
+
+    def same_class(self, code):
+        """All codes with a form that returns on every probe what a form of `code` returns."""
+        mine = [found for (c, _), found in self.singles.items() if c == code]
+        return {
+            c for (c, _), found in self.singles.items() if any(same(found, one) for one in mine)
+        }
+
+    def name(self, outcomes):
+        """The mistakes that explain results -> a list of alternatives, each a tuple of codes.
+
+        One mistake explains them if it returns the same on every probe. Two are tried where no
+        single one does. Empty where nothing explains them; more than one alternative where several
+        do, between which these probes cannot tell.
+        """
+        for entries, length in ((lambda: self.singles, 1), (lambda: self.pairs, 2)):
+            found = {k[:length] for k, v in entries().items() if same(outcomes, v)}
+            if found:
+                return sorted(found)
+        return []

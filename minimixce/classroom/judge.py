@@ -1,0 +1,251 @@
+"""The points of a task: each check of it tried on a student's functions."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..testing.gradients import check_gradients
+from .catalogue import copied, run_probe, run_task
+from .compare import TOLERANCE, distance
+from .diagnose import Finding, diagnose, is_in_float32, right_outputs
+from .tasks import Probe
+
+_LEFT_OUT = {("forward", True), ("reference", False)}  # check, whether an output is a gradient
+_KINDS = {"value": "ordinary", "extreme": "extreme", "degenerate": "degenerate"}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One check: its points, whether they were earned, and if not, a sentence."""
+
+    name: str
+    points: float
+    passed: bool
+    says: str = ""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One task: its checks, and what is wrong, if anything."""
+
+    number: str
+    title: str
+    checks: tuple
+    finding: Finding | None
+
+    @property
+    def points(self):
+        """The points that were earned."""
+        return sum(check.points for check in self.checks if check.passed)
+
+    @property
+    def total(self):
+        """The points that there are."""
+        return sum(check.points for check in self.checks)
+
+    @property
+    def passed(self):
+        """Whether all points were earned."""
+        return self.points == self.total
+
+    def text(self, hints="why"):
+        """A line for the task and, unless all is well, what is wrong."""
+        state = "ok" if self.passed else "not written yet" if self._unfinished() else "not yet"
+        lines = [f"{self.number} {self.title}: {self.points:g} of {self.total:g}, {state}"]
+        if self.passed or hints == "none" or self._unfinished():
+            return lines[0]
+        lines += [f"{c.name}: {c.says}" for c in self.checks if not c.passed and c.says]
+        if self.finding:
+            lines += self.finding.text(hints).splitlines()
+        return "\n    ".join(lines)
+
+    def _unfinished(self):
+        return self.finding is not None and self.finding.kind == "unfinished"
+
+
+def judge(catalogue, functions):
+    """Try every check of a task on a student's functions -> Judged.
+
+    catalogue: the Catalogue of the task; functions: an object whose attributes they are.
+    """
+    task = catalogue.task
+    outcomes = run_task(task, functions, catalogue.probes)
+    trial = _Trial(catalogue, functions, outcomes)
+    checks = tuple(
+        Checked(name, points, *trial.check(name)) for name, points in task.points.items()
+    )
+    consistent = trial.consistency if task.pair else None
+    finding = diagnose(catalogue, functions, outcomes, consistent)
+    return Judged(task.number, task.title, checks, finding)
+
+
+class _Trial:
+    """The results of one student on one task, and what can be asked of them."""
+
+    def __init__(self, catalogue, functions, outcomes):
+        self.catalogue, self.task, self.functions = catalogue, catalogue.task, functions
+        self.outcomes = outcomes
+        self.float32 = is_in_float32(outcomes, catalogue.right)
+
+    def check(self, name):
+        """Whether a check passes, and a sentence where only this check has something to say."""
+        if self.outcomes[0].error is not None:
+            return False, ""
+        if name in self.task.properties:
+            return _property(self.task.properties[name], self.functions, self._ordinary())
+        if name == "manners":
+            said = self._manners()
+            return not said, said
+        if name == "consistent":
+            said = self._inconsistent()
+            return not said, said
+        return self._compared(name), ""
+
+    def _ordinary(self):
+        return copied(self.catalogue.probes[0].inputs)
+
+    def _compared(self, name):
+        """Values against the reference: which outputs and which probes depends on the check."""
+        for outcome, right in zip(self.outcomes, self.catalogue.right):
+            if name in _KINDS and outcome.probe.kind != _KINDS[name]:
+                continue
+            if outcome.error is not None:
+                return False
+            for output, is_right in right_outputs(outcome, right, self.float32).items():
+                is_gradient = output in self.task.gradients
+                if (name, is_gradient) in _LEFT_OUT:
+                    continue
+                if not is_right:
+                    return False
+        return True
+
+    def consistency(self):
+        """Whether the backward is the derivative of the student's own forward."""
+        return not self._inconsistent()
+
+    def _inconsistent(self):
+        """What is wrong with the backward as the derivative of the own forward, or ""."""
+        if self._compared("forward") and self._compared("reference"):
+            return ""
+        try:
+            with np.errstate(all="ignore"):
+                return self._derivative() or _degenerate(
+                    self.catalogue, self.functions, self.outcomes[0]
+                )
+        except (Exception, SystemExit) as error:
+            return f"{type(error).__name__}: {error}"
+
+    def _derivative(self):
+        forward, backward, varied = self.task.pair(self.functions, self._ordinary())
+        report, sentences = check_gradients(
+            forward, backward, *varied.values(), names=list(varied), nondegenerate=True
+        )
+        if report.ok:
+            return ""
+        return "; ".join(sentences) or f"{report.worst.name}: {report.worst.reason or 'differs'}"
+
+    def _manners(self):
+        """What is wrong with the manners, or "": inputs changed, dtype, strides, small sizes."""
+        task, probe, expected = self.task, self.catalogue.probes[0], self.outcomes[0]
+        inputs = copied(probe.inputs)
+        try:
+            with np.errstate(all="ignore"):
+                task.run(self.functions, inputs)
+        except (Exception, SystemExit) as error:
+            return f"a second call raises {type(error).__name__}: {error}"
+        for name, value in probe.inputs.items():
+            if isinstance(value, np.ndarray) and not np.array_equal(value, inputs[name]):
+                return f"changes its input {name} in place"
+        strided = run_probe(task, self.functions, Probe("ordinary", _strided(probe.inputs)))
+        if not _agree(strided, expected):
+            return "returns something else when its inputs are not contiguous"
+        single = run_probe(task, self.functions, Probe("ordinary", _as_float32(probe.inputs)))
+        for name, value in single.outputs.items():
+            if value.ndim and value.dtype.kind == "f" and value.dtype != np.float32:
+                return f"{name}: {value.dtype} for float32 inputs"
+        for outcome, right in zip(self.outcomes, self.catalogue.right):
+            if outcome.probe.kind == "degenerate" and not _same_shapes(outcome, right):
+                return "fails, or returns another shape, where an axis has size 1"
+        return ""
+
+
+def _property(check, functions, inputs):
+    try:
+        with np.errstate(all="ignore"):
+            said = check(functions, inputs)
+    except (Exception, SystemExit) as error:
+        said = f"{type(error).__name__}: {error}"
+    return not said, said
+
+
+def _strided(inputs):
+    """Inputs with every array as a view whose neighbours in memory are something else."""
+
+    def view(array):
+        room = np.full((*array.shape, 2), 7, array.dtype)
+        room[..., 0] = array
+        return room[..., 0]
+
+    return {k: view(v) if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
+
+
+def _as_float32(inputs):
+    def lower(value):
+        is_float = isinstance(value, np.ndarray) and value.dtype == np.float64
+        return value.astype(np.float32) if is_float else value
+
+    return {k: lower(v) for k, v in inputs.items()}
+
+
+def _agree(a, b):
+    if a.error is not None or a.outputs.keys() != b.outputs.keys():
+        return False
+    return all(distance(a.outputs[k], b.outputs[k]) < 100 * TOLERANCE for k in b.outputs)
+
+
+def _same_shapes(outcome, right):
+    shapes = {k: v.shape for k, v in outcome.outputs.items()}
+    return outcome.error is None and shapes == {k: v.shape for k, v in right.outputs.items()}
+
+
+def _degenerate(catalogue, functions, outcome):
+    """Why a forward is too poor for its derivative to be worth points, or ""."""
+    task, right = catalogue.task, catalogue.right[0].outputs
+    forward, _, varied = task.pair(functions, copied(outcome.probe.inputs))
+    y = np.asarray(forward(*varied.values())[0], float)
+    expected = np.asarray(
+        task.pair(catalogue.reference, copied(outcome.probe.inputs))[0](*varied.values())[0]
+    )
+    if y.shape != expected.shape:
+        return f"the forward returns shape {y.shape}, not {expected.shape}"
+    size = float(np.linalg.norm(y) * np.linalg.norm(expected))
+    if float((y * expected).sum()) < 0.5 * size:
+        return "the forward is too far from the right one"
+    for name in task.gradients:
+        if np.linalg.norm(outcome.outputs[name]) < 0.01 * np.linalg.norm(right[name]):
+            return f"{name} is nearly zero"
+    return _flat(task, forward, varied, y)
+
+
+def _flat(task, forward, varied, y):
+    """Whether y hardly responds to the first input: in few directions, linearly, or in few rows."""
+    rng = np.random.default_rng(0)
+    name, x = next(iter(varied.items()))
+    rest = list(varied.values())[1:]
+
+    def moved(step):
+        return np.asarray(forward(x + step, *rest)[0], float) - y
+
+    steps = [rng.standard_normal(x.shape) for _ in range(3)]
+    responses = np.array([moved(1e-3 * step).reshape(-1) for step in steps])
+    singular = np.linalg.svd(responses, compute_uv=False)
+    if y.size >= 3 and singular[-1] < 1e-6 * singular[0]:
+        return f"the forward responds to {name} in fewer than three directions"
+    if task.nonlinear and np.allclose(moved(steps[0]), -moved(-steps[0]), rtol=1e-6, atol=1e-9):
+        return f"the forward is linear in {name}"
+    for row in range(len(x) if x.ndim else 0):
+        step = np.zeros_like(x)
+        step[row] = rng.standard_normal(x.shape[1:])
+        if not moved(0.1 * step).any():
+            return f"the forward does not depend on row {row} of {name}"
+    return ""

@@ -1,0 +1,294 @@
+"""Answers as students write them: right ones in other ways, and wrong ones that no catalogue has.
+
+Each is a piece of text that is put behind the reference solution, so that its functions replace
+those of the same name.
+"""
+
+import pytest
+
+from minimixce.classroom.assignments import assignment
+from minimixce.classroom.local import Submission, judge_submission
+
+# ---- right, in other ways ------------------------------------------------------------------------
+
+RIGHT = {
+    "log-softmax in loops": (
+        "a1",
+        "1.1",
+        """
+def log_softmax(z):
+    out = np.empty_like(z)
+    for index in np.ndindex(z.shape[:-1]):
+        row = z[index]
+        m = max(row)
+        out[index] = row - m - math.log(sum(math.exp(v - m) for v in row))
+    return out
+""",
+    ),
+    "log-softmax by logaddexp": (
+        "a1",
+        "1.1",
+        """
+def log_softmax(z):
+    return z - np.logaddexp.reduce(z, axis=-1, keepdims=True)
+""",
+    ),
+    "log-softmax in float32": (
+        "a1",
+        "1.1",
+        """
+def log_softmax(z):
+    low = z.astype(np.float32)
+    low = low - low.max(-1, keepdims=True)
+    return (low - np.log(np.exp(low).sum(-1, keepdims=True))).astype(z.dtype)
+""",
+    ),
+    "log-softmax in Fortran order": (
+        "a1",
+        "1.1",
+        """
+def log_softmax(z):
+    z = np.asfortranarray(z)
+    m = z.max(-1, keepdims=True)
+    return np.asfortranarray(z - m - np.log(np.exp(z - m).sum(-1, keepdims=True)))
+""",
+    ),
+    "the pass with one-hots and einsum": (
+        "a1",
+        "1.2",
+        """
+def token_loss(logits, targets, f_and_w, normalizer=None):
+    V = logits.shape[-1]
+    log_p = log_softmax(logits)
+    onehot = (targets[..., None] == np.arange(V)).astype(logits.dtype)
+    f, w = f_and_w(np.einsum("...v,...v->...", log_p, onehot))
+    there = onehot.sum(-1)
+    n = normalizer if normalizer is not None else max(int(there.sum()), 1)
+    d = np.einsum("...,...v->...v", w * there, np.exp(log_p) - onehot) / n
+    return (f * there).sum() / n, d
+""",
+    ),
+    "the pass in loops": (
+        "a1",
+        "1.2",
+        """
+def token_loss(logits, targets, f_and_w, normalizer=None):
+    d, total, count = np.zeros_like(logits), 0.0, 0
+    for i in np.ndindex(targets.shape):
+        if targets[i] < 0:
+            continue
+        log_p = log_softmax(logits[i])
+        f, w = f_and_w(log_p[targets[i]:targets[i] + 1])
+        total += float(f[0])
+        d[i] = float(w[0]) * np.exp(log_p)
+        d[i][targets[i]] -= w[0]
+        count += 1
+    n = normalizer or max(count, 1)
+    return total / n, d / n
+""",
+    ),
+    "the pass over the targets alone": (
+        "a1",
+        "1.2",
+        """
+def token_loss(logits, targets, f_and_w, normalizer=None):
+    there = targets != -1
+    z, y = logits[there], targets[there]
+    n = float(normalizer or max(len(y), 1))
+    rows = np.arange(len(y))
+    log_p = log_softmax(z) if len(y) else z
+    f, w = f_and_w(log_p[rows, y])
+    p = np.exp(log_p)
+    p[rows, y] -= 1
+    d = np.zeros_like(logits)
+    d[there] = p * w[:, None] / n
+    return f.sum() / n, d
+""",
+    ),
+    "MixCE through powers of e": (
+        "a1",
+        "1.4",
+        """
+def mixce(eta):
+    return lambda l: (-(eta * l + (1 - eta) * math.e ** l), eta * math.e ** l / math.e ** l
+                      if False else 1 - (1 - eta) * -np.expm1(l))
+""",
+    ),
+    "MixCE in float32": (
+        "a1",
+        "1.4",
+        """
+def mixce(eta):
+    def f_and_w(log_q):
+        low = log_q.astype(np.float32)
+        q = np.exp(low)
+        f, w = -eta * low - (1 - eta) * q, eta + (1 - eta) * q
+        return f.astype(log_q.dtype), w.astype(log_q.dtype)
+    return f_and_w
+""",
+    ),
+    "TaiLr by log1p everywhere that it is exact": (
+        "a1",
+        "1.6",
+        """
+def tailr(gamma):
+    def f_and_w(log_q):
+        if gamma == 0:
+            return -log_q, np.ones_like(log_q)
+        if gamma == 1:
+            return 1 - np.exp(log_q), np.exp(log_q)
+        q = np.exp(log_q)
+        small = np.log(gamma) + np.log1p((1 - gamma) / gamma * q)
+        large = np.log1p(-(1 - gamma) * (1 - q))
+        mix = large if gamma > 0.2 else small
+        return -mix / (1 - gamma), 1 / (gamma / q + 1 - gamma)
+    return f_and_w
+""",
+    ),
+    "power with **": (
+        "a1",
+        "1.7",
+        """
+def power(a):
+    return lambda log_q: (-np.exp(log_q) ** a / a, np.exp(log_q) ** a)
+
+
+def fixed_point(p, a):
+    q = [v ** (1 / (1 - a)) for v in p]
+    return np.array(q) / sum(q)
+""",
+    ),
+    "frozen by masks and means": (
+        "a1",
+        "1.5",
+        """
+def frozen(z, z0, targets, eta):
+    b, t = np.nonzero(targets >= 0)
+    y = targets[b, t]
+    q0 = np.exp(log_softmax(z0))[b, t, y]
+    return -np.mean((eta + (1 - eta) * q0) * log_softmax(z)[b, t, y])
+""",
+    ),
+}
+
+
+@pytest.mark.parametrize("title", RIGHT)
+def test_a_right_solution_has_all_points(title):
+    name, number, text = RIGHT[title]
+    found = judge_submission(name, _answer(name, text), [number])
+    assert found.points == found.total, found.text()
+
+
+# ---- wrong, and in no catalogue ------------------------------------------------------------------
+
+INVENTED = {
+    "a1 logits halved": ("a1", "1.1", "z - z.max(axis=-1", "z / 2 - z.max(axis=-1"),
+    "a1 a constant": ("a1", "1.1", "return shifted -", "return 0.01 + shifted -"),
+    "a1 smoothed onehot": ("a1", "1.2", "column] -= 1", "column] -= 0.9"),
+    "a1 root of N": ("a1", "1.2", "(w / n)[:, None]", "(w / np.sqrt(n))[:, None]"),
+    "a1 clipped": ("a1", "1.2", "(w / n)[:, None]", "np.minimum(w, 0.5)[:, None] / n"),
+    "a1 squares": ("a1", "1.4", "w = eta + (1 - eta) * q\n", "w = eta**2 + (1 - eta) ** 2 * q\n"),
+    "a1 geometric": ("a1", "1.4", "w = eta + (1 - eta) * q\n", "w = q ** (1 - eta)\n"),
+    "a1 half": ("a1", "1.6", "(1 - gamma) * np.expm1", "(1 - gamma) / 2 * np.expm1"),
+    "a1 root": ("a1", "1.6", "w = np.exp(log_q - log_mix)", "w = np.exp((log_q - log_mix) / 2)"),
+    "a1 a + 1": ("a1", "1.7", "w = np.exp(a * log_q)", "w = np.exp((a + 1) * log_q)"),
+}
+
+
+@pytest.mark.parametrize("title", INVENTED)
+def test_a_mistake_that_no_catalogue_has_is_not_named(title):
+    name, number, old, new = INVENTED[title]
+    text = assignment(name).source(0)
+    assert text.count(old) == 1
+    found = judge_submission(name, Submission(text.replace(old, new)), [number]).judged[0]
+    assert not found.passed
+    assert found.finding.codes == ()
+    assert found.finding.where
+
+
+# ---- wrong, in the catalogue, written by other hands ---------------------------------------------
+
+KNOWN = {
+    "sum instead of mean": (
+        "a1",
+        "1.2",
+        "sum-for-mean",
+        """
+def token_loss(logits, targets, f_and_w, normalizer=None):
+    there = targets != -1
+    y = np.maximum(targets, 0)[..., None]
+    log_p = log_softmax(logits)
+    f, w = f_and_w(np.take_along_axis(log_p, y, -1)[..., 0])
+    d = np.exp(log_p)
+    np.put_along_axis(d, y, np.take_along_axis(d, y, -1) - 1, -1)
+    n = normalizer or 1
+    return np.sum(f[there]) / n, d * (w * there)[..., None] / n
+""",
+    ),
+    "the mean over all positions": (
+        "a1",
+        "1.2",
+        "masks-counted",
+        """
+def token_loss(logits, targets, f_and_w, normalizer=None):
+    d, total = np.zeros_like(logits), 0
+    for i in np.ndindex(targets.shape):
+        if targets[i] == -1:
+            continue
+        log_p = log_softmax(logits[i])
+        f, w = f_and_w(log_p[targets[i]])
+        total += f
+        d[i] = w * (np.exp(log_p) - (np.arange(len(log_p)) == targets[i]))
+    n = normalizer or targets.size
+    return total / n, d / n
+""",
+    ),
+    "the surrogate, differentiated": (
+        "a1",
+        "1.4",
+        "stop-gradient-forgotten",
+        """
+def mixce(eta):
+    def f_and_w(log_q):
+        value = -(eta + (1 - eta) * np.exp(log_q)) * log_q
+        slope = -eta - (1 - eta) * (np.exp(log_q) * log_q + np.exp(log_q))
+        return value, -slope
+    return f_and_w
+""",
+    ),
+    "TaiLr with the clamp of the authors": (
+        "a1",
+        "1.6",
+        "lower-clamp",
+        """
+def tailr(gamma):
+    right = _tailr(gamma)
+    def f_and_w(log_q):
+        f, w = right(log_q)
+        return f, np.clip(w, 0.2, None)
+    return f_and_w
+""",
+    ),
+    "softmax over the wrong axis": (
+        "a1",
+        "1.1",
+        "softmax-axis",
+        """
+def log_softmax(z):
+    z = z - z.max(axis=0)
+    return z - np.log(np.sum(np.exp(z), 0))
+""",
+    ),
+}
+
+
+@pytest.mark.parametrize("title", KNOWN)
+def test_a_known_mistake_by_another_hand_is_named(title):
+    name, number, code, text = KNOWN[title]
+    found = judge_submission(name, _answer(name, text), [number]).judged[0]
+    assert found.finding.codes == ((code,),), found.text()
+
+
+def _answer(name, text):
+    """The reference with functions replaced; _tailr is what was tailr."""
+    return Submission(assignment(name).source(0) + "\n_tailr = globals().get('tailr')\n" + text)
