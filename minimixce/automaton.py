@@ -50,6 +50,7 @@ class World:
 
     Further attributes: num_states S, vocab_size V, is_markov (whether the state is the last token,
     as closed forms for Markov worlds need), reachable (S,) bool (states that sequences of P meet).
+    name: what it is called where it is printed.
     """
 
     def __init__(
@@ -141,10 +142,10 @@ class World:
     # ---- samples and their probabilities ---------------------------------------------------------
 
     def sample(self, n: int, max_len: int, seed: Seed = 0) -> Int[Array, "{n} {max_len}+1"]:
-        """Draw n sequences of at most max_len tokens, the final boundary included -> rows (n,
-        max_len+1) int64.
+        """Draw n sequences of at most max_len tokens -> rows (n, max_len+1) int64.
 
-        seed: an integer, or a NumPy generator, from which one uniform number is drawn per token.
+        max_len counts the final boundary. seed: an integer, or a NumPy generator, from which one
+        uniform number is drawn per token. Raises TypeError or ValueError for n or max_len below 1.
         """
         n, max_len = check_count("n", n), check_count("max_len", max_len)
         rng = backend.rng(seed, np)
@@ -226,7 +227,10 @@ class World:
         return xp.where(is_target, table[self._walk(inputs), xp.where(is_target, targets, 0)], 0.0)
 
     def validity(self, rows: Rows) -> float:
-        """Fraction of rows (n, max_len+1) that P can produce, a float."""
+        """Fraction of rows (n, max_len+1) that P can produce, a float.
+
+        Raises ValueError for no rows, and what batch raises.
+        """
         if len(rows) == 0:
             raise ValueError("rows must hold at least one sequence, got none")
         return float((self.log_prob(rows) > -math.inf).mean())
@@ -271,8 +275,10 @@ class World:
         return np.maximum(total, 0)
 
     def entropy(self, max_len: int | None = None) -> float:
-        """H(P) in nats per sequence, a float: expected visits of each state times the entropy of
-        its next token.
+        """H(P) in nats per sequence, a float.
+
+        Expected visits of each state times the entropy of its next token. max_len: the horizon, or
+        None; what is refused and raised is as for visits.
         """
         if max_len not in self._entropies:
             of_states = np.bincount(self._from, -self._prob * np.log(self._prob), self.num_states)
@@ -280,7 +286,10 @@ class World:
         return self._entropies[max_len]
 
     def expected_length(self, max_len: int | None = None) -> float:
-        """Expected |x|, tokens per sequence with the final boundary, drawn or forced."""
+        """Expected |x|, tokens per sequence with the final boundary, drawn or forced.
+
+        max_len: the horizon, or None; what is refused and raised is as for visits.
+        """
         # One column more and the forced boundary would be drawn.
         return float(
             self.visits(None if max_len is None else check_count("max_len", max_len) + 1).sum()
@@ -289,7 +298,10 @@ class World:
     # ---- to read, to keep ------------------------------------------------------------------------
 
     def text(self, row: Int[Array, " L"] | Sequence[int]) -> str:
-        """One row (max_len+1,), array or list, as words joined by spaces, without boundaries."""
+        """One row (max_len+1,), array or list, as words joined by spaces, without boundaries.
+
+        Raises TypeError or ValueError for another row, or tokens that the world does not have.
+        """
         given: Any = row
         on_host = backend.to_numpy(given) if hasattr(row, "get") else row
         row = to_array("row", on_host, "iu", "integers")
@@ -301,7 +313,11 @@ class World:
         return " ".join(self.words[token] for token in row.tolist() if token > 0)
 
     def rows(self, sentences: Sequence[str], max_len: int) -> Int[Array, "n {max_len}+1"]:
-        """Sentences (strings of words) as rows (n, max_len+1): the reverse of text."""
+        """Sentences as rows (n, max_len+1): the reverse of text.
+
+        sentences: n strings of the world's words. Raises ValueError for another word, and for a
+        sentence that is longer than max_len.
+        """
         ids = {word: token for token, word in enumerate(self.words) if token}
         rows = np.full((len(sentences), max_len + 1), -1)
         for row, sentence in zip(rows, sentences):
@@ -342,10 +358,10 @@ class World:
         return "\n".join(lines)
 
     def save(self, path: FilePath, *, overwrite: bool = False) -> None:
-        """Write the world as JSON, one state a line, from which load() makes the same arrays bit by
-        bit.
+        """Write the world to the file `path` as JSON, one state a line.
 
-        Raises FileExistsError where something is, unless overwrite=True.
+        load() makes the same arrays of it, bit by bit. Raises FileExistsError where something is,
+        unless overwrite=True.
         """
         path = Path(path)
         if path.exists() and not overwrite:
@@ -375,7 +391,10 @@ class World:
 
 
 def batch(rows: Rows, vocab_size: int) -> tuple[Int[Array, "n L-2"], Int[Array, "n L-2"]]:
-    """World.batch for rows of any world of vocab_size tokens."""
+    """World.batch for rows (n, max_len+1) of any world of vocab_size tokens -> inputs, targets.
+
+    Both are (n, max_len−1). Raises TypeError or ValueError for other rows.
+    """
     _check_rows(rows, vocab_size)
     return _split(rows)
 

@@ -34,7 +34,7 @@ def is_array(x: object) -> bool:
 
 
 def check_array(name: str, x: Any) -> ArrayModule:
-    """array_module of an argument; the TypeError names it."""
+    """array_module of an argument `x`; the TypeError it may raise calls it `name`."""
     if not is_array(x):
         raise TypeError(f"{name} must be a NumPy or CuPy array, got {type(x).__name__}")
     return array_module(x)
@@ -106,12 +106,14 @@ def cupy_version() -> str:
 
 
 def current_device(xp: ArrayModule) -> tuple[str, int]:
-    """What tells arrays that are made now from those of other devices: a key to keep them under."""
+    """What tells arrays that are made with xp now from those of other devices: a key to keep them
+    under.
+    """
     return xp.__name__, xp.cuda.runtime.getDevice() if hasattr(xp, "cuda") else 0
 
 
 def device_name(xp: ArrayModule) -> str:
-    """A name to print: "CPU", or the GPU's own."""
+    """A name to print of xp's current device: "CPU", or the GPU's own."""
     if xp is np:
         return "CPU"
     device = xp.cuda.runtime.getDevice()
@@ -144,7 +146,7 @@ def add_rows(
 
 
 def blocks(x: Float[Array, " N"]) -> list[slice]:
-    """Slices that cover the vector `x`: on the CPU short ones, on a GPU one.
+    """Slices that cover the vector `x` (N,): on the CPU short ones, on a GPU one.
 
     A chain of element-wise operations that is done block by block finds its operands in the cache,
     not in memory; on a GPU every operation of every block would be one more kernel to launch.
@@ -154,7 +156,10 @@ def blocks(x: Float[Array, " N"]) -> list[slice]:
 
 
 def rng(seed: Seed, xp: ArrayModule) -> RandomGenerator:
-    """A random generator on xp's device from an integer seed; a generator passes through."""
+    """A random generator on xp's device from an integer seed; a generator passes through.
+
+    xp: the array module. Raises ValueError for another seed.
+    """
     # numpy.random has a function random, too, but it is a module.
     if hasattr(seed, "random") and not isinstance(seed, types.ModuleType):
         return seed

@@ -90,8 +90,10 @@ def bigram_shapes(config: BigramConfig) -> dict[str, tuple[int, ...]]:
 
 
 def initial_bigram(config: BigramConfig, seed: Seed = 0) -> Arrays:
-    """PyTorch's defaults, which the reference trains from, as NumPy arrays: the embedding standard
-    normal, weights and bias of a linear layer uniform in ±1/√(its number of inputs).
+    """PyTorch's defaults, which the reference trains from, as NumPy arrays {name: array}.
+
+    The embedding is standard normal, weights and bias of a linear layer are uniform in ±1/√(its
+    number of inputs). config: a BigramConfig; seed: an integer or a backend.rng generator.
     """
     rng = backend.rng(seed, np)
     limits = {"hidden": 1 / math.sqrt(config.n_embd), "output": 1 / math.sqrt(config.n_hidden)}
@@ -179,7 +181,8 @@ class Bigram(_BigramModel):
 
     Bigram(config, seed=0, device="auto"); the same seed gives the same parameters on every device.
     The paper says embedding, hidden layer, ReLU and dropout, so dropout acts on what the hidden
-    layer puts out. The output weights are its own, not tied to the embedding.
+    layer puts out. The output weights are its own, not tied to the embedding. Raises TypeError for
+    another config, ValueError for a device that is not there.
     """
 
     _model_type = "minimixce-bigram"
@@ -273,8 +276,10 @@ class TableBigram(_BigramModel):
         training: bool = False,
         rng: RandomGenerator | None = None,
     ) -> tuple[Float[Array, "B T V"], list[KV], list[Any]]:
-        """x, ids (B,T) or soft one-hots (B,T,V) -> logits (B,T,V), present, cache. As Bigram's;
-        training changes nothing.
+        """x, ids (B,T) or soft one-hots (B,T,V) -> logits (B,T,V), present, cache.
+
+        As Bigram's; training and rng change nothing. Raises TypeError or ValueError for an x or a
+        past that does not fit.
         """
         self._check_input(x)
         _check_no_past(past)

@@ -43,7 +43,14 @@ _CLOSE = 64  # coordinates that are tried one by one, once an error is closed in
 
 @dataclass(frozen=True)
 class Row:
-    """What was found for one input tensor."""
+    """What was found for one input tensor, by name and shape.
+
+    method: "every coordinate", "4 directions" or what is wrong with the gradient's form;
+    relative_error: the largest found; worst: the index of the coordinate that disagrees most, with
+    the derivative there that backward says (analytic) and the numerical one (numeric); verdict:
+    "OK", "WRONG" or "CANNOT TELL"; reason: in words, unless OK; gradient, numeric_gradient: both
+    whole, where they were found.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -151,7 +158,8 @@ def gradcheck(
 
     Raises TypeError or ValueError for what cannot be checked: other inputs, a forward that is not
     deterministic or returns integers or complex numbers, a forward or backward that changes an
-    input in place (its own cache and dy a backward may overwrite), options out of range.
+    input in place (its own cache and dy a backward may overwrite), options out of range. seed: of
+    the random dy and directions.
     """
     originals, names = _check_arguments(inputs, names, tolerance, coordinates)
     rng = np.random.default_rng(seed)
@@ -175,7 +183,7 @@ def gradcheck(
 def check_objective(objective: Loss, seed: int = 0) -> Report:
     """gradcheck of an objective, (logits, targets) -> (loss, dlogits) -> Report.
 
-    On random logits (2,4,6), with an ignored target.
+    On random logits (2,4,6), drawn from `seed`, with an ignored target.
     """
     rng = np.random.default_rng(seed)
     logits = 2 * rng.standard_normal((2, 4, 6))

@@ -69,7 +69,13 @@ class Scored(NamedTuple):
 
 
 def score(model: LanguageModel, world: World, rows: Rows, objective: str) -> Scored:
-    """Rows (n, max_len+1) under Q and P -> Scored. Raises TypeError or ValueError."""
+    """Rows (n, max_len+1) under Q and P -> Scored.
+
+    model: a LanguageModel, whose distribution is Q; world: a World, P, of the same vocabulary;
+    rows: samples, laid out the way worlds sample them, on the model's device; objective:
+    "reverse_ce" or "reverse_kl", which says what tokens cost. Raises TypeError or ValueError for
+    other arguments.
+    """
     cost_of_tokens = _check_objective(objective)
     _check_vocabulary(model, world)
     xp = model.xp
@@ -90,7 +96,10 @@ def score(model: LanguageModel, world: World, rows: Rows, objective: str) -> Sco
 def pull_back(
     model: LanguageModel, scored: Scored, weights: Float[Array, "n T"] | Float[Array, "n 1"]
 ) -> Grads:
-    """weights (n,T) or (n,1), held fixed -> grads of mean_i Σ_t weight · log q_t."""
+    """weights (n,T) or (n,1), held fixed -> grads of mean_i Σ_t weight · log q_t.
+
+    scored: what score said of n rows under the model; it serves once.
+    """
     xp, (n, T) = model.xp, scored.targets.shape
     if T == 0:
         return complete_grads({}, model)
@@ -108,8 +117,9 @@ def reinforce(
 ) -> LossAndGrads:
     """REINFORCE (Williams 1992): each token is weighted by the cost of its whole sequence.
 
-    rows (n, max_len+1): samples of Q. Unbiased, since ∇E_Q[C] = E_Q[C ∇log Q] + E_Q[∇C] and
-    E_Q[∇C] = E_Q[∇log Q] = 0; but every token pays for the luck of all the others.
+    rows (n, max_len+1): samples of Q. Unbiased, since ∇E_Q[C] = E_Q[C ∇log Q] + E_Q[∇C] and E_Q[∇C]
+    = E_Q[∇log Q] = 0; but every token pays for the luck of all the others. Arguments and errors: as
+    for score.
     """
     s = score(model, world, rows, objective)
     total = s.cost.sum(axis=1)
@@ -122,7 +132,7 @@ def reward_to_go(
     """REINFORCE with each token weighted by the costs from it on.
 
     rows (n, max_len+1): samples of Q. Unbiased: given the tokens before it, E[∇log q_t] = 0, so
-    what those cost contributes nothing but variance.
+    what those cost contributes nothing but variance. Arguments and errors: as for score.
     """
     s = score(model, world, rows, objective)
     to_go = s.cost[:, ::-1].cumsum(axis=1)[:, ::-1]
@@ -142,7 +152,8 @@ def rloo(
     rows (n, max_len+1): at least two samples of Q; each is weighted by how much worse it is than
     the mean of the others. Unbiased, because the others are independent of it. Also for objective
     "js", with C = (1−η) log(Q/M): the gradient is all of js's, though the value is only its part
-    under Q.
+    under Q. eta: the ratio η of js. Other arguments and errors: as for score; ValueError for one
+    sample.
     """
     if len(rows) < 2:
         raise ValueError(
@@ -163,8 +174,9 @@ def k1(
 ) -> LossAndGrads:
     """The sample mean of C, differentiated as if the samples were given.
 
-    rows (n, max_len+1): samples of Q. Biased: its gradient has expectation 0 (for reverse_ce it
-    is 0), because how the samples come about is left out. Its value is unbiased.
+    rows (n, max_len+1): samples of Q. Biased: its gradient has expectation 0 (for reverse_ce it is
+    0), because how the samples come about is left out. Its value is unbiased. Arguments and errors:
+    as for score.
     """
     s = score(model, world, rows, objective)
     weight = 1.0 if objective == "reverse_kl" else 0.0
@@ -175,8 +187,9 @@ def k1(
 def k2(model: LanguageModel, world: World, rows: Rows, *, per: str = "sequence") -> LossAndGrads:
     """½ (log Q − log P)² as a loss on samples of Q, for KL(Q‖P).
 
-    rows (n, max_len+1). Per "sequence" the gradient is REINFORCE's, unbiased; its value is not KL.
-    Per "token", summed, it is biased: it misses what a token does to later costs.
+    rows (n, max_len+1). per="sequence": the gradient is REINFORCE's, unbiased; its value is not KL.
+    per="token", summed: biased, since it misses what a token does to later costs. Arguments and
+    errors: as for score.
     """
     _check_per(per)
     s = score(model, world, rows, "reverse_kl")
@@ -188,8 +201,8 @@ def k3(model: LanguageModel, world: World, rows: Rows, *, per: str = "sequence")
     """P/Q − 1 − log(P/Q) as a loss on samples of Q, for KL(Q‖P).
 
     rows (n, max_len+1). The value is unbiased (except for the floor where P = 0); the gradient is
-    biased: per "sequence" its expectation is the gradient of the other divergence, KL(P‖Q); per
-    "token" it is neither.
+    biased: per="sequence", its expectation is the gradient of the other divergence, KL(P‖Q);
+    per="token", it is neither's. Arguments and errors: as for score.
     """
     _check_per(per)
     s = score(model, world, rows, "reverse_kl")
@@ -208,7 +221,7 @@ def importance(
 
     rows (n, max_len+1): samples of P. Biased where P has zeros: it never sees what P never
     produces, which is what reverse cross-entropy punishes. Unbiased, with a variance that grows
-    with length, where P has none.
+    with length, where P has none. Arguments and errors: as for score.
     """
     s = score(model, world, rows, objective)
     weight = model.xp.exp((s.log_q - s.log_p).sum(axis=1))
@@ -222,8 +235,10 @@ def importance(
 def gumbel_noise(
     n: int, max_len: int, vocab_size: int, seed: Seed = 0, xp: ArrayModule = np
 ) -> Float[Array, "{max_len}-1 {n} {vocab_size}"]:
-    """Standard Gumbel noise -> (max_len−1, n, V) float64: argmax(logits + noise) is a sample of
-    softmax(logits).
+    """Standard Gumbel noise -> (max_len−1, n, V) float64.
+
+    argmax(logits + noise) is a sample of softmax(logits). vocab_size: V; seed: an integer or a
+    backend.rng generator; xp: the array module, NumPy by default.
     """
     return -xp.log(-xp.log(1 - backend.rng(seed, xp).random((max_len - 1, n, vocab_size))))
 
@@ -240,12 +255,13 @@ def gumbel(
     """Gumbel-softmax, straight-through (Jang et al. 2017): the noise decides the samples.
 
     noise: an array (max_len−1, n, V) of gumbel_noise, or any other iterable of steps (n,V); on the
-    CPU it is read until every sequence has ended. Forward a token is the hard choice
-    argmax(logits + noise). Backward it is softmax((logits + noise)/τ), and derivatives flow through
-    the cost of each token and through its embedding as the next input; not through the state of the
-    world nor the end of a sequence, which is how the paper's code does it. Biased, more at a large
-    τ; a small τ pays with variance. objective "js" is the part of js that samples of Q give,
-    E_Q[log(Q/M)] with M = η P + (1−η) Q. Raises ValueError for a bad objective, η or τ.
+    CPU it is read until every sequence has ended. Forward a token is the hard choice argmax(logits
+    + noise). Backward it is softmax((logits + noise)/τ), and derivatives flow through the cost of
+    each token and through its embedding as the next input; not through the state of the world nor
+    the end of a sequence, which is how the paper's code does it. Biased, more at a large τ; a small
+    τ pays with variance. objective "js" is the part of js that samples of Q give, E_Q[log(Q/M)]
+    with M = η P + (1−η) Q. Raises ValueError for a bad objective, η or τ. model, world: as for
+    score; eta: η of js; tau: τ.
     """
     _check_objective_or_js(objective, eta)
     _check_vocabulary(model, world)
@@ -397,6 +413,7 @@ def study(
     zero), each with its standard error (mse_se, …); the standard deviation and bias as roots (std,
     bias, relative to ‖g‖); and z, the largest |z| of ḡ − g along 16 fixed random directions. gumbel
     comes once per τ of `taus`. Raises ValueError where the exact gradient cannot be had or is zero.
+    model, world, max_len: as for loss_and_grads, whose gradient is taken; seed: of all draws.
     """
     _check_objective(objective)
     if repeats < 2 or min(sizes) < 2:
@@ -429,7 +446,7 @@ def study(
 
 
 def format_study(rows: list[dict[str, Any]]) -> str:
-    """What `study` found, as a table to print."""
+    """The rows that `study` found, as a table to print."""
     lines = [f"{'estimator':<16}{'n':>5}{'mse':>20}{'variance':>20}{'bias²':>20}"]
     for row in rows:
         line = f"{row['estimator']:<16}{row['n']:>5}"

@@ -84,7 +84,7 @@ def loss_and_grads(
     shared prefix once, "list" every sequence for itself. Sums are in float64, the model computes in
     its own dtype. Raises ValueError for an unknown name, a ratio outside [0,1] (for js, at 0 or 1),
     a world with another vocabulary, a model too short for max_len − 1 positions, and a space of
-    more than `max_sequences` sequences.
+    more than `max_sequences` sequences. progress: whether a long sum shows a bar.
     """
     _check(model, world, max_len, objective, eta, method, max_sequences)
     xp = xp_of(model)

@@ -22,7 +22,10 @@ _ROWS = 2048  # tokens scored at once: enough for long products, few enough to s
 
 
 def num_sequences(vocab_size: int, max_len: int) -> int:
-    """How many sequences there are: (V−1)^0 + … + (V−1)^(T−1)."""
+    """How many sequences there are of V = vocab_size tokens and at most T = max_len of them.
+
+    (V−1)^0 + … + (V−1)^(T−1), the boundary included in max_len.
+    """
     return sum((vocab_size - 1) ** k for k in range(max_len))
 
 
@@ -30,6 +33,7 @@ def sequences(vocab_size: int, max_len: int, start: int = 0, stop: int | None = 
     """Sequences number start … stop−1 of all there are, shortest first -> rows (n, max_len+1).
 
     Rows are laid out the way worlds sample them: the boundary, tokens, the boundary, then −1.
+    Tokens are below vocab_size; stop=None means all.
     """
     total = num_sequences(vocab_size, max_len)
     number = np.arange(start, total if stop is None else min(stop, total))
@@ -60,7 +64,9 @@ def sum_over_list(
 ) -> None:
     """Add what every sequence contributes to `sums`, and to `grads` {name: array} unless None.
 
-    summand: a logprob.Summand. visited(n) is called for every n sequences that are done.
+    model: anything with config, params, forward and backward; world: a World of the same
+    vocabulary; max_len: the horizon; summand: a logprob.Summand. visited(n) is called for every n
+    sequences that are done.
     """
     xp, V = xp_of(model), world.vocab_size
     group = max(1, _ROWS // max_len)

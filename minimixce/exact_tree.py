@@ -29,7 +29,10 @@ Rule: TypeAlias = Callable[..., tuple[Array | None, Array]]
 
 
 def by_sequence_weights(summand: Summand, sums: Sums) -> Rule:
-    """The rule of the weights W(h), for an objective over sequences (Summand.of_sequences)."""
+    """The rule of the weights W(h), for an objective over sequences (Summand.of_sequences).
+
+    summand: its values are added to `sums`.
+    """
 
     def rule(prefix, child, log_q_next, from_children, ended, xp):
         values, w = summand.of_sequences(_select(child, ended), xp)
@@ -46,7 +49,8 @@ def by_sequence_weights(summand: Summand, sums: Sums) -> Rule:
 def by_token_weights(summand: Summand, sums: Sums) -> Rule:
     """The rule for a loss on tokens, in expectation over P (Summand.of_tokens).
 
-    Every token is weighted by itself, so nothing comes from below and nothing goes up.
+    Every token is weighted by itself, so nothing comes from below and nothing goes up. summand: its
+    values are added to `sums`.
     """
 
     def rule(prefix, child, log_q_next, from_children, ended, xp):
@@ -60,9 +64,10 @@ def by_token_weights(summand: Summand, sums: Sums) -> Rule:
 
 
 def by_cost_to_go(cost_of_tokens: Callable[[Array, Array], Array]) -> Rule:
-    """The rule of the costs to go U(h), for costs c that add up over tokens (Objective.cost).
+    """The rule of the costs to go U(h), for costs c that add up over tokens.
 
-    Where the boundary is forced nothing is to come, and U stays 0.
+    cost_of_tokens: an Objective's `cost`. Where the boundary is forced nothing is to come, and U
+    stays 0.
     """
 
     def rule(prefix, child, log_q_next, from_children, ended, xp):
@@ -78,7 +83,10 @@ def by_cost_to_go(cost_of_tokens: Callable[[Array, Array], Array]) -> Rule:
 
 
 def by_values(summand: Summand, sums: Sums) -> Rule:
-    """The rule without a gradient: values alone are summed."""
+    """The rule without a gradient: values alone are summed.
+
+    summand: its values are added to `sums`.
+    """
 
     def rule(prefix, child, log_q_next, from_children, ended, xp):
         sums.add(summand.of_sequences(_select(child, ended), xp)[0])
@@ -107,7 +115,8 @@ def sum_over_tree(
 
     Children of a prefix are consecutive rows, so the model's attention to the shared past needs no
     gather. Depth first, in groups of rows: the gradient in the keys and values of some prefixes is
-    complete when their subtrees are done, so memory holds one group of rows a level.
+    complete when their subtrees are done, so memory holds one group of rows a level. model: a
+    model.Model, of the vocabulary of `world`; max_len: the horizon.
     """
     xp, V = xp_of(model), world.vocab_size
     if max_len == 1:  # no prefix has a choice

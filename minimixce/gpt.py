@@ -80,7 +80,10 @@ class GPTConfig:
 
 
 def param_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """{name: shape} of a model's parameters, Hugging Face's names and layouts in GPT-2's order."""
+    """What a GPTConfig makes: {name: shape} of the parameters.
+
+    Names and layouts are Hugging Face's, in GPT-2's order; config: the sizes.
+    """
     C = config.n_embd
     layer_norm: dict[str, tuple[int, ...]] = {"weight": (C,), "bias": (C,)}
     block: dict[str, dict[str, tuple[int, ...]]] = {
@@ -104,9 +107,11 @@ def param_shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
 
 
 def initial_params(config: GPTConfig, seed: Seed = 0) -> Arrays:
-    """GPT-2's initialisation, as NumPy arrays: weights normal with standard deviation 0.02, those
-    that write into the residual stream (c_proj) divided by √(2·n_layer); biases 0; layer-norm
-    weights 1.
+    """GPT-2's initialisation, as NumPy arrays {name: array}.
+
+    Weights are normal with standard deviation 0.02, those that write into the residual stream
+    (c_proj) divided by √(2·n_layer); biases are 0, layer-norm weights 1. config: a GPTConfig; seed:
+    an integer or a backend.rng generator.
     """
     rng, residual_std = backend.rng(seed, np), 0.02 / math.sqrt(2 * config.n_layer)
 
@@ -143,7 +148,8 @@ def block_forward(
 ) -> tuple[Float[Array, "B T C"], BlockCache]:
     """One block, x + attention(ln_1(x)) and then x + mlp(ln_2(x)). x (B,T,C) -> y (B,T,C).
 
-    The block's parameters are those of `params` whose names start with `name` ("h.0").
+    The block's parameters are those of `params` whose names start with `name` ("h.0"). n_head,
+    past, dropout and rng are attention_forward's.
     """
 
     def weights(layer):
@@ -172,7 +178,7 @@ def block_backward(
 
     Parameter gradients are added into `grads`. x and dx are the residual stream, y and dy a branch
     off it. In x + f(x), x reaches the output directly and through f, so each half ends by adding
-    what came through f to dx.
+    what came through f to dx. name: as in block_forward; dkv: attention_backward's.
     """
 
     def add(layer, dweight, dbias):
@@ -213,6 +219,7 @@ class GPT(LanguageModel):
     """GPT-2 with exact gradients by hand: `.params` {name: array}, `.config`, `.num_params`.
 
     GPT(config, seed=0, device="auto"); the same seed gives the same parameters on every device.
+    Raises TypeError for another config, ValueError for a device that is not there.
     """
 
     def __init__(self, config: GPTConfig, seed: Seed = 0, device: str = "auto") -> None:
@@ -328,11 +335,11 @@ class GPT(LanguageModel):
 
     @classmethod
     def load(cls, folder: FilePath, device: str = "auto", dtype: str | None = None) -> "GPT":
-        """Open a Hugging Face GPT-2 folder, written here or by transformers; dtype=None keeps
-        float64, else float32.
+        """Open a Hugging Face GPT-2 folder, written here or by transformers.
 
-        Raises FileNotFoundError or ValueError, naming what is wrong, for a missing, corrupt or
-        unsupported folder.
+        device: as for select_device; dtype=None keeps float64, else float32. Raises
+        FileNotFoundError or ValueError, naming what is wrong, for a missing, corrupt or unsupported
+        folder.
         """
         fields, params = checkpoint.load_gpt2(folder, dtype)
         config = GPTConfig(**fields)

@@ -50,7 +50,10 @@ def past_scores_forward(q: Float[Array, "B H T D"], past: KV) -> Float[Array, "B
 def past_scores_backward(
     dscores: Float[Array, "B H P T"], q: Float[Array, "B H T D"], past: KV
 ) -> tuple[Float[Array, "B H T D"], Float[Array, "R H P D"]]:
-    """dscores (B,H,P,T) -> dq (B,H,T,D), dk (rows,H,P,D), a sum over the rows that share a past."""
+    """dscores (B,H,P,T) -> dq (B,H,T,D), dk (rows,H,P,D), a sum over the rows that share a past.
+
+    q (B,H,T,D) and past are those of past_scores_forward.
+    """
     rows = len(past.k)
     dscores = _fold(_transpose(dscores), rows)
     dq = _unfold(dscores @ past.k, len(q))
@@ -67,7 +70,10 @@ def past_values_forward(probs: Float[Array, "B H P T"], past: KV) -> Float[Array
 def past_values_backward(
     dy: Float[Array, "B H T D"], probs: Float[Array, "B H P T"], past: KV
 ) -> tuple[Float[Array, "B H P T"], Float[Array, "R H P D"]]:
-    """dy (B,H,T,D) -> dprobs (B,H,P,T), dv (rows,H,P,D), summed over the rows that share a past."""
+    """dy (B,H,T,D) -> dprobs (B,H,P,T), dv (rows,H,P,D), summed over the rows that share a past.
+
+    probs (B,H,P,T) and past are those of past_values_forward.
+    """
     rows = len(past.v)
     dv = _transpose(_fold(_transpose(probs), rows)) @ _fold(dy, rows)
     dprobs = _unfold(_fold(dy, rows) @ _transpose(past.v), len(probs))
@@ -87,7 +93,8 @@ class Room:
     """Keys and values with space behind the first `used` positions.
 
     Only the KV that ends there grows in place; extending another one copies, so that the same past
-    can be extended twice.
+    can be extended twice. Room(past, batch, capacity) begins with a copy of `past` for `batch`
+    rows, in arrays of `capacity` positions.
     """
 
     def __init__(self, past: KV, batch: int, capacity: int) -> None:

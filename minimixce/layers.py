@@ -184,8 +184,10 @@ def layer_norm_forward(
     bias: Float[Array, " C"],
     epsilon: float = 1e-5,
 ) -> tuple[Float[Array, "*rows C"], LayerNormCache]:
-    """Every row of x to mean 0 and variance 1, then scaled and shifted. x (…,C), weight (C,), bias
-    (C,) -> y (…,C).
+    """Every row of x to mean 0 and variance 1, then scaled and shifted.
+
+    x (…,C), weight (C,), bias (C,) -> y (…,C). epsilon is added to the variance, so that a constant
+    row becomes 0.
     """
     xp = array_module(x)
     mean = _mean(x)
@@ -313,8 +315,9 @@ class SoftmaxCache(NamedTuple):
 def softmax_forward(
     x: Float[Array, "*shape"], axis: int = -1
 ) -> tuple[Float[Array, "*shape"], SoftmaxCache]:
-    """probs = exp(x) / Σ exp(x) along `axis`; the maximum is subtracted first, which changes
-    nothing but the range.
+    """probs = exp(x) / Σ exp(x) along `axis`; any shape.
+
+    The maximum is subtracted first, which changes nothing but the range.
     """
     xp = array_module(x)
     probs = x - x.max(axis=axis, keepdims=True)
@@ -345,10 +348,10 @@ class DropoutCache(NamedTuple):
 def dropout_forward(
     x: Float[Array, "*shape"], rate: float = 0.0, rng: RandomGenerator | None = None
 ) -> tuple[Float[Array, "*shape"], DropoutCache]:
-    """Set each element to zero with probability `rate`, the others times 1/(1−rate), so that the
-    mean stays. Any shape.
+    """Set elements to zero with probability `rate`, the others times 1/(1−rate). Any shape.
 
-    rate 0 (the default) passes x through; otherwise `rng` (backend.rng) draws the mask.
+    So the mean stays. rate 0 (the default) passes x through; otherwise `rng` (backend.rng) draws
+    the mask, and its absence raises ValueError.
     """
     if rate == 0:
         return x, DropoutCache(None)
@@ -362,7 +365,7 @@ def dropout_forward(
 
 
 def dropout_backward(dy: Float[Array, "*shape"], cache: DropoutCache) -> Float[Array, "*shape"]:
-    """dy -> dx: y = x · scale with the mask held fixed, so dx = dy · scale."""
+    """dy -> dx, same shape: y = x · scale with the mask held fixed, so dx = dy · scale."""
     return dy if cache.scale is None else dy * cache.scale
 
 
@@ -418,7 +421,7 @@ def attention_forward(
     With `past` (a kv.KV of P positions) the T positions continue it and see all of it; past may
     have B/G rows, each of which then serves G consecutive rows of qkv. dropout is a rate and rng
     its random generator (see dropout_forward), for the probabilities p. This call's own keys and
-    values are in the cache; its q is the unscaled view of qkv, which costs no memory.
+    values are in the cache; its q is the unscaled view of qkv, which costs no memory. n_head: H.
     """
     xp, T = array_module(qkv), qkv.shape[1]
     q, k, v = _split_heads(qkv, n_head, 3)

@@ -37,7 +37,7 @@ class Sums(dict):
     """Sums by name. They stay on the device until somebody asks for a total."""
 
     def add(self, values: Mapping[str, Float[Array, "..."]]) -> None:
-        """values: {name: array}; the sum of each array is added to that of its name."""
+        """values: {name: array}, of any shape; the sum of each is added to that of its name."""
         for name, array in values.items():
             self[name] = self.get(name, 0.0) + array.sum()
 
@@ -71,19 +71,28 @@ def chosen(log_q: Float[Array, "n T V"], targets: Int[Array, "n T"]) -> Float[Ar
 def times_log(
     p: Float[Array, "..."], log: Float[Array, "..."], xp: ArrayModule
 ) -> Float[Array, "..."]:
-    """p · log, and 0 where p is 0, even if the logarithm is infinite there."""
+    """p · log, arrays of one shape, and 0 where p is 0, even if the logarithm is infinite there.
+
+    xp: their array module.
+    """
     return p * xp.where(p > 0, log, 0)
 
 
 def minus(
     log_p: Float[Array, "..."], log_q: Float[Array, "..."], xp: ArrayModule
 ) -> Float[Array, "..."]:
-    """log P − log Q, with log P = −inf read as 0: for differences that are multiplied by P."""
+    """log P − log Q, arrays of one shape, with log P = −inf read as 0.
+
+    For differences that are multiplied by P. log_p, log_q: the logarithms; xp: their array module.
+    """
     return xp.where(log_p > -math.inf, log_p, 0) - log_q
 
 
 def log_mixture(
     log_p: Float[Array, "*shape"], log_q: Float[Array, "*shape"], eta: float, xp: ArrayModule
 ) -> Float[Array, "*shape"]:
-    """log M with M = η P + (1−η) Q, for 0 < η < 1; log P may be −inf."""
+    """log M with M = η P + (1−η) Q, for 0 < η < 1.
+
+    log_p, log_q: logarithms of one shape, log P may be −inf; eta: η; xp: their array module.
+    """
     return xp.logaddexp(math.log(eta) + log_p, math.log(1 - eta) + log_q)

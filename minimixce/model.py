@@ -16,6 +16,7 @@ from .storage.shapes import (
     Array,
     ArrayModule,
     Arrays,
+    Bool,
     Float,
     Grads,
     IdsOrOneHots,
@@ -209,7 +210,10 @@ class LanguageModel:
         stop: int | None = None,
         seed: Seed = 0,
     ) -> Iterator[Int[Array, " B"]]:
-        """The tokens of `generate` one by one: an iterator over max_new_tokens arrays (B,)."""
+        """The tokens of `generate` one by one: an iterator over max_new_tokens arrays (B,).
+
+        prompt (B,T0), temperature, top_k, top_p, stop, seed and errors: as for generate.
+        """
         return self._checked_stream(prompt, max_new_tokens, temperature, top_k, top_p, stop, seed)
 
     def _checked_stream(
@@ -321,7 +325,7 @@ class LanguageModel:
 
 
 def add_grad(grads: Grads, name: str, value: Float[Array, "..."]) -> None:
-    """grads[name] += value, or the first value itself."""
+    """grads[name] += value, or the first value itself; grads: {name: array}."""
     if name in grads:
         grads[name] += value
     else:
@@ -334,8 +338,9 @@ def xp_of(model: Model) -> ArrayModule:
 
 
 def complete_grads(grads: Grads, model: Model) -> Grads:
-    """grads with exactly the keys of params; zeros where nothing depends on a parameter, as with a
-    horizon of 1.
+    """grads {name: array} with exactly the keys of the model's params.
+
+    Zeros where nothing depends on a parameter of `model`, as with a horizon of 1.
     """
     return {
         name: grads[name] if name in grads else xp_of(model).zeros_like(p)
@@ -343,7 +348,7 @@ def complete_grads(grads: Grads, model: Model) -> Grads:
     }
 
 
-def likeliest(values, count):
+def likeliest(values: Float[Array, "B V"], count: int | Int[Array, "B 1"]) -> Bool[Array, "B V"]:
     """The `count` largest values of each row, of equal ones the first: values (B,V), count an
     integer or integers (B,1) -> bool (B,V).
     """
@@ -360,7 +365,7 @@ def likeliest(values, count):
     return larger | (equal & (xp.cumsum(equal, axis=-1) <= places))
 
 
-def nucleus(probs, top_p):
+def nucleus(probs: Float[Array, "B V"], top_p: float) -> Bool[Array, "B V"]:
     """The likeliest tokens of each row until they hold top_p, all for 1: probs (B,V) -> bool (B,V).
 
     A token is left out when the likelier ones hold at least top_p − 1e-12, since sums are rounded.
@@ -447,9 +452,11 @@ def _sample(
     return xp.where(xp.isfinite(top[:, 0]), tokens, -1)
 
 
-def check_drawn(tokens):
-    """Raise NotFinite if generated tokens, on the host, tell of logits that were not finite: there
-    a GPU, which does not wait to be looked at, draws −1.
+def check_drawn(tokens: Int[Array, "..."]) -> None:
+    """Raise NotFinite if generated tokens (any shape), on the host, tell of logits that were not
+    finite.
+
+    There a GPU, which does not wait to be looked at, draws −1.
     """
     if tokens.size and tokens.min() < 0:
         raise NotFinite("logits must be finite, got others while generating")

@@ -83,7 +83,7 @@ def mixce(
 ) -> LossAndDlogits:
     """MixCE: −η log q − (1−η) q with the ratio 0 ≤ η ≤ 1 (η = 1 is MLE).
 
-    Zhang et al. 2023, eq. 7. Arguments, shapes and errors as for mle.
+    eta: η. Zhang et al. 2023, eq. 7. Other arguments, shapes and errors as for mle.
     """
     eta = check_ratio("eta", eta)
     return token_objective(logits, targets, _mixce, eta, normalizer, reduction)
@@ -128,8 +128,8 @@ def tailr(
 ) -> LossAndDlogits:
     """TaiLr: w = q / (γ + (1−γ) q) with the ratio 0 ≤ γ ≤ 1.
 
-    γ = 0 is MLE, γ = 1 has the gradient of MixCE at η = 0. Ji et al. 2023, eq. 8, without its lower
-    clamp on w. Arguments, shapes and errors as for mle.
+    gamma: γ. γ = 0 is MLE, γ = 1 has the gradient of MixCE at η = 0. Ji et al. 2023, eq. 8, without
+    its lower clamp on w. Other arguments, shapes and errors as for mle.
     """
     gamma = check_ratio("gamma", gamma)
     return token_objective(logits, targets, _tailr, gamma, normalizer, reduction)
@@ -369,8 +369,8 @@ class Objective(NamedTuple):
     """A row of OBJECTIVES: what the rest of the package has to know of an objective.
 
     An objective over tokens has `loss`, and `f_and_w` if it is a sum of f(q). One over sequences
-    has `terms`, or is a mixture and has `mixes`; an expectation over P of token losses has `f_and_w`
-    too, an expectation over Q of costs that add up over tokens has `cost`.
+    has `terms`, or is a mixture and has `mixes`; an expectation over P of token losses has
+    `f_and_w` too, an expectation over Q of costs that add up over tokens has `cost`.
     """
 
     over: str  # "tokens" or "sequences"
@@ -437,7 +437,8 @@ def exact_names() -> list[str]:
 def parts(name: str, ratio: Any) -> tuple[tuple[float, str], ...]:
     """What an objective is a sum of -> ((share, name of the part), …).
 
-    ((η, "forward_kl"), (1−η, "reverse_kl")) for two_kls; ((1.0, name),) for what is no mixture.
+    ((ratio, "forward_kl"), (1−ratio, "reverse_kl")) for two_kls; ((1.0, name),) for what is no
+    mixture.
     """
     row = OBJECTIVES[name]
     if row.mixes is None:
@@ -448,8 +449,8 @@ def parts(name: str, ratio: Any) -> tuple[tuple[float, str], ...]:
 def information_used(name: str, ratio: float | None = None) -> str:
     """What an objective looks at -> "samples" (of P), "P" (its probabilities) or "samples and P".
 
-    ratio: by default the one of RATIOS. An expectation over P is estimated from samples of P;
-    everything else needs P itself.
+    name: a key of OBJECTIVES; ratio: by default that of RATIOS. An expectation over P is estimated
+    from samples of P; everything else needs P itself.
     """
     ratio = _ratio_or_default(name, ratio)
     used = [OBJECTIVES[part] for share, part in parts(name, ratio) if share]
@@ -472,7 +473,7 @@ def check_objective_ratio(name: str, value: float) -> None:
 def label(name: str, ratio: float | None = None) -> str:
     """How an objective is called in tables: "mixce η=0.5", "tailr γ=0.1", "mle".
 
-    ratio: by default the one of RATIOS.
+    name: a key of OBJECTIVES; ratio: by default the one of RATIOS.
     """
     row = OBJECTIVES[name]
     ratio = _ratio_or_default(name, ratio)
@@ -489,9 +490,9 @@ def token_loss(
 ) -> Loss:
     """The loss of an objective over tokens with its ratio bound -> loss(logits, targets, …).
 
-    ratios (eta=, gamma=): the one the objective has is used, its default where it is not given.
-    cost_embedding (V,C): for emo, which cannot do without. Raises TypeError for another keyword,
-    ValueError for another objective, a bad ratio or a missing embedding.
+    name: a key of OBJECTIVES. ratios (eta=, gamma=): the one the objective has is used, its default
+    where it is not given. cost_embedding (V,C): for emo, which cannot do without. Raises TypeError
+    for another keyword, ValueError for another objective, a bad ratio or a missing embedding.
     """
     if unknown := sorted(ratios.keys() - RATIOS.keys()):
         raise TypeError(f"ratios must be among {', '.join(RATIOS)}, got {', '.join(unknown)}")

@@ -16,7 +16,10 @@ class AdamW:
 
     Weight decay acts on matrices only (two or more axes), not on biases and layer norms. The
     running means of the gradient and of its square, `.mean` and `.square` by name, are views of one
-    long vector each: a few long operations take the place of many short ones.
+    long vector each: a few long operations take the place of many short ones. AdamW(params {name:
+    array}, lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1): the learning rate, the shares of the
+    running means that each step keeps, what is added to the root of the square, the decay in units
+    of lr. Raises TypeError or ValueError for others.
     """
 
     def __init__(
@@ -113,6 +116,9 @@ class Adam(AdamW):
     """Adam (Kingma & Ba 2015) with L2: the decay is part of the gradient, l2 · p for every
     parameter, and so goes through the running means, as PyTorch's `Adam(weight_decay=l2)` has it
     and the MixCE paper's synthetic experiments use.
+
+    params {name: array}, lr, betas, eps and errors: as for AdamW. Raises what AdamW raises, and
+    ValueError for an l2 below 0.
     """
 
     def __init__(
@@ -156,8 +162,9 @@ def _flat(arrays: Sequence[Float[Array, "..."]]) -> Float[Array, " N"]:
 
 
 def clip_grads(grads: Grads, max_norm: float) -> Scalar:
-    """Scale grads in place so that their joint Euclidean norm is at most max_norm; returns the norm
-    before, 0-d on device.
+    """Scale grads {name: array} in place so that their joint Euclidean norm is at most max_norm.
+
+    Returns the norm before, 0-d on the device. Raises ValueError unless max_norm is positive.
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be a positive number, got {max_norm}")
@@ -178,8 +185,9 @@ def clip_grads(grads: Grads, max_norm: float) -> Scalar:
 
 
 def warmup_cosine(step: float, lr: float, warmup: int, total: int, final: float = 0.1) -> float:
-    """Learning rate of step 0, 1, …: a linear rise over `warmup` steps to lr, then half a cosine
-    down to final·lr.
+    """Learning rate of step 0, 1, …: a linear rise, then half a cosine.
+
+    It rises over `warmup` steps to lr and falls to final·lr at step `total`.
     """
     if step < warmup:
         return lr * (step + 1) / warmup

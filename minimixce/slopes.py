@@ -96,7 +96,7 @@ def _try(lines: Lines, direction: Array, h: float) -> _Try:
 def noise_of(lines: Lines, direction: Array) -> float:
     """What rounding makes of L: third differences of y at tiny steps along `direction`.
 
-    At least the rounding of y itself.
+    At least the rounding of y itself. lines: the Lines of the input that is moved.
     """
     points = [lines.move(direction, k * _NOISE_STEP) for k in range(8)]
     total = 0.0
@@ -111,7 +111,11 @@ def noise_of(lines: Lines, direction: Array) -> float:
 
 
 def quick_slope(lines: Lines, direction: Array, size: float, noise: float) -> Slope:
-    """The slope along `direction` from one step length."""
+    """The slope along `direction` from one step length -> Slope.
+
+    lines: the Lines of the input; size: of x, which steps are relative to; noise: of L, by
+    noise_of.
+    """
     t = _try(lines, direction, _FIRST_STEP * size)
     error = abs(t.fourth - t.second) + 2 * noise / t.h
     return Slope(t.fourth, error if math.isfinite(error) else math.inf, t.left, t.right, False)
@@ -121,7 +125,8 @@ def careful_slope(lines: Lines, direction: Array, size: float, noise: float) -> 
     """The slope along `direction` from steps of many lengths: the one whose error is least.
 
     A step is too long where the next longer one finds something else, or where a shorter one does
-    by more than its own rounding: between them lies a kink, or much curvature.
+    by more than its own rounding: between them lies a kink, or much curvature. lines, size and
+    noise: as for quick_slope.
     """
     tries = [t for t in (_try(lines, direction, h * size) for h in _STEPS) if _is_finite(t)]
     rounding = [(2 * noise + abs(t.fourth) * _X_ROUNDING * size) / t.h for t in tries]
@@ -172,7 +177,8 @@ class Found(NamedTuple):
 def judge(analytic: float, slope: Slope, tolerance: float, negligible: float) -> Found:
     """What a derivative by both ways amounts to -> Found.
 
-    negligible: the largest uncertainty of the numerical one that still counts as OK.
+    negligible: the largest uncertainty of the numerical one that still counts as OK. analytic: the
+    backward's derivative; slope: the numerical one, with its error; tolerance: gradcheck's.
     """
     if not math.isfinite(analytic):
         return Found(analytic, slope.value, math.inf, WRONG, f"backward says {analytic}")
@@ -217,7 +223,7 @@ def negligible_error(g: Array, lines: Lines, x: Array, tolerance: float) -> floa
 
     A thousandth of the tolerance, relative to the largest gradient of the tensor; or relative to
     the natural slope, as long as that is within the tolerance of the largest gradient, or the
-    gradient is zero.
+    gradient is zero. g: the backward's gradient of the input x, whose Lines are `lines`.
     """
     largest, natural = np.abs(g).max(initial=0), natural_slope(lines.y, lines.dy, x)
     if not np.isfinite(largest):
@@ -241,12 +247,16 @@ class Tensor(NamedTuple):
 
 
 def badness(found: Found) -> tuple[int, float]:
+    """What `found` is sorted by: WRONG before CANNOT TELL before OK, then the larger error."""
     order = {OK: 0, CANNOT_TELL: 1, WRONG: 2}
     return order[found.verdict], found.relative_error
 
 
 def along(t: Tensor, direction: Array, size: float | None = None) -> Found:
-    """The derivative along a direction: one step length first, many where that does not decide."""
+    """The derivative along a direction: one step length first, many where that does not decide.
+
+    t: the Tensor; size: of x along the direction, by default the whole tensor's.
+    """
     size = t.rms if size is None else size
     touched = direction != 0  # a NaN elsewhere in g is not this direction's
     analytic = float((t.g[touched] * direction[touched]).sum())

@@ -34,7 +34,10 @@ __all__ = [
 
 
 def load(path: FilePath) -> World:
-    """The world that World.save wrote. FileNotFoundError, or ValueError for a damaged file."""
+    """The world that World.save wrote to the file `path`.
+
+    Raises FileNotFoundError, or ValueError for a damaged file.
+    """
     fields = files.read_json(path)
     if missing := [key for key in ("name", "log_p_floor", "words", "states") if key not in fields]:
         raise ValueError(f"{path} does not describe a world: it lacks {', '.join(missing)}")
@@ -80,7 +83,8 @@ def random_markov(vocab_size: int, zero_fraction: float, seed: int) -> World:
     Rows are Dirichlet(½, …, ½); transitions between words are zero with probability zero_fraction
     (0 … 1), those to the boundary never, so every sequence can end; the start row is uniform, the
     boundary (an empty sequence) included. Source: the synthetic experiments of Zhang et al., ACL
-    2023.
+    2023. Raises TypeError or ValueError for a vocab_size below 2 or a zero_fraction or seed out of
+    range.
     """
     vocab_size = check_count("vocab_size", vocab_size, 2)
     check_number("zero_fraction", zero_fraction)
@@ -112,7 +116,7 @@ def ngram(
     left out, one that is missing after the last is added. States are the contexts that occur: the
     last n−1 tokens since the boundary, in order of length and then of ids. A context that does not
     occur falls to its longest suffix that does, in the end to the start. Raises TypeError or
-    ValueError.
+    ValueError. Ids are below vocab_size; words: its names, as for World.
     """
     n, vocab_size = check_count("n", n), check_count("vocab_size", vocab_size, 2)
     counts: dict[tuple[int, ...], Counter[int]] = {}

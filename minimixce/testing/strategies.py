@@ -6,8 +6,10 @@ Two axes of the same size hide a transpose, a sum over the wrong one, or a mean 
 import numpy as np
 from hypothesis import strategies as st
 
+from ..storage.shapes import Array
 
-def sizes(letters, least=1, most=9):
+
+def sizes(letters: str, least: int = 1, most: int = 9) -> st.SearchStrategy[dict[str, int]]:
     """{letter: size} for every letter of a string, all sizes different: sizes("BTC").
 
     Sizes are in least … most; one of them may be 1, which is where broadcasting goes wrong.
@@ -23,7 +25,9 @@ def sizes(letters, least=1, most=9):
     return numbers.map(lambda chosen: dict(zip(names, chosen)))
 
 
-def arrays(*shapes, least=1, most=9, scale=1.0):
+def arrays(
+    *shapes: str, least: int = 1, most: int = 9, scale: float = 1.0
+) -> st.SearchStrategy[list[Array]]:
     """A list of float64 arrays, one for each shape written in letters: arrays("BTC", "CO", "O").
 
     The same letter is the same size in all of them, different letters are different sizes. Entries

@@ -60,7 +60,15 @@ def losses(model: mm.GPT, inputs: Array, targets: Array) -> float:
     names: list[str] = mm.objectives.names("tokens")
     label: str = mm.objectives.label("mixce", 0.5)
     row: mm.objectives.Objective = mm.objectives.OBJECTIVES["mixce"]
-    print(names, label, row.over, dlogits.shape)
+    print(names, label, row.over, dlogits.shape, mm.objectives.exact_names())
+    shares: tuple[tuple[float, str], ...] = mm.objectives.parts("two_kls", 0.5)
+    print(shares, mm.objectives.information_used("two_kls", 0.5))
+    mm.objectives.check_objective_ratio("js", 0.5)
+
+    def f_and_w(log_q: Array, ratio: float, xp: Any) -> tuple[Array, Array]:
+        return -ratio * log_q, xp.full_like(log_q, ratio)
+
+    loss, dlogits = mm.objectives.token_objective(logits, targets, f_and_w, 0.5)
     return float(loss)
 
 
@@ -148,6 +156,8 @@ def estimates(model: mm.GPT, world: mm.worlds.World) -> None:
     loss, grads = mm.estimators.k2(model, world, rows, per="token")
     loss, grads = mm.estimators.k3(model, world, rows)
     loss, grads = mm.estimators.importance(model, world, world.sample(4, 3))
+    scored: mm.estimators.Scored = mm.estimators.score(model, world, rows, "reverse_kl")
+    grads = mm.estimators.pull_back(model, scored, scored.cost)
     noise = mm.estimators.gumbel_noise(4, 3, 6, seed=0)
     loss, grads = mm.estimators.gumbel(model, world, noise, tau=0.5)
     found = mm.estimators.study(model, world, 3, sizes=(2,), repeats=2, taus=(1.0,), seed=0)
