@@ -403,7 +403,7 @@ say(f"""
 At η = 0.5 MixCE has more valid words than its control, by {half:.1%} of all, which is {half / half_error:.1f} standard errors.
 With {len(settings["seeds"])} seeds that is less than it sounds: chance goes beyond {CHANCE[len(settings["seeds"])]} once in
 twenty times, and {len(settings["etas"]) - 1} η were looked at. It is worth more seeds, and no finding. The
-[README](../README.md#compare-objectives) has the same comparison from another run: there next to nothing is left of it.
+[Compare objectives](comparing.md) has the same comparison from another run: there next to nothing is left of it.
 
 At η = 0.1 MixCE has fewer, by {-tenth:.1%} ({-tenth / tenth_error:.1f} standard errors, no finding either), and pays
 {cost:.2f} ± {cost_error:.2f} more perplexity, which is one.
@@ -488,4 +488,4 @@ print(f"MixCE at η = {np.interp(wanted, variety, eta):.2f} {np.interp(wanted, v
 
 # %% [markdown]
 # Next: [which objective, which η](which_objective.md), or a loss of your own
-# ([README](../README.md#a-loss-of-your-own)), tested on `stories()` before you spend a GPU on it.
+# ([a loss of your own](using.md#a-loss-of-your-own)), tested on `stories()` before you spend a GPU on it.

@@ -41,12 +41,21 @@ import api_reference  # noqa: E402
 
 LESSONS = sorted(path.stem for path in HERE.glob("[1-9]_*.py"))
 PAGES = (  # file in tutorials/, title in the menu
+    ("installing.md", "Installing"),
+    ("using.md", "Train, sample, measure"),
+    ("gradient_checking.md", "Checking gradients"),
+    ("worlds.md", "Known worlds"),
+    ("comparing.md", "Compare objectives"),
+    ("synthetic.md", "The paper's experiments"),
     ("synthetic_results.md", "Results"),
     ("which_objective.md", "Which objective"),
     ("add_your_own.md", "Add your own"),
     ("glossary.md", "Glossary"),
     ("math.md", "The mathematics"),
     ("map.md", "Map: paper to code"),
+    ("code.md", "Reading the code"),
+    ("speed.md", "Speed"),
+    ("reproducibility.md", "What repeats"),
 )
 FOLDED = {"solution", "reveal"}  # tags of cells that a page shows folded
 STYLE = (HERE / "site.css").read_text(encoding="utf-8")
