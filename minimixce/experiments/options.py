@@ -89,7 +89,7 @@ _RatioOptions = dataclasses.make_dataclass(
 
 
 @dataclass
-class TrainingOptions(_RatioOptions):  # type: ignore[misc, valid-type]  # made from a table
+class TrainingOptions(_RatioOptions):  # type: ignore[misc, valid-type]
     """All options of a training run."""
 
     objective: str = option(
