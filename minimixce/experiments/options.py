@@ -40,7 +40,7 @@ class CommonOptions:
     seed: int = option(0, "seed of every random number", least=0, on_resume=FIXED)
     threads: int | None = option(
         None,
-        "threads of the linear algebra library (needs the extra 'threads')",
+        "threads of the linear algebra library",
         on_resume=FREE,
     )
 
@@ -75,8 +75,8 @@ def _ratio_help(name, ratio):
     return f"ratio {ratio.symbol} in [0,1] of {mixed} ({ratio.note})"
 
 
-# The fields eta and gamma: one for each ratio that an objective has, made from RATIOS, so that a new
-# ratio is an option without another line here.
+# The fields eta and gamma: one for each ratio that an objective has, made from RATIOS, so that a
+# new ratio is an option without another line here.
 _RatioOptions = dataclasses.make_dataclass(
     "_RatioOptions",
     [
@@ -124,9 +124,7 @@ class TrainingOptions(_RatioOptions):  # type: ignore[misc, valid-type]
     steps: int = option(2200, "optimizer steps")
     batch_size: int = option(12, "sequences in a batch")
     accumulate: int = option(1, "batches in a step")
-    shards: int = option(
-        1, "threads that share each batch; larger models gain (needs the extra 'threads')"
-    )
+    shards: int = option(1, "threads that share each batch; larger models gain")
     block_size: int = option(64, "positions the model sees", on_resume=FIXED)
     n_layer: int = option(2, "transformer blocks", on_resume=FIXED)
     n_head: int = option(4, "attention heads", on_resume=FIXED)
@@ -157,7 +155,7 @@ QUICK = {
 }
 
 
-def quick(given):
+def quick(given: dict) -> dict:
     """Given options (a dict), with QUICK in the place of those that were not given.
 
     Products as small as these gain nothing from a second thread, and lose much where the cores are

@@ -19,12 +19,12 @@ def limit_threads(count: int | None) -> AbstractContextManager[Any]:
         from threadpoolctl import threadpool_limits
     except ImportError:
         raise ValueError(
-            '--threads and --shards need threadpoolctl: pip install "minimixce[threads]"'
+            "--threads and --shards need threadpoolctl: pip install threadpoolctl"
         ) from None
     return threadpool_limits(count)
 
 
-def can_limit_threads():
+def can_limit_threads() -> bool:
     """Whether threadpoolctl, which limits threads, is installed."""
     return importlib.util.find_spec("threadpoolctl") is not None
 

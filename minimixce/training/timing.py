@@ -1,8 +1,12 @@
 """How long training will take: known roughly before it starts, and better with every step."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
+
+from ..model import LanguageModel
+from ..storage.shapes import Batch, LossAndGrads
 
 # What clipping, AdamW and the loop add to the time of a forward and a backward pass, and what share
 # of it a forward pass alone takes. Rounded values of what small GPTs need on a CPU.
@@ -10,7 +14,7 @@ _OVERHEAD = 1.15
 _FORWARD = 0.35
 
 
-def seconds_of_step(step, model, batch):
+def seconds_of_step(step: Callable[..., LossAndGrads], model: LanguageModel, batch: Batch) -> float:
     """The time of one step(model, batch) -> loss, grads, the optimizer's part added. Nothing is
     changed.
 
@@ -28,7 +32,13 @@ def seconds_of_step(step, model, batch):
     return _OVERHEAD * float(np.median(seconds[1:] or seconds))
 
 
-def seconds_of_training(of_step, steps, positions, validations=0, validation_positions=0):
+def seconds_of_training(
+    of_step: float,
+    steps: int,
+    positions: int,
+    validations: int = 0,
+    validation_positions: int = 0,
+) -> float:
     """of_step seconds for each of `steps`, whose batches have `positions` positions, and for each
     of the validations a forward pass over validation_positions.
     """
@@ -36,7 +46,7 @@ def seconds_of_training(of_step, steps, positions, validations=0, validation_pos
     return steps * of_step + validations * of_validation
 
 
-def describe(seconds):
+def describe(seconds: float) -> str:
     """A duration in words, as coarse as an estimate is: "40 s", "2 minutes", "3.5 hours"."""
     if seconds < 10:
         return f"{max(1, round(seconds))} s"
