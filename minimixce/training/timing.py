@@ -20,7 +20,7 @@ def seconds_of_step(step: Callable[..., LossAndGrads], model: LanguageModel, bat
 
     The first step, which warms caches and thread pools up, counts only where it is long.
     """
-    seconds = []
+    seconds: list[float] = []
     while len(seconds) < 12 and sum(seconds) < 1:
         started = time.perf_counter()
         loss, grads = step(model, batch)
