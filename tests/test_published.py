@@ -130,7 +130,7 @@ def test_the_clamp_decides_at_the_start():
     )
     assert free[0] == pytest.approx(0.0125, abs=5e-5)
     assert clamped[0] == 0.2
-    with pytest.raises(ValueError, match="least must be between 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"least must be between 0 and 1, got 1\.5"):
         published.tailr_clamped(uniform, np.array([3]), gamma=0.8, least=1.5)
 
 

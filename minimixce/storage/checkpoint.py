@@ -30,6 +30,8 @@ _SUPPORTED = {
 }
 
 
+GENERATION_FILE = "generation_config.json"
+
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -109,12 +111,21 @@ def save_gpt2(
         **boundary_fields(boundary),
         "dtype": config.dtype,
     }
+    generation = Path(folder) / GENERATION_FILE
+    if not overwrite and generation.exists():
+        raise FileExistsError(
+            f"{folder} already holds a model; choose another folder or allow overwriting"
+        )
     save_model(
         folder,
         fields,
         {f"transformer.{name}": value for name, value in params.items()},
         overwrite=overwrite,
     )
+    # so that transformers' pipeline, which writes 256 tokens by itself, stays inside the window
+    limits = boundary_fields(boundary) | {"do_sample": True, "max_length": config.block_size}
+    limits["pad_token_id"] = limits["eos_token_id"]
+    write_atomically(generation, json.dumps(limits, indent=2).encode() + b"\n")
 
 
 def load_gpt2(folder: FilePath, dtype: str | None = None) -> tuple[dict[str, Any], Arrays]:

@@ -10,6 +10,7 @@ import numpy as np
 from ..storage import files
 from ..storage.shapes import Array, FilePath, Int
 from ..storage.validate import check_text
+from . import hugging_face
 
 BOUNDARY = 0  # the id that starts and ends every document; tokenizers count their own tokens from 1
 
@@ -132,9 +133,15 @@ Tokenizer: TypeAlias = CharTokenizer | ByteTokenizer | WordTokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: FilePath) -> None:
-    """Write a tokenizer beside a model, as JSON."""
+    """Write a tokenizer beside a model, as JSON, and once more in the form that transformers'
+    AutoTokenizer opens (tokenizer.json, tokenizer_config.json).
+    """
     data = json.dumps(tokenizer.fields(), ensure_ascii=False).encode() + b"\n"
     files.write_atomically(Path(folder) / TOKENIZER_FILE, data)
+    tokens = getattr(tokenizer, "words", None) or getattr(tokenizer, "characters", None)
+    listed = None if tokens is None else list(tokens)
+    for name, content in hugging_face.tokenizer_files(tokenizer.kind, listed).items():
+        files.write_atomically(Path(folder) / name, content)
 
 
 def load_tokenizer(folder: FilePath) -> Tokenizer:

@@ -15,6 +15,7 @@ from .. import text
 from ..backend import to_numpy
 from ..gpt import GPT
 from ..storage import checkpoint, files
+from ..text import hugging_face
 
 METRICS_FILE = "metrics.jsonl"
 STATE_FILE = "resume.safetensors"
@@ -141,6 +142,9 @@ def found_in(folder):
         METRICS_FILE,
         LAST,
         text.TOKENIZER_FILE,
+        hugging_face.TOKENIZER_JSON,
+        hugging_face.CONFIG_JSON,
+        checkpoint.GENERATION_FILE,
     )
     return next((name for name in names if (Path(folder) / name).exists()), None)
 
