@@ -73,3 +73,9 @@ def test_pytest_finds_the_fixture_by_an_entry_point():
     """Set up anew after a change of setup.cfg: pip install -e ."""
     found = {point.value for point in entry_points(group="pytest11")}
     assert "minimixce.testing.plugin" in found
+
+
+def test_reports_and_proposals_ask_for_the_versions():
+    templates = [*(ROOT / ".github").rglob("*.md")]
+    assert len(templates) == 3
+    assert all("minimixce --version" in path.read_text(encoding="utf-8") for path in templates)
