@@ -103,6 +103,7 @@ def test_round_trip(tmp_path, dtype):
     assert (config["bos_token_id"], config["eos_token_id"]) == (4, 4)
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == [
         "config.json",
+        "generation_config.json",
         "model.safetensors",
     ]
     optimizer = mm.AdamW(loaded.params, lr=0.1)  # the arrays are the model's own and can be trained
