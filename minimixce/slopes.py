@@ -266,3 +266,85 @@ def along(t: Tensor, direction: Array, size: float | None = None) -> Found:
         return found
     careful = careful_slope(t.lines, direction, size, t.noise)
     return judge(analytic, careful, t.tolerance, t.negligible)
+
+
+# ---- one tensor ----------------------------------------------------------------------------------
+
+DIRECTIONS = 4  # for each block of a tensor with too many coordinates to try each
+MAX_BLOCKS = 16
+_CLOSE = 64  # coordinates that are tried one by one, once an error is closed in on
+
+
+def along_directions(t: Tensor, blocks: Any, rng: Any) -> list[Found]:
+    """What random directions find, up to the first that is wrong.
+
+    The coordinates are dealt out at random into blocks, and a direction moves those of one block:
+    beside fewer others, the error of a single coordinate shows more.
+    """
+    found = []
+    for block in np.array_split(rng.permutation(t.x.size), blocks):
+        for _ in range(DIRECTIONS):
+            found.append(along(t, _random_direction(t, block, rng)))
+            if found[-1].verdict == WRONG:
+                return found
+    return found
+
+
+def _random_direction(t, chosen, rng):
+    """Normal numbers at the chosen coordinates, 0 elsewhere."""
+    direction = np.zeros(t.x.size)
+    direction[chosen] = rng.standard_normal(len(chosen))
+    return direction.reshape(t.x.shape)
+
+
+def unit(t: Tensor, k: int) -> Array:
+    direction = np.zeros(t.x.size)
+    direction[k] = 1.0
+    return direction.reshape(t.x.shape)
+
+
+def worst_coordinate(t: Tensor, chosen: Any) -> Any:
+    """-> number and Found of the chosen coordinate that is worst, all numerical derivatives.
+
+    All are tried with one step length, and those that do not agree then more carefully, the worst
+    first, until one is wrong beyond doubt.
+    """
+    quick = {}
+    for k in chosen:
+        slope = quick_slope(t.lines, unit(t, k), size_at(t, k), t.noise)
+        quick[k] = judge(float(t.g.reshape(-1)[k]), slope, t.tolerance, t.negligible)
+    settled = {k: f for k, f in quick.items() if f.verdict == OK}
+    for k in sorted(quick.keys() - settled.keys(), key=lambda k: -quick[k].relative_error):
+        slope = careful_slope(t.lines, unit(t, k), size_at(t, k), t.noise)
+        settled[k] = judge(float(t.g.reshape(-1)[k]), slope, t.tolerance, t.negligible)
+        if settled[k].verdict == WRONG:
+            break
+    worst = max(settled, key=lambda k: badness(settled[k]))
+    tried = quick | settled
+    return int(worst), settled[worst], np.array([tried[k].numeric for k in sorted(tried)])
+
+
+def size_at(t: Tensor, k: int) -> float:
+    return max(abs(t.x.reshape(-1)[k]), t.rms)
+
+
+def suspects(t: Tensor, found: Any, rng: Any) -> Array:
+    """Coordinates of a large tensor to try one by one: where directions disagree, those that are
+    closed in on by halves; else that with the largest gradient."""
+    largest = np.abs(t.g).argmax(keepdims=True).reshape(-1)
+    if all(f.verdict == OK for f in found):
+        return largest
+    chosen = np.arange(t.x.size)
+    while len(chosen) > _CLOSE:
+        halves = np.array_split(chosen, 2)
+        chosen = max(halves, key=lambda half: _disagreement(t, half, rng))
+    return np.union1d(chosen, largest)
+
+
+def _disagreement(t, chosen, rng):
+    direction = _random_direction(t, chosen, rng)
+    touched = direction != 0
+    analytic = float((t.g[touched] * direction[touched]).sum())
+    numeric = quick_slope(t.lines, direction, t.rms, t.noise).value
+    difference = abs(analytic - numeric)
+    return difference if math.isfinite(difference) else math.inf

@@ -74,7 +74,7 @@ def check_gpt(dropout=0.0):
         "h.1.mlp.c_fc.bias",
     ]
     return check_pieces(
-        random_gpt(n_embd=4, dropout=dropout), rows=2, shared_by=2, names=names, coordinates=1
+        random_gpt(n_embd=4, dropout=dropout), rows=2, shared_by=2, names=names, coordinates=12
     )
 
 
@@ -106,7 +106,7 @@ def check_exact(find, model=None):
     def backward(dy, grads):
         return tuple(dy * grads[name] for name in names)
 
-    return mm.gradcheck(forward, backward, [fixed[name] for name in names], coordinates=3)
+    return mm.gradcheck(forward, backward, [fixed[name] for name in names], coordinates=9)
 
 
 def check_table(objective, max_len):
