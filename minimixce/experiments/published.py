@@ -16,15 +16,19 @@ is copied from them.
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 
 from .. import objectives
+from ..automaton import World
 from ..backend import array_module
 from ..exact_list import sum_over_list
 from ..layers import softmax_forward
 from ..logprob import Summand, Sums, times_log
-from ..model import complete_grads
+from ..model import LanguageModel, complete_grads
+from ..objectives import Logits, Normalizer, Targets
+from ..storage.shapes import Array, Float, Grads, LossAndDlogits, LossAndGrads
 from ..storage.validate import check_horizon, check_ratio
 
 CAP = 30.0  # nats, of the MixCE authors' log_prob_truncation
@@ -33,7 +37,9 @@ CAP = 30.0  # nats, of the MixCE authors' log_prob_truncation
 # ---- js ------------------------------------------------------------------------------------------
 
 
-def js_capped(model, world, max_len, *, eta=0.5, cap=CAP):
+def js_capped(
+    model: LanguageModel, world: World, max_len: int, *, eta: float = 0.5, cap: float = CAP
+) -> LossAndGrads:
     """The MixCE authors' js in expectation, by the list of all sequences -> loss (0-d float64),
     grads {name: array}.
 
@@ -46,7 +52,8 @@ def js_capped(model, world, max_len, *, eta=0.5, cap=CAP):
     """
     check_horizon(max_len)
     objectives.check_objective_ratio("js", eta)
-    sums, grads = Sums(), {}
+    sums = Sums()
+    grads: Grads = {}
     terms = functools.partial(_js_capped, eta=float(eta), cap=cap)
     summand = Summand(terms, None)
     sum_over_list(model, world, max_len, summand, sums, grads, lambda n: None)
@@ -70,7 +77,15 @@ def _js_capped(x, xp, *, eta, cap):
 # ---- TaiLr ---------------------------------------------------------------------------------------
 
 
-def tailr_clamped(logits, targets, *, gamma, least, normalizer=None, reduction="mean"):
+def tailr_clamped(
+    logits: Logits,
+    targets: Targets,
+    *,
+    gamma: float,
+    least: float,
+    normalizer: Normalizer = None,
+    reduction: str = "mean",
+) -> LossAndDlogits:
     """TaiLr with its weight clamped from below: w = max(q / (γ + (1−γ) q), least).
 
     The clamp is in all of the authors' scripts, with least = 0.2 or 0.3 and γ = 1e-7, 0.1 or 0.8.
@@ -98,7 +113,15 @@ def _tailr_clamped(log_q, ratios, xp):
     return xp.where(below, f_at_edge - least * (log_q - log_edge), f), xp.maximum(w, least)
 
 
-def tailr_surrogate(logits, targets, *, gamma, least=0.0, normalizer=None, reduction="mean"):
+def tailr_surrogate(
+    logits: Logits,
+    targets: Targets,
+    *,
+    gamma: float,
+    least: float = 0.0,
+    normalizer: Normalizer = None,
+    reduction: str = "mean",
+) -> LossAndDlogits:
     """TaiLr with the value that its authors' code prints: −sg[w] log q, w clamped from below.
 
     sg stops the gradient, so the gradient is tailr_clamped's while the value is another, and
@@ -117,7 +140,14 @@ def _tailr_surrogate(log_q, ratios, xp):
 # ---- EMO -----------------------------------------------------------------------------------------
 
 
-def emo_patched(logits, targets, cost_embedding, *, normalizer=None, reduction="mean"):
+def emo_patched(
+    logits: Logits,
+    targets: Targets,
+    cost_embedding: Float[Array, "V C"],
+    *,
+    normalizer: Normalizer = None,
+    reduction: str = "mean",
+) -> LossAndDlogits:
     """EMO as a later patch of its authors has it: ½ (−log q + sg[−log q / (d + q)] d).
 
     A smaller second term than objectives.emo's, by d / (d + q): at q = 0.9 and d = 0.065 the target
@@ -135,7 +165,8 @@ def emo_patched(logits, targets, cost_embedding, *, normalizer=None, reduction="
     _, d_emo = emo(logits, targets, normalizer=normalizer)
     second = 2 * d_emo - d_mle
     count = xp.maximum((targets >= 0).sum(), 1) if normalizer is None else normalizer
-    return (loss + (share * nll).sum() / count) / 2, (d_mle + share[..., None] * second) / 2
+    loss = xp.asarray((loss + (share * nll).sum() / count) / 2)
+    return loss, (d_mle + share[..., None] * second) / 2
 
 
 def _patched_share(logits, targets, cost_embedding, nll, xp):
@@ -148,7 +179,7 @@ def _patched_share(logits, targets, cost_embedding, nll, xp):
     return xp.where(d > 0, d / xp.where(d > 0, d + xp.exp(-nll), 1), 0).astype(logits.dtype)
 
 
-def frozen_embedding(model):
+def frozen_embedding(model: LanguageModel) -> Float[Array, "V C"]:
     """A copy of a GPT's token embedding, for cost_embedding: EMO's authors take the costs from the
     pretrained model and hold them fixed throughout training.
 
@@ -162,7 +193,7 @@ def frozen_embedding(model):
 # ---- repetition ----------------------------------------------------------------------------------
 
 
-def authors_repetition(ids, times=3):
+def authors_repetition(ids: Any, times: int = 3) -> Any:
     """The MixCE authors' repetition of a text (n,) -> (rate, length of the longest phrase or 0).
 
     For each different token they look at the gaps between its occurrences, each gap read as a
@@ -177,10 +208,10 @@ def authors_repetition(ids, times=3):
     measures.repetition in about half of all texts that repeat anything.
     """
     ids = [int(token) for token in ids]
-    places = {}
+    places: dict[int, list[int]] = {}
     for place, token in enumerate(ids):
         places.setdefault(token, []).append(place)
-    found = {}  # by set of tokens: (repeats, start, length)
+    found: dict[Any, Any] = {}  # by set of tokens: (repeats, start, length)
     for of_token in places.values():
         for phrase, repeats, start in _runs(ids, of_token):
             if repeats < times:
