@@ -17,6 +17,7 @@ from .storage.shapes import (
     ArrayModule,
     Arrays,
     Bool,
+    FilePath,
     Float,
     Grads,
     IdsOrOneHots,
@@ -130,6 +131,10 @@ class LanguageModel:
         dx (None for ids), dpast (None without a past), grads; adds into `grads` if given.
         """
         raise NotImplementedError(f"{type(self).__name__} has no extend_backward")
+
+    def save(self, folder: FilePath, overwrite: bool = False, boundary: int | None = None) -> None:
+        """Write the model to `folder`, in a form of each model's own; options as for GPT.save."""
+        raise NotImplementedError(f"{type(self).__name__} has no save")
 
     @property
     def num_params(self) -> int:

@@ -155,7 +155,7 @@ def token_objective(
     logits: Logits,
     targets: Targets,
     f_and_w: TokenTerms,
-    ratio: float | None,
+    ratio: Any,
     normalizer: Normalizer = None,
     reduction: str = "mean",
 ) -> LossAndDlogits:

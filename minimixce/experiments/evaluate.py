@@ -3,10 +3,12 @@ do.
 """
 
 from pathlib import Path
+from typing import Any
 
 from .. import backend, text
 from ..model import check_drawn
 from ..storage import validate
+from ..storage.shapes import FilePath
 from ..training import run
 from ..training.evaluation import evaluate
 from . import measures, options, tables, world_measures
@@ -91,7 +93,7 @@ def _evaluate_on_world(folder, run_options, model, seed, say):
     return row
 
 
-def check_nothing_to_ignore(folder, given):
+def check_nothing_to_ignore(folder: FilePath, given: Any) -> None:
     """Raise ValueError for options of text measures (names in `given`) where the run in `folder`
     was trained on a world.
     """

@@ -8,19 +8,22 @@ w(q) is Σ_x p_x w(q_x) (q_v − 1[v = x]). It vanishes where p_v w(q_v) = λ q_
 import numpy as np
 
 from ..objectives import OBJECTIVES, RATIOS, check_objective_ratio, names
+from ..storage.shapes import Array, Float
 
 
-def mle_q(p, lam, ratio=None):
+def mle_q(
+    p: Float[Array, "..."], lam: Float[Array, "..."], ratio: float | None = None
+) -> Float[Array, "..."]:
     """The q at which p w(q) = λ q with maximum likelihood's w, which is 1."""
     return p / lam
 
 
-def mixce_q(p, lam, eta):
+def mixce_q(p: Float[Array, "..."], lam: Float[Array, "..."], eta: float) -> Float[Array, "..."]:
     """The same with MixCE's w; it sums to one at a single λ, above (1−η) max p."""
     return eta * p / np.maximum(lam - (1 - eta) * p, 1e-300)
 
 
-def tailr_q(p, lam, gamma):
+def tailr_q(p: Float[Array, "..."], lam: Float[Array, "..."], gamma: float) -> Float[Array, "..."]:
     """The same with TaiLr's w, or 0 where that would be negative."""
     return np.maximum(0, (p / lam - gamma) / (1 - gamma))
 

@@ -4,10 +4,11 @@ import numpy as np
 
 from ..backend import add_rows, check_array, to_numpy
 from ..layers import softmax_forward
+from ..storage.shapes import Array, Float
 from ..storage.validate import check_finite
 
 
-def average_js(gold, learned):
+def average_js(gold: Float[Array, "V V"], learned: Float[Array, "V V"]) -> float:
     """avg. JS of two transition matrices (V,V), start rows included: the Jensen–Shannon divergence
     of each pair of rows (nats, equal weights), mean over rows.
     """
@@ -21,7 +22,7 @@ def average_js(gold, learned):
     return max(0.0, float((kl(gold) + kl(learned)).mean() / 2))
 
 
-def average_zeros(gold, learned):
+def average_zeros(gold: Float[Array, "V V"], learned: Float[Array, "V V"]) -> float:
     """avg. 0s: the mean learned probability where the gold one is 0 (0 where it nowhere is)."""
     _check(gold, learned)
     impossible = learned[gold == 0]

@@ -6,15 +6,16 @@ command line, the tables, the pictures and the CSV files have it.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import backend, layers, objectives, worlds
-from ..model import check_drawn
+from ..model import LanguageModel, check_drawn
 from ..storage import validate
+from ..storage.shapes import Array, Batch, Int
 from ..training.evaluation import check_targets
 
 
@@ -45,7 +46,7 @@ def spread(rows, measures):
 # ---- a model's fit to text -----------------------------------------------------------------------
 
 
-def fit_to_text(model, batches, temperature=1.0):
+def fit_to_text(model: LanguageModel, batches: Iterable[Batch], temperature: float = 1.0) -> Any:
     """Perplexity on the targets of `batches`, and the mean entropy (nats per token) of Q(·|context)
     at those contexts, with logits divided by `temperature` -> (perplexity, entropy).
     """
@@ -61,7 +62,7 @@ def fit_to_text(model, batches, temperature=1.0):
     return perplexity(nll / count), entropy / count
 
 
-def perplexity(nats):
+def perplexity(nats: float) -> float:
     """exp(nats), and infinity where that is more than a float holds."""
     with np.errstate(over="ignore"):
         return float(np.exp(nats))
@@ -79,6 +80,7 @@ def matching_temperature(model, batches, entropy):
     """The temperature in [0.05, 1] at which the model's entropy (fit_to_text) is nearest to
     `entropy`, by bisection.
     """
+    validate.check_finite("entropy", entropy)
     low, high = 0.05, 1.0
     if fit_to_text(model, batches)[1] <= entropy:
         return 1.0
@@ -93,7 +95,9 @@ def matching_temperature(model, batches, entropy):
 # ---- the counting baseline ----------------------------------------------------------------------
 
 
-def ngram_cross_entropy(train, validation, n, vocab_size):
+def ngram_cross_entropy(
+    train: Int[Array, " N"], validation: Int[Array, " M"], n: int, vocab_size: int
+) -> float:
     """Nats per token of an interpolated Witten–Bell n-gram model: the counting baseline for a
     character model.
 
@@ -231,14 +235,14 @@ def _is_repeated(phrase):
     return any((phrase[part:] == phrase[:-part]).all() for part in parts)
 
 
-def words(text):
+def words(text: str) -> list[str]:
     """The words of a text: runs of letters with their combining marks, with apostrophes (' or ’)
     inside. A script that puts no spaces between words, as Thai, has long ones.
     """
     return worlds.find_words(text, "letters")
 
 
-def word_validity(texts, vocabulary):
+def word_validity(texts: Any, vocabulary: set[str]) -> float:
     """Share of the words of `texts` that are in the set `vocabulary`; a text's first and last word
     may be cut off and are left out. NaN without words.
     """
@@ -252,7 +256,7 @@ def _decode(tokenizer, ids):
     return "\n".join(tokenizer.decode(part) for part in np.split(ids, ends))
 
 
-def vocabulary_of(corpus):
+def vocabulary_of(corpus: Any) -> set[str]:
     """The words of the training text; of a very long one, of its first ten million tokens."""
     return set(words(_decode(corpus.tokenizer, np.asarray(corpus.train[:10_000_000]))))
 
@@ -330,7 +334,7 @@ TEXT_MEASURES = {
 }
 
 
-def check_sampling_options(samples, tokens, temperature=1.0):
+def check_sampling_options(samples: int, tokens: int, temperature: float = 1.0) -> None:
     """Raise ValueError, naming the option, unless measure_on_text can work with these."""
     for name, value, least in (("samples", samples, 0), ("tokens", tokens, 1)):
         if value < least:

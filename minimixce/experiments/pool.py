@@ -73,7 +73,7 @@ def without_interrupts():
         signal.signal(signal.SIGINT, before)
 
 
-def end_with_parent(parent):
+def end_with_parent(parent: int) -> None:
     """In a worker: keep freed memory, and end within a second of the process `parent` (its id),
     whose workers are not told when it is killed.
     """

@@ -10,9 +10,10 @@ from ..backend import array_module
 from ..bigram import Bigram, BigramConfig, TableBigram
 from ..checks import gradcheck
 from ..gpt import GPT, GPTConfig
+from ..model import LanguageModel
 
 
-def check_everything(device="cpu", seed=0):
+def check_everything(device: str = "cpu", seed: int = 0) -> Any:
     """Gradient-check every layer, every objective and whole models in float64 on `device`: yields
     (title, checks.Report).
     """
@@ -183,7 +184,7 @@ FROZEN = {"mixce_surrogate": ("weight", _frozen_surrogate), "emo": ("ratio", _fr
 # ---- models --------------------------------------------------------------------------------------
 
 
-def random_params(model, rng):
+def random_params(model: LanguageModel, rng: Any) -> Any:
     """The model with parameters that are all random and far from zero, so that no term of a
     gradient hides.
     """

@@ -1,9 +1,14 @@
 """Tables as lines of text."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 from .measures import TEXT_MEASURES, spread
 
 
-def format_table(headings, rows, line=None):
+def format_table(
+    headings: Sequence[Any] | None, rows: Iterable[Sequence[Any]], line: str | None = None
+) -> str:
     """A table as text, one line a row, without a line break at the end.
 
     headings: strings, or None for a table without them. rows: sequences of as many cells each,
@@ -20,7 +25,7 @@ def format_table(headings, rows, line=None):
     return "\n".join(line.format(*row) for row in cells)
 
 
-def format_measures(groups, measures=TEXT_MEASURES):
+def format_measures(groups: dict[str, list[dict[str, Any]]], measures: Any = TEXT_MEASURES) -> str:
     """A table of measurements: a row a group, a column a measure, mean ± standard deviation over
     the group -> text.
 

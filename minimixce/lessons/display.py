@@ -3,12 +3,12 @@
 import sys
 
 
-def in_notebook():
+def in_notebook() -> bool:
     """Whether this code runs in IPython, as it does in a notebook."""
     return "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
 
 
-def display(data):
+def display(data: dict[str, str]) -> bool:
     """Show a dict of representations by MIME type in a notebook -> False where there is none."""
     if not in_notebook():
         return False
@@ -18,7 +18,7 @@ def display(data):
     return True
 
 
-def write(text, end="\n"):
+def write(text: str, end: str = "\n") -> None:
     """Print text; a terminal that cannot print η prints a question mark, from this call on."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")

@@ -5,6 +5,7 @@ import io
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +17,12 @@ INVALID_COLOR = "0.9"  # the shade behind what P cannot produce
 _shown: list[str] = []  # figures of this script so far, to number their files
 
 
-def figure(width=7.5, height=3.6):
+def figure(width: float = 7.5, height: float = 3.6) -> Any:
     """A matplotlib Figure of that many inches, with a layout in which nothing overlaps."""
     return new_figure(figsize=(width, height), layout="constrained")
 
 
-def show(fig, alt):
+def show(fig: Any, alt: str) -> None:
     """Show a figure in a notebook; a script writes it to lesson_figures/ in the current folder.
 
     alt: one sentence that says what there is to see, for readers who cannot see it.
@@ -38,7 +39,7 @@ def show(fig, alt):
     write(f"[{path}: {alt}]\n")
 
 
-def sentence_bars(ax, distributions, legend=True):
+def sentence_bars(ax: Any, distributions: dict[str, Any], legend: bool = True) -> None:
     """Draw bars of SENTENCES side by side for each of {label: (7,)} into a matplotlib Axes.
 
     The label "P" is blue, others are shades of orange.
@@ -61,7 +62,7 @@ def sentence_bars(ax, distributions, legend=True):
         ax.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.88))
 
 
-def oranges(count):
+def oranges(count: int) -> Any:
     """`count` shades of Q's orange, from dark to light -> list of matplotlib colours."""
     if count == 1:
         return [Q_COLOR]

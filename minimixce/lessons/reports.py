@@ -6,6 +6,7 @@ import re
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from .display import display, in_notebook, write
 
@@ -13,7 +14,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _KEEPS_ITS_LINES = r"^(- |\d\. |\||```|    )"  # lists, tables and code
 
 
-def full_or_fast(full, fast):
+def full_or_fast(full: Any, fast: Any) -> Any:
     """`full` when a lesson is read, `fast` when it is tested.
 
     It is tested with --fast on the command line or MINIMIXCE_FAST in the environment.
@@ -21,12 +22,12 @@ def full_or_fast(full, fast):
     return fast if "--fast" in sys.argv or os.environ.get("MINIMIXCE_FAST") else full
 
 
-def lesson_folder():
+def lesson_folder() -> Path:
     """The folder of the running lesson: the script's, or in a notebook the current one -> Path."""
     return Path.cwd() if in_notebook() else Path(sys.argv[0]).resolve().parent
 
 
-def say(markdown):
+def say(markdown: str) -> None:
     """Show prose whose numbers were computed just now; lines are joined as Markdown joins them."""
     text = inspect.cleandoc(markdown)
     if not display({"text/markdown": text, "text/plain": text}):
@@ -35,14 +36,14 @@ def say(markdown):
             write(paragraph if laid else textwrap.fill(paragraph, 100), end="\n\n")
 
 
-def source(*objects):
+def source(*objects: Any) -> None:
     """Show the lines of functions or classes as they stand in their files.
 
     What a lesson explains can then not go stale. Above the lines stands the name of the file.
     """
     for thing in objects:
         code = inspect.getsource(inspect.unwrap(thing)).rstrip()
-        where = f"# {_short_path(Path(inspect.getsourcefile(thing)))}"
+        where = f"# {_short_path(Path(inspect.getsourcefile(thing) or ''))}"
         if not display({"text/markdown": f"```python\n{where}\n{code}\n```", "text/plain": code}):
             write(f"{where}\n{code}\n")
 

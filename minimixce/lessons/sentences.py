@@ -4,6 +4,9 @@ import numpy as np
 
 from .. import exact, optim, worlds
 from ..bigram import TableBigram
+from ..model import LanguageModel
+from ..storage.shapes import Array, Float
+from ..worlds import World
 from .reports import full_or_fast
 
 MAX_LEN = 4  # the horizon of every sum over its sentences: three words and the boundary
@@ -12,18 +15,26 @@ INVALID = ("cat here sleep", "cats here sleeps")  # what a model writes that for
 SENTENCES = (*VALID, *INVALID, "anything else")
 
 
-def sentence_probs(model):
+def sentence_probs(model: LanguageModel | World) -> Float[Array, "7"]:
     """The probability a model, or the world itself, gives to each of SENTENCES -> (7,).
 
     Sequences end at the horizon MAX_LEN; "anything else" has the rest of the probability.
     """
     rows = worlds.agreement().rows(SENTENCES[:-1], MAX_LEN)
-    is_world = isinstance(model, worlds.World)
-    probs = np.exp(model.log_prob(rows) if is_world else exact.log_prob(model, rows))
+    if isinstance(model, World):
+        probs = np.exp(model.log_prob(rows))
+    else:
+        probs = np.exp(exact.log_prob(model, rows))
     return np.append(probs, max(0.0, 1 - probs.sum()))
 
 
-def optimal_table(objective, eta=0.5, world=None, max_len=MAX_LEN, steps=3000):
+def optimal_table(
+    objective: str,
+    eta: float = 0.5,
+    world: World | None = None,
+    max_len: int = MAX_LEN,
+    steps: int = 3000,
+) -> TableBigram:
     """The table bigram at which an exact objective is least, from the uniform start -> TableBigram.
 
     objective, eta: as in `exact.loss_and_grads`; world: agreement() if None. A rate that falls to

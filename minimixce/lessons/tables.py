@@ -1,10 +1,13 @@
 """Tables of strings and numbers."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 from ..experiments.tables import format_table
 from .display import display, write
 
 
-def table(headings, rows):
+def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Show a table: headings, then rows of strings or of numbers that are already formatted.
 
     The first column is left-aligned, the others right-aligned.

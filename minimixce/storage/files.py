@@ -89,7 +89,7 @@ def to_csv(rows: Sequence[dict[str, Any]]) -> str:
     return buffer.getvalue()
 
 
-def load_functions(path, *names):
+def load_functions(path: FilePath, *names: str) -> Any:
     """Run a Python file -> the functions of these names that it defines, in order.
 
     The file is executed: give none that you would not run yourself. Raises FileNotFoundError, or

@@ -40,7 +40,13 @@ def assert_gradients(
     return report
 
 
-def check_gradients(forward, backward, *inputs, names=None, **options):
+def check_gradients(
+    forward: Callable[..., tuple[Any, Any]],
+    backward: Callable[[Any, Any], Any],
+    *inputs: Any,
+    names: Sequence[str] | None = None,
+    **options: Any,
+) -> tuple[Report, list[str]]:
     """What assert_gradients checks -> the Report, and a list of sentences on what is wrong.
 
     Arguments and errors are those of assert_gradients.

@@ -7,14 +7,19 @@ with) and its tokenizer.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .. import text
 from ..backend import to_numpy
 from ..gpt import GPT
+from ..model import LanguageModel
+from ..optim import AdamW
 from ..storage import checkpoint, files
+from ..storage.shapes import FilePath
 from ..text import hugging_face
 
 METRICS_FILE = "metrics.jsonl"
@@ -41,22 +46,29 @@ class Run:
         "objective",
     )
 
-    def __init__(self, model, optimizer, objective, folder, boundary):
+    def __init__(
+        self,
+        model: LanguageModel,
+        optimizer: AdamW,
+        objective: str,
+        folder: FilePath | None,
+        boundary: int | None,
+    ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.objective = objective
         self.folder = None if folder is None else Path(folder)
         self.boundary = boundary
         self.step = 0
-        self.losses = []  # since the last measurement
-        self.measurements = []
+        self.losses: list[Any] = []  # since the last measurement
+        self.measurements: list[dict[str, Any]] = []
         self.grad_norm = None
         self.lr = None
         # least validation loss, and measurements since then
         self.best = float("inf")
         self.worse = 0
 
-    def check_losses(self, advice):
+    def check_losses(self, advice: str) -> None:
         """Bring the losses since the last measurement to the host; FloatingPointError, which ends
         with `advice`, if one is not finite.
         """
@@ -74,7 +86,7 @@ class Run:
                 f"the gradient is not finite at step {self.step}; try {advice}"
             )
 
-    def add(self, found):
+    def add(self, found: dict[str, Any]) -> None:
         """Keep a measurement (a dict), and count those since the least validation_loss."""
         self.measurements.append(found)
         self.losses = []
@@ -82,7 +94,7 @@ class Run:
             self.worse = 0 if found["validation_loss"] < self.best else self.worse + 1
             self.best = min(self.best, found["validation_loss"])
 
-    def save(self):
+    def save(self) -> None:
         """Export the models and metrics, then replace the state: a kill at any moment leaves a
         state that is never ahead of them. Does nothing without a folder.
         """
@@ -99,13 +111,16 @@ class Run:
         info["grad_norm"] = None if self.grad_norm is None else float(self.grad_norm)
         checkpoint.save_state(self.folder / STATE_FILE, self._arrays(), info)
 
-    def load(self):
+    def load(self) -> None:
         """Take the state that `save` left; ValueError or FileNotFoundError where it is damaged, of
         another model, or missing.
         """
-        arrays, info = checkpoint.load_state(self.folder / STATE_FILE)
+        if self.folder is None:
+            raise ValueError("a run without a folder has nothing to load")
+        state = self.folder / STATE_FILE
+        arrays, info = checkpoint.load_state(state)
         expected = {name: array.shape for name, array in self._arrays().items()}
-        checkpoint.check_shapes(self.folder / STATE_FILE, expected, arrays)
+        checkpoint.check_shapes(state, expected, arrays)
         for name, array in self._arrays().items():
             array[...] = self.model.xp.asarray(arrays[name])
         objective = self.objective
@@ -132,7 +147,7 @@ class Run:
         }
 
 
-def found_in(folder):
+def found_in(folder: FilePath) -> str | None:
     """The name of something in `folder` that a run would overwrite, or None."""
     names = (
         RUN_FILE,
@@ -149,7 +164,7 @@ def found_in(folder):
     return next((name for name in names if (Path(folder) / name).exists()), None)
 
 
-def start_folder(folder, tokenizer):
+def start_folder(folder: FilePath, tokenizer: Any) -> None:
     """Make a run's folder and save its tokenizer; files that tell of a run that is replaced go
     first.
     """
@@ -160,7 +175,7 @@ def start_folder(folder, tokenizer):
     text.save_tokenizer(tokenizer, folder)
 
 
-def open_folder(folder, device="auto"):
+def open_folder(folder: FilePath, device: str = "auto") -> Any:
     """The best model of a run's folder and its tokenizer -> (GPT, tokenizer). Raises
     FileNotFoundError or ValueError where one is missing, damaged, or does not fit the other.
     """
@@ -174,7 +189,7 @@ def open_folder(folder, device="auto"):
     return model, tokenizer
 
 
-def write_options(folder, options, corpus):
+def write_options(folder: FilePath, options: dict[str, Any], corpus: Any) -> None:
     """Write run.json: options (a dict), with what is true of the corpus instead of what was asked
     for, and the corpus's fingerprint.
     """
@@ -187,7 +202,7 @@ def write_options(folder, options, corpus):
     files.write_atomically(Path(folder) / RUN_FILE, data)
 
 
-def read_options(folder, fits):
+def read_options(folder: FilePath, fits: Callable[[str, Any], bool]) -> dict[str, Any]:
     """The options in a folder's run.json -> dict. fits(name, value) says whether an option may be
     so; ValueError for a file with one that does not, FileNotFoundError without a file.
     """
@@ -200,7 +215,7 @@ def read_options(folder, fits):
     return options
 
 
-def check_corpus(folder, corpus):
+def check_corpus(folder: FilePath, corpus: Any) -> None:
     """Raise ValueError unless `corpus` has the fingerprint of the one the run was started with."""
     fingerprint = files.read_json(Path(folder) / RUN_FILE).get("data_fingerprint")
     if fingerprint != corpus.fingerprint():

@@ -62,7 +62,13 @@ def check_callable(name: str, function: Any) -> None:
         raise TypeError(f"{name} must be a function, as {example}, got {function!r}")
 
 
-def guarded(objective, name=None, *, errors=_TELLING, advice=_IN_FIT):
+def guarded(
+    objective: Loss,
+    name: str | None = None,
+    *,
+    errors: tuple[type[Exception], ...] = _TELLING,
+    advice: str = _IN_FIT,
+) -> Loss:
     """`objective`, with one sentence where it is none: NotAnObjective, which names it, if it raises
     one of `errors` or does not return (0-d loss, dlogits of logits' shape).
 

@@ -33,11 +33,7 @@ def seconds_of_step(step: Callable[..., LossAndGrads], model: LanguageModel, bat
 
 
 def seconds_of_training(
-    of_step: float,
-    steps: int,
-    positions: int,
-    validations: int = 0,
-    validation_positions: int = 0,
+    of_step: float, steps: int, positions: int, validations: int = 0, validation_positions: int = 0
 ) -> float:
     """of_step seconds for each of `steps`, whose batches have `positions` positions, and for each
     of the validations a forward pass over validation_positions.
