@@ -169,6 +169,170 @@ def frozen(z, z0, targets, eta):
     return -np.mean((eta + (1 - eta) * q0) * log_softmax(z)[b, t, y])
 """,
     ),
+    "linear by einsum": (
+        "a2",
+        "2.1",
+        """
+def linear_forward(x, W, b):
+    return np.einsum("...i,io->...o", x, W) + b, (x, W)
+
+
+def linear_backward(dy, cache):
+    x, W = cache
+    letters = "abc"[:x.ndim - 1]
+    return (np.einsum("...o,io->...i", dy, W), np.einsum(f"{letters}i,{letters}o->io", x, dy),
+            np.einsum(f"{letters}o->o", dy))
+""",
+    ),
+    "linear in float32 and Fortran order": (
+        "a2",
+        "2.1",
+        """
+def linear_forward(x, W, b):
+    low = [np.asfortranarray(a.astype(np.float32)) for a in (x, W, b)]
+    return np.asfortranarray((low[0] @ low[1] + low[2]).astype(x.dtype)), (x.dtype, *low)
+
+
+def linear_backward(dy, cache):
+    dtype, x, W, b = cache
+    dy = dy.astype(np.float32)
+    n = x.shape[-1]
+    dW = sum(np.outer(r, d) for r, d in zip(x.reshape(-1, n), dy.reshape(-1, dy.shape[-1])))
+    db = dy.reshape(-1, dy.shape[-1]).sum(0)
+    return (dy @ W.T).astype(dtype), dW.astype(dtype), db.astype(dtype)
+""",
+    ),
+    "embedding by one-hots": (
+        "a2",
+        "2.2",
+        """
+def embedding_forward(ids, W):
+    onehot = np.eye(len(W), dtype=W.dtype)[ids]
+    return onehot @ W, onehot
+
+
+def embedding_backward(dy, onehot):
+    return (np.tensordot(onehot, dy, axes=[[0, 1], [0, 1]]),)
+
+
+def position_backward(dy, W):
+    dW = np.zeros_like(W)
+    for b in range(len(dy)):
+        for t in range(dy.shape[1]):
+            dW[t] += dy[b, t]
+    return dy + 0, dW
+""",
+    ),
+    "softmax by its Jacobian": (
+        "a2",
+        "2.4",
+        """
+def softmax_backward(dy, cache):
+    y, axis = cache
+    y, dy = np.moveaxis(y, axis, -1), np.moveaxis(dy, axis, -1)
+    jacobian = y[..., :, None] * (np.eye(y.shape[-1], dtype=y.dtype) - y[..., None, :])
+    return (np.moveaxis(np.einsum("...ij,...i->...j", jacobian, dy), -1, axis),)
+""",
+    ),
+    "layer norm in steps": (
+        "a2",
+        "2.5",
+        """
+def norm_forward(x, weight, bias):
+    C = x.shape[-1]
+    mu = x.sum(-1, keepdims=True) / C
+    d = x - mu
+    var = (d * d).sum(-1, keepdims=True) / C
+    std = np.sqrt(var + EPSILON)
+    return weight * (d / std) + bias, (d, std, weight)
+
+
+def norm_backward(dy, cache):
+    d, std, weight = cache
+    C = d.shape[-1]
+    lead = tuple(range(d.ndim - 1))
+    dnormed = dy * weight
+    dd = dnormed / std
+    dstd = -(dnormed * d).sum(-1, keepdims=True) / std**2
+    dvar = dstd / (2 * std)
+    dd = dd + 2 * d * dvar / C
+    dx = dd - dd.sum(-1, keepdims=True) / C
+    return dx, (dy * d / std).sum(lead), dy.sum(lead)
+""",
+    ),
+    "attention a head at a time": (
+        "a2",
+        "2.6",
+        """
+def attention_forward(qkv, n_head, mask):
+    q, k, v = np.split(qkv, 3, axis=-1)
+    D = q.shape[-1] // n_head
+    y, kept = np.zeros_like(q), []
+    for b in range(len(q)):
+        for h in range(n_head):
+            s = slice(h * D, (h + 1) * D)
+            scores = q[b, :, s] @ k[b, :, s].T / math.sqrt(D)
+            scores[~mask] = -np.inf
+            p = np.exp(scores - scores.max(1)[:, None])
+            p /= p.sum(1)[:, None]
+            y[b, :, s] = p @ v[b, :, s]
+            kept.append((b, s, p))
+    return y, (q, k, v, D, kept)
+
+
+def attention_backward(dy, cache):
+    q, k, v, D, kept = cache
+    dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
+    for b, s, p in kept:
+        dv[b, :, s] = p.T @ dy[b, :, s]
+        dp = dy[b, :, s] @ v[b, :, s].T
+        ds = (dp - (dp * p).sum(1)[:, None]) * p / math.sqrt(D)
+        dq[b, :, s] = ds @ k[b, :, s]
+        dk[b, :, s] = ds.T @ q[b, :, s]
+    return (np.concatenate([dq, dk, dv], axis=-1),)
+""",
+    ),
+    "attention by einsum": (
+        "a2",
+        "2.6",
+        """
+def attention_forward(qkv, n_head, mask):
+    B, T, C3 = qkv.shape
+    x = qkv.reshape(B, T, 3, n_head, C3 // 3 // n_head)
+    q, k, v = x[:, :, 0], x[:, :, 1], x[:, :, 2]
+    scale = q.shape[-1] ** -0.5
+    s = np.einsum("bihd,bjhd->bhij", q, k) * scale + np.where(mask, 0, -np.inf).astype(qkv.dtype)
+    p = np.exp(s - s.max(-1, keepdims=True))
+    p = p / p.sum(-1, keepdims=True)
+    return np.einsum("bhij,bjhd->bihd", p, v).reshape(B, T, -1), (q, k, v, p, scale)
+
+
+def attention_backward(dy, cache):
+    q, k, v, p, scale = cache
+    dy = dy.reshape(q.shape)
+    dp = np.einsum("bihd,bjhd->bhij", dy, v)
+    ds = p * (dp - np.einsum("bhij,bhij->bhi", p, dp)[..., None]) * scale
+    d = [np.einsum("bhij,bjhd->bihd", ds, k), np.einsum("bhij,bihd->bjhd", ds, q),
+         np.einsum("bhij,bihd->bjhd", p, dy)]
+    return (np.stack(d, axis=2).reshape(*dy.shape[:2], -1),)
+""",
+    ),
+    "GELU with other constants": (
+        "a2",
+        "2.3",
+        """
+def activation_forward(x):
+    u = math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x * x)
+    return x * (0.5 + 0.5 * np.tanh(u)), (x, u)
+
+
+def activation_backward(dy, cache):
+    x, u = cache
+    t = np.tanh(u)
+    du = math.sqrt(2 / math.pi) * (1 + 0.134145 * x * x)
+    return (dy * (0.5 + 0.5 * t + x * (0.5 - 0.5 * t * t) * du),)
+""",
+    ),
 }
 
 
@@ -192,9 +356,36 @@ INVENTED = {
     "a1 half": ("a1", "1.6", "(1 - gamma) * np.expm1", "(1 - gamma) / 2 * np.expm1"),
     "a1 root": ("a1", "1.6", "w = np.exp(log_q - log_mix)", "w = np.exp((log_q - log_mix) / 2)"),
     "a1 a + 1": ("a1", "1.7", "w = np.exp(a * log_q)", "w = np.exp((a + 1) * log_q)"),
+    "a2 bias of the first row": ("a2", "2.1", "dy_rows.sum(axis=0)", "dy_rows[0].copy()"),
+    "a2 clipped rows": (
+        "a2",
+        "2.2",
+        "np.add.at(dW, ids, dy)",
+        "np.add.at(dW, ids, dy.clip(-1, 1))",
+    ),
+    "a2 0.0447 in the backward": ("a2", "2.3", "3 * 0.044715", "3 * 0.0447"),
+    "a2 half the sum": ("a2", "2.4", "dx = y * (dy - total)", "dx = y * (dy - total / 2)"),
+    "a2 epsilon 1e-6": ("a2", "2.5", "square + EPSILON", "square + 1e-6"),
+    "a2 r squared": ("a2", "2.5", "dx = r * (dn", "dx = r * r * (dn"),
+    "a2 temperature": ("a2", "2.6", "scale = 1 / math.sqrt(D)", "scale = 0.9 / math.sqrt(D)"),
+    "a2 values scaled": (
+        "a2",
+        "2.6",
+        "dv = p.swapaxes(-1, -2) @ dheads",
+        "dv = p.swapaxes(-1, -2) @ dheads * scale",
+    ),
+    "a2 -1e2 for -inf": (
+        "a2",
+        "2.6",
+        "np.where(mask, scores, -math.inf)",
+        "np.where(mask, scores, -5)",
+    ),
+    "a2 two parts apart": ("a2", "2.7", "dwte_in + dwte_out", "dwte_in - dwte_out"),
+    "a2 half a residual": ("a2", "2.9", "dh = dy + dh_mlp", "dh = dy / 2 + dh_mlp"),
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", INVENTED)
 def test_a_mistake_that_no_catalogue_has_is_not_named(title):
     name, number, old, new = INVENTED[title]
@@ -277,6 +468,48 @@ def tailr(gamma):
 def log_softmax(z):
     z = z - z.max(axis=0)
     return z - np.log(np.sum(np.exp(z), 0))
+""",
+    ),
+    "layer norm's shortest wrong backward": (
+        "a2",
+        "2.5",
+        "statistics-constant",
+        """
+def norm_backward(dy, cache):
+    normed, r, weight = cache
+    n, d = normed.reshape(-1, len(weight)), dy.reshape(-1, len(weight))
+    return dy * weight * r, np.einsum("nc,nc->c", n, d), np.einsum("nc->c", d)
+""",
+    ),
+    "embedding with fancy indexing": (
+        "a2",
+        "2.2",
+        "repeats-overwrite",
+        """
+def embedding_backward(dy, cache):
+    ids, W = cache
+    dW = np.zeros_like(W)
+    for b in range(len(ids)):
+        for t in range(ids.shape[1]):
+            dW[ids[b, t]] = dy[b, t]
+    return (dW,)
+""",
+    ),
+    "attention in loops, scores masked by multiplication": (
+        "a2",
+        "2.6",
+        "masked-scores-zero",
+        """
+_right_backward = attention_backward
+
+
+def attention_forward(qkv, n_head, mask):
+    B, T, C3 = qkv.shape
+    q, k, v = np.moveaxis(qkv.reshape(B, T, 3, n_head, -1), (2, 3), (0, 2))
+    s = np.einsum("bhid,bhjd->bhij", q, k) / math.sqrt(q.shape[-1]) * mask.astype(qkv.dtype)
+    p = softmax_forward(s, -1)[0]
+    y = np.einsum("bhij,bhjd->bihd", p, v).reshape(B, T, -1)
+    return y, (q, k, v, p, 1 / math.sqrt(q.shape[-1]))
 """,
     ),
 }

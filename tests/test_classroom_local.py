@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from minimixce.classroom.assignments import assignment
+from minimixce.classroom.assignments import NAMES, assignment
 from minimixce.classroom.local import Submission, check, judge_submission, load
 from minimixce.cli import main
 
@@ -117,7 +117,7 @@ def test_public_tests_and_notebook_say_what_the_command_says(folder, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["a1"])
+@pytest.mark.parametrize("name", NAMES)
 def test_public_tests_pass_with_the_solution_and_fail_with_the_starter(name, tmp_path):
     shutil.copytree(FOLDER / name, tmp_path / "mine")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]

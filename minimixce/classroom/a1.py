@@ -7,10 +7,9 @@ import numpy as np
 
 from .compare import FLOAT32, TOLERANCE, is_float32
 from .mistakes import read_mistakes
-from .tasks import Assignment, Probe, Task, rng_of
+from .tasks import Assignment, Probe, Task, quarters, rng_of
 
 POWERS = (1 / 2, 1 / 3, 2 / 3)  # a of task 1.7, by variant
-_LAYER = {"forward": 0.25, "consistent": 0.35, "reference": 0.3, "manners": 0.1}
 
 
 # ---- 1.1, 1.2 ------------------------------------------------------------------------------------
@@ -225,13 +224,6 @@ def _reference():
     from .catalogue import functions_of, load_source
 
     return functions_of(load_source(_source(), "reference"))
-
-
-def quarters(total):
-    """Points of a task with forward and backward: 25, 35, 30 and 10 %, in quarters of a point."""
-    points = {name: round(4 * share * total) / 4 for name, share in _LAYER.items()}
-    points["consistent"] += total - sum(points.values())
-    return points
 
 
 def assignment(variant=0):

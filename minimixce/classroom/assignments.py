@@ -2,9 +2,9 @@
 
 from functools import cache
 
-from . import a1
+from . import a1, a2
 
-_MAKE = {"a1": a1.assignment}
+_MAKE = {"a1": a1.assignment, "a2": a2.assignment}
 NAMES = tuple(_MAKE)
 
 
@@ -13,7 +13,7 @@ def assignment(name, variant=0):
     """An assignment in one of its variants -> Assignment. Raises ValueError for another."""
     if name not in _MAKE:
         raise ValueError(f"assignment must be one of {', '.join(NAMES)}, got {name!r}")
-    made = _MAKE[name](variant)
-    if not isinstance(variant, int) or not 0 <= variant < made.variants:
-        raise ValueError(f"variant must be in 0 … {made.variants - 1} for {name}, got {variant}")
-    return made
+    variants = _MAKE[name](0).variants
+    if not isinstance(variant, int) or not 0 <= variant < variants:
+        raise ValueError(f"variant must be in 0 … {variants - 1} for {name}, got {variant}")
+    return _MAKE[name](variant)

@@ -5,6 +5,7 @@ on every probe form a class, and only a class can be named. A mistake whose edit
 a variant, or changes nothing there, is dropped.
 """
 
+import ast
 import functools
 import itertools
 import types
@@ -16,11 +17,21 @@ from .mistakes import edit
 from .tasks import Probe
 
 
-def load_source(text, name="submission"):
-    """Run the text of a program -> its names. Raises whatever it raises."""
-    names = {"__name__": name}
+def load_source(text, name="submission", given=None):
+    """Run the text of a program -> its names. Raises whatever it raises.
+
+    given: names that are there before, which the text may replace.
+    """
+    names = (given or {}) | {"__name__": name}
     exec(compile(text, f"{name}.py", "exec"), names)
     return names
+
+
+def source_of(text, functions):
+    """The part of a program that defines these functions, as text."""
+    tree = ast.parse(text)
+    defined = [node for node in tree.body if getattr(node, "name", None) in functions]
+    return "\n\n".join(ast.get_source_segment(text, node) for node in defined) + "\n"
 
 
 def functions_of(names):
@@ -78,7 +89,9 @@ class Catalogue:
         self.task = task
         self.text = assignment.source(variant)
         self.probes = [Probe(*probe) for probe in task.probes(seed)]
-        self.reference = functions_of(load_source(self.text, "reference"))
+        self.names = load_source(self.text, "reference")
+        self.reference = functions_of(self.names)
+        self.own_text = source_of(self.text, task.functions)  # only this part is edited
         self.right = run_task(task, self.reference, self.probes)
         self.mistakes = {m.code: m for m in assignment.mistakes if m.task == task.number}
         self.singles = self._results(
@@ -91,12 +104,13 @@ class Catalogue:
         """{key: results} of edited references, those left out that return what is right."""
         found = {}
         for key, all_edits in programs:
-            text = self.text
+            text = self.own_text
             for edits in all_edits:
                 text = text and edit(text, edits)
-            if text is None or text == self.text:
+            if text is None:
                 continue
-            outcomes = run_task(self.task, functions_of(load_source(text, "wrong")), self.probes)
+            names = load_source(text, "wrong", self.names)
+            outcomes = run_task(self.task, functions_of(names), self.probes)
             if all(o.error for o in outcomes) or same(outcomes, self.right):
                 continue
             found[key] = outcomes

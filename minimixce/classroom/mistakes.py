@@ -54,7 +54,7 @@ def edit(text, edits):
     for old, new in edits:
         if text.count(old) != 1:
             return None
-        start = text.rindex("\n", 0, text.index(old)) + 1
+        start = text.rfind("\n", 0, text.index(old)) + 1
         line = text[start:]
         indent = line[: len(line) - len(line.lstrip(" "))]
         text = text.replace(old, new.replace("\n", "\n" + indent))

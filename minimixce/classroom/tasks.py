@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+_SHARES = {"forward": 0.25, "consistent": 0.35, "reference": 0.3, "manners": 0.1}
+
 
 class Probe(NamedTuple):
     """One set of inputs. kind: "ordinary", "extreme" or "degenerate"; the first is ordinary."""
@@ -37,7 +39,8 @@ class Task:
     backward and a dict of arrays, for a check of the derivative; None where there is none. points:
     {check: points}, the checks being "forward", "consistent", "reference", "value", "extreme",
     "degenerate", "manners" and the names of `properties`, functions of (functions, inputs) that
-    return a sentence on what is wrong, or "".
+    return a sentence on what is wrong, or "". parts: {name of a check: (one of those checks, the
+    outputs that it is about)}, where a check is split.
     """
 
     number: str
@@ -49,8 +52,10 @@ class Task:
     gradients: tuple = ()
     pair: Callable | None = None
     properties: dict = field(default_factory=dict)
+    parts: dict = field(default_factory=dict)
     lesson: str = "3"
     nonlinear: bool = False  # y is not linear in the first input
+    every_row: bool = True  # y depends on every row of the first input
 
     @property
     def total(self):
@@ -87,9 +92,11 @@ class Assignment:
 
 
 def layer(name, arguments, gradients, *, constants=()):
-    """run and pair of a task `name_forward -> (y, cache)`, `name_backward(dy, cache) -> tuple`.
+    """run, gradients and pair of a task that is a pair of functions -> dict of fields of Task.
 
-    arguments: names of the inputs in order; gradients: {name of output: argument it belongs to};
+    The functions are `name_forward(…) -> (y, cache)` and `name_backward(dy, cache) -> tuple`.
+
+    arguments: names of the inputs in order; gradients: names of what the backward returns;
     constants: arguments that have no gradient in the returned tuple.
     """
 
@@ -116,7 +123,14 @@ def layer(name, arguments, gradients, *, constants=()):
 
         return forward_of, backward, varied
 
-    return run, pair
+    return {"run": run, "gradients": tuple(gradients), "pair": pair}
+
+
+def quarters(total):
+    """Points of a task with forward and backward: 25, 35, 30 and 10 %, in quarters of a point."""
+    points = {name: round(4 * share * total) / 4 for name, share in _SHARES.items()}
+    points["consistent"] += total - sum(points.values())
+    return points
 
 
 def rng_of(seed, *key):

@@ -1,0 +1,62 @@
+"""Forwards that are too poor for their derivative to be worth points.
+
+A constant forward with a zero backward is consistent, and so is a linear stand-in for a layer that
+is not linear: the points for consistency want a forward that is nearly the right one.
+"""
+
+import numpy as np
+
+from .catalogue import copied
+
+
+def degenerate(catalogue, functions, outcome):
+    """Why the forward of the ordinary probe is too poor, in a sentence, or ""."""
+    task, right = catalogue.task, catalogue.right[0].outputs
+    forward, _, varied = task.pair(functions, copied(outcome.probe.inputs))
+    of_reference, _, _ = task.pair(catalogue.reference, copied(outcome.probe.inputs))
+    y, expected = _flat(forward, varied), _flat(of_reference, varied)
+    if y.shape != expected.shape:
+        return f"the forward returns {y.size} numbers, not {expected.size}"
+    size = float(np.linalg.norm(y) * np.linalg.norm(expected))
+    if float((y * expected).sum()) < 0.5 * size:
+        return "the forward is too far from the right one"
+    for name in task.gradients:
+        found = outcome.outputs.get(name)
+        if found is None or np.linalg.norm(found) < 0.01 * np.linalg.norm(right[name]):
+            return f"{name} is nearly zero"
+    return _hardly_responds(task, forward, varied, y)
+
+
+def _flat(forward, varied):
+    """y of a pair's forward, one array or several, as one vector."""
+    y = forward(*varied.values())[0]
+    parts = y if isinstance(y, (tuple, list)) else (y,)
+    return np.concatenate([np.asarray(part, float).reshape(-1) for part in parts])
+
+
+def _hardly_responds(task, forward, varied, y):
+    """Whether y responds to the first input in few directions, linearly, or in few rows."""
+    rng = np.random.default_rng(0)
+    name, x = next(iter(varied.items()))
+
+    def moved(step):
+        return _flat(forward, varied | {name: x + step}) - y
+
+    steps = [rng.standard_normal(x.shape) for _ in range(3)]
+    responses = np.array([moved(1e-3 * step) for step in steps])
+    singular = np.linalg.svd(responses, compute_uv=False)
+    if y.size >= 3 and singular[-1] < 1e-6 * singular[0]:
+        return f"the forward responds to {name} in fewer than three directions"
+    if task.nonlinear and np.allclose(moved(steps[0]), -moved(-steps[0]), rtol=1e-6, atol=1e-9):
+        return f"the forward is linear in {name}"
+    for row in _used_rows(task, x):
+        step = np.zeros_like(x)
+        step[row] = rng.standard_normal(x.shape[1:])
+        if not moved(0.1 * step).any():
+            return f"the forward does not depend on row {row} of {name}"
+    return ""
+
+
+def _used_rows(task, x):
+    """Rows of the first input that y has to depend on."""
+    return range(len(x)) if x.ndim and task.every_row else ()
