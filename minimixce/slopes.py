@@ -279,7 +279,8 @@ def along_directions(t: Tensor, blocks: Any, rng: Any) -> list[Found]:
     """What random directions find, up to the first that is wrong.
 
     The coordinates are dealt out at random into blocks, and a direction moves those of one block:
-    beside fewer others, the error of a single coordinate shows more.
+    beside fewer others, the error of a single coordinate shows more. t: the Tensor; blocks: how
+    many; rng: a NumPy generator.
     """
     found = []
     for block in np.array_split(rng.permutation(t.x.size), blocks):
@@ -298,6 +299,7 @@ def _random_direction(t, chosen, rng):
 
 
 def unit(t: Tensor, k: int) -> Array:
+    """The direction of coordinate number k of the Tensor t: zeros and a one, of its shape."""
     direction = np.zeros(t.x.size)
     direction[k] = 1.0
     return direction.reshape(t.x.shape)
@@ -307,7 +309,7 @@ def worst_coordinate(t: Tensor, chosen: Any) -> Any:
     """-> number and Found of the chosen coordinate that is worst, all numerical derivatives.
 
     All are tried with one step length, and those that do not agree then more carefully, the worst
-    first, until one is wrong beyond doubt.
+    first, until one is wrong beyond doubt. t: the Tensor; chosen: numbers of coordinates.
     """
     quick = {}
     for k in chosen:
@@ -325,12 +327,16 @@ def worst_coordinate(t: Tensor, chosen: Any) -> Any:
 
 
 def size_at(t: Tensor, k: int) -> float:
+    """What steps along coordinate number k of the Tensor t are relative to."""
     return max(abs(t.x.reshape(-1)[k]), t.rms)
 
 
 def suspects(t: Tensor, found: Any, rng: Any) -> Array:
     """Coordinates of a large tensor to try one by one: where directions disagree, those that are
-    closed in on by halves; else that with the largest gradient."""
+    closed in on by halves; else that with the largest gradient.
+
+    t: the Tensor; found: what along_directions found; rng: a NumPy generator.
+    """
     largest = np.abs(t.g).argmax(keepdims=True).reshape(-1)
     if all(f.verdict == OK for f in found):
         return largest

@@ -123,8 +123,8 @@ def checked_pytest(*arguments, cwd=HERE.parent):
 
 
 FILES = "layers gpt bigram objectives optim worlds checks logprob estimators exact"
-# numerical derivatives at very many points, of functions that other tests call
-LONG = "not everything and not very_large"
+# minutes in which the same functions are called with the same shapes very often
+LONG = "not everything and not very_large and not groups_of_rows and not cannot_do_is_said"
 
 
 @pytest.mark.types
