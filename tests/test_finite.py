@@ -72,6 +72,12 @@ def test_an_impossible_token_is_no_broken_model():
             mm.logprob.log_softmax(np.array([[bad]]))
 
 
+@pytest.mark.parametrize("value", BAD)
+def test_an_entropy_to_match_that_is_broken(value):
+    with pytest.raises(ValueError, match="entropy must be finite, got"):
+        measures.matching_temperature(random_gpt(vocab_size=6), batches(), value)
+
+
 def test_a_world_step_that_breaks_names_the_step():
     model = random_gpt(vocab_size=6)
 
