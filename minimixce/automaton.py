@@ -40,13 +40,13 @@ class Tables(NamedTuple):
 
 
 class World:
-    """A probabilistic automaton: probs (S,V), rows summing to one; next_state (S,V) integers; start
-    state 0, boundary 0.
+    """A probabilistic automaton with start state 0 and boundary 0.
 
-    next_state must be valid everywhere: a model can take an impossible token, and a floored score
-    then walks on. words: V names to print, words[0] the boundary's. log_p_floor replaces log P of
-    impossible tokens where asked for (with_floor gives the same world another). Arrays are copied
-    and read-only. Raises TypeError or ValueError, also where some sequence could never end.
+    probs (S,V), rows summing to one; next_state (S,V) integers. next_state must be valid
+    everywhere: a model can take an impossible token, and a floored score then walks on. words: V
+    names to print, words[0] the boundary's. log_p_floor replaces log P of impossible tokens where
+    asked for (with_floor gives the same world another). Arrays are copied and read-only. Raises
+    TypeError or ValueError, also where some sequence could never end.
 
     Further attributes: num_states S, vocab_size V, is_markov (whether the state is the last token,
     as closed forms for Markov worlds need), reachable (S,) bool (states that sequences of P meet).
@@ -169,18 +169,19 @@ class World:
         return rows
 
     def batch(self, rows: Rows) -> tuple[Int[Array, "n L-2"], Int[Array, "n L-2"]]:
-        """rows (n, max_len+1) -> inputs, targets, both (n, max_len−1): what a model reads and what
-        it is to predict.
+        """rows (n, max_len+1) -> inputs, targets, both (n, max_len−1).
 
-        Inputs are 0 after the end, targets −1; the forced column is neither. Raises TypeError for
-        rows that are no integer array, ValueError for a wrong layout; what rows hold is checked on
-        the CPU only, since a GPU would have to wait.
+        What a model reads and what it is to predict. Inputs are 0 after the end, targets −1; the
+        forced column is neither. Raises TypeError for rows that are no integer array, ValueError
+        for a wrong layout; what rows hold is checked on the CPU only, since a GPU would have to
+        wait.
         """
         return batch(rows, self.vocab_size)
 
     def states(self, rows: Rows) -> Int[Array, "n L-2"]:
-        """rows (n, max_len+1) -> (n, max_len−1) the state each target is drawn from; some valid
-        state after the end.
+        """rows (n, max_len+1) -> (n, max_len−1) the state each target is drawn from.
+
+        After the end it is some valid state. Raises what batch() raises.
         """
         return self._walk(self.batch(rows)[0])
 
@@ -195,11 +196,10 @@ class World:
         return states.T
 
     def token_log_probs(self, rows: Rows, floored: bool = False) -> Float[Array, "n L-2"]:
-        """rows (n, max_len+1) -> log P(x_t | x_<t) of every target, (n, max_len−1) float64 on rows'
-        device; 0 after the end.
+        """rows (n, max_len+1) -> log P(x_t | x_<t) of every target, (n, max_len−1).
 
-        An impossible token has −inf; with floored=True no token has less than log_p_floor. Raises
-        what batch() raises.
+        float64 on rows' device, 0 after the end. An impossible token has −inf; with floored=True no
+        token has less than log_p_floor. Raises what batch() raises.
         """
         used = self._used_log_probs(rows, floored)
         log_probs = backend.array_module(rows).zeros(
@@ -209,8 +209,9 @@ class World:
         return log_probs
 
     def log_prob(self, rows: Rows, floored: bool = False) -> Float[Array, " n"]:
-        """rows (n, max_len+1) -> log P(x), nats per sequence (n,) float64; −inf where impossible.
-        See token_log_probs.
+        """rows (n, max_len+1) -> log P(x), nats per sequence (n,) float64.
+
+        −inf where impossible; floored and errors: as for token_log_probs.
         """
         return self._used_log_probs(rows, floored).sum(axis=1)
 
@@ -238,11 +239,10 @@ class World:
     # ---- exact sums ------------------------------------------------------------------------------
 
     def visits(self, max_len: int | None = None) -> Float[Array, " S"]:
-        """Expected number of tokens drawn from each state in a sequence, (S,); the forced boundary
-        is not drawn.
+        """Expected number of tokens drawn from each state in a sequence -> (S,).
 
-        max_len=None means no horizon and solves a linear system over the states. Raises ValueError
-        where that cannot be done.
+        The forced boundary is not drawn. max_len=None means no horizon and solves a linear system
+        over the states. Raises ValueError where that cannot be done.
         """
         goes_on = self._token > 0
         source, target, prob = self._from[goes_on], self._to[goes_on], self._prob[goes_on]
@@ -332,8 +332,9 @@ class World:
         return rows
 
     def describe(self) -> str:
-        """Several lines about the world, to print, with sentences drawn with seed 0 where its
-        tokens have words.
+        """Several lines about the world, to print.
+
+        With sentences, drawn with seed 0, where its tokens have words.
         """
         live = self.probs[self.reachable] > 0
         horizon = 100_000  # as good as none for short sequences, and quick for any world
@@ -429,8 +430,9 @@ def _split(rows):
 def reach(
     start: Bool[Array, " S"], source: Int[Array, " N"], target: Int[Array, " N"]
 ) -> Bool[Array, " S"]:
-    """Which states (S,) bool the moves source[i] -> target[i] lead to from the states where start
-    is true.
+    """Which states (S,) bool some moves lead to from the states where start is true.
+
+    The moves are source[i] -> target[i].
     """
     reached = start.copy()
     while True:

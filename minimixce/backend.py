@@ -106,9 +106,7 @@ def cupy_version() -> str:
 
 
 def current_device(xp: ArrayModule) -> tuple[str, int]:
-    """What tells arrays that are made with xp now from those of other devices: a key to keep them
-    under.
-    """
+    """A key for arrays that are made with xp now, which tells them from other devices'."""
     return xp.__name__, xp.cuda.runtime.getDevice() if hasattr(xp, "cuda") else 0
 
 
@@ -121,8 +119,9 @@ def device_name(xp: ArrayModule) -> str:
 
 
 def to_numpy(x: Array) -> Array:
-    """`x` as a NumPy array; from a GPU this copies and waits, so only callers that want a number do
-    it.
+    """`x`, of any shape, as a NumPy array.
+
+    From a GPU this copies and waits, so only callers that want a number do it.
     """
     return x if isinstance(x, (np.ndarray, np.generic)) else x.get()
 
@@ -130,8 +129,9 @@ def to_numpy(x: Array) -> Array:
 def add_rows(
     target: Float[Array, "V ..."], index: Int[Array, " N"], rows: Float[Array, "N ..."]
 ) -> Float[Array, "V ..."]:
-    """target[index[n]] += rows[n] for every n, in place, repeated indices adding up; returns
-    target. index (N,), rows (N,C).
+    """target[index[n]] += rows[n] for every n, in place, repeated indices adding up.
+
+    index (N,), rows (N,C) -> target.
     """
     if not isinstance(target, np.ndarray):
         array_module(target).add.at(target, index, rows)
@@ -172,8 +172,7 @@ def rng(seed: Seed, xp: ArrayModule) -> RandomGenerator:
 
 
 def reuse_freed_memory() -> bool:
-    """Have the C library keep freed blocks for the next array instead of returning them to the
-    kernel.
+    """Have the C library keep freed blocks for the next array, not return them to the kernel.
 
     NumPy's large temporaries are otherwise mapped, faulted in and unmapped at every operation,
     which can cost a third of a training step (CuPy's memory pool does the same for a GPU). This

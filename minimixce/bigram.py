@@ -176,13 +176,13 @@ class _BigramModel(LanguageModel):
 
 
 class Bigram(_BigramModel):
-    """The reference paper's neural bigram: logits = W₂ dropout(relu(W₁ embedding(x) + b₁)) + b₂,
-    with `.params`, `.config`.
+    """The reference paper's neural bigram, with `.params` and `.config`.
 
-    Bigram(config, seed=0, device="auto"); the same seed gives the same parameters on every device.
-    The paper says embedding, hidden layer, ReLU and dropout, so dropout acts on what the hidden
-    layer puts out. The output weights are its own, not tied to the embedding. Raises TypeError for
-    another config, ValueError for a device that is not there.
+    logits = W₂ dropout(relu(W₁ embedding(x) + b₁)) + b₂. Bigram(config, seed=0, device="auto"); the
+    same seed gives the same parameters on every device. The paper says embedding, hidden layer,
+    ReLU and dropout, so dropout acts on what the hidden layer puts out. The output weights are its
+    own, not tied to the embedding. Raises TypeError for another config, ValueError for a device
+    that is not there.
     """
 
     _model_type = "minimixce-bigram"
@@ -227,10 +227,10 @@ class Bigram(_BigramModel):
         cache: list[Any],
         grads: Grads | None = None,
     ) -> tuple[Float[Array, "B T V"] | None, None, Grads]:
-        """dlogits (B,T,V), dpresent (None or empty) -> dx (None for ids, else (B,T,V)), dpast
-        (None), grads.
+        """dlogits (B,T,V), dpresent (None or empty) -> dx, dpast, grads.
 
-        Adds into `grads` if given. A cache serves one backward; a second raises ValueError.
+        dx is None for ids, else (B,T,V); dpast is None. Adds into `grads` if given. A cache serves
+        one backward; a second raises ValueError.
         """
         embedding, hidden, relu, dropped, output = self._take(dlogits, cache)
         grads = {} if grads is None else grads
@@ -248,12 +248,12 @@ class Bigram(_BigramModel):
 
 
 class TableBigram(_BigramModel):
-    """The bigram that can be any bigram: `.params["logits"]` (V,V) holds the logits after token s
-    in row s; `.config`.
+    """The bigram that can be any bigram: its parameters are the table, `.config` its size.
 
-    TableBigram(vocab_size, seed=0, device="auto", dtype="float64") starts with all logits 0, the
-    uniform distribution; the seed, which every model takes, decides nothing. Looking up a row of
-    logits is an embedding with V channels.
+    `.params["logits"]` (V,V) holds the logits after token s in row s. TableBigram(vocab_size,
+    seed=0, device="auto", dtype="float64") starts with all logits 0, the uniform distribution; the
+    seed, which every model takes, decides nothing. Looking up a row of logits is an embedding with
+    V channels.
     """
 
     _model_type = "minimixce-table-bigram"
@@ -293,9 +293,7 @@ class TableBigram(_BigramModel):
         cache: list[Any],
         grads: Grads | None = None,
     ) -> tuple[Float[Array, "B T V"] | None, None, Grads]:
-        """dlogits (B,T,V), dpresent (None or empty) -> dx (None for ids, else (B,T,V)), dpast
-        (None), grads. As Bigram's.
-        """
+        """dlogits (B,T,V), dpresent (None or empty) -> dx, dpast, grads. As Bigram's."""
         (embedding,) = self._take(dlogits, cache)
         grads = {} if grads is None else grads
         dx, dweight = embedding_backward(dlogits, embedding)

@@ -404,8 +404,7 @@ def study(
     taus: Sequence[float] = (1.0, 0.1),
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Bias, standard deviation and mean squared error of every estimator against the exact gradient
-    g of `objective`.
+    """The errors of every estimator against the exact gradient g of `objective`.
 
     For each number n of `sizes`, `repeats` (R) fresh draws give estimates ĝ with mean ḡ -> a list
     of dicts, one an estimator and n, with, over ‖g‖²: mse = mean ‖ĝ − g‖², variance = tr Cov(ĝ),

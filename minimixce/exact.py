@@ -76,15 +76,15 @@ def loss_and_grads(
     max_sequences: int = MAX_SEQUENCES,
     progress: bool = True,
 ) -> LossAndGrads:
-    """The exact value of `objective` and its gradient in every parameter -> loss (0-d float64),
-    grads {name: array}.
+    """The exact value of an objective and its gradient in every parameter.
 
-    objective: a name of objectives.OBJECTIVES, except those that stop a gradient. eta: its ratio
-    (for tailr, γ). method "tree" (for models with extend_forward/extend_backward) computes each
-    shared prefix once, "list" every sequence for itself. Sums are in float64, the model computes in
-    its own dtype. Raises ValueError for an unknown name, a ratio outside [0,1] (for js, at 0 or 1),
-    a world with another vocabulary, a model too short for max_len − 1 positions, and a space of
-    more than `max_sequences` sequences. progress: whether a long sum shows a bar.
+    Returns loss (0-d float64), grads {name: array}. objective: a name of objectives.OBJECTIVES, but
+    none that stops a gradient. eta: its ratio (for tailr, γ). method "tree" (for models with
+    extend_forward/extend_backward) computes each shared prefix once, "list" every sequence for
+    itself. Sums are in float64, the model computes in its own dtype. Raises ValueError for an
+    unknown name, a ratio outside [0,1] (for js, at 0 or 1), a world with another vocabulary, a
+    model too short for max_len − 1 positions, and a space of more than `max_sequences` sequences.
+    progress: whether a long sum shows a bar.
     """
     _check(model, world, max_len, objective, eta, method, max_sequences)
     xp = xp_of(model)

@@ -38,16 +38,16 @@ def bigram_loss_and_grads(
     max_len: int | None = None,
     counts: Array | None = None,
 ) -> tuple[Scalar, Float[Array, "V V"]]:
-    """The exact value and gradient of an objective for a table Q -> loss (0-d float64), dlogits
-    (V,V), in nats per sequence.
+    """The exact value and gradient of an objective for a table Q -> loss, dlogits (V,V).
 
-    q_logits (V,V): row x_{t−1} holds the logits of x_t. With a horizon max_len any world will do;
-    without (max_len=None) it must be Markov. objective: as in loss_and_grads, except js, whose
-    log Q(x)/M(x) does not add up over tokens; eta: its ratio (for tailr, γ). counts (V,V): raw
-    bigram counts of a sample (row x_{t−1}, column x_t, boundary 0); they replace P in the forward
-    part and are divided by counts[0].sum(), the number of sequences, while the constant H(P) of the
-    KL divergences stays the world's. Raises TypeError or ValueError for arguments that do not fit,
-    FloatingPointError where Q hardly ever ends a sequence and there is no horizon.
+    The loss is 0-d float64, in nats per sequence. q_logits (V,V): row x_{t−1} holds the logits of
+    x_t. With a horizon max_len any world will do; without (max_len=None) it must be Markov.
+    objective: as in loss_and_grads, except js, whose log Q(x)/M(x) does not add up over tokens;
+    eta: its ratio (for tailr, γ). counts (V,V): raw bigram counts of a sample (row x_{t−1}, column
+    x_t, boundary 0); they replace P in the forward part and are divided by counts[0].sum(), the
+    number of sequences, while the constant H(P) of the KL divergences stays the world's. Raises
+    TypeError or ValueError for arguments that do not fit, FloatingPointError where Q hardly ever
+    ends a sequence and there is no horizon.
     """
     xp, V = _check(q_logits, world, objective, eta, counts)
     _population(world, max_len)  # checks the two

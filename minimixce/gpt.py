@@ -238,14 +238,14 @@ class GPT(LanguageModel):
         training: bool = False,
         rng: RandomGenerator | None = None,
     ) -> tuple[Float[Array, "B T V"], list[KV], GPTCache]:
-        """Continue sequences: x, ids (B,T) or soft one-hots (B,T,V), after `past` -> logits
-        (B,T,V), present, cache.
+        """Continue sequences after `past` -> logits (B,T,V), present, cache.
 
-        past and present are lists with one kv.KV (keys, values: (rows,H,positions,D)) a layer;
-        present is past and x together, ready to be the next call's past. One row of past may serve
-        G = B/rows consecutive rows of x, as a prefix does its children. Dropout acts only with
-        training=True and then needs `rng` (backend.rng). Raises TypeError for arrays of another
-        device, ValueError for ids outside the vocabulary and for more than block_size positions.
+        x: ids (B,T) or soft one-hots (B,T,V). past and present are lists with one kv.KV (keys,
+        values: (rows,H,positions,D)) a layer; present is past and x together, ready to be the next
+        call's past. One row of past may serve G = B/rows consecutive rows of x, as a prefix does
+        its children. Dropout acts only with training=True and then needs `rng` (backend.rng).
+        Raises TypeError for arrays of another device, ValueError for ids outside the vocabulary and
+        for more than block_size positions.
         """
         past = past or None
         start = num_positions(past)
@@ -277,13 +277,13 @@ class GPT(LanguageModel):
         cache: GPTCache,
         grads: Grads | None = None,
     ) -> tuple[Float[Array, "B T V"] | None, list[KV] | None, Grads]:
-        """dlogits (B,T,V), dpresent (like present, or None for zero) -> dx (None for ids), dpast
-        (None without a past), grads {name: array}.
+        """dlogits (B,T,V), dpresent -> dx, dpast, grads {name: array}.
 
-        dpast is the next dpresent when a sequence was fed in pieces: go through the pieces from
-        last to first, passing each one's dpast and the same grads on. Gradients are added into
-        `grads` if given. dlogits and the cache may be overwritten; a cache serves one backward, and
-        a second raises ValueError.
+        dpresent is like present, or None for zero; dx is None for ids, dpast without a past. dpast
+        is the next dpresent when a sequence was fed in pieces: go through the pieces from last to
+        first, passing each one's dpast and the same grads on. Gradients are added into `grads` if
+        given. dlogits and the cache may be overwritten; a cache serves one backward, and a second
+        raises ValueError.
         """
         self._check_cache(cache, GPTCache)
         if len(cache.blocks) != self.config.n_layer:

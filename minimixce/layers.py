@@ -108,8 +108,9 @@ class PositionCache(NamedTuple):
 def position_forward(
     x: Float[Array, "B T C"], weight: Float[Array, "block_size C"], start: int = 0
 ) -> tuple[Float[Array, "B T C"], PositionCache]:
-    """Add the embedding of each position. x (B,T,C) at positions start … start+T−1, weight
-    (block_size,C) -> y (B,T,C).
+    """Add the embedding of each position: y = x + w.
+
+    x (B,T,C) at positions start … start+T−1, weight (block_size,C) -> y (B,T,C).
     """
     y = x + weight[start : start + x.shape[1]]
     return y, PositionCache(weight, start)
@@ -137,8 +138,9 @@ class UnembeddingCache(NamedTuple):
 def unembedding_forward(
     x: Float[Array, "*rows C"], weight: Float[Array, "V C"]
 ) -> tuple[Float[Array, "*rows V"], UnembeddingCache]:
-    """The output projection tied to the token embedding: logits = x Wᵀ. x (B,T,C), weight (V,C) ->
-    logits (B,T,V).
+    """The output projection tied to the token embedding: logits = x Wᵀ.
+
+    x (B,T,C), weight (V,C) -> logits (B,T,V).
     """
     logits = _rows(x) @ weight.T
     return logits.reshape(*x.shape[:-1], -1), UnembeddingCache(x, weight)
@@ -298,8 +300,9 @@ def relu_forward(x: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Rel
 
 
 def relu_backward(dy: Float[Array, "*shape"], cache: ReluCache) -> Float[Array, "*shape"]:
-    """dy -> dx, same shape: the slope is 1 where x > 0, which is where y > 0, and 0 elsewhere (at 0
-    too, by convention).
+    """dy -> dx, same shape.
+
+    The slope is 1 where x > 0, which is where y > 0, and 0 elsewhere (at 0 too, by convention).
     """
     return dy * (cache.y > 0)
 

@@ -31,8 +31,9 @@ _M = TypeVar("_M", bound="LanguageModel")
 
 
 def check_config(config: Any) -> None:
-    """Raise ValueError or TypeError, naming the field, unless every integer of a config is at least
-    1, its dropout a rate and its dtype one that models have.
+    """Raise ValueError or TypeError, naming the field, for a config that models cannot have.
+
+    Every integer has to be at least 1, its dropout a rate and its dtype one that models have.
     """
     for field in dataclasses.fields(config):
         name, value = field.name, getattr(config, field.name)
@@ -97,8 +98,7 @@ class Model(Protocol):
 
 
 class LanguageModel:
-    """What every model shares, so that training, generation and the exact sums work with any of
-    them.
+    """What every model shares: training, generation and exact sums work with any of them.
 
     A model has `.params` {name: array} and `.config` (vocab_size, block_size, n_layer, dropout,
     dtype), and two methods of its own, extend_forward and extend_backward, which continue sequences
@@ -115,8 +115,10 @@ class LanguageModel:
         training: bool = False,
         rng: RandomGenerator | None = None,
     ) -> tuple[Float[Array, "B T V"], list[KV], Any]:
-        """Continue sequences: x, ids (B,T) or soft one-hots (B,T,V), after `past` -> logits
-        (B,T,V), present, cache; each model says how. With training=True dropout acts, from `rng`.
+        """Continue sequences after `past` -> logits (B,T,V), present, cache.
+
+        x: ids (B,T) or soft one-hots (B,T,V); each model says how. With training=True dropout acts,
+        from `rng`.
         """
         raise NotImplementedError(f"{type(self).__name__} has no extend_forward")
 
@@ -127,8 +129,10 @@ class LanguageModel:
         cache: Any,
         grads: Grads | None = None,
     ) -> tuple[Float[Array, "B T V"] | None, list[KV] | None, Grads]:
-        """dlogits (B,T,V), dpresent (like present, or None for zero) and extend_forward's cache ->
-        dx (None for ids), dpast (None without a past), grads; adds into `grads` if given.
+        """dlogits (B,T,V), dpresent and extend_forward's cache -> dx, dpast, grads.
+
+        dpresent is like present, or None for zero; dx is None for ids, dpast without a past. Adds
+        into `grads` if given.
         """
         raise NotImplementedError(f"{type(self).__name__} has no extend_backward")
 
@@ -149,10 +153,10 @@ class LanguageModel:
     def forward(
         self, tokens: IdsOrOneHots, training: bool = False, rng: RandomGenerator | None = None
     ) -> tuple[Float[Array, "B T V"], Any]:
-        """tokens: ids (B,T) or soft one-hots (B,T,V), T ≤ config.block_size -> logits (B,T,V),
-        cache.
+        """tokens -> logits (B,T,V), cache.
 
-        logits[:, t] predict token t+1. Dropout acts only with training=True and then needs `rng`.
+        tokens: ids (B,T) or soft one-hots (B,T,V), T ≤ config.block_size. logits[:, t] predict
+        token t+1. Dropout acts only with training=True and then needs `rng`.
         """
         logits, _, cache = self.extend_forward(tokens, None, training, rng)
         return logits, cache
@@ -160,8 +164,9 @@ class LanguageModel:
     def backward(
         self, dlogits: Float[Array, "B T V"], cache: Any, grads: Grads | None = None
     ) -> Grads:
-        """dlogits (B,T,V) -> grads {name: array} with exactly the keys of params; adds into `grads`
-        if given.
+        """dlogits (B,T,V) -> grads {name: array} with exactly the keys of params.
+
+        Adds into `grads` if given.
         """
         _, _, grads = self.extend_backward(dlogits, None, cache, grads)
         return grads
@@ -354,8 +359,9 @@ def complete_grads(grads: Grads, model: Model) -> Grads:
 
 
 def likeliest(values: Float[Array, "B V"], count: int | Int[Array, "B 1"]) -> Bool[Array, "B V"]:
-    """The `count` largest values of each row, of equal ones the first: values (B,V), count an
-    integer or integers (B,1) -> bool (B,V).
+    """The `count` largest values of each row, of equal ones the first.
+
+    values (B,V), count an integer or integers (B,1) -> bool (B,V).
     """
     xp = array_module(values)
     ordered = -xp.sort(-values, axis=-1)
@@ -458,10 +464,9 @@ def _sample(
 
 
 def check_drawn(tokens: Int[Array, "..."]) -> None:
-    """Raise NotFinite if generated tokens (any shape), on the host, tell of logits that were not
-    finite.
+    """Raise NotFinite if generated tokens tell of logits that were not finite.
 
-    There a GPU, which does not wait to be looked at, draws −1.
+    tokens: of any shape, on the host. There a GPU, which does not wait to be looked at, draws −1.
     """
     if tokens.size and tokens.min() < 0:
         raise NotFinite("logits must be finite, got others while generating")

@@ -11,15 +11,14 @@ from .storage.validate import check_number
 
 
 class AdamW:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019). Updates the arrays of `params`
-    in place.
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019).
 
-    Weight decay acts on matrices only (two or more axes), not on biases and layer norms. The
-    running means of the gradient and of its square, `.mean` and `.square` by name, are views of one
-    long vector each: a few long operations take the place of many short ones. AdamW(params {name:
-    array}, lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1): the learning rate, the shares of the
-    running means that each step keeps, what is added to the root of the square, the decay in units
-    of lr. Raises TypeError or ValueError for others.
+    Updates the arrays of `params` in place. Weight decay acts on matrices only (two or more axes),
+    not on biases and layer norms. The running means of the gradient and of its square, `.mean` and
+    `.square` by name, are views of one long vector each: a few long operations take the place of
+    many short ones. AdamW(params {name: array}, lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
+    the learning rate, the shares of the running means that each step keeps, what is added to the
+    root of the square, the decay in units of lr. Raises TypeError or ValueError for others.
     """
 
     def __init__(
@@ -113,12 +112,12 @@ class AdamW:
 
 
 class Adam(AdamW):
-    """Adam (Kingma & Ba 2015) with L2: the decay is part of the gradient, l2 · p for every
-    parameter, and so goes through the running means, as PyTorch's `Adam(weight_decay=l2)` has it
-    and the MixCE paper's synthetic experiments use.
+    """Adam (Kingma & Ba 2015) with L2: the decay is part of the gradient.
 
-    params {name: array}, lr, betas, eps and errors: as for AdamW. Raises what AdamW raises, and
-    ValueError for an l2 below 0.
+    It is l2 · p for every parameter, and so goes through the running means, as PyTorch's
+    `Adam(weight_decay=l2)` has it and the MixCE paper's synthetic experiments use. params {name:
+    array}, lr, betas, eps and errors: as for AdamW. Raises what AdamW raises, and ValueError for an
+    l2 below 0.
     """
 
     def __init__(
@@ -135,8 +134,9 @@ class Adam(AdamW):
         self.l2 = float(l2)
 
     def step(self, grads: Grads, lr: float | None = None) -> None:
-        """One update from grads {name: array}, to which the decay is added here; `lr` as in
-        AdamW.step.
+        """One update from grads {name: array}, to which the decay is added here.
+
+        `lr` as in AdamW.step.
         """
         lr = self._checked(grads, lr)
         if self.l2:

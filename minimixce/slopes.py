@@ -332,10 +332,10 @@ def size_at(t: Tensor, k: int) -> float:
 
 
 def suspects(t: Tensor, found: Any, rng: Any) -> Array:
-    """Coordinates of a large tensor to try one by one: where directions disagree, those that are
-    closed in on by halves; else that with the largest gradient.
+    """Coordinates of a large tensor to try one by one.
 
-    t: the Tensor; found: what along_directions found; rng: a NumPy generator.
+    Where directions disagree, those that are closed in on by halves; else that with the largest
+    gradient. t: the Tensor; found: what along_directions found; rng: a NumPy generator.
     """
     largest = np.abs(t.g).argmax(keepdims=True).reshape(-1)
     if all(f.verdict == OK for f in found):

@@ -64,10 +64,9 @@ def load(path: FilePath) -> World:
 
 
 def markov(transitions: Matrix, words: Sequence[str] | None = None, **options: Any) -> World:
-    """The Markov chain with the given matrix: transitions (V,V), rows summing to one, row 0 the
-    start, column 0 the end.
+    """The Markov chain with a matrix transitions (V,V) of rows that sum to one.
 
-    options: name, log_p_floor, as for World.
+    Row 0 is the start, column 0 the end. options: name, log_p_floor, as for World.
     """
     transitions = check_probs("transitions", transitions)
     vocab_size = len(transitions)
@@ -77,14 +76,13 @@ def markov(transitions: Matrix, words: Sequence[str] | None = None, **options: A
 
 
 def random_markov(vocab_size: int, zero_fraction: float, seed: int) -> World:
-    """A random Markov chain, number for number the matrix that the MixCE authors' code draws for
-    this seed.
+    """A random Markov chain, the one that the MixCE authors' code draws for this seed.
 
-    Rows are Dirichlet(½, …, ½); transitions between words are zero with probability zero_fraction
-    (0 … 1), those to the boundary never, so every sequence can end; the start row is uniform, the
-    boundary (an empty sequence) included. Source: the synthetic experiments of Zhang et al., ACL
-    2023. Raises TypeError or ValueError for a vocab_size below 2 or a zero_fraction or seed out of
-    range.
+    It is the same number for number. Rows are Dirichlet(½, …, ½); transitions between words are
+    zero with probability zero_fraction (0 … 1), those to the boundary never, so every sequence can
+    end; the start row is uniform, the boundary (an empty sequence) included. Source: the synthetic
+    experiments of Zhang et al., ACL 2023. Raises TypeError or ValueError for a vocab_size below 2
+    or a zero_fraction or seed out of range.
     """
     vocab_size = check_count("vocab_size", vocab_size, 2)
     check_number("zero_fraction", zero_fraction)
@@ -108,15 +106,14 @@ def ngram(
     vocab_size: int,
     words: Sequence[str] | None = None,
 ) -> World:
-    """The n-gram model (relative frequencies, zeros kept) of a corpus, as a world; n = 2 is a
-    bigram model.
+    """The n-gram model of a corpus as a world: relative frequencies, zeros kept.
 
-    tokens: a stream of ids (N,) with a boundary (0) after every sequence, or a list of sequences,
-    or rows as sample() gives them. A boundary before the first token of a stream or sequence is
-    left out, one that is missing after the last is added. States are the contexts that occur: the
-    last n−1 tokens since the boundary, in order of length and then of ids. A context that does not
-    occur falls to its longest suffix that does, in the end to the start. Raises TypeError or
-    ValueError. Ids are below vocab_size; words: its names, as for World.
+    n = 2 is a bigram model. tokens: a stream of ids (N,) with a boundary (0) after every sequence,
+    or a list of sequences, or rows as sample() gives them. A boundary before the first token of a
+    stream or sequence is left out, one that is missing after the last is added. States are the
+    contexts that occur: the last n−1 tokens since the boundary, in order of length and then of ids.
+    A context that does not occur falls to its longest suffix that does, in the end to the start.
+    Raises TypeError or ValueError. Ids are below vocab_size; words: its names, as for World.
     """
     n, vocab_size = check_count("n", n), check_count("vocab_size", vocab_size, 2)
     counts: dict[tuple[int, ...], Counter[int]] = {}
@@ -179,16 +176,16 @@ def _stream(tokens: Int[Array, "..."] | Sequence[Any], vocab_size: int) -> Int[A
 
 
 def from_text(text: str, vocab_size: int) -> World:
-    """The Markov chain of a text's most frequent words, like the matrices that the MixCE paper
-    takes from WebText.
+    """The Markov chain of a text's most frequent words.
 
-    The paper's code does not say how it counts. Here a sequence is a line or a sentence (up to . !
-    ? and a space); a word is a run of letters and digits, apostrophes inside included, in lower
-    case. The vocab_size − 1 most frequent words are kept, of equally frequent ones the first in
-    order of code points. Pairs of neighbours count where both are kept, the start and the end of a
-    sequence being neighbours too; another word breaks the chain there and is not jumped over. From
-    a word where the counted pairs lead to no end, one end is added to the counts, so a word without
-    successors ends. Zeros are kept. Raises TypeError, or ValueError for too little text.
+    It is like the matrices that the MixCE paper takes from WebText. The paper's code does not say
+    how it counts. Here a sequence is a line or a sentence (up to . ! ? and a space); a word is a
+    run of letters and digits, apostrophes inside included, in lower case. The vocab_size − 1 most
+    frequent words are kept, of equally frequent ones the first in order of code points. Pairs of
+    neighbours count where both are kept, the start and the end of a sequence being neighbours too;
+    another word breaks the chain there and is not jumped over. From a word where the counted pairs
+    lead to no end, one end is added to the counts, so a word without successors ends. Zeros are
+    kept. Raises TypeError, or ValueError for too little text.
     """
     if not isinstance(text, str):
         raise TypeError(f"text must be a string, got {type(text).__name__}")
@@ -222,8 +219,10 @@ def from_text(text: str, vocab_size: int) -> World:
 
 
 def find_words(text: str, of: str = "letters and digits") -> list[str]:
-    """The words of a text: runs of letters (and digits, unless of="letters") with the combining
-    marks and joiners that follow them, with apostrophes (' or ’) inside.
+    """The words of a text: runs of letters with apostrophes (' or ’) inside.
+
+    Digits count as letters unless of="letters"; the combining marks and joiners that follow a
+    letter belong to it.
     """
     return _word_pattern(of).findall(text)
 
@@ -239,12 +238,12 @@ def _word_pattern(of: str) -> re.Pattern[str]:
 
 
 def agreement() -> World:
-    """The smallest world that a bigram model cannot learn: a verb agrees with a noun that may be
-    two words back.
+    """The smallest world that a bigram model cannot learn.
 
-    "cat" (.6) or "cats" (.4); then "here" (.5) or the verb; after "here" the verb; then the end. 4
-    of the 156 sequences of max_len 4 are possible. The best bigram model forgets the number after
-    "here": 76 % of what it says is possible.
+    A verb agrees with a noun that may be two words back. "cat" (.6) or "cats" (.4); then "here"
+    (.5) or the verb; after "here" the verb; then the end. 4 of the 156 sequences of max_len 4 are
+    possible. The best bigram model forgets the number after "here": 76 % of what it says is
+    possible.
     """
     # an impossible word keeps the state
     probs, next_state = np.zeros((6, 6)), np.tile(np.arange(6)[:, None], 6)
@@ -258,10 +257,10 @@ def agreement() -> World:
 
 
 def stories() -> World:
-    """Short English sentences of about 60 words: agreement in number across phrases and clauses,
-    and pronouns that fit.
+    """Short English sentences of about 60 words.
 
-    Made by data/make_stories.py, where the grammar is; an impossible word keeps the state.
+    Agreement in number across phrases and clauses, and pronouns that fit. Made by
+    data/make_stories.py, where the grammar is; an impossible word keeps the state.
     """
     here = Path(__file__).parent
     # installed; in a clone of the repository
