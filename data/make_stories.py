@@ -57,7 +57,7 @@ THINGS = {
     "song": {"song": 1},
     "food": {"fish": 3, "bread": 2},
 }
-# at most one of these in a sentence: nobody sleeps and sleeps
+# at most one of these in a sentence: no "sleeps and sleeps"
 LIGHT = {"sleeps", "runs", "sings", "eats"}
 ADVERBS = {"often": 3, "never": 2, "always": 1}
 PREPOSITIONS = {"in": 3, "near": 2}

@@ -1,4 +1,4 @@
-"""Exact sums by the list of all sequences: each is scored for itself, whatever it shares.
+"""Exact sums by the list of all sequences: each is scored separately, shared prefix or not.
 
     L = Σ_x φ(P(x), Q(x)),   w(x) = ∂L/∂log Q(x),
     ∂L/∂logits(x, t) = w(x) (onehot(x_t) − softmax(logits(x, t)))

@@ -191,7 +191,7 @@ def _without_horizon(moves, xp):
     U = inverse @ ((q * c).sum(axis=1) + q[:, 0] * m[:, 0] * end)
     next_U = U.copy()
     next_U[0] = end
-    U = xp.where(ends, U, math.nan)  # on a device, where nobody waits to raise
+    U = xp.where(ends, U, math.nan)  # on a GPU, where raising would have to wait
     return U[0], visits[:, None] * q * (c + m * next_U - U[:, None])
 
 

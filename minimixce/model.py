@@ -56,7 +56,7 @@ CACHE_HAS_SERVED = "this cache has served a backward already; run forward again 
 
 @runtime_checkable
 class Config(Protocol):
-    """What a model's config says, whatever the model."""
+    """What the config of every model says."""
 
     @property
     def vocab_size(self) -> int: ...
@@ -102,7 +102,7 @@ class LanguageModel:
 
     A model has `.params` {name: array} and `.config` (vocab_size, block_size, n_layer, dropout,
     dtype), and two methods of its own, extend_forward and extend_backward, which continue sequences
-    after a past and differentiate that. Whatever else is asked of a model is made of these two.
+    after a past and differentiate that. Everything else that a model does is built from these two.
     """
 
     config: Any

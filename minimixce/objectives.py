@@ -213,7 +213,7 @@ def emo(
     scale = 0.5 * _scale(is_target, normalizer, log_q.dtype, xp)
     loss = xp.asarray((-2 * scale * xp.where(is_target, log_q, 0)).sum())
     # ∂/∂z_v of −log q is q_v − 1[v = target]; of d it is q_v (cost_v − d). Where log q is −inf, so
-    # is what is asked of tokens that are too dear; what has no probability is asked nothing.
+    # is the pull on tokens that cost more than d; tokens without probability feel none.
     further = cost - d[:, None]
     further = xp.where(further == 0, 0, ratio[:, None] * further)
     dlogits = xp.where(probs > 0, probs * (1 + further), 0)

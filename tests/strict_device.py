@@ -1,4 +1,4 @@
-"""A GPU played on the CPU: an array module that refuses whatever CuPy would refuse, and counts
+"""A GPU played on the CPU: an array module that refuses everything CuPy would refuse, and counts
 every wait for the device.
 
 `backend.array_module` takes the module an array's class lives in, so this file is the device:

@@ -57,7 +57,7 @@ def loss_of(model, logits, targets, name):
 
 
 def assert_same(on_device, on_cpu):
-    """Of one dtype and shape, and equal but for the order in which embedding gradients are added
+    """Of one dtype and shape, and equal except for the order in which embedding gradients are added
     up.
     """
     assert type(on_device) is sd.ndarray

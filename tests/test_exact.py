@@ -675,7 +675,7 @@ def test_groups_of_rows_change_nothing(monkeypatch, kind, rows):
 
 
 def test_memory_does_not_grow_with_the_space(monkeypatch):
-    """The model sees _ROWS rows at once, whatever the number of sequences."""
+    """The model sees _ROWS rows at once, however many sequences there are."""
     seen = []
     original = mm.GPT.extend_forward
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Weights, logits, noise and rates that are not finite: whoever meets them says so."""
+"""Weights, logits, noise and rates that are not finite: whichever function meets them says so."""
 
 import math
 from functools import partial

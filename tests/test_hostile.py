@@ -495,7 +495,7 @@ def test_compare_overwrites_nothing_unasked(template, found):
 
 
 def test_all_runs_of_a_comparison_resume_and_evaluate(template):
-    """Their text is split alike, whatever the seed."""
+    """Their text is split the same way with every seed."""
     pytest.importorskip("matplotlib")
     with world(template):
         Path("texts").mkdir()
@@ -1222,7 +1222,7 @@ LONG = (
 
 
 def assert_same_end(folder, whole):
-    """Models bit for bit, and the same measurements but for their speed."""
+    """Models bit for bit, and the same measurements except for speed."""
     for name in ("model.safetensors", "last/model.safetensors", "config.json"):
         assert Path(folder, name).read_bytes() == Path(whole, name).read_bytes(), name
 

@@ -53,7 +53,7 @@ def has_tag(cell, tag):
 
 
 def typed_numbers(text):
-    """Decimals and percentages of Markdown, but for what may hold numbers: formulas, code, links
+    """Decimals and percentages in Markdown, except in what may hold numbers: formulas, code, links
     and citations.
     """
     for allowed in (
@@ -69,7 +69,7 @@ def typed_numbers(text):
 
 
 def numbers_typed_where_one_says(source):
-    """The same of the constant parts of what code passes to say(), but for settings: numbers that
+    """The same for the constant parts of what code passes to say(), except settings: numbers that
     the code itself holds.
     """
     nodes = [*ast.walk(ast.parse(source))]

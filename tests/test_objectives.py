@@ -102,7 +102,7 @@ def test_the_unfrozen_surrogate_fails_the_check():
 
 
 def oracle(name, logits, targets, eta, gamma, cost_embedding):
-    """(loss, dlogits) by automatic differentiation of math §6, a stopped gradient being a constant."""
+    """(loss, dlogits) by automatic differentiation of math §6; stopped parts are constants."""
     keep = np.flatnonzero(targets >= 0)
     y, N = targets[keep], max(1, len(keep))
     unit = cost_embedding / np.linalg.norm(cost_embedding, axis=-1, keepdims=True)

@@ -296,7 +296,7 @@ def test_docstrings_keep_their_lines_and_backticks_become_links():
         '<a href="minimixce.backend.html#rng">backend.rng</a>' in PAGES["minimixce.layers.html"][1]
     )
     assert '<a href="minimixce.exact.html#loss_and_grads">' not in body  # its own page: no detour
-    assert "−inf where P = 0" not in body  # that stands in a private class
+    assert "−inf where P = 0" not in body  # which is in a private class
     assert "−inf where impossible" in PAGES["minimixce.automaton.html"][1]  # beside a field
 
 

@@ -130,7 +130,7 @@ def test_what_is_not_a_run_is_refused_and_a_line_cut_short_dropped(
     grid.run_grid(jobs, tmp_path, progress=False)
     path = tmp_path / "runs.jsonl"
     first, second = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(first + second[:-1])  # whole, but for its end
+    path.write_bytes(first + second[:-1])  # all of it except the end
     assert list(grid.read_runs(tmp_path)) == jobs[:1]
     for damaged in (
         b"{}\n",

@@ -125,7 +125,7 @@ def test_accumulated_batches_equal_one_big_batch():
     )
     assert [m["loss"] for m in first] == pytest.approx([m["loss"] for m in second], rel=1e-12)
     for name in a.params:
-        # AdamW's step is near lr whatever the gradient, so gradients that are zero but for rounding
+        # AdamW's step is near lr for any gradient, so gradients that are zero except for rounding
         # move weights at random.
         if "c_attn.bias" not in name:
             assert np.allclose(a.params[name], b.params[name], rtol=1e-8, atol=1e-10), name

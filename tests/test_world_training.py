@@ -102,7 +102,7 @@ def test_words_are_tokens():
     assert tokenizer.vocab_size == 3
     assert tokenizer.encode("sat cat  sat").tolist() == [2, 1, 2]
     assert tokenizer.decode([0, 2, 1, 0]) == "sat cat"
-    with pytest.raises(ValueError, match="word 'dog' is none"):
+    with pytest.raises(ValueError, match="word 'dog' is not in"):
         tokenizer.encode("cat dog")
 
 

@@ -51,7 +51,7 @@ class Flags:
         False,
         "vocabularies 20,50,100,500,1000, zeros 0.1,0.5,0.9 and the corpora, if any; hours",
     )
-    jobs: int = option(0, "processes; 0 for one a core; under MPI its ranks, whatever this says")
+    jobs: int = option(0, "processes; 0 means one per core; under MPI all ranks are used")
     quiet: bool = option(False, "print no progress")
 
 

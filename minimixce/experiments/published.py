@@ -203,7 +203,7 @@ def authors_repetition(ids: Any, times: int = 3) -> Any:
     of `times` and more count, but only one for all phrases made of the same set of tokens: a run
     found later takes the place of an earlier one if it begins before it and repeats its phrase as
     often or more. The rate is the sum of length · repeats over these runs, divided by n. So a
-    phrase that stands in two places counts once, one in which each token occurs twice is never
+    phrase found in two places counts once, one in which each token occurs twice is never
     found, and overlapping runs count twice: the rate can be above 1, and differs from
     measures.repetition in about half of all texts that repeat anything.
     """

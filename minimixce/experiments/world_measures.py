@@ -22,7 +22,7 @@ from .tables import format_table
 MAX_LISTED = 2_000_000
 
 
-# keeps the random numbers of measures apart from those of data (on_worlds), whatever the seeds
+# keeps the random numbers of measures apart from those of data (on_worlds), for any seeds
 _MEASURE = 2
 
 

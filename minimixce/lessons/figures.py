@@ -25,7 +25,7 @@ def figure(width: float = 7.5, height: float = 3.6) -> Any:
 def show(fig: Any, alt: str) -> None:
     """Show a figure in a notebook; a script writes it to lesson_figures/ in the current folder.
 
-    alt: one sentence that says what there is to see, for readers who cannot see it.
+    alt: one sentence that describes the picture, for readers who cannot see it.
     """
     buffer = io.BytesIO()
     fig.savefig(buffer, dpi=110, format="png", metadata={"Software": None})

@@ -37,7 +37,7 @@ def say(markdown: str) -> None:
 
 
 def source(*objects: Any) -> None:
-    """Show the lines of functions or classes as they stand in their files.
+    """Show the source lines of functions or classes, read from their files.
 
     What a lesson explains can then not go stale. Above the lines stands the name of the file.
     """

@@ -167,7 +167,7 @@ def load_gpt2(folder: FilePath, dtype: str | None = None) -> tuple[dict[str, Any
         for name, value in tensors.items()
         if not name.endswith((".attn.bias", ".attn.masked_bias"))
     }
-    if sizes["n_layer"] > len(params):  # so that nobody lists the weights of a billion layers
+    if sizes["n_layer"] > len(params):  # before listing the weights of a billion layers
         raise ValueError(
             f"{folder}: config.json says n_layer={sizes['n_layer']}, but there are only"
             f" {len(params)} weights"

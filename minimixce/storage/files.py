@@ -42,7 +42,7 @@ def write_atomically(path: FilePath, data: bytes) -> None:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            # a full disk names no file, and nobody asked for the temporary one
+            # a full disk's error names no file, and the user knows no temporary one
             error.filename = str(path)
         raise
     # the new name lasts once the folder is written, where a system can say so

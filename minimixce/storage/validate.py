@@ -27,7 +27,7 @@ def check_finite(name: str, value: Any, infinite: bool = False) -> None:
 
 
 def check_integer(name: str, value: object) -> None:
-    """Raise TypeError unless `value` is an integer; a bool is none."""
+    """Raise TypeError unless `value` is an integer; a bool does not count."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer, got {value!r:.80}")
 
@@ -41,7 +41,7 @@ def check_count(name: str, value: Any, least: int = 1) -> int:
 
 
 def check_number(name: str, value: Any) -> None:
-    """Raise TypeError unless `value` is a real number; a bool is none."""
+    """Raise TypeError unless `value` is a real number; a bool does not count."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name} must be a number, got {value!r:.80}")
 

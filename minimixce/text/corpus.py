@@ -51,7 +51,7 @@ def load_corpus(
     Each file is a document, or with lines=True each line. Documents are drawn at random into the
     validation split until it holds `held_out` of the characters; a single document is cut, its end
     held out. With `folder` the streams are written there and memory-mapped, so that memory stays
-    bounded whatever the size; such a folder is itself a path to load from. Raises FileNotFoundError
+    bounded at any size; such a folder is itself a path to load from. Raises FileNotFoundError
     or ValueError, naming the file, for what is missing, empty or not text.
     """
     if tokenizer not in ("character", "byte"):

@@ -77,7 +77,7 @@ _DECODERS = {
 
 
 def _model(kind: str, vocab: dict[str, int]) -> dict[str, Any]:
-    if kind != "byte":  # the unknown token is none, so that what is unknown is an error
+    if kind != "byte":  # no unknown token, so that an unknown character is an error
         return {"type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]"}
     return {
         "type": "BPE",

@@ -113,7 +113,7 @@ class WordTokenizer:
         """
         for word in text.split():
             if word not in self._id_of_word:
-                raise ValueError(f"word {word!r} is none of this tokenizer's")
+                raise ValueError(f"word {word!r} is not in this tokenizer's vocabulary")
         return np.array([self._id_of_word[word] for word in text.split()], np.int32)
 
     def decode(self, ids: Int[Array, " N"] | Sequence[int]) -> str:

@@ -69,8 +69,10 @@ def guarded(
     errors: tuple[type[Exception], ...] = _TELLING,
     advice: str = _IN_FIT,
 ) -> Loss:
-    """`objective`, with one sentence where it is none: NotAnObjective, which names it, if it raises
-    one of `errors` or does not return (0-d loss, dlogits of logits' shape).
+    """`objective`, with a one-sentence error if it is not an objective.
+
+    Raises NotAnObjective, which names it, if it raises one of `errors` or does not return (0-d
+    loss, dlogits of logits' shape).
 
     name: how the sentence names it; by default its own name. advice: how the sentence ends.
     """

@@ -16,7 +16,7 @@ LONGEST = 500  # tokens of a sequence
 class Data(NamedTuple):
     """A world and samples of it: codes x_{t−1}·V + x_t of all bigrams (N,), sequence after
     sequence, and where each of the n sequences starts (n+1,). An end that is forced at LONGEST
-    tokens is none of them (the reference counts it).
+    tokens does not count (in the reference it does).
     """
 
     world: worlds.World
