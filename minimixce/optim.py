@@ -7,7 +7,7 @@ import numpy as np
 
 from .backend import array_module, blocks, check_array
 from .storage.shapes import Array, Arrays, Float, Grads, Scalar
-from .storage.validate import check_number
+from .storage.validate import NotFinite, check_number
 
 
 class AdamW:
@@ -98,8 +98,8 @@ class AdamW:
         if lr is None:
             return self.lr
         check_number("lr", lr)
-        if not 0 <= lr < math.inf:
-            raise ValueError(f"lr must be a finite number, at least 0, got {lr}")
+        if not 0 <= lr < math.inf:  # NotFinite, as fit has advice for rates that overflow
+            raise NotFinite(f"lr must be a finite number, at least 0, got {lr}")
         return float(lr)
 
     def _by_name(self, flat: Float[Array, " N"]) -> Arrays:

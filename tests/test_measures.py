@@ -310,3 +310,10 @@ def test_where_no_baseline_is_counted_that_is_said(tmp_path, monkeypatch):
         said = []
         jobs.train(given, tmp_path / str(limit), say=said.append)
         assert words in "\n".join(said)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 2), (2, 5), (4, 9)])
+def test_the_baseline_of_texts_shorter_than_its_contexts(sizes):
+    train, validation = (np.arange(size) % 3 for size in sizes)
+    got = measures.ngram_cross_entropy(train, validation, 6, 5)
+    assert got == pytest.approx(naive_witten_bell(train, validation, 6, 5), rel=1e-12)

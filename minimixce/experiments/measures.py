@@ -141,8 +141,9 @@ def _contexts(train, validation, n, vocab_size):
 
 def _tokens_before(ids, distance):
     """The token `distance` places before each target."""
-    start = np.zeros(min(distance, len(ids)) - 1, np.int64)
-    return np.concatenate([start, ids[: len(ids) - distance].astype(np.int64)])
+    found = np.zeros(len(ids) - 1, np.int64)
+    found[distance - 1 :] = ids[: max(0, len(ids) - distance)]
+    return found
 
 
 def _look_up(keys, values, wanted):
