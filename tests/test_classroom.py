@@ -54,6 +54,19 @@ def test_points_are_quarters_and_add_up(name, variant):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_handout_has_every_task_with_its_points(name):
+    text = (FOLDER / name / "README.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")]
+    whole = assignment(name)
+    for task in whole.tasks:
+        number = "bonus" if task.title.startswith("bonus") else task.number
+        row = next(r for r in rows if r[0].strip() == number and task.functions[0] in r[1])
+        assert row[2].strip().startswith(f"{task.total:g}"), row
+        assert all(f"`{f}" in row[1] for f in task.functions), row
+    assert all(f"**{number}** (in `answers.md`)" in text for number in whole.written)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_codes_are_of_one_mistake_each_and_belong_to_a_task(name):
     mistakes = assignment(name).mistakes
     assert len({m.code for m in mistakes}) == len(mistakes)
@@ -77,8 +90,8 @@ def test_every_mistake_is_named(name, variant, number):
     """As the class it is in, which has few members."""
     this = catalogue(name, number, variant)
     for code, form in this.singles:
-        text = edit(this.text, this.mistakes[code].edits[form])
-        functions = functions_of(load_source(text))
+        text = edit(this.own_text, this.mistakes[code].edits[form])
+        functions = functions_of(load_source(text, "wrong", this.names))
         found = diagnose(this, functions, run_task(this.task, functions, this.probes))
         assert (code,) in found.codes, (code, form, found.text())
         assert len(found.codes) <= 2

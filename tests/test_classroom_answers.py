@@ -169,6 +169,49 @@ def frozen(z, z0, targets, eta):
     return -np.mean((eta + (1 - eta) * q0) * log_softmax(z)[b, t, y])
 """,
     ),
+    "listing with one model call a sequence": (
+        "a3",
+        "3.3",
+        """
+def exact_reverse_ce(logits, cost, T):
+    Q = np.exp(logits) / np.exp(logits).sum(1)[:, None]
+    R, d = 0.0, np.zeros_like(logits)
+
+    def go(last, left, p, paid, path):
+        nonlocal R, d
+        if left == 0:
+            finish(p, paid, path)
+            return
+        for v in range(len(Q)):
+            step = (last, v)
+            if v == 0:
+                finish(p * Q[step], paid + cost[step], path + [step])
+            else:
+                go(v, left - 1, p * Q[step], paid + cost[step], path + [step])
+
+    def finish(p, paid, path):
+        nonlocal R
+        R += p * paid
+        for s, v in path:
+            d[s] -= p * paid * Q[s]
+            d[s, v] += p * paid
+
+    go(0, T - 1, 1.0, 0.0, [])
+    return R, d
+""",
+    ),
+    "costs to go by recursion": (
+        "a3",
+        "3.4",
+        """
+def cost_to_go(Q, cost, T):
+    def u(t, s):
+        if t >= T - 1 or (t > 0 and s == 0):
+            return 0.0
+        return sum(Q[s, v] * (cost[s, v] + u(t + 1, v)) for v in range(len(Q)))
+    return np.array([[u(t, s) for s in range(len(Q))] for t in range(T + 1)], dtype=Q.dtype)
+""",
+    ),
     "linear by einsum": (
         "a2",
         "2.1",
@@ -381,6 +424,27 @@ INVENTED = {
         "np.where(mask, scores, -5)",
     ),
     "a2 two parts apart": ("a2", "2.7", "dwte_in + dwte_out", "dwte_in - dwte_out"),
+    "a0 steps of 2h": ("a0", "0.1", "/ (2 * h)", "/ (4 * h)"),
+    "a0 half a onehot": ("a0", "0.3", "dlogits[row, column] -= 1", "dlogits[row, column] -= 0.5"),
+    "a3 squares of costs": (
+        "a3",
+        "3.3",
+        "total = -log_prob(-cost, rows)",
+        "total = log_prob(cost**2, rows)",
+    ),
+    "a3 discounted": ("a3", "3.4", "(cost + then)", "(cost + 0.9 * then)"),
+    "a3 advantage halved": (
+        "a3",
+        "3.5",
+        "advantage = cost + U[t + 1]",
+        "advantage = cost / 2 + U[t + 1]",
+    ),
+    "a3 a baseline of the median": (
+        "a3",
+        "3.7",
+        "(total.sum() - total) / (n - 1)",
+        "np.median(total)",
+    ),
     "a2 half a residual": ("a2", "2.9", "dh = dy + dh_mlp", "dh = dy / 2 + dh_mlp"),
 }
 
@@ -479,6 +543,24 @@ def norm_backward(dy, cache):
     normed, r, weight = cache
     n, d = normed.reshape(-1, len(weight)), dy.reshape(-1, len(weight))
     return dy * weight * r, np.einsum("nc,nc->c", n, d), np.einsum("nc->c", d)
+""",
+    ),
+    "k1 in the place of the gradient": (
+        "a3",
+        "3.6",
+        "model-zero",
+        """
+def model_grad(logits_of, pull_back, world, T):
+    right = exact_reverse_ce
+    rows = enumerate_sequences(world.vocab_size, T)
+    inputs, targets = world.batch(rows)
+    z = logits_of(inputs)
+    z = z - z.max(-1, keepdims=True)
+    lq = z - np.log(np.exp(z).sum(-1, keepdims=True))
+    p = np.ones(len(rows))
+    for i, row in enumerate(targets):
+        p[i] = np.exp(sum(lq[i, t, v] for t, v in enumerate(row) if v >= 0))
+    return p @ world.token_costs(rows).sum(1), pull_back(np.zeros_like(z))
 """,
     ),
     "embedding with fancy indexing": (

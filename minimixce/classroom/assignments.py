@@ -2,9 +2,9 @@
 
 from functools import cache
 
-from . import a1, a2
+from . import a0, a1, a2, a3
 
-_MAKE = {"a1": a1.assignment, "a2": a2.assignment}
+_MAKE = {"a0": a0.assignment, "a1": a1.assignment, "a2": a2.assignment, "a3": a3.assignment}
 NAMES = tuple(_MAKE)
 
 

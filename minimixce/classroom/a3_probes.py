@@ -1,0 +1,235 @@
+"""How the tasks of A3 are probed and run."""
+
+import itertools
+
+import numpy as np
+
+from .tasks import Probe, rng_of
+
+V, T = 4, 4
+
+
+def _table(rng, v):
+    """A row-stochastic table (v,v) and its logits."""
+    logits = rng.standard_normal((v, v))
+    e = np.exp(logits)
+    return e / e.sum(axis=1, keepdims=True), logits
+
+
+def _costs(rng, v):
+    """−log P of a random table, with one impossible step, floored."""
+    P, _ = _table(rng, v)
+    if v > 2:
+        P[1, 2] = 0
+        P[1] /= P[1].sum()
+    return -np.log(np.maximum(P, 1e-12))
+
+
+def _rows(rng, horizon, v, n=9):
+    """n sequences (n,horizon+1), from the empty one to those whose end is forced."""
+    rows = np.full((n, horizon + 1), -1)
+    rows[:, 0] = 0
+    for i in range(n):
+        length = i % horizon
+        rows[i, 1 : length + 1] = rng.integers(1, v, length)
+        rows[i, length + 1] = 0
+    return rows
+
+
+def log_prob_probes(seed):
+    """Sequences of all lengths; a horizon of 1."""
+    rng = rng_of(seed, 31)
+
+    def inputs(horizon, v):
+        Q, _ = _table(rng, v)
+        return {"log_q": np.log(Q), "rows": _rows(rng, horizon, v)}
+
+    return [Probe("ordinary", inputs(T, 5)), Probe("degenerate", inputs(1, 3))]
+
+
+def run_log_prob(functions, inputs):
+    """log Q of all rows."""
+    return {"log Q": functions.log_prob(inputs["log_q"], inputs["rows"])}
+
+
+def sequences_probes(seed):
+    """Two sizes; a horizon of 1; a vocabulary of one ordinary token."""
+    sizes = [("ordinary", 4, 4), ("ordinary", 3, 5), ("degenerate", 4, 1), ("degenerate", 2, 3)]
+    return [Probe(kind, {"V": v, "T": horizon}) for kind, v, horizon in sizes]
+
+
+def run_sequences(functions, inputs):
+    """All rows, sorted."""
+    rows = np.asarray(functions.enumerate_sequences(inputs["V"], inputs["T"]))
+    if rows.dtype.kind not in "iu":
+        raise TypeError(f"enumerate_sequences returns {rows.dtype}, not integers")
+    if rows.ndim == 2:
+        rows = rows[np.lexsort(rows.T[::-1])]
+    return {"rows": rows}
+
+
+def table_probes(seed):
+    """Logits and costs; tables that are nearly certain; a horizon of 1."""
+    rng = rng_of(seed, 33)
+
+    def inputs(horizon, scale=1.0):
+        _, logits = _table(rng, V)
+        logits *= scale
+        e = np.exp(logits - logits.max(axis=1, keepdims=True))
+        Q = e / e.sum(axis=1, keepdims=True)
+        return {"logits": logits, "Q": Q, "cost": _costs(rng, V), "T": horizon}
+
+    probes = [("ordinary", inputs(T)), ("ordinary", inputs(2)), ("extreme", inputs(T, 15.0))]
+    return [Probe(*probe) for probe in [*probes, ("degenerate", inputs(1))]]
+
+
+def run_listing(functions, inputs):
+    """R and its gradient, by listing."""
+    R, dlogits = functions.exact_reverse_ce(inputs["logits"], inputs["cost"], inputs["T"])
+    return {"R": R, "dlogits": dlogits}
+
+
+def pair_listing(functions, inputs):
+    """R as a function of the logits."""
+
+    def forward(logits):
+        return functions.exact_reverse_ce(logits, inputs["cost"], inputs["T"])
+
+    return forward, lambda dy, dlogits: (dy * dlogits,), {"logits": inputs["logits"]}
+
+
+def horizon_of_one_gives_zero(functions, inputs):
+    """A property: where there is no choice, nothing is paid and every gradient is zero."""
+    R, dlogits = functions.exact_reverse_ce(inputs["logits"], inputs["cost"], 1)
+    return "" if R == 0 and not np.any(dlogits) else "R or its gradient is not 0 at a horizon of 1"
+
+
+def run_to_go(functions, inputs):
+    """The costs to go."""
+    return {"U": functions.cost_to_go(inputs["Q"], inputs["cost"], inputs["T"])}
+
+
+def run_tree(functions, inputs):
+    """The gradient by costs to go."""
+    return {"dlogits": functions.reverse_grad(inputs["Q"], inputs["cost"], inputs["T"])}
+
+
+class TinyWorld:
+    """A bigram world with the methods that model_grad calls."""
+
+    def __init__(self, cost):
+        self.vocab_size = len(cost)
+        self._cost = cost
+
+    def batch(self, rows):
+        """Rows (n,T+1) -> inputs, −1 read as 0, and targets, both (n,T−1)."""
+        inputs, targets = rows[:, :-2], rows[:, 1:-1]
+        return np.maximum(inputs, 0), targets.copy()
+
+    def token_costs(self, rows):
+        """−log P of each target, (n,T−1), 0 where there is none."""
+        inputs, targets = self.batch(rows)
+        return np.where(targets >= 0, self._cost[inputs, targets], 0)
+
+
+def _features(inputs, v):
+    """What the model sees of a prefix: one-hots of its tokens, the last ones more, (n,t,v)."""
+    seen = np.eye(v)[inputs]
+    features = np.zeros_like(seen)
+    for t in range(seen.shape[1]):
+        before = features[:, t - 1] if t else 0
+        features[:, t] = seen[:, t] + 0.5 * before
+    return features
+
+
+def model_probes(seed):
+    """A model whose logits depend on the whole prefix; a horizon of 2."""
+    rng = rng_of(seed, 36)
+
+    def inputs(horizon):
+        return {"W": rng.standard_normal((V, V)), "cost": _costs(rng, V), "T": horizon}
+
+    return [Probe("ordinary", inputs(T)), Probe("degenerate", inputs(2))]
+
+
+def run_model(functions, inputs):
+    """R and the gradient of a linear model of the prefix."""
+    W, last = inputs["W"], {}
+
+    def logits_of(tokens):
+        last["features"] = _features(tokens, V).astype(W.dtype)
+        return last["features"] @ W
+
+    def pull_back(dlogits):
+        return {"W": np.einsum("ntf,ntv->fv", last["features"], dlogits)}
+
+    world = TinyWorld(inputs["cost"])
+    R, grads = functions.model_grad(logits_of, pull_back, world, inputs["T"])
+    return {"R": R, "dW": grads["W"]}
+
+
+def pair_model(functions, inputs):
+    """R as a function of the model's parameters."""
+
+    def forward(W):
+        found = run_model(functions, inputs | {"W": W})
+        return found["R"], found["dW"]
+
+    return forward, lambda dy, dW: (dy * dW,), {"W": inputs["W"]}
+
+
+def weights_probes(seed):
+    """Costs of nine samples, of two, and of single tokens."""
+    rng = rng_of(seed, 37)
+
+    def inputs(n, length):
+        costs = rng.exponential(2.0, (n, length))
+        drawn = np.arange(length) < 1 + np.arange(n)[:, None] % length
+        return {"costs": np.where(drawn, costs, 0)}
+
+    return [Probe("ordinary", inputs(9, 5)), Probe("degenerate", inputs(2, 1))]
+
+
+def run_weights(functions, inputs):
+    """Both weights."""
+    costs = inputs["costs"]
+    reinforce, rloo = functions.reinforce_weights(costs), functions.rloo_weights(costs)
+    return {"weights of REINFORCE": reinforce, "weights of RLOO": rloo}
+
+
+def unbiased(reference, name):
+    """A property: over all pairs of samples, the expected estimate is the exact gradient."""
+
+    def check(functions, inputs):
+        rng = np.random.default_rng(5)
+        Q, _ = _table(rng, 3)
+        cost = -np.log(_table(rng, 3)[0])
+        rows = reference().enumerate_sequences(3, 3)
+        probability = np.exp(reference().log_prob(np.log(Q), rows))
+        costs = TinyWorld(cost).token_costs(rows)
+        scores = [_scores(row, Q) for row in rows]
+        mean = np.zeros_like(Q)
+        for i, p in enumerate(probability):
+            for j, other in enumerate(probability):
+                weights = getattr(functions, name)(costs[[i, j]])
+                pair = zip((i, j), weights)
+                estimate = sum(w * scores[k][t] for k, ws in pair for t, w in enumerate(ws))
+                mean += p * other * estimate
+        exact = reference().reverse_grad(Q, cost, 3)
+        if np.allclose(mean, exact, rtol=1e-4, atol=1e-5):
+            return ""
+        return f"{name}: the expected estimate is not the exact gradient"
+
+    return check
+
+
+def _scores(row, Q):
+    """∇log q of each token of a row that is drawn, in the logits, (V,V) each."""
+    found = []
+    for now, then in itertools.pairwise(row[:-1]):
+        score = np.zeros_like(Q)
+        if then >= 0:
+            score[now] = -Q[now]
+            score[now, then] += 1
+        found.append(score)
+    return found
