@@ -55,22 +55,6 @@ CACHE_HAS_SERVED = "this cache has served a backward already; run forward again 
 
 
 @runtime_checkable
-class Config(Protocol):
-    """What the config of every model says."""
-
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def block_size(self) -> int: ...
-    @property
-    def n_layer(self) -> int: ...
-    @property
-    def dropout(self) -> float: ...
-    @property
-    def dtype(self) -> str: ...
-
-
-@runtime_checkable
 class Model(Protocol):
     """What exact sums ask of a model; every LanguageModel has it, another class may.
 
@@ -80,21 +64,29 @@ class Model(Protocol):
     params: Arrays
 
     @property
-    def config(self) -> Config: ...
+    def config(self) -> Any:
+        """vocab_size, block_size, n_layer, dropout, dtype."""
+        ...
+
     def extend_forward(
         self,
         x: IdsOrOneHots,
         past: list[KV] | None = None,
         training: bool = False,
         rng: RandomGenerator | None = None,
-    ) -> tuple[Float[Array, "B T V"], list[KV], Any]: ...
+    ) -> tuple[Float[Array, "B T V"], list[KV], Any]:
+        """As LanguageModel's."""
+        ...
+
     def extend_backward(
         self,
         dlogits: Float[Array, "B T V"],
         dpresent: list[KV] | None,
         cache: Any,
         grads: Grads | None = None,
-    ) -> tuple[Float[Array, "B T V"] | None, list[KV] | None, Grads]: ...
+    ) -> tuple[Float[Array, "B T V"] | None, list[KV] | None, Grads]:
+        """As LanguageModel's."""
+        ...
 
 
 class LanguageModel:

@@ -39,7 +39,7 @@ def public_names():
 
 
 NAMES = public_names()
-PROTOCOLS = [name for name in NAMES if name.startswith(("model.Model", "model.Config"))]
+PROTOCOLS = [name for name in NAMES if name.startswith("model.Model")]
 FUNCTIONS = [n for n, value in NAMES.items() if inspect.isfunction(value) and n not in PROTOCOLS]
 # a class that is called by users is documented in its own docstring
 CLASSES = [

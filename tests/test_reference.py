@@ -291,7 +291,7 @@ def test_docstrings_keep_their_lines_and_backticks_become_links():
     body = PAGES["minimixce.exact.html"][1]
     # a break that only the width of the source made
     assert "A sequence x has at most T−1 ordinary tokens" in body
-    assert "objective=&quot;mixce_star&quot;" in body
+    assert "objective: str=&quot;mixce_star&quot;" in body
     assert (
         '<a href="minimixce.backend.html#rng">backend.rng</a>' in PAGES["minimixce.layers.html"][1]
     )

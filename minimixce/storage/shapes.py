@@ -88,7 +88,9 @@ else:
 class RandomGenerator(Protocol):
     """A random generator, NumPy's or CuPy's, as backend.rng makes one."""
 
-    def random(self, *args: Any, **options: Any) -> Any: ...
+    def random(self, *args: Any, **options: Any) -> Any:
+        """Uniform numbers in [0, 1)."""
+        ...
 
 
 ArrayModule: TypeAlias = ModuleType  # numpy or cupy

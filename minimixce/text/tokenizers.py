@@ -151,6 +151,7 @@ def load_tokenizer(folder: FilePath) -> Tokenizer:
 
 
 def tokenizer_of(fields: Any, path: FilePath) -> Tokenizer:
+    """The tokenizer that `fields`, read from the file `path`, describe; ValueError for others."""
     fields = fields if isinstance(fields, dict) else {}
     if fields.get("type") == ByteTokenizer.kind:
         return ByteTokenizer()
