@@ -47,7 +47,8 @@ def train(job_options, out, *, resume=False, overwrite=False, say=print):
             run.check_corpus(out, job.corpus)
         else:
             say(job.check_start())
-            say(job.describe_time())
+            if job_options.objective in objectives.OBJECTIVES:  # a user's own may count its calls
+                say(job.describe_time())
             run.start_folder(out, job.corpus.tokenizer)
         try:
             job.fit(out, resume, progress=not job_options.quiet)

@@ -19,8 +19,8 @@ def worker_pool(workers, jobs):
 
     workers: how many processes, 0 for one a core; never more than jobs. Under `python -m
     mpi4py.futures` the executor is MPI's, and uses all its ranks; `workers` is ignored. A job has
-    one thread of linear algebra, wherever it runs, since their number would change the last digits of
-    its results; OMP_NUM_THREADS, where it is set, says otherwise. When the context ends with an
+    one thread of linear algebra, wherever it runs, since their number would change the last digits
+    of its results; OMP_NUM_THREADS, where it is set, says otherwise. When the context ends with an
     exception, Ctrl-C included, the workers are ended at once, in the middle of their jobs. Raises
     ValueError for workers below 0.
     """
