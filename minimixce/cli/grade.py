@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from ..experiments.options import option
 from .options import FileFlags, add_fields, chosen
 
+_EXPERIMENT = "a4"
+
 
 @dataclass
 class Flags:
@@ -14,7 +16,9 @@ class Flags:
     local: bool = option(
         False, "run the file in this process, as a student does with their own: the way there is"
     )
-    task: str | None = option(None, "only this task, as 1.4", metavar="N")
+    task: str | None = option(
+        None, "only this task, as 1.4; of a4: the seed to run again", metavar="N"
+    )
     variant: int = option(0, "the variant that was handed out", metavar="K")
     hints: str = option(
         "why",
@@ -27,7 +31,8 @@ def declare(parser):
     """Declare the options of the command."""
     from ..classroom.assignments import NAMES
 
-    parser.add_argument("assignment", default=argparse.SUPPRESS, help=", ".join(NAMES))
+    names = ", ".join([*NAMES, _EXPERIMENT])
+    parser.add_argument("assignment", default=argparse.SUPPRESS, help=names)
     parser.add_argument(
         "submission", default=argparse.SUPPRESS, help="a folder with the file, or the file itself"
     )
@@ -45,6 +50,8 @@ def run(given):
         raise ValueError("grade needs --local: it runs the file in this process")
     files.check_not_there(file.out, file.overwrite)
     name = given["assignment"]
+    if name == _EXPERIMENT:
+        return _check_experiment(given["submission"], flags, file)
     whole = local.assignment(name, flags.variant)
     tasks = None if flags.task is None else [whole.task(flags.task).number]
     print(local.NOTICE.format(given["submission"]), flush=True)
@@ -58,3 +65,21 @@ def run(given):
         record = {"assignment": name, "variant": flags.variant, **found.as_dict()}
         files.write_atomically(file.out, files.to_json(record).encode())
     return 0 if found.points == found.total else 1
+
+
+def _check_experiment(folder, flags, file):
+    """What a program can check of A4 -> exit status."""
+    from ..classroom.check_experiment import check_folder
+    from ..storage import files
+
+    seed = flags.task
+    if seed is not None and not seed.isdecimal():
+        raise ValueError(f"--task must be a seed to run again, as 12, got {seed!r}")
+    items = check_folder(folder, None if seed is None else int(seed))
+    for item in items:
+        print(f"{item.name}: {'ok' if item.ok else 'not yet'}: {item.says}")
+    print("for a person, with the rubric: the control's meaning, the conclusion, the oral")
+    if file.out:
+        record = {"assignment": _EXPERIMENT, "items": [item._asdict() for item in items]}
+        files.write_atomically(file.out, files.to_json(record).encode())
+    return 0 if all(item.ok for item in items) else 1
