@@ -71,7 +71,6 @@ def test_no_formula_breaks_a_table_or_a_renderer():
 def test_links_lead_somewhere(name):
     text = (TUTORIALS / name).read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")]
-    assert links or name == "glossary.md"
     for link in links:
         path, _, anchor = link.partition("#")
         target = TUTORIALS / (path or name)
@@ -191,7 +190,7 @@ READ = {file: Page(body) for file, (_, body) in PAGES.items()}
 
 
 FILES = {}  # {module: path in the package} of every file that can have a page
-for file in api_reference.PACKAGE.rglob("*.py"):
+for file in api_reference.FILES:
     path = file.relative_to(api_reference.PACKAGE)
     if path.name != "__main__.py" and str(path) != "__init__.py":
         FILES[".".join(part for part in path.with_suffix("").parts if part != "__init__")] = path

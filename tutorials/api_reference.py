@@ -44,13 +44,17 @@ class Module(NamedTuple):
     entries: tuple
 
 
+# The assignments' sources hold their solutions, and are no part of the interface.
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent.name != "sources"]
+
+
 # ---- reading ----------------------------------------------------------------------------------------------------------
 
 
 def modules_in_order():
     """The names of all files that define public names: the heart in the README's order, then folder after folder."""
     named = re.findall(r"`([\w/]+?)(?:\.py|/)`", (PACKAGE / "README.md").read_text(encoding="utf-8"))
-    found = [_module_of(path) for path in sorted(PACKAGE.rglob("*.py"))]
+    found = [_module_of(path) for path in FILES]
 
     def order(module):
         first = module.split(".")[0]
@@ -299,7 +303,7 @@ def _module_html(module, everywhere, own):
 def _exported():
     """What files hand on from others -> {name as after `mm.`: the module that defines it}: GPT, text.load_corpus."""
     found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in FILES:
         if path.name == "__main__.py":
             continue
         module, parts = _module_of(path), path.relative_to(PACKAGE).parts

@@ -84,6 +84,7 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one sentence."""
 
     def error(self, message):
+        """Print the message as one sentence and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {message}\n")
 
     def _check_value(self, action, value):
