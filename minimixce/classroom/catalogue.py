@@ -53,11 +53,11 @@ def run_task(task, functions, probes):
     return [run_probe(task, functions, probe) for probe in probes]
 
 
-def run_probe(task, functions, probe):
-    """Run a task on a copy of one probe -> Outcome."""
+def run_probe(task, functions, probe, copy=True):
+    """Run a task on one probe -> Outcome. copy: on copies of its arrays, which are contiguous."""
     try:
         with np.errstate(all="ignore"):
-            returned = task.run(functions, copied(probe.inputs))
+            returned = task.run(functions, copied(probe.inputs) if copy else probe.inputs)
             outputs = {name: as_result(value).copy() for name, value in returned.items()}
     except (Exception, SystemExit) as error:
         return Outcome(probe, error=error)
