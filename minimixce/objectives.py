@@ -344,7 +344,7 @@ def _reverse_kl(x, eta, xp):
 def _js(x, eta, xp):
     p, q = xp.exp(x.log_p), xp.exp(x.log_q)
     log_m = log_mixture(x.log_p, x.log_q, eta, xp)
-    under_q = times_log((1 - eta) * q, x.log_q - log_m, xp)
+    under_q = times_log((1 - eta) * q, minus(x.log_q, log_m, xp), xp)
     under_p = eta * times_log(p, minus(x.log_p, log_m, xp), xp)
     return under_q + under_p, under_q
 

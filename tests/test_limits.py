@@ -3,6 +3,7 @@ are never reached.
 """
 
 import math
+import warnings
 from functools import partial
 
 import numpy as np
@@ -297,3 +298,14 @@ def test_js_from_samples_has_js_s_ratios(eta, max_len):
 
 def test_fixed_model_is_what_it_says():
     assert Fixed(NEVER_1).extend_forward(np.zeros((1, 2), int))[0].shape == (1, 2, 3)
+
+
+def test_js_of_what_neither_p_nor_q_can_write_is_silent():
+    world = mm.worlds.markov([[0.5, 0.5, 0], [1, 0, 0], [1, 0, 0]])
+    model = mm.TableBigram(3, device="cpu")
+    model.params["logits"][:, 2] = -math.inf  # Q rules token 2 out, and so does P
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss, grads = mm.exact.loss_and_grads(model, world, 3, objective="js", eta=0.5)
+    assert np.isfinite(loss)
+    assert np.isfinite(grads["logits"]).all()
