@@ -99,6 +99,27 @@ def test_a_factor_is_said_and_not_guessed_to_be_a_mistake():
     assert "not the derivative of your own forward" in found.finding.why
 
 
+def test_where_a_factor_comes_from_is_not_guessed():
+    """dk twice too large is √D for D = 4, and not the batch of 2."""
+    found = judged(
+        "a2",
+        "2.6",
+        """
+_right = attention_backward
+
+
+def attention_backward(dy, cache):
+    (dqkv,) = _right(dy, cache)
+    C = dy.shape[-1]
+    dqkv[..., C : 2 * C] *= math.sqrt(cache[0].shape[-1])
+    return (dqkv,)
+""",
+    )
+    assert found.finding.codes == (("scale-missing-in-one",),)
+    assert "everywhere 2 times the right one" in found.text()
+    assert "axis of 2" not in found.text()
+
+
 # ---- manners -------------------------------------------------------------------------------------
 
 LOG_SOFTMAX = (

@@ -8,7 +8,7 @@ from ..testing.gradients import check_gradients
 from .catalogue import copied, run_probe, run_task
 from .compare import TOLERANCE, distance
 from .degenerate import degenerate
-from .diagnose import Finding, diagnose, is_in_float32, right_outputs
+from .diagnose import Finding, diagnose, is_in_float32, right_outputs, without_cause
 from .tasks import Probe
 
 _LEFT_OUT = {("forward", True), ("reference", False)}  # check, whether an output is a gradient
@@ -155,7 +155,10 @@ class _Trial:
         if not wrong:
             return ""
         said = [line for line in sentences if line.startswith(tuple(f"{r.name}:" for r in wrong))]
-        return "; ".join(said) or f"{wrong[0].name}: {wrong[0].reason or 'differs'}"
+        return (
+            "; ".join(map(without_cause, said))
+            or f"{wrong[0].name}: {wrong[0].reason or 'differs'}"
+        )
 
     def _manners(self):
         """What is wrong with the manners, or "": inputs changed, dtype, strides, small sizes."""
