@@ -40,7 +40,7 @@ class CommonOptions:
     seed: int = option(0, "seed of every random number", least=0, on_resume=FIXED)
     threads: int | None = option(
         None,
-        "threads of the linear algebra library",
+        "threads of the linear algebra library (needs the extra 'threads')",
         on_resume=FREE,
     )
 
@@ -124,7 +124,9 @@ class TrainingOptions(_RatioOptions):  # type: ignore[misc, valid-type]
     steps: int = option(2200, "optimizer steps")
     batch_size: int = option(12, "sequences in a batch")
     accumulate: int = option(1, "batches in a step")
-    shards: int = option(1, "threads that share each batch; larger models gain")
+    shards: int = option(
+        1, "threads that share each batch; larger models gain (needs the extra 'threads')"
+    )
     block_size: int = option(64, "positions the model sees", on_resume=FIXED)
     n_layer: int = option(2, "transformer blocks", on_resume=FIXED)
     n_head: int = option(4, "attention heads", on_resume=FIXED)
