@@ -41,6 +41,10 @@ from .slopes import (
 from .storage.shapes import Array, Loss
 from .storage.validate import check_count, check_number
 
+# Apart from the numbers that a caller draws with the same seed: if dy were x itself, layers that
+# normalise would have a gradient of zero, which many wrong ones have, too.
+_STREAM = 0x6D697863
+
 
 @dataclass(frozen=True)
 class Row:
@@ -163,7 +167,7 @@ def gradcheck(
     the random dy and directions.
     """
     originals, names = _check_arguments(inputs, names, tolerance, coordinates)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([_STREAM, check_count("seed", seed, 0)])
     y, dy, gradients, complaints = _run(forward, backward, originals, names, rng)
     rows = []
     for i, (name, x, g) in enumerate(zip(names, originals, gradients)):
@@ -243,8 +247,10 @@ def _run(forward, backward, originals, names, rng):
     other = [array_module(a).asarray(rng.standard_normal(a.shape)) for a in y]
     first, repeated = gradients_of(dy), gradients_of(dy)
     of_other = gradients_of(other)
-    of_sum = gradients_of([a + b for a, b in zip(dy, other)])
-    of_difference = gradients_of([a - b for a, b in zip(dy, other)])
+    # asarray: NumPy makes numbers of what arrays without axes are added to
+    sums = [array_module(a).asarray(a + b) for a, b in zip(dy, other)]
+    differences = [array_module(a).asarray(a - b) for a, b in zip(dy, other)]
+    of_sum, of_difference = gradients_of(sums), gradients_of(differences)
     rounding = [1e-13 * natural_slope(y, dy, x) for x in originals]
     runs = zip(first, repeated, of_other, of_sum, of_difference)
     complaints = [_complaint(*g, allowed) for g, allowed in zip(runs, rounding)]
@@ -276,6 +282,9 @@ def _call_backward(forward, backward, originals, names, dy):
             f"backward must return one gradient per input, {len(originals)} in all, got "
             f"{len(gradients)}"
         )
+    for name, g in zip(names, gradients):
+        if g is not None and not np.isscalar(g) and not hasattr(g, "dtype"):
+            raise TypeError(f"backward must return arrays, but {name} got a {type(g).__name__}")
     return [None if g is None else np.asarray(g) if np.isscalar(g) else g.copy() for g in gradients]
 
 

@@ -55,10 +55,13 @@ def lines_of(
     inputs = [x.copy() for x in originals]
 
     def move(direction, s):
-        inputs[i] = originals[i] + s * array_module(originals[i]).asarray(direction)
-        with np.errstate(all="ignore"):  # a long step may leave a logarithm's domain
-            moved = forward(*inputs)[0]
-        return outputs(moved)
+        xp = array_module(originals[i])
+        inputs[i] = xp.asarray(originals[i] + s * xp.asarray(direction))
+        try:
+            with np.errstate(all="ignore"):
+                return outputs(forward(*inputs)[0])
+        except (ArithmeticError, ValueError):  # a long step may leave a logarithm's domain
+            return [array_module(a).full_like(a, math.nan) for a in y]
 
     return Lines(move, y, dy)
 
@@ -121,19 +124,25 @@ def quick_slope(lines: Lines, direction: Array, size: float, noise: float) -> Sl
     return Slope(t.fourth, error if math.isfinite(error) else math.inf, t.left, t.right, False)
 
 
-def careful_slope(lines: Lines, direction: Array, size: float, noise: float) -> Slope:
+def careful_slope(lines: Lines, direction: Array, sizes: set[float], noise: float) -> Slope:
     """The slope along `direction` from steps of many lengths: the one whose error is least.
 
+    Steps are relative to each of `sizes`: that of the whole x and, where one coordinate moves, its
+    own.
+
     A step is too long where the next longer one finds something else, or where a shorter one does
-    by more than its own rounding: between them lies a kink, or much curvature. lines, size and
-    noise: as for quick_slope.
+    by more than its own rounding: between them lies a kink, or much curvature. The shortest is not
+    believed, since nothing shorter confirms it. lines and noise: as for quick_slope.
     """
-    tries = [t for t in (_try(lines, direction, h * size) for h in _STEPS) if _is_finite(t)]
-    rounding = [(2 * noise + abs(t.fourth) * _X_ROUNDING * size) / t.h for t in tries]
+    steps = sorted({h * size for h in _STEPS for size in sizes}, reverse=True)
+    tries = [t for t in (_try(lines, direction, h) for h in steps) if _is_finite(t)]
+    of_x = _X_ROUNDING * min(sizes)
+    rounding = [(2 * noise + abs(t.fourth) * of_x) / t.h for t in tries]
     best = Slope(math.nan, math.inf, math.nan, math.nan, False)
-    for k in range(1, len(tries)):
-        t = tries[k]
-        truncation = abs(t.fourth - tries[k - 1].fourth) * _TRUNCATION_SHARE
+    for k in range(1, len(tries) - 1):
+        t, longer = tries[k], tries[k - 1]
+        share = _TRUNCATION_SHARE if longer.h > 5 * t.h else 1.0
+        truncation = abs(t.fourth - longer.fourth) * share
         for shorter, allowed in zip(tries[k + 1 :], rounding[k + 1 :]):
             truncation = max(truncation, abs(t.fourth - shorter.fourth) - allowed)
         error = truncation + rounding[k]
@@ -264,8 +273,12 @@ def along(t: Tensor, direction: Array, size: float | None = None) -> Found:
     found = judge(analytic, quick, t.tolerance, t.negligible)
     if found.verdict == OK:
         return found
-    careful = careful_slope(t.lines, direction, size, t.noise)
-    return judge(analytic, careful, t.tolerance, t.negligible)
+    careful = careful_slope(t.lines, direction, {size}, t.noise)
+    found = judge(analytic, careful, t.tolerance, t.negligible)
+    if careful.corner and found.verdict == WRONG:
+        # Several corners may add up to slopes beyond those on the two sides.
+        return found._replace(verdict=CANNOT_TELL, reason="corners along a random direction")
+    return found
 
 
 # ---- one tensor ----------------------------------------------------------------------------------
@@ -317,7 +330,8 @@ def worst_coordinate(t: Tensor, chosen: Any) -> Any:
         quick[k] = judge(float(t.g.reshape(-1)[k]), slope, t.tolerance, t.negligible)
     settled = {k: f for k, f in quick.items() if f.verdict == OK}
     for k in sorted(quick.keys() - settled.keys(), key=lambda k: -quick[k].relative_error):
-        slope = careful_slope(t.lines, unit(t, k), size_at(t, k), t.noise)
+        sizes = {t.rms, abs(float(t.x.reshape(-1)[k])) or t.rms}
+        slope = careful_slope(t.lines, unit(t, k), sizes, t.noise)
         settled[k] = judge(float(t.g.reshape(-1)[k]), slope, t.tolerance, t.negligible)
         if settled[k].verdict == WRONG:
             break

@@ -320,7 +320,7 @@ def test_counts_of_samples():
         with pytest.raises(TypeError, match="n must be an integer, got"):
             mm.estimators.sample(model, bad, 3)
     assert model.generate(tokens, np.int64(2), stop=np.int64(1)).shape == (2, 5)
-    with pytest.raises(TypeError, match="stop must be an integer, got 1.5"):
+    with pytest.raises(TypeError, match=r"stop must be an integer, got 1\.5"):
         model.generate(tokens, 2, stop=1.5)
     assert on_worlds.RowBatches  # it makes batches of int64, which check_batch takes
     assert math.isfinite(float(mm.objectives.mle(np.zeros((1, 2)), np.zeros(1, "uint8"))[0]))

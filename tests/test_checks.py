@@ -3,6 +3,7 @@ cannot be checked is refused.
 """
 
 import json
+import math
 import re
 from functools import partial
 
@@ -570,3 +571,56 @@ def test_a_shift_that_cancels_is_never_called_wrong():
             seed=seed,
         )
         assert report.ok, report
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_dy_is_not_x_drawn_with_the_same_seed(seed):
+    """Along dy = x a layer that normalises has no gradient, so that zeros would pass."""
+    x = normal(3, 4, seed=seed)
+
+    def forward(x):
+        return x / np.sqrt((x * x).mean(-1, keepdims=True)), x
+
+    assert verdict(forward, lambda dy, x: np.zeros_like(x), x, seed=seed) == "WRONG"
+
+
+def test_a_forward_that_raises_beyond_its_domain():
+    def forward(x):
+        return np.array([math.log(v) for v in x]), x
+
+    assert verdict(forward, lambda dy, x: dy / x, [1e-4, 1.0]) == "OK"
+    assert verdict(forward, lambda dy, x: 2 * dy / x, [1e-4, 1.0]) == "WRONG"
+
+
+def test_arrays_without_axes_stay_arrays():
+    def forward(x):
+        assert isinstance(x, np.ndarray)
+        return x * x, x
+
+    def backward(dy, x):
+        dy[...] *= 2  # its own dy it may overwrite
+        return dy * x
+
+    assert verdict(forward, backward, 1.5) == "OK"
+
+
+@pytest.mark.parametrize("huge", [-1e9, -1e12])
+def test_one_huge_entry_does_not_set_the_steps_of_the_others(huge):
+    """Masked logits."""
+    assert verdict(*softmax_pair(), [0.5, 1.0, -0.3, huge]) == "OK"
+    wrong = softmax_pair()[0], lambda dy, c: 1.01 * softmax_pair()[1](dy, c)
+    assert verdict(*wrong, [0.5, 1.0, -0.3, huge]) == "WRONG"
+
+
+def softmax_pair():
+    return mm.layers.softmax_forward, mm.layers.softmax_backward
+
+
+def test_many_corners_along_a_direction():
+    x = np.maximum(normal(5000, seed=1), 0)  # an activation: half of it sits on ReLU's corner
+    assert verdict(*pair_of(lambda x: np.maximum(x, 0), lambda x: x > 0), x) != "WRONG"
+
+
+def test_what_backward_returns_is_arrays():
+    with pytest.raises(TypeError, match="backward must return arrays, but input 0 got a list"):
+        mm.gradcheck(lambda x: (x * x, x), lambda dy, x: ((2 * x * dy).tolist(),), [normal(3)])

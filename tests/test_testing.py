@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from minimixce import checks
-from minimixce.testing import assert_gradients, explain, strategies
+from minimixce.testing import assert_gradients, check_gradients, explain, strategies
 
 every_time_the_same = settings(derandomize=True, deadline=None, database=None, max_examples=25)
 
@@ -233,3 +233,35 @@ def test_pytest_shows_the_table_and_has_the_fixture(tmp_path):
     assert "AssertionError: gradients are not OK" in done.stdout
     assert "everywhere 2.38110 times" in done.stdout.replace("2.3811 ", "2.38110 ")
     assert "def assert_gradients" not in done.stdout  # its own lines are hidden
+
+
+def test_gradients_in_lists_of_dicts_go_by_their_keys():
+    def forward(layers):
+        (layer,) = layers
+        return layer["a"] * layer["b"] ** 2, layer
+
+    def right(dy, layer):
+        a, b = layer["a"], layer["b"]
+        return [{"b": 2 * dy * a * b, "a": dy * b**2}]  # in another order
+
+    def swapped(dy, layer):
+        ((gradient,),) = (right(dy, layer),)
+        return [{"a": gradient["b"], "b": gradient["a"]}]
+
+    layers = [{"a": normal(3), "b": normal(3, seed=1)}]
+    assert_gradients(forward, right, layers)
+    with pytest.raises(AssertionError, match="gradients are not OK"):
+        assert_gradients(forward, swapped, layers)
+
+
+def test_what_cannot_be_told_gets_no_sentence():
+    report, sentences = check_gradients(
+        lambda x: (np.maximum(x, 0), x), lambda dy, x: dy * (x > 0), np.array([1.5, -2.0, 0.0])
+    )
+    assert report.rows[0].verdict == "CANNOT TELL"
+    assert sentences == []
+
+
+def test_a_number_of_gradients_that_is_not_that_of_the_inputs():
+    with pytest.raises(ValueError, match="one gradient per input, 3 in all, got 2"):
+        assert_gradients(linear, lambda dy, c: linear_backward(dy, c)[:2], *INPUTS)

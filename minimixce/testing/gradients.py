@@ -55,21 +55,24 @@ def check_gradients(
     if len(names) != len(inputs):
         raise ValueError(f"names must have one name per input, got {len(names)} for {len(inputs)}")
     structures = [_structure(x, name) for x, name in zip(inputs, names)]
-    flat_names = [name for leaves, _ in structures for name, _ in leaves]
-    flat_inputs = [_as_float64(x) for leaves, _ in structures for _, x in leaves]
+    flat_names = [name for leaves, _, _ in structures for name, _ in leaves]
+    flat_inputs = [_as_float64(x) for leaves, _, _ in structures for _, x in leaves]
 
     def flat_forward(*values):
         values = iter(values)
-        return forward(*(rebuild(values) for _, rebuild in structures))
+        return forward(*(rebuild(values) for _, rebuild, _ in structures))
 
     def flat_backward(dy, cache):
         gradients = backward(dy, cache)
         if len(inputs) == 1 and not isinstance(gradients, tuple):
             gradients = (gradients,)
-        if not isinstance(gradients, (tuple, list)) or len(gradients) != len(inputs):
-            return gradients  # gradcheck says what is wrong with it
+        count = len(gradients) if isinstance(gradients, (tuple, list)) else 1
+        if count != len(inputs):
+            raise ValueError(
+                f"backward must return one gradient per input, {len(inputs)} in all, got {count}"
+            )
         pairs = zip(gradients, structures)
-        return tuple(leaf for g, (leaves, _) in pairs for leaf in _leaves_like(g, leaves))
+        return tuple(leaf for g, (_, _, take_apart) in pairs for leaf in take_apart(g))
 
     report = gradcheck(flat_forward, flat_backward, flat_inputs, names=flat_names, **options)
     sizes = {name: np.shape(x) for name, x in zip(flat_names, flat_inputs)}
@@ -89,51 +92,36 @@ def _names(forward, inputs):
     return [parameters[i] if i < len(parameters) else f"input {i}" for i in range(len(inputs))]
 
 
-def _structure(x, name, path=()):
-    """-> [(name, array), …] of the leaves of x, and a function that builds x of new leaves.
-
-    The function takes an iterator over all new leaves.
+def _structure(x, name):
+    """What x is made of: its leaves [(name, array), …]; a function that builds x from an iterator
+    over new leaves; and one that takes a gradient of the same structure apart, with None for
+    everything it lacks.
     """
     if isinstance(x, dict):
-        children = {key: _structure(value, f"{name}[{key!r}]") for key, value in x.items()}
-        leaves = [leaf for part, _ in children.values() for leaf in part]
-        return leaves, lambda new: {key: rebuild(new) for key, (_, rebuild) in children.items()}
+        parts = {key: _structure(value, f"{name}[{key!r}]") for key, value in x.items()}
+
+        def rebuild(new):
+            return {key: part[1](new) for key, part in parts.items()}
+
+        def take_apart(g):
+            g = g if isinstance(g, dict) else {}
+            return [leaf for key, part in parts.items() for leaf in part[2](g.get(key))]
+
+        return [leaf for part in parts.values() for leaf in part[0]], rebuild, take_apart
     if isinstance(x, (list, tuple)):
-        children = [_structure(value, f"{name}[{k}]") for k, value in enumerate(x)]
-        leaves = [leaf for part, _ in children for leaf in part]
+        items = [_structure(value, f"{name}[{k}]") for k, value in enumerate(x)]
         make = type(x) if type(x) in (list, tuple) else lambda values: type(x)(*values)
-        return leaves, lambda new: make([rebuild(new) for _, rebuild in children])
-    return [(name, x)], next
 
+        def rebuild(new):
+            return make([item[1](new) for item in items])
 
-def _leaves_like(g, leaves):
-    """The leaves of a gradient, in the order of those of its input; None for what it lacks."""
-    if isinstance(g, dict):
-        found = {}
-        for key, value in g.items():
-            for name, leaf in _structure(value, f"[{key!r}]")[0]:
-                found[name] = leaf
-        return [found.get(_below(name)) for name, _ in leaves]
-    if isinstance(g, (list, tuple)):
-        flat = [leaf for leaf in _flat(g)]
-        return flat if len(flat) == len(leaves) else [None] * len(leaves)
-    return [g] if len(leaves) == 1 else [None] * len(leaves)
+        def take_apart(g):
+            fits = isinstance(g, (list, tuple)) and len(g) == len(items)
+            g = g if fits else [None] * len(items)
+            return [leaf for item, part in zip(items, g) for leaf in item[2](part)]
 
-
-def _flat(g):
-    if isinstance(g, (list, tuple)):
-        for part in g:
-            yield from _flat(part)
-    elif isinstance(g, dict):
-        for part in g.values():
-            yield from _flat(part)
-    else:
-        yield g
-
-
-def _below(name):
-    """ "params['w']" -> "['w']": a leaf's name inside the input it is part of."""
-    return name[name.index("[") :]
+        return [leaf for item in items for leaf in item[0]], rebuild, take_apart
+    return [(name, x)], next, lambda g: [g]
 
 
 def _as_float64(x):

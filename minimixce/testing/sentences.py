@@ -18,7 +18,7 @@ def explain(row: Row, shapes: dict[str, tuple[int, ...]] | None = None) -> str:
 
     shapes: {name: shape} of all inputs, whose axes are where factors are looked for.
     """
-    if row.ok or row.gradient is None or row.numeric_gradient is None:
+    if row.verdict != "WRONG" or row.gradient is None or row.numeric_gradient is None:
         return ""
     g, right = np.asarray(row.gradient), row.numeric_gradient
     if g.shape != right.shape:

@@ -19,7 +19,7 @@ def limit_threads(count: int | None) -> AbstractContextManager[Any]:
         from threadpoolctl import threadpool_limits
     except ImportError:
         raise ValueError(
-            "--threads and --shards need threadpoolctl: pip install threadpoolctl"
+            '--threads and --shards need threadpoolctl: pip install "minimixce[threads]"'
         ) from None
     return threadpool_limits(count)
 
