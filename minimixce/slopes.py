@@ -20,8 +20,8 @@ _STEPS = [10.0**-k for k in range(1, 10)]  # those that are tried where it does 
 _NOISE_STEP = 1e-7  # relative to x: so short that what is left of y's third differences is noise
 _NOISE_MARGIN = 8  # by which noise measured at a few points is taken to be larger elsewhere
 _X_ROUNDING = 1e-15  # how far x ± h is from where it should be, relative to x; a few eps
-# From one step length to the next, a tenth of it, a kink's error falls to a ninth of the difference
-# of the two slopes, or less, and that of curvature to a ten-thousandth: this share is above both.
+# From a step length to a fifth of it, a kink's error falls to a quarter of the difference of the
+# two slopes, or less, and that of curvature to a hundredth: this share is no less than both.
 _TRUNCATION_SHARE = 1 / 4
 _VISIBLE_GAP = 40  # times the noise: what must lie between two sides before they count as different
 
@@ -139,12 +139,15 @@ def careful_slope(lines: Lines, direction: Array, sizes: set[float], noise: floa
     of_x = _X_ROUNDING * min(sizes)
     rounding = [(2 * noise + abs(t.fourth) * of_x) / t.h for t in tries]
     best = Slope(math.nan, math.inf, math.nan, math.nan, False)
-    for k in range(1, len(tries) - 1):
-        t, longer = tries[k], tries[k - 1]
-        share = _TRUNCATION_SHARE if longer.h > 5 * t.h else 1.0
-        truncation = abs(t.fourth - longer.fourth) * share
+    for k, t in enumerate(tries[:-1]):
+        longer = [u for u in tries[:k] if u.h > 5 * t.h]  # two of one length agree in their error
+        if not longer:
+            continue
+        truncation = abs(t.fourth - longer[-1].fourth) * _TRUNCATION_SHARE
         for shorter, allowed in zip(tries[k + 1 :], rounding[k + 1 :]):
-            truncation = max(truncation, abs(t.fourth - shorter.fourth) - allowed)
+            gap = abs(t.fourth - shorter.fourth)
+            if gap > allowed:  # the shorter may still be off by as much
+                truncation = max(truncation, 2 * gap)
         error = truncation + rounding[k]
         if error < best.error:
             best = Slope(t.fourth, error, t.left, t.right, False)

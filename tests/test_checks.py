@@ -624,3 +624,17 @@ def test_many_corners_along_a_direction():
 def test_what_backward_returns_is_arrays():
     with pytest.raises(TypeError, match="backward must return arrays, but input 0 got a list"):
         mm.gradcheck(lambda x: (x * x, x), lambda dy, x: ((2 * x * dy).tolist(),), [normal(3)])
+
+
+@pytest.mark.parametrize("trial", [79, 115, 133])
+def test_steps_of_nearly_one_length_do_not_confirm_each_other(trial):
+    # saturated: tiny gradients, whose errors are nearly the same at two nearly equal steps
+    x = 30 * np.random.default_rng([2, trial]).standard_normal((5, 7))
+    pair = mm.layers.softmax_forward, mm.layers.softmax_backward
+    assert mm.gradcheck(*pair, [x], seed=trial).rows[0].verdict != "WRONG"
+
+
+def test_a_kink_closer_than_all_steps_but_the_shortest_is_not_a_wrong_gradient():
+    x = np.random.default_rng([2, 24]).standard_normal((200, 200))
+    report = mm.gradcheck(lambda x: (np.maximum(x, 0), x), lambda dy, x: dy * (x > 0), [x], seed=24)
+    assert report.rows[0].verdict != "WRONG"
