@@ -118,47 +118,86 @@ def test_the_textbook_attention():
     close(a2.attention_backward(dy, cache)[0], layers.attention_backward(dy, right_cache)[0])
 
 
-def _erf_free(x):
+def _tanh_gelu(x):
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-ACTIVATIONS = (
-    _erf_free,
-    lambda x: x / (1 + np.exp(-x)),
-    lambda x: np.where(x > 0, x * x, 0),
-    lambda x: np.log1p(np.exp(x)),
-)
+def _silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def _softplus(x):
+    return np.log1p(np.exp(x))
 
 
 def _centred(x):
     return x - x.mean(-1, keepdims=True)
 
 
-NORMS = (
-    lambda x, w, b: _centred(x) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * w + b,
-    lambda x, w: x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * w,
-    lambda x, w, b: _centred(x) / np.sqrt((_centred(x) ** 2).sum(-1, keepdims=True) + 1e-5) * w + b,
-    lambda x, w, b: _centred(x) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * (1 + w) + b,
-)
-SEEN = (  # who query 4 of five sees
-    [1, 1, 1, 1, 1],
-    [0, 0, 1, 1, 1],
-    [1, 1, 1, 1, 1],
-    [1, 0, 1, 0, 1],
-)
-FIRST_SEES = ([1, 0, 0], [1, 0, 0], [1, 1, 0], [1, 0, 0])
+def _layer_norm(x, w, b):
+    return _centred(x) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * w + b
 
 
-@pytest.mark.parametrize("variant", range(4))
+def _layer_norm_around_0(x, w, b):
+    return _layer_norm(x, 1 + w, b)
+
+
+def _rms_norm(x, w):
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * w
+
+
+def _l2_norm(x, w, b):
+    return _centred(x) / np.sqrt((_centred(x) ** 2).sum(-1, keepdims=True) + 1e-5) * w + b
+
+
+def _over_root(s, D):
+    return s / math.sqrt(D)
+
+
+def _capped(s, D):
+    return 1.5 * np.tanh(s / math.sqrt(D) / 1.5)
+
+
+def _over_width(s, D):
+    return s / D
+
+
+FORMULAS = (  # by variant: activation, norm, who queries 4 of five and 0 of three see, scores
+    (_tanh_gelu, _layer_norm, [1, 1, 1, 1, 1], [1, 0, 0], _over_root),
+    (_silu, _rms_norm, [0, 0, 1, 1, 1], [1, 0, 0], _over_root),
+    (lambda x: np.where(x > 0, x * x, 0), _l2_norm, [1, 1, 1, 1, 1], [1, 1, 0], _over_root),
+    (_softplus, _layer_norm_around_0, [1, 0, 1, 0, 1], [1, 0, 0], _over_root),
+    (_softplus, _l2_norm, [0, 0, 1, 1, 1], [1, 0, 0], _capped),
+    (_silu, _layer_norm_around_0, [1, 1, 1, 1, 1], [1, 1, 0], _over_width),
+)
+
+
+@pytest.mark.parametrize("variant", range(assignment("a2").variants))
 def test_variants_are_what_their_headings_say(variant):
     a2, x = reference("a2", variant), RNG.standard_normal((2, 5, 12))
-    close(a2.activation_forward(x)[0], ACTIVATIONS[variant](x))
-    parameters = [RNG.standard_normal(12) for _ in range(1 if variant == 1 else 2)]
-    close(a2.norm_forward(x, *parameters)[0], NORMS[variant](x, *parameters))
-    assert a2.visible(5)[4].astype(int).tolist() == SEEN[variant]
-    assert a2.visible(3)[0].astype(int).tolist() == FIRST_SEES[variant]
+    activation, norm, last_sees, first_sees, _ = FORMULAS[variant]
+    close(a2.activation_forward(x)[0], activation(x))
+    parameters = [RNG.standard_normal(12) for _ in range(1 if norm is _rms_norm else 2)]
+    close(a2.norm_forward(x, *parameters)[0], norm(x, *parameters))
+    assert a2.visible(5)[4].astype(int).tolist() == last_sees
+    assert a2.visible(3)[0].astype(int).tolist() == first_sees
     assert_gradients(a2.activation_forward, a2.activation_backward, x)
     assert_gradients(a2.norm_forward, a2.norm_backward, x, *parameters)
+
+
+@pytest.mark.parametrize("variant", range(assignment("a2").variants))
+def test_attention_of_a_variant_head_by_head(variant):
+    a2, qkv = reference("a2", variant), 2 * RNG.standard_normal((2, 5, 36))
+    mask, scores_of = a2.visible(5), FORMULAS[variant][4]
+    expected = np.zeros((2, 5, 12))
+    for h in range(3):
+        q, k, v = (qkv[..., at + 4 * h : at + 4 * h + 4] for at in (0, 12, 24))
+        e = np.exp(scores_of(np.einsum("bid,bjd->bij", q, k), 4)) * mask
+        expected[..., 4 * h : 4 * h + 4] = e @ v / e.sum(-1, keepdims=True)
+    close(a2.attention_forward(qkv, 3, mask)[0], expected)
+    assert_gradients(
+        lambda qkv: a2.attention_forward(qkv, 3, mask), a2.attention_backward, qkv, names=["qkv"]
+    )
 
 
 # ---- A3 ------------------------------------------------------------------------------------------

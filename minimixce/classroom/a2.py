@@ -54,7 +54,7 @@ def _norm_task(variant):
 def _attention_task(variant):
     return Task(
         "2.6",
-        "attention",
+        f"attention{VARIANTS[variant][3].removeprefix('2.6 Attention')}",
         ("visible", "attention_forward", "attention_backward"),
         {"forward": 5, "masked": 2, "manners": 1, "dv": 4}
         | {"consistent": 4.5, "dq and dk": 3.5, "heads": 4},
@@ -103,7 +103,7 @@ def _whole_tasks(variant):
 
 @cache
 def assignment(variant=0):
-    """A2 in one of its four variants -> Assignment."""
+    """A2 in one of its six variants -> Assignment."""
     linear = Task(
         "2.1",
         "linear",

@@ -6,7 +6,7 @@ wrong axis goes unnoticed.
 
 import numpy as np
 
-from .a2_source import has_bias, reference
+from .a2_source import has_bias, has_cap, reference
 from .tasks import Probe, rng_of
 
 B, T, H, D, V, O = 2, 5, 3, 4, 7, 11  # noqa: E741
@@ -137,7 +137,12 @@ def norm_probes(has_bias):
 
 
 def attention_probes(variant):
-    """Several heads, one head, large scores, one position."""
+    """Several heads, one head, large scores, one position.
+
+    Large are scores beyond what exp can take or, where they are capped, some beyond the cap and
+    some not: were all of them, no gradient would be left to compare.
+    """
+    far = 4.0 if has_cap(variant) else 30.0
 
     def probes(seed):
         rng = rng_of(seed, 26)
@@ -150,7 +155,7 @@ def attention_probes(variant):
         return [
             Probe("ordinary", inputs(B, T, H)),
             Probe("ordinary", inputs(B, T, 1)),
-            Probe("extreme", inputs(B, T, H, 30.0)),
+            Probe("extreme", inputs(B, T, H, far)),
             Probe("degenerate", inputs(1, 1, H)),
         ]
 
