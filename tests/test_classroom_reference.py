@@ -225,3 +225,15 @@ def test_sequences_and_their_probabilities():
     rows = a3.enumerate_sequences(4, 4)
     assert len(rows) == mm.exact.num_sequences(4, 4)
     close(a3.log_prob(np.log(world.probs), rows), world.log_prob(rows))
+
+
+def test_gumbel_softmax():
+    a3, logits, tau = reference("a3"), RNG.standard_normal((9, 7)), 0.7
+    u, dy = RNG.uniform(0.01, 0.99, logits.shape), RNG.standard_normal(logits.shape)
+    noisy = logits - np.log(-np.log(u))
+    soft, cache = layers.softmax_forward(noisy / tau, -1)
+    found, mine = a3.gumbel_softmax_forward(logits, lambda: u, tau, False)
+    close(found, soft)
+    close(a3.gumbel_softmax_backward(dy, mine)[0], layers.softmax_backward(dy, cache) / tau)
+    hard, _ = a3.gumbel_softmax_forward(logits, lambda: u, tau, True)
+    close(hard, np.eye(7)[noisy.argmax(axis=1)])

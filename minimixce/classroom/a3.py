@@ -128,6 +128,22 @@ def _model_tasks():
     )
 
 
+def _bonus_task():
+    return Task(
+        "3.9",
+        "bonus: Gumbel-softmax",
+        ("gumbel_softmax_forward", "gumbel_softmax_backward"),
+        {"soft": 1, "hard": 1, "consistent": 1.75, "reference": 1.75, "manners": 0.5},
+        probes.gumbel_probes,
+        probes.run_gumbel,
+        ("dlogits of the soft", "dlogits of the hard"),
+        probes.pair_gumbel,
+        parts={"soft": ("forward", ("soft",)), "hard": ("forward", ("hard",))},
+        lesson="5",
+        nonlinear=True,
+    )
+
+
 @cache
 def assignment(variant=0):
     """A3, which has one variant -> Assignment."""
@@ -135,7 +151,7 @@ def assignment(variant=0):
         "a3",
         "The reverse direction",
         "reverse.py",
-        (*_list_tasks(), *_tree_tasks(), *_model_tasks()),
+        (*_list_tasks(), *_tree_tasks(), *_model_tasks(), _bonus_task()),
         read_mistakes("a3"),
         _source,
         hours="8–10",

@@ -233,3 +233,56 @@ def _scores(row, Q):
             score[now, then] += 1
         found.append(score)
     return found
+
+
+def gumbel_probes(seed):
+    """Nine rows; logits that overflow, at a small τ; one row of two tokens; a vocabulary of one."""
+    rng = rng_of(seed, 39)
+
+    def inputs(logits, tau):
+        noise = rng.uniform(0.02, 0.98, (2, *logits.shape))
+        dy = rng.standard_normal(logits.shape)
+        return {"logits": logits, "noise": noise, "tau": tau, "dy": dy}
+
+    far = np.array([[1000.0, 1000.3, -1000.0], [0.0, -1000.0, 0.4], [-999.0, -1000.0, -1001.0]])
+    return [
+        Probe("ordinary", inputs(rng.standard_normal((9, 7)), 0.7)),
+        Probe("extreme", inputs(far, 0.3)),
+        Probe("degenerate", inputs(rng.standard_normal((1, 2)), 1.6)),
+        Probe("degenerate", inputs(rng.standard_normal((2, 1)), 0.7)),
+    ]
+
+
+def draw_from(noise):
+    """The draw of task 3.9, from an array of noise (k,n,V): draw() returns one after the other.
+
+    After the last comes the first again.
+    """
+    calls = itertools.count()
+
+    def draw():
+        return noise[next(calls) % len(noise)].copy()
+
+    return draw
+
+
+def run_gumbel(functions, inputs):
+    """The soft and the hard sample of the same noise, and the gradient through each."""
+    outputs = {}
+    for name, hard in (("soft", False), ("hard", True)):
+        arguments = inputs["logits"], draw_from(inputs["noise"]), inputs["tau"], hard
+        outputs[name], cache = functions.gumbel_softmax_forward(*arguments)
+        (outputs[f"dlogits of the {name}"],) = functions.gumbel_softmax_backward(
+            inputs["dy"], cache
+        )
+    return outputs
+
+
+def pair_gumbel(functions, inputs):
+    """The soft sample as a function of the logits, with the same noise each time."""
+
+    def forward(logits):
+        draw = draw_from(inputs["noise"])
+        return functions.gumbel_softmax_forward(logits, draw, inputs["tau"], False)
+
+    return forward, functions.gumbel_softmax_backward, {"logits": inputs["logits"]}

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A3 The reverse direction
 #
-# Eight tasks, 80 points, eight to ten hours. The [handout](README.md) says what each function must
-# do and how it is checked. Read lesson 4 first, lesson 5 for 3.7.
+# Eight tasks and a bonus, 80 + 6 points, eight to ten hours. The [handout](README.md) says what each
+# function must do and how it is checked. Read lesson 4 first, lesson 5 for 3.7 and the bonus.
 #
 # Token 0 is the boundary: it starts every sequence and ends it. A row of `rows` (n,T+1) is the
 # boundary, ordinary tokens, the boundary, then −1. After T−1 ordinary tokens the boundary is
@@ -177,4 +177,42 @@ def rloo_weights(costs):
     baseline = (total.sum() - total) / (n - 1)
     weight = (total - baseline) / n
     return np.repeat(weight[:, None], costs.shape[1], axis=1)
+    ### END SOLUTION
+
+
+# %% [markdown]
+# ## 3.9 Bonus: Gumbel-softmax
+#
+# With $g_v = -\log(-\log u_v)$, u uniform in (0, 1), the token with the largest $z_v + g_v$ is a sample
+# of softmax(z). That choice has no derivative, so the backward takes the one of
+# $\mathrm{softmax}((z + g) / \tau)$ with the same noise g: straight through.
+
+
+# %%
+def gumbel_softmax_forward(logits, draw, tau, hard):
+    """One sample a row -> y (n,V), cache. logits (n,V); tau > 0.
+
+    draw() -> (n,V) uniform numbers in (0, 1), others at every call. y is the soft sample,
+    softmax((logits + g) / tau), or where `hard` is true the one-hot of its largest entry. Finite
+    for logits of ±1000.
+    """
+    ### BEGIN SOLUTION
+    u = draw()
+    g = -np.log(-np.log(u))
+    z = (logits + g) / tau
+    e = np.exp(z - z.max(axis=-1, keepdims=True))
+    soft = e / e.sum(axis=-1, keepdims=True)
+    onehot = z.argmax(axis=-1)[:, None] == np.arange(z.shape[-1])
+    y = onehot.astype(soft.dtype) if hard else soft
+    return y, (soft, tau)
+    ### END SOLUTION
+
+
+def gumbel_softmax_backward(dy, cache):
+    """dy (n,V) -> (dlogits (n,V),), through the soft sample, also where y is hard."""
+    ### BEGIN SOLUTION
+    soft, tau = cache
+    total = (soft * dy).sum(axis=-1, keepdims=True)
+    dlogits = soft * (dy - total) / tau
+    return (dlogits,)
     ### END SOLUTION

@@ -2,5 +2,5 @@
 
 
 def pytest_configure(config):
-    for number in range(1, 8):
+    for number in (1, 2, 3, 4, 5, 6, 7, 9):
         config.addinivalue_line("markers", f"task3_{number}: tests of task 3.{number}")

@@ -132,6 +132,45 @@ def test_rloo_does_not_care_for_a_constant():
     close(reverse.rloo_weights(costs + 10), reverse.rloo_weights(costs))
 
 
-@pytest.mark.parametrize("number", [pytest.param(f"3.{n}", marks=getattr(pytest.mark, f"task3_{n}")) for n in range(1, 8)])
+# ---- the bonus --------------------------------------------------------------------------------------------------------
+
+
+def draws(seed=0):
+    """A draw() that starts again: the same numbers for the same seed."""
+    rng = np.random.default_rng(seed)
+    return lambda: rng.uniform(1e-9, 1, LOGITS.shape)
+
+
+@pytest.mark.task3_9
+def test_the_soft_sample():
+    def forward(logits):
+        return reverse.gumbel_softmax_forward(logits, draws(), 0.5, False)
+
+    y, _ = forward(LOGITS)
+    close(y.sum(axis=1), np.ones(3))
+    assert_gradients(forward, reverse.gumbel_softmax_backward, LOGITS, names=["logits"])
+
+
+@pytest.mark.task3_9
+def test_the_hard_sample_is_the_largest_of_the_soft_one_and_has_its_gradient():
+    soft, of_soft = reverse.gumbel_softmax_forward(LOGITS, draws(), 0.5, False)
+    hard, of_hard = reverse.gumbel_softmax_forward(LOGITS, draws(), 0.5, True)
+    close(hard, np.eye(3)[soft.argmax(axis=1)])
+    close(reverse.gumbel_softmax_backward(COST, of_hard)[0], reverse.gumbel_softmax_backward(COST, of_soft)[0])
+
+
+@pytest.mark.task3_9
+def test_hard_samples_come_as_often_as_the_softmax_says():
+    draw = draws(1)
+    mean = sum(reverse.gumbel_softmax_forward(LOGITS, draw, 0.5, True)[0] for _ in range(4000)) / 4000
+    close(mean, Q, tolerance=0.04)
+
+
+# ---- what the grader would say ----------------------------------------------------------------------------------------
+
+NUMBERS = (1, 2, 3, 4, 5, 6, 7, 9)
+
+
+@pytest.mark.parametrize("number", [pytest.param(f"3.{n}", marks=getattr(pytest.mark, f"task3_{n}")) for n in NUMBERS])
 def test_diagnosis(number):
     assert_task("a3", number, HERE, VARIANT)
