@@ -8,6 +8,8 @@ import argparse
 import importlib
 import os
 import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -28,7 +30,7 @@ COMMANDS = {
 _MODULES = {"eval": "evaluate"}
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command -> exit status: 0 done, 1 a check failed, 2 bad input (one sentence on
     stderr), 130 interrupted, 141 the reader of standard output is gone.
     """
@@ -58,11 +60,11 @@ def main(argv=None):
         return 130
 
 
-def _module(name):
+def _module(name: str) -> Any:
     return importlib.import_module(f".{name}", __package__)
 
 
-def _parser(command):
+def _parser(command: str) -> "Parser":
     """The parser of the whole command line, in which one command has its options."""
     parser = Parser(
         prog="minimixce",
@@ -83,11 +85,11 @@ def _parser(command):
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one sentence."""
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         """Print the message as one sentence and exit with status 2."""
         self.exit(2, f"{self.prog}: error: {message}\n")
 
-    def _check_value(self, action, value):
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.dest == "command":
             super()._check_value(action, value)
         elif action.choices is not None and value not in action.choices:
@@ -99,17 +101,23 @@ class Parser(argparse.ArgumentParser):
 class Version(argparse.Action):
     """A flag that prints what a report of a problem should say, and ends the program."""
 
-    def __init__(self, option_strings, dest, help=None):
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
 
-    def __call__(self, parser, namespace, values, option_string=None):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
         from ..experiments.versions import describe_versions
 
         print("\n".join(describe_versions()))
         parser.exit()
 
 
-def _sentence(error):
+def _sentence(error: BaseException) -> str:
     """What to print of an error: its message; a table, as a refused gradient check's, keeps its
     lines.
     """
@@ -118,7 +126,7 @@ def _sentence(error):
     return str(error) or type(error).__name__
 
 
-def _drop_output():
+def _drop_output() -> None:
     """Give up what standard output does not take (a closed pipe, a full disk), or Python complains
     about it at exit.
     """

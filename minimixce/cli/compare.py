@@ -1,6 +1,8 @@
 """minimixce compare."""
 
+import argparse
 from dataclasses import dataclass
+from typing import Any
 
 from ..experiments.options import ComparisonOptions, check_given, option
 from .options import CommonOptions, add_fields, chosen, of
@@ -21,7 +23,7 @@ class Flags:
     )
 
 
-def declare(parser):
+def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     add_fields(parser, CommonOptions)
     add_fields(parser, Flags)
@@ -32,7 +34,7 @@ def declare(parser):
     add_fields(parser, ComparisonOptions, leave_out=("objective",), helps=helps)
 
 
-def run(given):
+def run(given: dict[str, Any]) -> int:
     """Compare, and print the table -> exit status."""
     from ..experiments import compare
 

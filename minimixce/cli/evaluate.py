@@ -1,6 +1,8 @@
 """minimixce eval."""
 
+import argparse
 from dataclasses import dataclass
+from typing import Any
 
 from ..experiments.options import option
 from .options import CommonOptions, FileFlags, add_fields, chosen
@@ -24,7 +26,7 @@ class Flags:
     eval_tokens: int = option(50_000, "most tokens of the text to measure on")
 
 
-def declare(parser):
+def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     add_fields(parser, CommonOptions)
     parser.add_argument("folder", help="a run folder")
@@ -32,7 +34,7 @@ def declare(parser):
     add_fields(parser, FileFlags, helps={"out": "also write the measures to FILE as JSON"})
 
 
-def run(given):
+def run(given: dict[str, Any]) -> int:
     """Measure, print what was found and write it to a file -> exit status."""
     from ..experiments import evaluate
     from ..storage import files

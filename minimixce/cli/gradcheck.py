@@ -1,11 +1,12 @@
 """minimixce gradcheck."""
 
 import argparse
+from typing import Any
 
 from .options import CommonOptions, FileFlags, add_fields, chosen
 
 
-def declare(parser):
+def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     parser.add_argument(
         "pair",
@@ -26,7 +27,7 @@ def declare(parser):
     add_fields(parser, FileFlags, helps={"out": "also write the table to FILE as JSON lines"})
 
 
-def run(given):
+def run(given: dict[str, Any]) -> int:
     """Check all gradients, print the tables and write them to a file -> exit status, 1 where one is
     wrong.
     """
@@ -60,7 +61,7 @@ def run(given):
     return 1 if wrong else 0
 
 
-def _check_file(given, file, common):
+def _check_file(given: dict[str, Any], file: FileFlags, common: CommonOptions) -> int:
     """The check of a pair of functions of the user's -> exit status."""
     from ..storage import files
     from ..testing.from_file import check_file

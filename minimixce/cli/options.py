@@ -2,7 +2,9 @@
 
 import argparse
 import dataclasses
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from ..experiments.options import (
     CommonOptions,
@@ -15,6 +17,9 @@ from ..experiments.options import (
 from ..objectives import RATIOS
 from ..storage.validate import check_ratio
 
+_Options = TypeVar("_Options")
+_Number = TypeVar("_Number", int, float)
+
 
 @dataclass
 class FileFlags:
@@ -24,7 +29,12 @@ class FileFlags:
     overwrite: bool = option(False, "replace FILE")
 
 
-def add_fields(parser, options_class, leave_out=(), helps=None):
+def add_fields(
+    parser: argparse.ArgumentParser,
+    options_class: type[Any],
+    leave_out: Iterable[str] = (),
+    helps: dict[str, str] | None = None,
+) -> None:
     """A flag for each field of a dataclass of options, except those in leave_out. A flag's type and
     default are its field's; a bool is a switch. helps: {name: help text} in place of the fields'
     own. The options every command takes are left out of classes that extend them.
@@ -53,12 +63,12 @@ def add_fields(parser, options_class, leave_out=(), helps=None):
         )
 
 
-def names(*options_classes):
+def names(*options_classes: type[Any]) -> set[str]:
     """The names of all fields of dataclasses of options."""
     return {field.name for cls in options_classes for field in dataclasses.fields(cls)}
 
 
-def complete(given):
+def complete(given: dict[str, Any]) -> dict[str, Any]:
     """What the user gave, checked as far as a flag by itself can be, with whole paths -> dict."""
     if given.get("out") == "" or "" in (given.get("data") or []):
         empty = "out" if given.get("out") == "" else "data"
@@ -75,17 +85,19 @@ def complete(given):
     return absolute(given)
 
 
-def chosen(options_class, given):
+def chosen(options_class: type[_Options], given: dict[str, Any]) -> _Options:
     """The options that the user gave, and the defaults of the others -> options_class."""
     return options_class(**of(options_class, given))
 
 
-def of(options_class, given):
+def of(options_class: type[Any], given: dict[str, Any]) -> dict[str, Any]:
     """Those given options that are fields of options_class -> dict."""
     return {name: given[name] for name in names(options_class) if name in given}
 
 
-def parse_numbers(name, text, kind):
+def parse_numbers(
+    name: str, text: str | None, kind: Callable[[str], _Number]
+) -> list[_Number] | None:
     """The different numbers, int or float, that the text of an option names: "0.1,0.5" -> [0.1,
     0.5]; None for an option that was not given.
     """

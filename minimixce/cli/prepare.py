@@ -1,6 +1,8 @@
 """minimixce prepare."""
 
+import argparse
 from dataclasses import dataclass
+from typing import Any
 
 from ..experiments.options import TextOptions, TrainingOptions, check_given, option
 from .options import CommonOptions, add_fields, chosen, of
@@ -13,14 +15,14 @@ class Flags:
     out: str = option("prepared", "folder for the token files: give it to --data", metavar="FOLDER")
 
 
-def declare(parser):
+def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     add_fields(parser, CommonOptions)
     add_fields(parser, TextOptions)
     add_fields(parser, Flags)
 
 
-def run(given):
+def run(given: dict[str, Any]) -> int:
     """Encode a text, and print how much it is -> exit status."""
     from ..experiments import jobs
 

@@ -1,6 +1,8 @@
 """minimixce sample."""
 
+import argparse
 from dataclasses import dataclass
+from typing import Any
 
 from ..experiments.options import option
 from .options import CommonOptions, FileFlags, add_fields, chosen
@@ -18,7 +20,7 @@ class Flags:
     top_p: float | None = option(None, "keep the likeliest tokens that hold this probability")
 
 
-def declare(parser):
+def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     add_fields(parser, CommonOptions)
     parser.add_argument("folder", help="a run or Hugging Face folder with a minimixce tokenizer")
@@ -26,7 +28,7 @@ def declare(parser):
     add_fields(parser, FileFlags, helps={"out": "also write the samples to FILE as JSON lines"})
 
 
-def run(given):
+def run(given: dict[str, Any]) -> int:
     """Print samples as they are drawn, and write them to a file -> exit status."""
     from ..experiments import evaluate
     from ..storage import files

@@ -1,8 +1,11 @@
 """minimixce synthetic."""
 
+import argparse
 from dataclasses import dataclass
+from typing import Any
 
 from ..experiments.options import option
+from ..experiments.synthetic.job import Job
 from ..experiments.synthetic.study import FORWARD_PARTS, MODELS, PROTOCOLS
 from .options import CommonOptions, add_fields, chosen, parse_numbers
 
@@ -55,7 +58,7 @@ class Flags:
     quiet: bool = option(False, "print no progress")
 
 
-def declare(parser):
+def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     helps = {
         "device": "cpu, where all runs are",
@@ -66,7 +69,7 @@ def declare(parser):
     add_fields(parser, Flags)
 
 
-def run(given):
+def run(given: dict[str, Any]) -> int:
     """Run a grid, and print its table -> exit status."""
     from .. import backend
     from ..experiments.synthetic import study
@@ -89,7 +92,7 @@ def run(given):
     return 0
 
 
-def _jobs(flags, given):
+def _jobs(flags: Flags, given: dict[str, Any]) -> list[Job]:
     from ..experiments.compare import parse_seeds
     from ..experiments.synthetic import study
 
@@ -103,7 +106,7 @@ def _jobs(flags, given):
         parse_numbers("zeros", given.get("zeros"), float),
         parse_seeds(flags.seeds),
         [name.strip() for name in flags.objectives.split(",")],
-        parse_numbers("etas", flags.etas, float),
+        parse_numbers("etas", flags.etas, float) or (),
         tuple(flags.corpus or ()),
         full=flags.full,
         protocol=flags.protocol,

@@ -1,7 +1,9 @@
 """minimixce train."""
 
+import argparse
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from ..experiments.options import (
     FREE,
@@ -47,14 +49,14 @@ class Flags:
     )
 
 
-def declare(parser):
+def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     add_fields(parser, CommonOptions)
     add_fields(parser, Flags)
     add_fields(parser, TrainingOptions)
 
 
-def run(given):
+def run(given: dict[str, Any]) -> int:
     """Train, and print the report -> exit status."""
     from ..experiments import jobs
 

@@ -3,15 +3,18 @@ compare` does.
 """
 
 import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from .. import objectives
 from ..gpt import GPT
 from ..storage import files
+from ..storage.shapes import FilePath
 from ..training import run
-from . import measures, options, plots, tables, world_measures
+from . import measures, on_worlds, options, plots, tables, world_measures
 from .jobs import Job, load_corpus
+from .options import ComparisonOptions
 
 TABLE_FILE = "table.json"
 CSV_FILE = "table.csv"
@@ -25,17 +28,24 @@ class Comparison(NamedTuple):
     dicts), the measures of its columns, and a sentence on how to read them.
     """
 
-    result: dict
-    groups: dict
-    measures: dict
+    result: dict[str, Any]
+    groups: dict[str, list[dict[str, Any]]]
+    measures: dict[str, measures.Measure]
     note: str
 
-    def table(self):
+    def table(self) -> str:
         """The table as text: mean ± standard deviation over seeds."""
         return tables.format_measures(self.groups, self.measures)
 
 
-def compare(comparison_options, out, *, resume=False, overwrite=False, say=print):
+def compare(
+    comparison_options: ComparisonOptions,
+    out: FilePath,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    say: Callable[[str], object] = print,
+) -> Comparison:
     """Train a model for each objective and seed of ComparisonOptions, each in a run folder of its
     own in `out`, and measure them all -> Comparison, which table.json, table.csv and comparison.png
     in `out` show too.
@@ -70,7 +80,7 @@ def compare(comparison_options, out, *, resume=False, overwrite=False, say=print
         for label, changes in runs.items()
         for seed in seeds
     }
-    trained = {}
+    trained: Runs = {}
     for (label, seed), job in jobs.items():
         if not o.quiet:
             say(f"\n{label}, seed {seed}")
@@ -86,12 +96,15 @@ def compare(comparison_options, out, *, resume=False, overwrite=False, say=print
 class Trained(NamedTuple):
     """A run of a comparison: its job, its best model and its measurements while training."""
 
-    job: Any
-    model: Any
-    measurements: list
+    job: Job
+    model: GPT
+    measurements: list[dict[str, Any]]
 
 
-def _trained(job, folder, resume):
+Runs: TypeAlias = dict[tuple[str, int], Trained]  # by label and seed
+
+
+def _trained(job: Job, folder: Path, resume: bool) -> Trained:
     """Train one run, or go on with it -> Trained."""
     resume = resume and (folder / run.RUN_FILE).exists()
     if resume:
@@ -103,7 +116,7 @@ def _trained(job, folder, resume):
     return Trained(job, GPT.load(folder, job.options.device), measurements)
 
 
-def compare_on_text(comparison_options, trained):
+def compare_on_text(comparison_options: ComparisonOptions, trained: Runs) -> Comparison:
     """Measure models trained on text -> Comparison.
 
     trained: {(label, seed): Trained}. Beside each of them stand the model of "mle", if there is
@@ -160,12 +173,12 @@ def compare_on_text(comparison_options, trained):
     return Comparison(result, groups, measures.TEXT_MEASURES, note)
 
 
-def compare_on_world(comparison_options, trained):
+def compare_on_world(comparison_options: ComparisonOptions, trained: Runs) -> Comparison:
     """Measure models trained on a world, against P itself -> Comparison. trained: {(label, seed):
     Trained}.
     """
     labels, seeds = _labels_and_seeds(trained)
-    corpus = next(iter(trained.values())).job.corpus
+    corpus = on_worlds.of_world(next(iter(trained.values())).job.corpus)
 
     def measured(label, seed):
         job, model, _ = trained[label, seed]
@@ -190,29 +203,30 @@ def compare_on_world(comparison_options, trained):
     return Comparison(result, rows, world_measures.WORLD_MEASURES, note)
 
 
-def _labels_and_seeds(trained):
-    return tuple(list(dict.fromkeys(keys)) for keys in zip(*trained))
+def _labels_and_seeds(trained: Runs) -> tuple[list[str], list[int]]:
+    labels, seeds = (list(dict.fromkeys(keys)) for keys in zip(*trained))
+    return labels, seeds
 
 
-def _over_seeds(seeds):
+def _over_seeds(seeds: Sequence[int]) -> str:
     return f"mean ± standard deviation over {len(seeds)} seeds; " if len(seeds) > 1 else ""
 
 
-def _curve(trained_run):
+def _curve(trained_run: Trained) -> dict[str, list[float]]:
     return {
         "step": [m["step"] for m in trained_run.measurements],
         "perplexity": [measures.perplexity(m["validation_mle"]) for m in trained_run.measurements],
     }
 
 
-def _shared_options(comparison_options):
+def _shared_options(comparison_options: ComparisonOptions) -> dict[str, Any]:
     """The options of all runs: each has its own objective."""
     found = dataclasses.asdict(comparison_options)
     del found["objective"]
     return found
 
 
-def _check_nothing_is_there(out, folders):
+def _check_nothing_is_there(out: Path, folders: Iterable[Path]) -> None:
     """Raise FileExistsError if a comparison, or one of its runs, would be overwritten."""
     names = (TABLE_FILE, CSV_FILE, PICTURE_FILE)
     found = [name for name in names if (out / name).exists()]
@@ -224,14 +238,14 @@ def _check_nothing_is_there(out, folders):
         )
 
 
-def _folder_name(label):
+def _folder_name(label: str) -> str:
     """A label as a folder's name: "mixce η=0.5" -> "mixce_eta0.5"."""
     for name, ratio in objectives.RATIOS.items():
         label = label.replace(ratio.symbol, name)
     return label.replace(" ", "_").replace("=", "")
 
 
-def parse_objectives(comparison_options):
+def parse_objectives(comparison_options: ComparisonOptions) -> dict[str, dict[str, Any]]:
     """The runs that "mle,mixce:0.5,FILE.py:NAME" asks for -> {label: the options of a run that
     differ from the comparison's}. An objective without its ratio has the comparison's.
     """
@@ -244,7 +258,9 @@ def parse_objectives(comparison_options):
     return runs
 
 
-def _parse_objective(item, comparison_options):
+def _parse_objective(
+    item: str, comparison_options: ComparisonOptions
+) -> tuple[str, dict[str, Any]]:
     if ".py:" in item:
         changes = options.absolute({"objective": item})
         return item.rpartition(":")[2], changes
@@ -262,7 +278,7 @@ def _parse_objective(item, comparison_options):
     return objectives.label(name, value), {"objective": name, ratio: value}
 
 
-def parse_seeds(text):
+def parse_seeds(text: str) -> list[int]:
     """ "0,1,2" -> [0, 1, 2]. Raises ValueError unless they are different integers, at least 0."""
     try:
         seeds = [int(seed) for seed in text.split(",")]
@@ -273,7 +289,7 @@ def parse_seeds(text):
     return seeds
 
 
-def _write_csv(path, found, more):
+def _write_csv(path: Path, found: Comparison, more: Iterable[str]) -> None:
     """A line a model: its label, its seed, `more`, and all that was measured."""
     rows = [{"model": label} | row for label, group in found.groups.items() for row in group]
     columns = dict.fromkeys(("model", "seed", *more, *found.measures))

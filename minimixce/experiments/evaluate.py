@@ -2,32 +2,34 @@
 do.
 """
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import backend, text
-from ..model import check_drawn
+from ..model import LanguageModel, check_drawn
 from ..storage import validate
-from ..storage.shapes import FilePath
+from ..storage.shapes import Array, FilePath, Seed
+from ..text.tokenizers import Tokenizer
 from ..training import run
 from ..training.evaluation import evaluate
-from . import measures, options, tables, world_measures
+from . import measures, on_worlds, options, tables, world_measures
 from .jobs import load_corpus
 
 
 def evaluate_run(
-    folder,
+    folder: FilePath,
     *,
-    data=None,
-    eta=0.5,
-    samples=40,
-    tokens=500,
-    temperature=1.0,
-    eval_tokens=50_000,
-    seed=0,
-    device="auto",
-    say=print,
-):
+    data: Sequence[FilePath] | None = None,
+    eta: float = 0.5,
+    samples: int = 40,
+    tokens: int = 500,
+    temperature: float = 1.0,
+    eval_tokens: int = 50_000,
+    seed: int = 0,
+    device: str = "auto",
+    say: Callable[[str], object] = print,
+) -> dict[str, Any]:
     """Measure the best model of a run folder -> dict, the content of eval's JSON file.
 
     On a world where the run was trained on one (world_measures.measure_on_world); else on the first
@@ -69,7 +71,13 @@ def evaluate_run(
     return found | {"model": of_model, "text": of_text}
 
 
-def _losses(model, batches, eta, tokenizer, say):
+def _losses(
+    model: LanguageModel,
+    batches: text.Batches,
+    eta: float,
+    tokenizer: Tokenizer,
+    say: Callable[[str], object],
+) -> dict[str, Any]:
     found = evaluate(model, batches, eta=eta)
     targets = sum(int((targets >= 0).sum()) for _, targets in batches)
     losses = {
@@ -86,14 +94,20 @@ def _losses(model, batches, eta, tokenizer, say):
     return losses
 
 
-def _evaluate_on_world(folder, run_options, model, seed, say):
-    corpus = _corpus_of_run(folder, run_options)
+def _evaluate_on_world(
+    folder: Path,
+    run_options: options.TrainingOptions,
+    model: LanguageModel,
+    seed: int,
+    say: Callable[[str], object],
+) -> dict[str, float]:
+    corpus = on_worlds.of_world(_corpus_of_run(folder, run_options))
     row = world_measures.measure_on_world(model, corpus.world, corpus.max_len, seed=seed)
     say("\n".join(world_measures.describe_world_measures(row, corpus.world)))
     return row
 
 
-def check_nothing_to_ignore(folder: FilePath, given: Any) -> None:
+def check_nothing_to_ignore(folder: FilePath, given: Iterable[str]) -> None:
     """Raise ValueError for options of text measures (names in `given`) where the run in `folder`
     was trained on a world.
     """
@@ -106,7 +120,7 @@ def check_nothing_to_ignore(folder: FilePath, given: Any) -> None:
         )
 
 
-def _corpus_of_run(folder, run_options):
+def _corpus_of_run(folder: Path, run_options: options.TrainingOptions) -> text.Corpus:
     """The corpus a run was trained on; ValueError if it is another one by now."""
     corpus = load_corpus(run_options)
     run.check_corpus(folder, corpus)
@@ -114,18 +128,18 @@ def _corpus_of_run(folder, run_options):
 
 
 def write_samples(
-    model,
-    tokenizer,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
     *,
-    prompt="",
-    count=1,
-    tokens=500,
-    temperature=1.0,
-    top_k=None,
-    top_p=None,
-    seed=0,
-    write=print,
-):
+    prompt: str = "",
+    count: int = 1,
+    tokens: int = 500,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: Seed = 0,
+    write: Callable[..., object] = print,
+) -> list[dict[str, Any]]:
     """Let a model go on from a prompt, `count` times -> a list of dicts prompt, text, tokens (ids).
 
     Each sample ends at the boundary or after `tokens` tokens; "" starts a document. The other
@@ -150,13 +164,16 @@ def write_samples(
     return records
 
 
-def _write_stream(stream, tokenizer, has_prompt, write):
+def _write_stream(
+    stream: Iterator[Array], tokenizer: Tokenizer, has_prompt: bool, write: Callable[..., object]
+) -> list[int]:
     """Write the tokens of model.stream up to a boundary -> their ids."""
-    written, pending = [], []
-    for token in stream:
-        token = backend.to_numpy(token)
-        check_drawn(token)
-        token = int(token[0])
+    written: list[int] = []
+    pending: list[int] = []
+    for drawn in stream:
+        on_host = backend.to_numpy(drawn)
+        check_drawn(on_host)
+        token = int(on_host[0])
         if token == tokenizer.boundary:
             break
         if tokenizer.joiner and (written or has_prompt):

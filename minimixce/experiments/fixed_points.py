@@ -5,10 +5,15 @@ w(q) is Σ_x p_x w(q_x) (q_v − 1[v = x]). It vanishes where p_v w(q_v) = λ q_
 Σ_x p_x w(q_x), the mean weight.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, cast
+
 import numpy as np
 
-from ..objectives import OBJECTIVES, RATIOS, check_objective_ratio, names
+from ..objectives import OBJECTIVES, RATIOS, TokenTerms, check_objective_ratio, names
 from ..storage.shapes import Array, Float
+
+Formula: TypeAlias = Callable[[Array, Array, Any], Array]  # (p, λ, ratio) -> q
 
 
 def mle_q(
@@ -28,10 +33,19 @@ def tailr_q(p: Float[Array, "..."], lam: Float[Array, "..."], gamma: float) -> F
     return np.maximum(0, (p / lam - gamma) / (1 - gamma))
 
 
-FORMULAS = {"mle": mle_q, "mixce": mixce_q, "mixce_surrogate": mixce_q, "tailr": tailr_q}
+FORMULAS: dict[object, Formula] = {
+    "mle": mle_q,
+    "mixce": mixce_q,
+    "mixce_surrogate": mixce_q,
+    "tailr": tailr_q,
+}
 
 
-def fixed_point(objective, p, ratio=None):
+def fixed_point(
+    objective: str | TokenTerms,
+    p: Float[Array, "*batch V"] | Sequence[Any],
+    ratio: float | None = None,
+) -> tuple[Float[Array, "*batch V"], Float[Array, "*batch"]]:
     """Where training with an objective ends in contexts with the data p -> q like p, and λ.
 
     objective: a name in objectives.OBJECTIVES, or a function f_and_w(log_q, ratio, xp) as its rows
@@ -44,7 +58,9 @@ def fixed_point(objective, p, ratio=None):
     q_of = FORMULAS.get(objective) or _inverse(f_and_w)
     p = np.asarray(p, dtype=float)
     low, high = np.zeros((*p.shape[:-1], 1)), np.ones((*p.shape[:-1], 1))
-    if q_of is mixce_q:  # between λ where the sum is infinite and λ where q ≤ p
+    if (
+        q_of is mixce_q and ratio is not None
+    ):  # between λ where the sum is infinite and λ where q ≤ p
         low = (1 - ratio) * p.max(axis=-1, keepdims=True)
         high = low + ratio
     while (too_low := q_of(p, high, ratio).sum(axis=-1, keepdims=True) > 1 + 1e-12).any():
@@ -56,13 +72,13 @@ def fixed_point(objective, p, ratio=None):
     return q_of(p, high, ratio), high[..., 0]
 
 
-def _f_and_w(objective, ratio):
+def _f_and_w(objective: str, ratio: float | None) -> TokenTerms:
     row = OBJECTIVES.get(objective)
     if row is None or row.f_and_w is None:
         known = ", ".join(name for name in names() if OBJECTIVES[name].f_and_w)
         raise ValueError(f"objective must be one of {known}, got {objective!r}")
     if row.ratio:
-        check_objective_ratio(objective, ratio)
+        check_objective_ratio(objective, cast(float, ratio))  # None is refused there
         if ratio == RATIOS[row.ratio].degenerate:
             raise ValueError(
                 f"{row.ratio} must not be {ratio} for {objective}: all mass on any one token is a"
@@ -71,7 +87,7 @@ def _f_and_w(objective, ratio):
     return row.f_and_w
 
 
-def _inverse(f_and_w):
+def _inverse(f_and_w: TokenTerms) -> Formula:
     """A formula like the others for any w, by bisection: the largest q with p w(q) ≥ λ q.
 
     It looks beyond 1, up to 2, since the sum has to rise above one where λ is too low.

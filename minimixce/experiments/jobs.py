@@ -4,17 +4,22 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .. import backend, checks, objectives, text
 from ..gpt import GPT, GPTConfig
+from ..model import LanguageModel
 from ..storage import files, validate
+from ..storage.shapes import FilePath, Loss
 from ..training import loop, run, steps, timing
 from ..training.evaluation import evaluate, loss_of_uniform
 from ..training.threads import limit_threads, share_of_threads
 from . import measures, on_worlds, options, world_measures
+from .options import TrainingOptions
 
 MOST_COUNTED = 5_000_000  # training tokens of which a 4-gram model is made, for comparison
 
@@ -23,7 +28,14 @@ class Stopped(KeyboardInterrupt):
     """Ctrl-C, after which a run has been saved and can go on."""
 
 
-def train(job_options, out, *, resume=False, overwrite=False, say=print):
+def train(
+    job_options: TrainingOptions,
+    out: FilePath,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    say: Callable[[str], object] = print,
+) -> "Job":
     """Train a model as the options (TrainingOptions) say, keep the run in the folder `out`, and
     report -> the Job.
 
@@ -73,7 +85,7 @@ class Job:
     ValueError, TypeError, FileNotFoundError or MemoryError for options that cannot work.
     """
 
-    def __init__(self, job_options, corpus=None):
+    def __init__(self, job_options: TrainingOptions, corpus: text.Corpus | None = None) -> None:
         self.options = job_options
         self._check_options()
         xp = backend.select_device(job_options.device)
@@ -92,13 +104,17 @@ class Job:
         )
         self.model = GPT(config, job_options.seed, job_options.device)
         # one of the two is None
+        self.objective: Loss | None
+        self.step: on_worlds.Step | None
         self.objective, self.step = objective_or_step(job_options, self.model, self.corpus)
+        self.batches: text.Batches | on_worlds.RowBatches
+        self.validation: text.Batches | on_worlds.RowBatches
         if job_options.world:
             self.batches, self.validation = self._batches_of_rows()
         else:
             self.batches, self.validation = self._batches_of_text()
 
-    def _check_options(self):
+    def _check_options(self) -> None:
         self._fit_options = {
             name: getattr(self.options, name)
             for name in (
@@ -119,7 +135,7 @@ class Job:
             validate.check_ratio(name, getattr(self.options, name))
         validate.check_count("eval_tokens", self.options.eval_tokens, least=2)
 
-    def _batches_of_text(self):
+    def _batches_of_text(self) -> tuple[text.Batches, text.Batches]:
         """(batches to train on, batches to validate on)."""
         o, corpus = self.options, self.corpus
         batches = text.random_batches(
@@ -128,27 +144,28 @@ class Job:
         held_out = corpus.validation[: o.eval_tokens]
         return batches, text.consecutive_batches(held_out, 32, o.block_size, corpus.lines)
 
-    def _batches_of_rows(self):
+    def _batches_of_rows(self) -> tuple[on_worlds.RowBatches, on_worlds.RowBatches]:
         """The same of a world's sequences."""
-        o, corpus = self.options, self.corpus
+        o, corpus = self.options, on_worlds.of_world(self.corpus)
         batches = on_worlds.RowBatches(corpus.world, corpus.rows, o.batch_size, o.seed)
         held_out = corpus.held_out[: max(1, o.eval_tokens // corpus.max_len)]
         return batches, on_worlds.RowBatches(corpus.world, held_out, 256)
 
-    def describe_data(self):
+    def describe_data(self) -> str:
         """A line: what is trained on."""
         corpus, data = self.corpus, self.options.data
         name = ", ".join(data) if data else "the documentation of this Python"
         if self.options.world:
-            name = f"{corpus.world.name}, horizon {corpus.max_len}"
-            if cut := float((corpus.rows[:, corpus.max_len] == 0).mean()):
+            sampled = on_worlds.of_world(corpus)
+            name = f"{sampled.world.name}, horizon {sampled.max_len}"
+            if cut := float((sampled.rows[:, sampled.max_len] == 0).mean()):
                 name += f" (which ends {cut:.1%} of the sequences)"
         return (
             f"data     {name}: {len(corpus.train):,} training and {len(corpus.validation):,}"
             f" validation tokens, {corpus.tokenizer.vocab_size} different"
         )
 
-    def describe_model(self):
+    def describe_model(self) -> str:
         """A line: what is trained, and where."""
         o = self.options
         return (
@@ -156,7 +173,7 @@ class Job:
             f" {self.model.num_params:,} parameters on {backend.device_name(self.model.xp)}"
         )
 
-    def check_start(self):
+    def check_start(self) -> str:
         """A line: the untrained model's loss, beside that of a uniform one, with a warning if it is
         far from it.
         """
@@ -164,10 +181,12 @@ class Job:
         inputs, targets = map(self.model.xp.asarray, self.batches[0])
         if self.step is not None:
             initial = float(self.step(self.model, (inputs, targets))[0])
+            corpus = on_worlds.of_world(self.corpus)
             reverse_part = on_worlds.describe_reverse_part(
-                name, self.corpus.world, self.corpus.max_len, self.options.rloo_samples
+                name, corpus.world, corpus.max_len, self.options.rloo_samples
             )
             return f"start    {name} loss {initial:.3f} nats per sequence; {reverse_part}"
+        assert self.objective is not None
         initial = float(self.objective(self.model.forward(inputs)[0], targets)[0])
         line = f"start    {name} loss {initial:.3f}"
         try:
@@ -183,7 +202,7 @@ class Job:
             )
         return line
 
-    def describe_time(self):
+    def describe_time(self) -> str:
         """A line: about how long training will take on this machine. Makes a few steps that change
         nothing.
         """
@@ -191,6 +210,7 @@ class Job:
         if self.step is not None:
             group_step = steps.grouped_step(self.step)
         else:
+            assert self.objective is not None
             group_step = steps.grouped_objective(self.objective, o.seed, o.shards)
         inputs, targets = self.batches[0]
         with share_of_threads(o.shards), np.errstate(all="ignore"):
@@ -208,7 +228,9 @@ class Job:
         most = "at most " if o.patience is not None else ""
         return f"time     {most}about {timing.describe(seconds)} for {o.steps:,} steps"
 
-    def fit(self, folder, resume=False, progress=True):
+    def fit(
+        self, folder: FilePath, resume: bool = False, progress: bool = True
+    ) -> list[dict[str, Any]]:
         """Train, and keep the run in `folder` with its run.json -> the measurements of
         training.loop.fit.
         """
@@ -233,14 +255,14 @@ class Job:
                 progress=progress,
             )
 
-    def measure_on_world(self, model):
+    def measure_on_world(self, model: LanguageModel) -> dict[str, float]:
         """world_measures.measure_on_world of a model, with this run's world and seed."""
-        corpus = self.corpus
+        corpus = on_worlds.of_world(self.corpus)
         return world_measures.measure_on_world(
             model, corpus.world, corpus.max_len, seed=self.options.seed
         )
 
-    def result(self, model):
+    def result(self, model: LanguageModel) -> str:
         """Lines: what a model is worth on the validation text, and on the world or beside a 4-gram
         model.
         """
@@ -249,7 +271,8 @@ class Job:
         if self.options.world:
             row = self.measure_on_world(model)
             how = "exact" if row["exact"] else "mean ± standard error of 10,000 samples"
-            lines = world_measures.describe_world_measures(row, self.corpus.world)
+            world = on_worlds.of_world(self.corpus).world
+            lines = world_measures.describe_world_measures(row, world)
             return "\n         ".join([f"{line}; in nats per sequence ({how}):", *lines])
         line += f", perplexity {measures.perplexity(nats):.2f}"
         if len(self.corpus.train) > MOST_COUNTED:
@@ -262,7 +285,7 @@ class Job:
         )
         return f"{line} (a 4-gram model: {ngram:.3f}, {measures.perplexity(ngram):.2f})"
 
-    def sample(self, model):
+    def sample(self, model: LanguageModel) -> str:
         """A text of at most 300 tokens, drawn by the run's seed."""
         tokenizer = self.corpus.tokenizer
         prompt = model.xp.full((1, 1), tokenizer.boundary)
@@ -270,7 +293,7 @@ class Job:
         return tokenizer.decode(backend.to_numpy(tokens)[0])
 
 
-def load_corpus(job_options, folder=None):
+def load_corpus(job_options: TrainingOptions, folder: FilePath | None = None) -> text.Corpus:
     """The corpus that TrainingOptions name: a world's samples (on_worlds.WorldCorpus) or a text's
     (text.Corpus), written to `folder` and mapped into memory if there is one.
 
@@ -285,7 +308,7 @@ def load_corpus(job_options, folder=None):
     )
 
 
-def check_memory(config, batch_size, accumulate, on_cpu):
+def check_memory(config: GPTConfig, batch_size: int, accumulate: int, on_cpu: bool) -> None:
     """Raise MemoryError where training is sure to need more memory than the machine has, before it
     is used up.
     """
@@ -309,7 +332,9 @@ def check_memory(config, batch_size, accumulate, on_cpu):
         )
 
 
-def objective_or_step(job_options, model, corpus):
+def objective_or_step(
+    job_options: TrainingOptions, model: LanguageModel, corpus: text.Corpus
+) -> tuple[Loss, None] | tuple[None, on_worlds.Step]:
     """What --objective names, with its ratio bound -> (objective, None) over tokens, (None, step)
     over sequences; one from a file is gradient-checked first.
     """
@@ -331,7 +356,9 @@ def objective_or_step(job_options, model, corpus):
     return objective_of_file(Path(path), function, job_options.unchecked), None
 
 
-def _sequence_step(job_options, corpus, ratios):
+def _sequence_step(
+    job_options: TrainingOptions, corpus: text.Corpus, ratios: dict[str, float]
+) -> on_worlds.Step:
     name = job_options.objective
     if not job_options.world:
         raise ValueError(f"objective {name} needs P itself: give --world")
@@ -340,17 +367,18 @@ def _sequence_step(job_options, corpus, ratios):
         raise ValueError(
             f"{options.flag(unused)} is for objectives over tokens; {name} goes without it"
         )
+    sampled = on_worlds.of_world(corpus)
     return on_worlds.sequence_step(
         name,
-        corpus.world,
-        corpus.max_len,
+        sampled.world,
+        sampled.max_len,
         eta=ratios["eta"],
         samples=job_options.rloo_samples,
         seed=job_options.seed,
     )
 
 
-def objective_of_file(path, name, unchecked=False):
+def objective_of_file(path: FilePath, name: str, unchecked: bool = False) -> Loss:
     """The function `name` of a Python file, which must be an objective -> that function, with one
     sentence where it fails. Raises ValueError where its dlogits are not the derivative of its loss,
     unless unchecked=True.

@@ -1,16 +1,21 @@
 """Measures of transition matrices (V,V): how far a learned bigram is from the true one."""
 
+from typing import Any, cast
+
 import numpy as np
 
+from ..automaton import World
 from ..backend import add_rows, check_array, to_numpy
 from ..layers import softmax_forward
-from ..storage.shapes import Array, Float
+from ..model import LanguageModel
+from ..storage.shapes import Array, Float, Seed
 from ..storage.validate import check_finite
 
 
-def average_js(gold: Float[Array, "V V"], learned: Float[Array, "V V"]) -> float:
-    """avg. JS of two transition matrices (V,V), start rows included: the Jensen–Shannon divergence
-    of each pair of rows (nats, equal weights), mean over rows.
+def average_js(gold: Float[Array, "R V"], learned: Float[Array, "R V"]) -> float:
+    """avg. JS of rows (R,V) of two transition matrices, start rows included: the Jensen–Shannon
+    divergence of each pair of rows (nats, equal weights), mean over rows. Raises TypeError or
+    ValueError for arrays of different shapes, or numbers that are not finite.
     """
     _check(gold, learned)
     middle = (gold + learned) / 2
@@ -22,14 +27,16 @@ def average_js(gold: Float[Array, "V V"], learned: Float[Array, "V V"]) -> float
     return max(0.0, float((kl(gold) + kl(learned)).mean() / 2))
 
 
-def average_zeros(gold: Float[Array, "V V"], learned: Float[Array, "V V"]) -> float:
-    """avg. 0s: the mean learned probability where the gold one is 0 (0 where it nowhere is)."""
+def average_zeros(gold: Float[Array, "R V"], learned: Float[Array, "R V"]) -> float:
+    """avg. 0s of rows (R,V) of two transition matrices: the mean learned probability where the
+    gold one is 0 (0 where it nowhere is). Errors: as for average_js.
+    """
     _check(gold, learned)
     impossible = learned[gold == 0]
     return float(impossible.mean()) if impossible.size else 0.0
 
 
-def _check(gold, learned):
+def _check(gold: Any, learned: Any) -> None:
     for name, matrix in (("gold", gold), ("learned", learned)):
         check_array(name, matrix)
         check_finite(name, matrix)
@@ -39,7 +46,13 @@ def _check(gold, learned):
         )
 
 
-def transition_matrix(model, world=None, samples=2000, max_len=None, seed=0):
+def transition_matrix(
+    model: LanguageModel,
+    world: World | None = None,
+    samples: int = 2000,
+    max_len: int | None = None,
+    seed: Seed = 0,
+) -> Float[Array, "V V"]:
     """Q's next-token distribution after each last token -> (V,V) on the host, row 0 the start.
 
     For a bigram it is Q itself. For a model with memory, Q(·|h) is averaged over the prefixes h of
@@ -50,7 +63,8 @@ def transition_matrix(model, world=None, samples=2000, max_len=None, seed=0):
     if world is None:
         logits, _ = model.forward(model.xp.arange(V)[:, None])
         return _probabilities(logits[:, 0])
-    inputs, targets = world.batch(world.sample(samples, max_len, seed))
+    rows = world.sample(samples, cast(int, max_len), seed)  # which refuses None
+    inputs, targets = world.batch(rows)
     logits, _ = model.forward(model.xp.asarray(inputs))
     probs = _probabilities(logits)
     is_target = targets >= 0
@@ -58,7 +72,7 @@ def transition_matrix(model, world=None, samples=2000, max_len=None, seed=0):
     return sums / np.maximum(np.bincount(inputs[is_target], minlength=V), 1)[:, None]
 
 
-def _probabilities(logits):
+def _probabilities(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
     """softmax in float64, on the host."""
     logits = to_numpy(logits).astype("float64")
     check_finite("logits", logits.max(axis=-1))

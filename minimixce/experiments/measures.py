@@ -6,17 +6,23 @@ command line, the tables, the pictures and the CSV files have it.
 
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from .. import backend, layers, objectives, worlds
 from ..model import LanguageModel, check_drawn
 from ..storage import validate
-from ..storage.shapes import Array, Batch, Int
+from ..storage.shapes import Array, Batch, Float, Int, Seed
+from ..text import Corpus
+from ..text.tokenizers import Tokenizer
 from ..training.evaluation import check_targets
+
+Ids: TypeAlias = Int[Array, " n"] | Sequence[int]  # of one text
+# ids of texts of one length; without a text, NumPy calls the empty array one of floats
+Texts: TypeAlias = Int[Array, "n T"] | Float[Array, "0 T"] | Sequence[Ids]
 
 
 class Measure(NamedTuple):
@@ -24,18 +30,22 @@ class Measure(NamedTuple):
 
     heading: str  # of its column
     format: str  # of its numbers, such as ".3f"
-    function: Callable  # on text: TextEvidence -> float; on worlds: Sequences -> value, its error
+    function: Callable[
+        [Any], Any
+    ]  # on text: TextEvidence -> float; on worlds: Sequences -> value, its error
     needs: str  # on text: "model" or "texts"; on worlds: "P" or "Q", whose sequences are averaged
     name: str | None = None  # in a line of its own, on worlds; None: the heading
-    panel: tuple | None = None  # (title, unit) of its panel where texts are compared
+    panel: tuple[str, str] | None = None  # (title, unit) of its panel where texts are compared
 
 
-def mean_and_deviation(values):
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     """Mean and standard deviation (n − 1) of some numbers; the deviation of a single one is 0."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def spread(rows, measures):
+def spread(
+    rows: Sequence[Mapping[str, Any]], measures: Iterable[str]
+) -> dict[str, tuple[float, float]]:
     """Mean and standard deviation over rows (dicts) of each of `measures` that all of them have ->
     {name: (mean, deviation)}.
     """
@@ -46,7 +56,9 @@ def spread(rows, measures):
 # ---- a model's fit to text -----------------------------------------------------------------------
 
 
-def fit_to_text(model: LanguageModel, batches: Iterable[Batch], temperature: float = 1.0) -> Any:
+def fit_to_text(
+    model: LanguageModel, batches: Iterable[Batch], temperature: float = 1.0
+) -> tuple[float, float]:
     """Perplexity on the targets of `batches`, and the mean entropy (nats per token) of Q(·|context)
     at those contexts, with logits divided by `temperature` -> (perplexity, entropy).
     """
@@ -68,7 +80,7 @@ def perplexity(nats: float) -> float:
         return float(np.exp(nats))
 
 
-def _entropies(logits):
+def _entropies(logits: Float[Array, "B T V"]) -> Float[Array, "B T"]:
     """H(softmax(z)) = log Σ exp(z) − Σ q z: (B,T,V) -> (B,T)."""
     xp = backend.array_module(logits)
     z = logits - logits.max(axis=-1, keepdims=True)
@@ -76,7 +88,7 @@ def _entropies(logits):
     return xp.log(xp.exp(z).sum(axis=-1)) - (q * z).sum(axis=-1)
 
 
-def matching_temperature(model, batches, entropy):
+def matching_temperature(model: LanguageModel, batches: Iterable[Batch], entropy: float) -> float:
     """The temperature in [0.05, 1] at which the model's entropy (fit_to_text) is nearest to
     `entropy`, by bisection.
     """
@@ -155,7 +167,15 @@ def _look_up(keys, values, wanted):
 # ---- what a model writes -------------------------------------------------------------------------
 
 
-def sample_texts(model, boundary, count, tokens, temperature=1.0, seed=0, lines=False):
+def sample_texts(
+    model: LanguageModel,
+    boundary: int,
+    count: int,
+    tokens: int,
+    temperature: float = 1.0,
+    seed: Seed = 0,
+    lines: bool = False,
+) -> Int[Array, "{count} {tokens}"]:
     """`count` samples from the start of a document -> ids (count, tokens) on the host; they run on
     over boundaries.
 
@@ -166,7 +186,7 @@ def sample_texts(model, boundary, count, tokens, temperature=1.0, seed=0, lines=
     rng = backend.rng(seed, model.xp)
     if not lines:
         return _on_host(model.generate(prompt, tokens, temperature, seed=rng))[:, 1:]
-    stream = []
+    stream: list[int] = []
     while len(stream) < count * tokens:
         longest = model.config.block_size
         drawn = model.generate(prompt, longest, temperature, stop=boundary, seed=rng)
@@ -176,13 +196,13 @@ def sample_texts(model, boundary, count, tokens, temperature=1.0, seed=0, lines=
     return np.array(stream[: count * tokens]).reshape(count, tokens)
 
 
-def _on_host(tokens):
+def _on_host(tokens: Int[Array, "..."]) -> Int[Array, "..."]:
     tokens = backend.to_numpy(tokens)
     check_drawn(tokens)
     return tokens
 
 
-def held_out_texts(ids, count, tokens):
+def held_out_texts(ids: Int[Array, " N"], count: int, tokens: int) -> Texts:
     """`count` stretches of held-out text of the same length, evenly spread -> ids (n, tokens), n ≤
     count.
     """
@@ -191,7 +211,7 @@ def held_out_texts(ids, count, tokens):
     return np.array([ids[s : s + tokens] for s in starts]).reshape(count, tokens)
 
 
-def diversity(ids, longest=4):
+def diversity(ids: Ids, longest: int = 4) -> float:
     """Distinct n-grams over all n-grams of a text (n,), n = 1 … 4 pooled; n-grams with n > 2 of one
     repeated token are left out. 1 is no repetition at all; NaN for an empty text.
     """
@@ -207,7 +227,7 @@ def diversity(ids, longest=4):
     return distinct / total if total else float("nan")
 
 
-def repetition(ids, times=3):
+def repetition(ids: Ids, times: int = 3) -> tuple[float, int]:
     """(share of a text (n,) inside phrases repeated three or more times in a row, length of the
     longest such phrase or 0).
 
@@ -243,7 +263,7 @@ def words(text: str) -> list[str]:
     return worlds.find_words(text, "letters")
 
 
-def word_validity(texts: Any, vocabulary: set[str]) -> float:
+def word_validity(texts: Iterable[str], vocabulary: set[str]) -> float:
     """Share of the words of `texts` that are in the set `vocabulary`; a text's first and last word
     may be cut off and are left out. NaN without words.
     """
@@ -251,13 +271,13 @@ def word_validity(texts: Any, vocabulary: set[str]) -> float:
     return sum(word in vocabulary for word in inner) / len(inner) if inner else float("nan")
 
 
-def _decode(tokenizer, ids):
+def _decode(tokenizer: Tokenizer, ids: Int[Array, " n"]) -> str:
     """Text with a line break where a document ends, so that words of two documents do not join."""
     ends = np.flatnonzero(ids == tokenizer.boundary)
     return "\n".join(tokenizer.decode(part) for part in np.split(ids, ends))
 
 
-def vocabulary_of(corpus: Any) -> set[str]:
+def vocabulary_of(corpus: Corpus) -> set[str]:
     """The words of the training text; of a very long one, of its first ten million tokens."""
     return set(words(_decode(corpus.tokenizer, np.asarray(corpus.train[:10_000_000]))))
 
@@ -269,33 +289,35 @@ class TextEvidence:
     targets) and the temperature its logits are divided by.
     """
 
-    texts: Any
-    tokenizer: Any
-    vocabulary: set
-    model: Any = None
-    batches: Any = None
+    texts: Texts
+    tokenizer: Tokenizer
+    vocabulary: set[str]
+    model: LanguageModel | None = None
+    batches: Iterable[Batch] | None = None
     temperature: float = 1.0
 
-    def has(self, needs):
+    def has(self, needs: str) -> bool:
         """Whether it can serve a measure that needs "model" or "texts"."""
         return self.model is not None if needs == "model" else len(self.texts) > 0
 
     @functools.cached_property
-    def fit(self):
+    def fit(self) -> tuple[float, float]:
         """(perplexity, entropy): fit_to_text, computed once."""
+        assert self.model is not None  # has("model") says so
+        assert self.batches is not None
         return fit_to_text(self.model, self.batches, self.temperature)
 
     @functools.cached_property
-    def repetitions(self):
+    def repetitions(self) -> list[tuple[float, int]]:
         """`repetition` of each text, computed once."""
         return [repetition(ids) for ids in self.texts]
 
-    def decoded(self):
+    def decoded(self) -> list[str]:
         """The texts as strings, with a line break where a document ends."""
-        return [_decode(self.tokenizer, ids) for ids in self.texts]
+        return [_decode(self.tokenizer, np.asarray(ids)) for ids in self.texts]
 
 
-def _mean_repetition_length(evidence):
+def _mean_repetition_length(evidence: TextEvidence) -> float:
     """Of the texts that repeat a phrase; 0 where none does."""
     lengths = [length for _, length in evidence.repetitions if length]
     return float(np.mean(lengths)) if lengths else 0.0
@@ -344,7 +366,16 @@ def check_sampling_options(samples: int, tokens: int, temperature: float = 1.0) 
         raise ValueError(f"temperature must be a positive number, got {temperature}")
 
 
-def measure_on_text(model, batches, corpus, vocabulary, samples, tokens, temperature=1.0, seed=0):
+def measure_on_text(
+    model: LanguageModel,
+    batches: Iterable[Batch],
+    corpus: Corpus,
+    vocabulary: set[str],
+    samples: int,
+    tokens: int,
+    temperature: float = 1.0,
+    seed: Seed = 0,
+) -> dict[str, float]:
     """All TEXT_MEASURES of one model at one temperature -> {name: float}.
 
     batches: held-out (inputs, targets); vocabulary: a set of words, see vocabulary_of. `samples`
@@ -352,19 +383,19 @@ def measure_on_text(model, batches, corpus, vocabulary, samples, tokens, tempera
     need texts are left out.
     """
     sampling = (corpus.tokenizer.boundary, samples, tokens, temperature, seed, corpus.lines)
-    texts = sample_texts(model, *sampling) if samples else []
+    texts: Texts = sample_texts(model, *sampling) if samples else []
     evidence = TextEvidence(texts, corpus.tokenizer, vocabulary, model, batches, temperature)
     return _measure_text(evidence)
 
 
-def measure_texts(texts, tokenizer, vocabulary):
+def measure_texts(texts: Texts, tokenizer: Tokenizer, vocabulary: set[str]) -> dict[str, float]:
     """Those of TEXT_MEASURES that need no model, of texts (n, tokens) -> {name: float}, empty
     without texts.
     """
     return _measure_text(TextEvidence(texts, tokenizer, vocabulary))
 
 
-def _measure_text(evidence):
+def _measure_text(evidence: TextEvidence) -> dict[str, float]:
     return {
         name: measure.function(evidence)
         for name, measure in TEXT_MEASURES.items()

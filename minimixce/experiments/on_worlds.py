@@ -7,11 +7,18 @@ sequences can be listed, else by RLOO with fresh samples of Q.
 
 import functools
 import zlib
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 
 from .. import estimators, exact, objectives, text, worlds
+from ..model import LanguageModel
 from ..storage import validate
+from ..storage.shapes import Array, Batch, Int, LossAndGrads, Rows
+from ..worlds import World
+
+Step: TypeAlias = Callable[..., LossAndGrads]  # (model, batch, *, number=0) -> loss, grads
 
 SEQUENCE_OBJECTIVES = tuple(objectives.names("sequences"))
 
@@ -28,7 +35,7 @@ _DATA = 1
 MAX_LISTED = 20_000
 
 
-def open_world(name):
+def open_world(name: str) -> World:
     """A name of WORLDS, "random:V:ZEROS:SEED" (worlds.random_markov) or a JSON file that World.save
     wrote -> World. Raises ValueError or FileNotFoundError.
     """
@@ -51,7 +58,7 @@ def open_world(name):
     return worlds.load(name)
 
 
-def horizon(world, most):
+def horizon(world: World, most: int) -> int:
     """One more than the length of the longest of 10,000 sampled sequences, so that their end is
     drawn and learnt, not forced; at most `most`.
     """
@@ -65,7 +72,12 @@ class WorldCorpus(text.Corpus):
     seed.
     """
 
-    def fingerprint(self):
+    world: World
+    max_len: int
+    rows: Int[Array, "n L"]
+    held_out: Int[Array, "m L"]
+
+    def fingerprint(self) -> int:
         """As a corpus's, and of the world itself, since objectives and measures look at it."""
         found = super().fingerprint()
         for array in (
@@ -77,7 +89,14 @@ class WorldCorpus(text.Corpus):
         return found
 
 
-def load_corpus(name, sequences, max_len, most):
+def of_world(corpus: text.Corpus) -> WorldCorpus:
+    """`corpus`, which must be a WorldCorpus: TypeError for one of a text."""
+    if not isinstance(corpus, WorldCorpus):
+        raise TypeError(f"corpus must be of a world, got a {type(corpus).__name__}")
+    return corpus
+
+
+def load_corpus(name: str, sequences: int, max_len: int | None, most: int) -> WorldCorpus:
     """The corpus of a world (open_world): `sequences` to train on, a tenth more to validate;
     max_len None: see horizon.
     """
@@ -94,8 +113,8 @@ def load_corpus(name, sequences, max_len, most):
         for k, n in enumerate((sequences, sequences // 10))
     )
     # each row up to its end, then b
-    streams = (np.append(part[:, :-1][part[:, 1:] >= 0], 0) for part in (rows, held_out))
-    corpus = WorldCorpus(*streams, text.WordTokenizer(world.words[1:]), True)
+    train, validation = (np.append(part[:, :-1][part[:, 1:] >= 0], 0) for part in (rows, held_out))
+    corpus = WorldCorpus(train, validation, text.WordTokenizer(world.words[1:]), True)
     corpus.world, corpus.max_len, corpus.rows, corpus.held_out = world, max_len, rows, held_out
     return corpus
 
@@ -106,12 +125,12 @@ class RowBatches:
     With a seed: endless, batch k drawn at random by (seed, k) alone. Without: one pass in order.
     """
 
-    def __init__(self, world, rows, batch_size, seed=None):
+    def __init__(self, world: World, rows: Rows, batch_size: int, seed: int | None = None) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.world, self.rows, self.batch_size, self.seed = world, rows, batch_size, seed
 
-    def __getitem__(self, k):
+    def __getitem__(self, k: int) -> Batch:
         if self.seed is not None:
             chosen = np.random.default_rng([self.seed, k]).integers(
                 0, len(self.rows), self.batch_size
@@ -121,20 +140,26 @@ class RowBatches:
             raise IndexError(k)
         return self.world.batch(self.rows[k * self.batch_size : (k + 1) * self.batch_size])
 
-    def __len__(self):
+    def __iter__(self) -> Iterator[Batch]:
+        k = 0
+        while self.seed is not None or k < len(self):
+            yield self[k]
+            k += 1
+
+    def __len__(self) -> int:
         if self.seed is not None:
             raise TypeError("random batches never end")
         return -(-len(self.rows) // self.batch_size)
 
 
-def is_listed(world, max_len, most=MAX_LISTED):
+def is_listed(world: World, max_len: int, most: int = MAX_LISTED) -> bool:
     """Whether the space has at most `most` sequences; by default: whether the reverse part of a
     training step is exact.
     """
     return max_len < 1000 and exact.num_sequences(world.vocab_size, max_len) <= most
 
 
-def describe_reverse_part(name, world, max_len, samples):
+def describe_reverse_part(name: str, world: World, max_len: int, samples: int) -> str:
     """In words, how a step of an objective gets what P alone can say."""
     if all(_is_from_samples(part) for _, part in objectives.parts(name, 0.5)):
         return "from samples of P"
@@ -145,7 +170,9 @@ def describe_reverse_part(name, world, max_len, samples):
     return f"reverse part by RLOO with {samples} samples of Q a step"
 
 
-def sequence_step(name, world, max_len, *, eta=0.5, samples=64, seed=0):
+def sequence_step(
+    name: str, world: World, max_len: int, *, eta: float = 0.5, samples: int = 64, seed: int = 0
+) -> Step:
     """A whole step for minimixce.fit(…, step=) -> step(model, batch, *, number=0) -> loss, grads:
     an objective of SEQUENCE_OBJECTIVES in nats per sequence.
 
@@ -187,14 +214,17 @@ def _step(model, batch, *, number=0, name, world, max_len, eta, samples, seed):
     return loss, grads
 
 
-def _is_from_samples(part):
+def _is_from_samples(part: str) -> bool:
     """Whether a part is an expectation over P of token losses, which samples of P estimate."""
     return objectives.OBJECTIVES[part].f_and_w is not None
 
 
-def _forward_part(model, batch, share, part, world, max_len):
+def _forward_part(
+    model: LanguageModel, batch: Batch, share: float, part: str, world: World, max_len: int
+) -> LossAndGrads:
     """`share` of a part that samples of P estimate, on those of the batch, per sequence."""
     row = objectives.OBJECTIVES[part]
+    assert row.f_and_w is not None  # _is_from_samples(part)
     inputs, targets = batch
     logits, cache = model.forward(inputs)
     loss, dlogits = objectives.token_objective(
@@ -204,7 +234,16 @@ def _forward_part(model, batch, share, part, world, max_len):
     return share * (loss - entropy), model.backward(share * dlogits, cache)
 
 
-def _reverse_part(model, number, part, world, max_len, eta, samples, seed):
+def _reverse_part(
+    model: LanguageModel,
+    number: int,
+    part: str,
+    world: World,
+    max_len: int,
+    eta: float,
+    samples: int,
+    seed: int,
+) -> LossAndGrads:
     """A part that needs P itself: exact where the space is listed, RLOO elsewhere."""
     if is_listed(world, max_len):
         return exact.loss_and_grads(model, world, max_len, objective=part, eta=eta, progress=False)

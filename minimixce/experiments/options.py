@@ -8,11 +8,14 @@ import dataclasses
 import os
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import objectives, text
+from ..storage.shapes import FilePath
 from ..training import run
 from ..training.threads import can_limit_threads
 from . import on_worlds
@@ -21,7 +24,14 @@ FREE = "may differ when a run goes on"
 FIXED = "a run cannot change it"
 
 
-def option(default, help, *, least=None, on_resume=None, **argparse_options):
+def option(
+    default: Any,
+    help: str,
+    *,
+    least: int | None = None,
+    on_resume: str | None = None,
+    **argparse_options: Any,
+) -> Any:
     """A field of options.
 
     least: what the command line takes at least. on_resume: FREE or FIXED, for an option that a run
@@ -44,7 +54,7 @@ class CommonOptions:
         on_resume=FREE,
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         """Python's numbers for NumPy's, which do not go into JSON."""
         for name, value in vars(self).items():
             if isinstance(value, np.generic):
@@ -70,26 +80,33 @@ class TextOptions(CommonOptions):
     held_out: float = option(0.1, "share of the text kept for validation", on_resume=FIXED)
 
 
-def _ratio_help(name, ratio):
+def _ratio_help(name: str, ratio: objectives.Ratio) -> str:
     mixed = ", ".join(o for o, row in objectives.OBJECTIVES.items() if row.ratio == name)
     return f"ratio {ratio.symbol} in [0,1] of {mixed} ({ratio.note})"
 
 
 # The fields eta and gamma: one for each ratio that an objective has, made from RATIOS, so that a
-# new ratio is an option without another line here.
-_RatioOptions = dataclasses.make_dataclass(
-    "_RatioOptions",
-    [
-        (name, float, option(ratio.default, _ratio_help(name, ratio)))
-        for name, ratio in objectives.RATIOS.items()
-    ],
-    bases=(TextOptions,),
-    namespace={"__module__": __name__},
-)
+# new ratio is an option without another line, except for type checkers.
+if TYPE_CHECKING:  # type checkers do not look into RATIOS, and are told
+
+    @dataclass
+    class _RatioOptions(TextOptions):
+        eta: float = 0.5
+        gamma: float = 0.1
+else:
+    _RatioOptions = dataclasses.make_dataclass(
+        "_RatioOptions",
+        [
+            (name, float, option(ratio.default, _ratio_help(name, ratio)))
+            for name, ratio in objectives.RATIOS.items()
+        ],
+        bases=(TextOptions,),
+        namespace={"__module__": __name__},
+    )
 
 
 @dataclass
-class TrainingOptions(_RatioOptions):  # type: ignore[misc, valid-type]
+class TrainingOptions(_RatioOptions):
     """All options of a training run."""
 
     objective: str = option(
@@ -157,7 +174,7 @@ QUICK = {
 }
 
 
-def quick(given: dict) -> dict:
+def quick(given: dict[str, Any]) -> dict[str, Any]:
     """Given options (a dict), with QUICK in the place of those that were not given.
 
     Products as small as these gain nothing from a second thread, and lose much where the cores are
@@ -186,11 +203,12 @@ class ComparisonOptions(TrainingOptions):
 # ---- types ---------------------------------------------------------------------------------------
 
 
-def kind_of(field):
+def kind_of(field: dataclasses.Field[Any]) -> tuple[type, bool]:
     """The type of a field's values and whether None is one -> (bool, int, float, str or list,
     bool).
     """
-    kind, optional = field.type, False
+    kind: Any = field.type
+    optional = False
     if isinstance(kind, types.UnionType):
         kind = next(k for k in typing.get_args(kind) if k is not types.NoneType)
         optional = True
@@ -200,7 +218,7 @@ def kind_of(field):
 _FIELDS = {field.name: field for field in dataclasses.fields(ComparisonOptions)}
 
 
-def fits(name, value):
+def fits(name: str, value: Any) -> bool:
     """Whether a file may say that the option `name` is `value`: a number may be an integer where it
     need not be one, a list holds texts.
     """
@@ -221,7 +239,7 @@ def fits(name, value):
 # ---- run.json ------------------------------------------------------------------------------------
 
 
-def read_run(folder):
+def read_run(folder: FilePath) -> TrainingOptions:
     """The options of the run in `folder` -> TrainingOptions, or ComparisonOptions for a run of a
     comparison. Raises FileNotFoundError or ValueError for a missing or damaged run.json.
     """
@@ -230,7 +248,7 @@ def read_run(folder):
     return (TrainingOptions if found.keys() <= of_training else ComparisonOptions)(**found)
 
 
-def resumed(folder, given, change=False):
+def resumed(folder: FilePath, given: dict[str, Any], change: bool = False) -> TrainingOptions:
     """The options of the run in `folder`, with those of `given`, a dict, in their place.
 
     Raises ValueError for a given option that differs: FREE ones may, FIXED ones never, all others
@@ -248,7 +266,7 @@ def resumed(folder, given, change=False):
     return dataclasses.replace(options, **given)
 
 
-def check_same(folder, options):
+def check_same(folder: FilePath, options: TrainingOptions) -> None:
     """Raise ValueError unless a run of a comparison has the options that the one in `folder` was
     started with; FREE ones may differ.
     """
@@ -260,12 +278,12 @@ def check_same(folder, options):
             raise ValueError(f"the run in {folder} has {flag(name)} {value}, not {ours}")
 
 
-def flag(name):
+def flag(name: str) -> str:
     """How the command line calls an option: max_len -> --max-len."""
     return "--" + name.replace("_", "-")
 
 
-def absolute(given):
+def absolute(given: dict[str, Any]) -> dict[str, Any]:
     """Given options (a dict) with whole paths in place of relative ones: what run.json holds, so
     that a run can go on from any folder.
     """
@@ -280,7 +298,7 @@ def absolute(given):
     return given
 
 
-def check_given(options, given):
+def check_given(options: TrainingOptions, given: Iterable[str]) -> None:
     """Raise ValueError for a given option (a name in `given`) that has no meaning beside the
     others: for worlds without a world, for text with one, or settled in a prepared folder.
     """
@@ -293,9 +311,10 @@ def check_given(options, given):
             f"--world brings its own text and measures and goes without {flag(min(of_text))}"
         )
     of_preparing = {"tokenizer", "lines", "held_out"} & set(given)
-    prepared = options.data and len(options.data) == 1 and text.is_prepared(options.data[0])
+    data = options.data or []
+    prepared = len(data) == 1 and text.is_prepared(data[0])
     if prepared and of_preparing:
         raise ValueError(
-            f"{flag(min(of_preparing))} was settled when {options.data[0]} was prepared and cannot"
+            f"{flag(min(of_preparing))} was settled when {data[0]} was prepared and cannot"
             " be given again"
         )

@@ -4,9 +4,17 @@ only the temperature changed, held-out text is a blue star.
 """
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ..storage.shapes import FilePath
 from .measures import TEXT_MEASURES, mean_and_deviation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+else:
+    Figure = Any  # matplotlib's, which is imported where one is made
 
 P_COLOR, Q_COLOR = "#1f77b4", "#e6710a"
 
@@ -20,7 +28,7 @@ _LEAST_SHOWN = 1e-12  # where logarithmic axes of the synthetic experiments end
 _DARK, _LIGHT = (0.45, 0.18, 0.0), (1.0, 0.75, 0.5)  # the ends of Q's shades
 
 
-def new_figure(**options):
+def new_figure(**options: Any) -> Figure:
     """A matplotlib Figure, without pyplot, so that the caller's backend stays as it is. ValueError
     without matplotlib.
     """
@@ -31,7 +39,7 @@ def new_figure(**options):
     return Figure(**options)
 
 
-def _shades(count):
+def _shades(count: int) -> list[tuple[float, ...]]:
     return [
         tuple(d + (e - d) * i / max(1, count - 1) for d, e in zip(_DARK, _LIGHT))
         for i in range(count)
@@ -41,7 +49,7 @@ def _shades(count):
 # ---- comparisons ---------------------------------------------------------------------------------
 
 
-def comparison(result, path):
+def comparison(result: dict[str, Any], path: FilePath) -> None:
     """The picture of `minimixce compare` -> a PNG file. `result`: the content of its table.json.
 
     Learning curves, word validity against perplexity, and a panel for each of
@@ -148,7 +156,7 @@ def _values_of_groups(ax, name, result, color):
     ax.set_xticks(range(len(ticks)), names, rotation=35, ha="right")
 
 
-def world_comparison(result, path):
+def world_comparison(result: dict[str, Any], path: FilePath) -> None:
     """The picture of `minimixce compare --world` -> a PNG file. `result` is the content of its
     table.json.
     """
@@ -186,7 +194,13 @@ def _values_with_errors(ax, name, title, rows, style):
 # ---- the synthetic experiments -------------------------------------------------------------------
 
 
-def synthetic(results, best, gold, at_a_ratio, folder):
+def synthetic(
+    results: Sequence[dict[str, Any]],
+    best: dict[str, dict[str, Any]],
+    gold: Sequence[Sequence[float]],
+    at_a_ratio: dict[str, dict[str, Any]],
+    folder: FilePath,
+) -> tuple[str, ...]:
     """The figures of `minimixce synthetic` -> names of the PNG files in `folder`.
 
     results: dicts as synthetic.grid.run_grid returns, with their "world" by name. best {label:
@@ -205,7 +219,7 @@ def synthetic(results, best, gold, at_a_ratio, folder):
     return tuple(figures)
 
 
-def _matrices(best, gold):
+def _matrices(best: dict[str, dict[str, Any]], gold: Sequence[Sequence[float]]) -> Figure:
     """P and what each objective learned of it, probabilities on a logarithmic scale."""
     matrices = {"P": gold} | {label: run["learned"] for label, run in best.items()}
     figure = new_figure(figsize=(3 * len(matrices), 3), layout="constrained")
@@ -218,7 +232,7 @@ def _matrices(best, gold):
     return figure
 
 
-def _ratios(results):
+def _ratios(results: Sequence[dict[str, Any]]) -> Figure:
     """avg. JS and avg. 0s against η: two rows for each world, a column for each vocabulary."""
     vocabularies = list(dict.fromkeys(r["vocab_size"] for r in results))
     of_worlds = list(dict.fromkeys(r["world"] for r in results))
@@ -262,10 +276,10 @@ def _means_against_ratio(ax, results, measure, objectives, etas):
         ax.plot(x, y, f"{marker}-", color=color, label=objective, markersize=5)
 
 
-def _curves(best, at_a_ratio):
+def _curves(best: dict[str, dict[str, Any]], at_a_ratio: dict[str, dict[str, Any]]) -> Figure:
     """avg. JS on the way of each objective, and the true and printed loss of the one mixce run."""
     figure = new_figure(figsize=(12, 4.6), layout="constrained")
-    layout = [["fit", "loss"], ["fit", "surrogate"]] if at_a_ratio else [["fit"]]
+    layout: Any = [["fit", "loss"], ["fit", "surrogate"]] if at_a_ratio else [["fit"]]
     panels = figure.subplot_mosaic(layout)
     _learning(panels["fit"], best)
     for label, run in at_a_ratio.items():
@@ -322,7 +336,7 @@ _OTHER_COLORS = (
 )
 
 
-def study(rows, path):
+def study(rows: Sequence[dict[str, Any]], path: FilePath) -> None:
     """Errors of the estimators of estimators.study against the number of samples -> a PNG file.
     Unbiased ones are black.
     """

@@ -7,13 +7,14 @@ import signal
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 
 from .. import backend
 
 
 @contextlib.contextmanager
-def worker_pool(workers, jobs):
+def worker_pool(workers: int, jobs: int) -> Iterator[tuple[Executor | None, int]]:
     """A context with (executor, number of workers) for `jobs` jobs; the executor is None where they
     are best run one after another in this process.
 
@@ -34,7 +35,7 @@ def worker_pool(workers, jobs):
         with MPIPoolExecutor(env={"OMP_NUM_THREADS": threads or "1"}) as executor:
             yield executor, max(1, MPI.COMM_WORLD.Get_size() - 1)
         return
-    count = max(1, min(workers or os.cpu_count(), jobs))
+    count = max(1, min(workers or os.cpu_count() or 1, jobs))
     if count == 1 and (threads or not jobs):
         yield None, 1
         return
@@ -59,7 +60,7 @@ def worker_pool(workers, jobs):
 
 
 @contextlib.contextmanager
-def without_interrupts():
+def without_interrupts() -> Iterator[None]:
     """A context that ignores Ctrl-C, also in processes that are started in it: it is for their
     parent, which ends them. Outside the main thread, which alone can say so, it does nothing.
     """

@@ -16,6 +16,7 @@ is copied from them.
 
 import functools
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -193,7 +194,7 @@ def frozen_embedding(model: LanguageModel) -> Float[Array, "V C"]:
 # ---- repetition ----------------------------------------------------------------------------------
 
 
-def authors_repetition(ids: Any, times: int = 3) -> Any:
+def authors_repetition(ids: Iterable[int], times: int = 3) -> tuple[float, int]:
     """The MixCE authors' repetition of a text (n,) -> (rate, length of the longest phrase or 0).
 
     For each different token they look at the gaps between its occurrences, each gap read as a

@@ -1,19 +1,24 @@
 """The package checks its own gradients: what `minimixce gradcheck` prints."""
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from .. import backend, kv, layers, objectives
 from ..backend import array_module
 from ..bigram import Bigram, BigramConfig, TableBigram
-from ..checks import gradcheck
+from ..checks import Report, gradcheck
 from ..gpt import GPT, GPTConfig
 from ..model import LanguageModel
+from ..objectives import Logits, Targets
+from ..storage.shapes import Array, ArrayModule, Float, Int, Loss
+
+_M = TypeVar("_M", bound=LanguageModel)
 
 
-def check_everything(device: str = "cpu", seed: int = 0) -> Any:
+def check_everything(device: str = "cpu", seed: int = 0) -> Iterator[tuple[str, Report]]:
     """Gradient-check every layer, every objective and whole models in float64 on `device`: yields
     (title, checks.Report).
     """
@@ -43,13 +48,13 @@ B, T, C, H, V = 2, 3, 8, 2, 5  # batch, time, channels, heads, vocabulary of the
 class _Draw(NamedTuple):
     """Random inputs on a device."""
 
-    xp: Any
+    xp: ArrayModule
     rng: np.random.Generator
 
-    def normal(self, *shape):
+    def normal(self, *shape: int) -> Float[Array, "..."]:
         return self.xp.asarray(self.rng.standard_normal(shape))
 
-    def ids(self, low, high, *shape):
+    def ids(self, low: int, high: int, *shape: int) -> Int[Array, "..."]:
         return self.xp.asarray(self.rng.integers(low, high, shape))
 
 
@@ -109,7 +114,9 @@ def _attention_checks(check, draw):
 # ---- objectives ----------------------------------------------------------------------------------
 
 
-def objective_checks(logits, targets, cost_embedding, ratio=0.3):
+def objective_checks(
+    logits: Logits, targets: Targets, cost_embedding: Float[Array, "V C"], ratio: float = 0.3
+) -> Iterator[tuple[str, Loss]]:
     """(title, function of logits -> (loss, dlogits)) for every objective over tokens in
     objectives.OBJECTIVES, at `ratio`: first those whose dlogits is the derivative of their loss.
 
@@ -120,7 +127,8 @@ def objective_checks(logits, targets, cost_embedding, ratio=0.3):
     rows = objectives.OBJECTIVES
     names = sorted(objectives.names("tokens"), key=lambda name: rows[name].stops_gradient)
     for name in names:
-        ratios = {rows[name].ratio: ratio} if rows[name].ratio else {}
+        kind = rows[name].ratio
+        ratios = {kind: ratio} if kind else {}
         objective = objectives.token_loss(name, cost_embedding=cost_embedding, **ratios)
         if not rows[name].stops_gradient:
             yield _title(name, ratio), functools.partial(objective, targets=targets)
@@ -132,8 +140,8 @@ def objective_checks(logits, targets, cost_embedding, ratio=0.3):
             raise ValueError(f"{name} stops a gradient and has no form in selfcheck.FROZEN")
 
 
-def _title(name, ratio):
-    known = objectives.RATIOS.get(objectives.OBJECTIVES[name].ratio)
+def _title(name: str, ratio: float) -> str:
+    known = objectives.RATIOS.get(objectives.OBJECTIVES[name].ratio or "")
     return f"{name}, {known.symbol} = {ratio:g} ({known.note})" if known else name
 
 
@@ -184,15 +192,18 @@ FROZEN = {"mixce_surrogate": ("weight", _frozen_surrogate), "emo": ("ratio", _fr
 # ---- models --------------------------------------------------------------------------------------
 
 
-def random_params(model: LanguageModel, rng: Any) -> Any:
+def random_params(model: _M, rng: np.random.Generator) -> _M:
     """The model with parameters that are all random and far from zero, so that no term of a
     gradient hides.
     """
-    model.params = {name: rng.standard_normal(p.shape) * 0.5 for name, p in model.params.items()}
+    drawn: dict[str, Any] = {
+        name: rng.standard_normal(p.shape) * 0.5 for name, p in model.params.items()
+    }
+    model.params = drawn
     return model
 
 
-def small_gpt(rng):
+def small_gpt(rng: np.random.Generator) -> GPT:
     """A float64 GPT small enough for every coordinate to be checked, with random parameters, on the
     CPU.
     """
@@ -202,7 +213,7 @@ def small_gpt(rng):
     return random_params(GPT(config, device="cpu"), rng)
 
 
-def small_bigram(rng):
+def small_bigram(rng: np.random.Generator) -> Bigram:
     """A Bigram none of whose hidden units is so near the corner of ReLU that a numerical derivative
     would reach across.
     """
@@ -215,7 +226,9 @@ def small_bigram(rng):
             return model
 
 
-def check_model(xp, rng, seed=0, model=None):
+def check_model(
+    xp: ArrayModule, rng: np.random.Generator, seed: int = 0, model: LanguageModel | None = None
+) -> Report:
     """Gradient-check a float64 model of 5 tokens (by default a small GPT), with its dropout, under
     MixCE: one row of the report for each parameter.
     """

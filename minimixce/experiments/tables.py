@@ -1,9 +1,9 @@
 """Tables as lines of text."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from .measures import TEXT_MEASURES, spread
+from .measures import TEXT_MEASURES, Measure, spread
 
 
 def format_table(
@@ -25,7 +25,10 @@ def format_table(
     return "\n".join(line.format(*row) for row in cells)
 
 
-def format_measures(groups: dict[str, list[dict[str, Any]]], measures: Any = TEXT_MEASURES) -> str:
+def format_measures(
+    groups: Mapping[str, Sequence[Mapping[str, Any]]],
+    measures: Mapping[str, Measure] = TEXT_MEASURES,
+) -> str:
     """A table of measurements: a row a group, a column a measure, mean ± standard deviation over
     the group -> text.
 
@@ -41,7 +44,9 @@ def format_measures(groups: dict[str, list[dict[str, Any]]], measures: Any = TEX
     return format_table(headings, rows, "{:<28}" + "{:>18}" * len(measures))
 
 
-def _cells(found, measures, with_deviation):
+def _cells(
+    found: dict[str, tuple[float, float]], measures: Mapping[str, Measure], with_deviation: bool
+) -> Iterator[str]:
     for name, measure in measures.items():
         if name not in found:
             yield ""

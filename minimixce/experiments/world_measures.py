@@ -5,15 +5,18 @@ for text.
 
 import functools
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from .. import backend, estimators, exact
 from ..backend import to_numpy
+from ..model import LanguageModel
 from ..storage import validate
+from ..storage.shapes import Array, Bool, Float, Int, Rows
+from ..worlds import World
 from . import on_worlds
 from .measures import Measure
 from .tables import format_table
@@ -33,33 +36,35 @@ class Sequences:
     probabilities `weights` (n,) under P or Q.
     """
 
-    model: Any
-    world: Any
+    model: LanguageModel
+    world: World
     max_len: int
-    rows: Any
-    weights: Any = None
+    rows: Rows
+    weights: Float[Array, " n"] | None = None
 
     @functools.cached_property
-    def log_q(self):
+    def log_q(self) -> Float[Array, " n"]:
         """log Q(x) -> (n,)."""
         return exact.log_prob(self.model, self.rows)
 
     @functools.cached_property
-    def impossible(self):
+    def impossible(self) -> Int[Array, " n"]:
         """How many tokens of x are impossible under P where they stand -> (n,)."""
         return (self.world.token_log_probs(self.rows) == -math.inf).sum(axis=1)
 
     @functools.cached_property
-    def reverse(self):
+    def reverse(self) -> Float[Array, " n"]:
         """−log P(x), floored -> (n,)."""
         return -self.world.token_log_probs(self.rows, floored=True).sum(axis=1)
 
     @property
-    def entropy(self):
+    def entropy(self) -> float:
         """H(P), nats per sequence."""
         return self.world.entropy(self.max_len)
 
-    def mean(self, values):
+    def mean(
+        self, values: Float[Array, " n"] | Int[Array, " n"] | Bool[Array, " n"]
+    ) -> tuple[float, float | None]:
         """The mean of one number a sequence, (n,) -> (value, its standard error or None)."""
         values = to_numpy(values).astype(float)
         if self.weights is not None:
@@ -67,7 +72,7 @@ class Sequences:
         return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def _forward_kl(of_p):
+def _forward_kl(of_p: Sequences) -> tuple[float, float | None]:
     value, error = of_p.mean(-of_p.log_q)
     return value - of_p.entropy, error
 
@@ -92,7 +97,9 @@ WORLD_MEASURES = {
 }
 
 
-def measure_on_world(model, world, max_len, samples=10_000, seed=0):
+def measure_on_world(
+    model: LanguageModel, world: World, max_len: int, samples: int = 10_000, seed: int = 0
+) -> dict[str, float]:
     """WORLD_MEASURES of a model, in nats per sequence -> dict of floats, with "exact": True, or
     False and standard errors name_se.
 
@@ -117,7 +124,9 @@ def measure_on_world(model, world, max_len, samples=10_000, seed=0):
     return values | errors | {"exact": is_exact}
 
 
-def _all_sequences(model, world, max_len, samples, seed):
+def _all_sequences(
+    model: LanguageModel, world: World, max_len: int, samples: int, seed: int
+) -> Callable[[str], Sequences]:
     """evidence("P" or "Q"): every sequence, for the measures that exact.measure does not know."""
 
     @functools.cache
@@ -131,7 +140,9 @@ def _all_sequences(model, world, max_len, samples, seed):
     return evidence
 
 
-def _sampled_sequences(model, world, max_len, samples, seed):
+def _sampled_sequences(
+    model: LanguageModel, world: World, max_len: int, samples: int, seed: int
+) -> Callable[[str], Sequences]:
     """evidence("P" or "Q"): `samples` sequences of it."""
 
     @functools.cache
@@ -142,12 +153,16 @@ def _sampled_sequences(model, world, max_len, samples, seed):
     return evidence
 
 
-def _draw_from_world(model, world, max_len, samples, seed):
+def _draw_from_world(
+    model: LanguageModel, world: World, max_len: int, samples: int, seed: int
+) -> Rows:
     rows = world.sample(samples, max_len, np.random.default_rng([_MEASURE, seed]))
     return model.xp.asarray(rows)
 
 
-def _draw_from_model(model, world, max_len, samples, seed):
+def _draw_from_model(
+    model: LanguageModel, world: World, max_len: int, samples: int, seed: int
+) -> Rows:
     """In groups: each keeps keys and values of all its rows."""
     xp = model.xp
     groups = []
@@ -170,7 +185,7 @@ _IN_WORDS = (
 )
 
 
-def describe_world_measures(row, world):
+def describe_world_measures(row: Mapping[str, float], world: World) -> list[str]:
     """Lines that print what measure_on_world found -> list of str."""
     rows = []
     for name in dict.fromkeys((*_IN_WORDS, *WORLD_MEASURES)):

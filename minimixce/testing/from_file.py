@@ -1,6 +1,7 @@
 """gradcheck of a pair of functions in a Python file, the way `minimixce gradcheck FILE` runs it."""
 
 import inspect
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -9,7 +10,9 @@ from ..storage.files import load_functions
 from .gradients import check_gradients
 
 
-def check_file(target, shapes=None, seed=0) -> tuple[Report, list[str]]:
+def check_file(
+    target: str, shapes: Sequence[str] | None = None, seed: int = 0
+) -> tuple[Report, list[str]]:
     """Check a pair of functions of a Python file -> its Report, and what is wrong in sentences.
 
     target: "FILE.py:FORWARD,BACKWARD". The inputs are normal numbers of the given shapes, texts
@@ -17,8 +20,8 @@ def check_file(target, shapes=None, seed=0) -> tuple[Report, list[str]]:
     function `inputs()` of the file returns, a tuple or a list. The file is executed. Raises
     FileNotFoundError, TypeError or ValueError.
     """
-    path, _, names = target.rpartition(":")
-    names = names.split(",")
+    path, _, pair = target.rpartition(":")
+    names = pair.split(",")
     if not path.endswith(".py") or len(names) != 2 or not all(names):
         raise ValueError(f"the pair must be FILE.py:FORWARD,BACKWARD, got {target!r}")
     if shapes is None:
@@ -38,7 +41,7 @@ def check_file(target, shapes=None, seed=0) -> tuple[Report, list[str]]:
     return check_gradients(forward, backward, *inputs, seed=seed)
 
 
-def _shape(text):
+def _shape(text: str) -> tuple[int, ...]:
     """ "2,3" -> (2, 3)."""
     if text == "scalar":
         return ()

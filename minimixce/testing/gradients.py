@@ -79,7 +79,7 @@ def check_gradients(
     return report, [line for row in report.rows if (line := explain(row, sizes))]
 
 
-def _names(forward, inputs):
+def _names(forward: Callable[..., Any], inputs: Sequence[Any]) -> list[str]:
     """The names of forward's parameters, as far as they can be known."""
     try:
         parameters = [

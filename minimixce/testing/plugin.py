@@ -1,12 +1,14 @@
 """The pytest plugin, by an entry point: the fixture `assert_gradients`."""
 
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
+from ..checks import Report
+
 
 @pytest.fixture
-def assert_gradients() -> Any:
+def assert_gradients() -> Callable[..., Report]:
     """minimixce.testing.assert_gradients: check a backward against its forward."""
     from .gradients import assert_gradients
 

@@ -5,10 +5,12 @@ whole numerical one. Where they show none of the known mistakes, nothing is said
 """
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
 from ..checks import Row
+from ..storage.shapes import Array
 
 _CLOSE = 1e-5  # how near a ratio must be to a number to be called that
 
@@ -31,7 +33,7 @@ def explain(row: Row, shapes: dict[str, tuple[int, ...]] | None = None) -> str:
     return f"{row.name}: {found}" if found else ""
 
 
-def _of_shape(g, right):
+def _of_shape(g: Array, right: Array) -> str:
     """A gradient of another shape than its input's."""
     if g.ndim >= 2 and g.T.shape == right.shape and _equal(g.T, right):
         return f"shape {g.shape}: it is the transpose of the right one"
@@ -47,7 +49,7 @@ def _of_shape(g, right):
     return f"shape {g.shape}: it must have the shape of the input, {right.shape}"
 
 
-def _of_values(g, right, sizes):
+def _of_values(g: Array, right: Array, sizes: Iterable[int]) -> str:
     """A gradient of the right shape: zero, a multiple, wrong in some rows, or another's place."""
     if not g.any() and right.any():
         return "zero everywhere, but y depends on it"
@@ -60,7 +62,7 @@ def _of_values(g, right, sizes):
         return "it is the transpose of the right one"
     for axis, word in ((0, "rows"), (g.ndim - 1, "columns")):
         others = tuple(a for a in range(g.ndim) if a != axis)
-        at = wrong.any(axis=others) if others else wrong
+        at: Array = np.asarray(wrong.any(axis=others)) if others else wrong
         if g.ndim and 0 < at.sum() <= at.size / 2:
             word = word if g.ndim > 1 else "entries"
             inside = _within(g, right, at, axis, sizes)
@@ -68,7 +70,7 @@ def _of_values(g, right, sizes):
     return ""
 
 
-def _within(g, right, at, axis, sizes):
+def _within(g: Array, right: Array, at: Array, axis: int, sizes: Iterable[int]) -> str:
     """What the wrong rows have in common, where that can be said."""
     part, expected = np.compress(at, g, axis=axis), np.compress(at, right, axis=axis)
     if not part.any():
@@ -77,7 +79,7 @@ def _within(g, right, at, axis, sizes):
     return f", there {_of_factor(factor, sizes)}" if factor else ""
 
 
-def _factor(g, right):
+def _factor(g: Array, right: Array) -> float | None:
     """c where g = c · right everywhere, c neither 0 nor 1; else None."""
     large = np.abs(right) > 1e-3 * np.abs(right).max(initial=0)
     if not large.any():
@@ -88,7 +90,7 @@ def _factor(g, right):
     return c
 
 
-def _of_factor(c, sizes):
+def _of_factor(c: float, sizes: Iterable[int]) -> str:
     """A constant factor in words, and where one of the sizes explains it, how it may have come."""
     if abs(c + 1) < _CLOSE:
         return "the sign: everywhere −1 times the right one"
@@ -107,7 +109,7 @@ def _of_factor(c, sizes):
     return said
 
 
-def _where(mask, what):
+def _where(mask: Array, what: str) -> str:
     indices = np.argwhere(mask)
     first = indices[0].tolist()
     return f"{what} at {first}" + (
@@ -115,10 +117,10 @@ def _where(mask, what):
     )
 
 
-def _close(g, right):
+def _close(g: Array, right: Array) -> Array:
     scale = np.maximum(np.abs(g), np.abs(right))
     return np.abs(g - right) <= _CLOSE * scale + 1e-7 * np.abs(right).max(initial=0)
 
 
-def _equal(g, right):
+def _equal(g: Array, right: Array) -> bool:
     return g.shape == right.shape and bool(_close(g, right).all())

@@ -10,9 +10,9 @@ import itertools
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from ..training import timing
 from ..training.evaluation import check_batch, check_targets, evaluate
 from ..training.run import STATE_FILE, Run
 from ..training.steps import (
+    GroupStep,
     check_callable,
     describe,
     grouped_objective,
@@ -137,7 +138,8 @@ def fit(
     objective, group_step = _objective_and_step(objective, step, model, seed, shards)
     _check_places(folder, validation, model.config.vocab_size, resume, overwrite)
     optimizer = AdamW(model.params, lr, betas, weight_decay=weight_decay)
-    name = objective_name or describe(objective if step is None else step)
+    given = cast(Callable[..., Any], objective if step is None else step)
+    name = objective_name or describe(given)
     run = Run(model, optimizer, name, folder, boundary)
     if resume:
         _take_up(run, steps)
@@ -184,7 +186,13 @@ def fit(
     return run.measurements
 
 
-def _objective_and_step(objective, step, model, seed, shards):
+def _objective_and_step(
+    objective: Loss | None,
+    step: Callable[..., LossAndGrads] | None,
+    model: LanguageModel,
+    seed: int,
+    shards: int,
+) -> tuple[Loss | None, GroupStep]:
     """What fit was given -> (the objective, or None for a step; what makes a step of a group of
     batches).
     """
@@ -204,15 +212,26 @@ def _objective_and_step(objective, step, model, seed, shards):
         )
     if step is not None:
         return None, grouped_step(step)
+    assert objective is not None
     return objective, grouped_objective(guarded(objective), seed, shards)
 
 
-def _check_places(folder, validation, vocab_size, resume, overwrite):
+def _check_places(
+    folder: FilePath | None,
+    validation: Iterable[Batch] | None,
+    vocab_size: int,
+    resume: bool,
+    overwrite: bool,
+) -> None:
     """Raise an error unless fit can keep the run in `folder` and measure it on `validation`."""
     if resume and folder is None:
         raise ValueError("resume=True needs the folder of the run")
-    new = folder is not None and not (resume or overwrite)
-    if new and any((Path(folder) / name).exists() for name in (STATE_FILE, "config.json")):
+    new = not (resume or overwrite)
+    if (
+        folder is not None
+        and new
+        and any((Path(folder) / name).exists() for name in (STATE_FILE, "config.json"))
+    ):
         raise FileExistsError(
             f"{folder} already holds a run; choose another folder, or resume=True or overwrite=True"
         )
@@ -226,7 +245,7 @@ def _check_places(folder, validation, vocab_size, resume, overwrite):
     check_targets("validation", any((of_batch >= 0).any() for of_batch in targets))
 
 
-def _take_up(run, steps):
+def _take_up(run: Run, steps: int | None) -> None:
     """Load a run that is to make `steps` steps in all, or as many as there are batches for."""
     run.load()
     if steps is not None and steps < run.step + bool(run.losses):
@@ -235,7 +254,9 @@ def _take_up(run, steps):
         )
 
 
-def _make_step(run, group_step, group, rate, max_grad_norm):
+def _make_step(
+    run: Run, group_step: GroupStep, group: list[Batch], rate: float, max_grad_norm: float
+) -> None:
     """One step of the optimizer; its loss stays on the device until the next check."""
     for batch in group:
         check_batch(batch, run.model.config.vocab_size)
@@ -252,7 +273,14 @@ class _Report:
     kept.
     """
 
-    def __init__(self, run, validate, advice, steps, progress):
+    def __init__(
+        self,
+        run: Run,
+        validate: Callable[[], dict[str, float]],
+        advice: str,
+        steps: int | None,
+        progress: bool,
+    ) -> None:
         from tqdm import tqdm  # here, so that models and checks work without it
 
         self.run = run
@@ -270,23 +298,23 @@ class _Report:
         self.first_started = time.perf_counter()
         self._start_clock()
 
-    def _start_clock(self):
+    def _start_clock(self) -> None:
         self.tokens = 0  # since the last measurement
         self.started = time.perf_counter()
 
-    def count(self, group):
+    def count(self, group: list[Batch]) -> None:
         """One step more."""
         self.tokens += sum(targets.size for _, targets in group)
         self.bar.update()
 
-    def measure(self):
+    def measure(self) -> None:
         """Measure, keep, save and print; FloatingPointError for a loss that is not finite."""
         run = self.run
         run.check_losses(self.advice)
         found = {
             "step": run.step,
             "loss": float(np.mean(run.losses)),
-            "grad_norm": float(run.grad_norm),
+            "grad_norm": float(cast(float, run.grad_norm)),  # a step has been made
             "lr": run.lr,
             "tokens_per_second": self.tokens / (time.perf_counter() - self.started),
         }
@@ -303,7 +331,7 @@ class _Report:
             self._print(found)
         self._start_clock()
 
-    def _print(self, found):
+    def _print(self, found: dict[str, Any]) -> None:
         short = {_SHORT.get(name, name): value for name, value in found.items()}
         beside_the_bar = ("loss", *_SHORT.values())
         self.bar.set_postfix({k: f"{v:.3g}" for k, v in short.items() if k in beside_the_bar})
@@ -313,7 +341,7 @@ class _Report:
         )
         self.bar.write("  ".join([*cells, *self._time_left()]))
 
-    def _time_left(self):
+    def _time_left(self) -> list[str]:
         """[how long the rest of the steps will take at the pace until now], or []."""
         step, total = self.run.step, self.bar.total
         if total is None or step == total or step == self.first_step:
@@ -368,7 +396,7 @@ def learning_rate(step: int, lr: float, warmup: int, steps: int | None, final_lr
     return warmup_cosine(step, lr, warmup, steps, final_lr)
 
 
-def _groups(batches, first, size):
+def _groups(batches: Iterable[Batch], first: int, size: int) -> Iterator[list[Batch]]:
     """Lists of `size` batches from number `first` on; a rest too small for a group is left out."""
     numbered = hasattr(batches, "__getitem__")
     source = _numbered(batches, first) if numbered else itertools.islice(iter(batches), first, None)
@@ -385,11 +413,11 @@ def _numbered(batches, first):
 
 
 @contextlib.contextmanager
-def _interrupt_flag(wanted):
+def _interrupt_flag(wanted: bool) -> Iterator[list[int]]:
     """A list that is filled by the first Ctrl-C, which then waits for the step to end; a second one
     acts at once.
     """
-    flag = []
+    flag: list[int] = []
     if not wanted or threading.current_thread() is not threading.main_thread():
         yield flag
         return

@@ -19,8 +19,9 @@ from ..gpt import GPT
 from ..model import LanguageModel
 from ..optim import AdamW
 from ..storage import checkpoint, files
-from ..storage.shapes import FilePath
+from ..storage.shapes import Array, FilePath, Scalar
 from ..text import hugging_face
+from ..text.tokenizers import Tokenizer
 
 METRICS_FILE = "metrics.jsonl"
 STATE_FILE = "resume.safetensors"
@@ -62,8 +63,8 @@ class Run:
         self.step = 0
         self.losses: list[Any] = []  # since the last measurement
         self.measurements: list[dict[str, Any]] = []
-        self.grad_norm = None
-        self.lr = None
+        self.grad_norm: float | Scalar | None = None
+        self.lr: float | None = None
         # least validation loss, and measurements since then
         self.best = float("inf")
         self.worse = 0
@@ -133,7 +134,7 @@ class Run:
             self.best = float("inf")
             self.worse = 0
 
-    def _arrays(self):
+    def _arrays(self) -> dict[str, Array]:
         """{name: array} of all that training changes, the arrays themselves."""
         groups = {
             "params": self.model.params,
@@ -164,7 +165,7 @@ def found_in(folder: FilePath) -> str | None:
     return next((name for name in names if (Path(folder) / name).exists()), None)
 
 
-def start_folder(folder: FilePath, tokenizer: Any) -> None:
+def start_folder(folder: FilePath, tokenizer: Tokenizer) -> None:
     """Make a run's folder and save its tokenizer; files that tell of a run that is replaced go
     first.
     """
@@ -175,7 +176,7 @@ def start_folder(folder: FilePath, tokenizer: Any) -> None:
     text.save_tokenizer(tokenizer, folder)
 
 
-def open_folder(folder: FilePath, device: str = "auto") -> Any:
+def open_folder(folder: FilePath, device: str = "auto") -> tuple[GPT, Tokenizer]:
     """The best model of a run's folder and its tokenizer -> (GPT, tokenizer). Raises
     FileNotFoundError or ValueError where one is missing, damaged, or does not fit the other.
     """
@@ -189,7 +190,7 @@ def open_folder(folder: FilePath, device: str = "auto") -> Any:
     return model, tokenizer
 
 
-def write_options(folder: FilePath, options: dict[str, Any], corpus: Any) -> None:
+def write_options(folder: FilePath, options: dict[str, Any], corpus: text.Corpus) -> None:
     """Write run.json: options (a dict), with what is true of the corpus instead of what was asked
     for, and the corpus's fingerprint.
     """
@@ -215,7 +216,7 @@ def read_options(folder: FilePath, fits: Callable[[str, Any], bool]) -> dict[str
     return options
 
 
-def check_corpus(folder: FilePath, corpus: Any) -> None:
+def check_corpus(folder: FilePath, corpus: text.Corpus) -> None:
     """Raise ValueError unless `corpus` has the fingerprint of the one the run was started with."""
     fingerprint = files.read_json(Path(folder) / RUN_FILE).get("data_fingerprint")
     if fingerprint != corpus.fingerprint():

@@ -16,7 +16,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .. import backend
-from ..storage.shapes import Array, Loss, LossAndGrads
+from ..model import LanguageModel
+from ..storage.shapes import Array, Loss, LossAndGrads, RandomGenerator
 
 _IN_FIT = "; a whole step, (model, batch) -> loss, grads, goes in step="
 
@@ -66,7 +67,7 @@ def guarded(
     objective: Loss,
     name: str | None = None,
     *,
-    errors: tuple[type[Exception], ...] = _TELLING,
+    errors: type[Exception] | tuple[type[Exception], ...] = _TELLING,
     advice: str = _IN_FIT,
 ) -> Loss:
     """`objective`, with a one-sentence error if it is not an objective.
@@ -155,7 +156,9 @@ def grouped_objective(objective: Loss, seed: int = 0, shards: int = 1) -> GroupS
     return step
 
 
-def _dropout_rng(model, seed, number, shard):
+def _dropout_rng(
+    model: LanguageModel, seed: int, number: int, shard: int
+) -> RandomGenerator | None:
     """The generator of one step's dropout, or None for a model without."""
     if not model.config.dropout:
         return None

@@ -54,5 +54,5 @@ def describe(seconds: float) -> str:
     return f"{_coarse(hours)} hours" if hours < 48 else f"{_coarse(hours / 24)} days"
 
 
-def _coarse(number):
+def _coarse(number: float) -> str:
     return f"{number:.1f}" if number < 3 else f"{number:.0f}"

@@ -2,15 +2,20 @@
 
 import functools
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from ... import exact, worlds
+from ...storage.shapes import Array, Float, Int
+from .job import Job
 
 TRAIN = 50_000  # sequences
 DEVELOPMENT = 5_000  # sequences
 LONGEST = 500  # tokens of a sequence
+
+Counts: TypeAlias = Float[Array, "V V"] | Int[Array, "V V"]  # of bigrams: last token, next one
+CodesAndLengths: TypeAlias = tuple[Int[Array, " N"], Int[Array, " n"]]  # of whole sequences
 
 
 class Data(NamedTuple):
@@ -20,13 +25,13 @@ class Data(NamedTuple):
     """
 
     world: worlds.World
-    train: np.ndarray
-    starts: np.ndarray
-    development: np.ndarray
-    development_lengths: np.ndarray
+    train: Int[Array, " N"]
+    starts: Int[Array, " S"]
+    development: Int[Array, " M"]
+    development_lengths: Int[Array, " D"]
 
 
-def world_of(corpus, vocab_size, zeros, seed):
+def world_of(corpus: str, vocab_size: int, zeros: float, seed: int) -> worlds.World:
     """The bigram world of a job -> worlds.World of vocab_size tokens.
 
     corpus: the path of a text file, whose world depends on no seed, or "" for the random world of
@@ -43,7 +48,14 @@ def world_of(corpus, vocab_size, zeros, seed):
 
 
 @functools.lru_cache(maxsize=2)
-def data_of(corpus, vocab_size, zeros, seed, train=TRAIN, development=DEVELOPMENT):
+def data_of(
+    corpus: str,
+    vocab_size: int,
+    zeros: float,
+    seed: int,
+    train: int = TRAIN,
+    development: int = DEVELOPMENT,
+) -> Data:
     """`train` and `development` sequences of a job's world -> Data, in arrays that cannot be
     written to.
 
@@ -51,17 +63,17 @@ def data_of(corpus, vocab_size, zeros, seed, train=TRAIN, development=DEVELOPMEN
     the last two calls are remembered.
     """
     world = world_of(corpus, vocab_size, zeros, seed)
-    codes = []
-    lengths = []
+    parts: list[Array] = []
+    lengths_of_parts: list[Array] = []
     rng = np.random.default_rng([seed, vocab_size])
     # in parts: rows of 500 columns are mostly padding
     for first in range(0, train + development, 5_000):
         rows = world.sample(min(5_000, train + development - first), LONGEST, rng)
         inputs, targets = rows[:, :-2], rows[:, 1:-1]
         is_target = targets >= 0
-        codes.append((inputs * vocab_size + targets)[is_target])
-        lengths.append(is_target.sum(axis=1))
-    codes, lengths = np.concatenate(codes), np.concatenate(lengths)
+        parts.append((inputs * vocab_size + targets)[is_target])
+        lengths_of_parts.append(is_target.sum(axis=1))
+    codes, lengths = np.concatenate(parts), np.concatenate(lengths_of_parts)
     starts = np.append(0, np.cumsum(lengths))
     for array in (codes, lengths, starts):
         array.setflags(write=False)
@@ -70,12 +82,14 @@ def data_of(corpus, vocab_size, zeros, seed, train=TRAIN, development=DEVELOPMEN
     )
 
 
-def counts_of(codes, vocab_size):
+def counts_of(
+    codes: Int[Array, " N"], vocab_size: int
+) -> Float[Array, "{vocab_size} {vocab_size}"]:
     """Bigram counts (V,V) of codes (N,)."""
     return np.bincount(codes, minlength=vocab_size**2).reshape(vocab_size, vocab_size).astype(float)
 
 
-def forward_counts(job, data):
+def forward_counts(job: Job, data: Data) -> Float[Array, "V V"]:
     """What the forward part of the exact protocol sees of P: bigram counts (V,V) of the sample, or
     those expected of as many sequences.
     """

@@ -4,17 +4,20 @@ left.
 
 import json
 import time
-from concurrent.futures import as_completed
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, as_completed
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ... import exact, worlds
 from ...storage import files
+from ...storage.shapes import Array, FilePath, Float
 from .. import matrices
 from . import data, optima, paper
-from .curves import average_js
+from .curves import Curve, average_js
 from .job import Job, information_used
 
 OBJECTIVES = ("mle", "mixce", "mixce_star", "two_kls", "js")  # the paper's
@@ -37,14 +40,14 @@ RESULT = (*Job._fields, "uses", "gradient", "avg_js", "avg_zeros", "loss", "step
 
 
 def jobs_of_grid(
-    vocab_sizes=(20, 50, 100),
-    zeros=(0.5,),
-    seeds=SEEDS,
-    objectives=OBJECTIVES,
-    etas=ETAS,
-    corpora=(),
-    **fields,
-):
+    vocab_sizes: Sequence[int] = (20, 50, 100),
+    zeros: Sequence[float] = (0.5,),
+    seeds: Sequence[int] = SEEDS,
+    objectives: Sequence[str] = OBJECTIVES,
+    etas: Sequence[float] = ETAS,
+    corpora: Sequence[str] = (),
+    **fields: str,
+) -> list[Job]:
     """All jobs: worlds × vocabularies × seeds × objectives × η -> list of Job. mle has no η, js
     none of 0 and 1.
 
@@ -67,7 +70,7 @@ def jobs_of_grid(
     return jobs
 
 
-def _ratios(objective, etas):
+def _ratios(objective: str, etas: Sequence[float]) -> Sequence[float]:
     if objective == "mle":
         return (1.0,)
     return [eta for eta in etas if objective != "js" or 0 < eta < 1]
@@ -95,7 +98,7 @@ def _check_grid(vocab_sizes, zeros, seeds, objectives, etas, corpora):
 # ---- running them --------------------------------------------------------------------------------
 
 
-def run(job):
+def run(job: Job) -> tuple[dict[str, Any], Float[Array, "V V"], Curve]:
     """Carry out one job -> (result dict, learned transition matrix (V,V), curve: a list of dicts).
 
     The result's loss is what was minimised, in nats: per sequence (of a token objective of a GPT:
@@ -120,7 +123,7 @@ def run(job):
     return result, learned, curve
 
 
-def _fit(job, sampled):
+def _fit(job: Job, sampled: data.Data) -> tuple[Float[Array, "V V"], float, int, Curve, str]:
     """-> learned, loss, steps, curve, and in words which gradient that was."""
     if job.protocol == "paper":
         from_counts = information_used(job) == "samples"
@@ -135,7 +138,9 @@ def _fit(job, sampled):
     return *fit_table(job, sampled), gradient
 
 
-def run_grid(jobs, folder, executor=None, progress=True):
+def run_grid(
+    jobs: Sequence[Job], folder: FilePath, executor: Executor | None = None, progress: bool = True
+) -> list[dict[str, Any]]:
     """Run jobs, on `executor` (concurrent.futures) or one after another -> results in the order of
     jobs.
 
@@ -167,7 +172,9 @@ def run_grid(jobs, folder, executor=None, progress=True):
     return [done[job] for job in jobs]
 
 
-def _results(jobs, executor):
+def _results(
+    jobs: Sequence[Job], executor: Executor | None
+) -> Iterator[tuple[Job, tuple[dict[str, Any], Float[Array, "V V"], Curve]]]:
     """(job, what `run` returns) of each job, in the order in which they finish."""
     if executor is None:
         for job in jobs:
@@ -178,7 +185,7 @@ def _results(jobs, executor):
         yield futures[future], future.result()
 
 
-def read_runs(folder):
+def read_runs(folder: FilePath) -> dict[Job, dict[str, Any]]:
     """{job: result} of the runs that are finished in a folder; a last line cut short by a kill is
     dropped.
 
@@ -206,7 +213,7 @@ def read_runs(folder):
 _GRADIENTS = {"mle": 2, "mixce": 100, "mixce_star": 100, "two_kls": 40, "js": 0}
 
 
-def estimate(jobs):
+def estimate(jobs: Sequence[Job]) -> float:
     """Seconds that jobs should take one after another, from the time of one exact gradient at each
     vocabulary.
 
@@ -219,7 +226,7 @@ def estimate(jobs):
     return total + sum(_seconds_of_run(job, gradient[job.vocab_size]) for job in jobs)
 
 
-def _seconds_of_gradient(V):
+def _seconds_of_gradient(V: int) -> float:
     world = worlds.random_markov(V, 0.5, 0)
     z = np.zeros((V, V))
     times = []
@@ -231,7 +238,7 @@ def _seconds_of_gradient(V):
     return min(times)
 
 
-def _seconds_of_run(job, gradient):
+def _seconds_of_run(job: Job, gradient: float) -> float:
     V = job.vocab_size
     if job.protocol == "paper":
         return 0.5 + V / 50 + (V**2 / 16 if information_used(job) != "samples" else 0)

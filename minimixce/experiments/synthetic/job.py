@@ -21,7 +21,7 @@ class Job(NamedTuple):
     forward: str = "samples"  # or "population": the forward part from P itself
 
     @property
-    def name(self):
+    def name(self) -> str:
         """A file name that no other job has."""
         crc = f"{zlib.crc32(self.corpus.encode()):08x}"
         world = f"{Path(self.corpus).stem}-{crc}" if self.corpus else f"random-{self.zeros!r}"
@@ -29,7 +29,7 @@ class Job(NamedTuple):
         return f"{world}_V{self.vocab_size}_seed{self.seed}_{self.objective}_eta{self.eta!r}_{way}"
 
 
-def information_used(job):
+def information_used(job: Job) -> str:
     """What decides where a run ends -> "samples" (of P), "P" (its probabilities), "samples and P".
 
     The rule is objectives.information_used, with two exceptions. A run whose forward part comes
@@ -46,7 +46,7 @@ def information_used(job):
     return objectives.information_used(job.objective, job.eta)
 
 
-def forward_part(job):
+def forward_part(job: Job) -> tuple[float, str]:
     """The part of a job's objective that samples of P can give -> (its share, its name).
 
     (1.0, "mixce") for mixce, (η, "forward_kl") for two_kls. Raises ValueError for js, which has no

@@ -6,22 +6,25 @@ closed form, and its gradient is sampled.
 """
 
 import functools
+from typing import Any
 
 import numpy as np
 
 from ... import exact, logprob, objectives, optim, worlds
 from ...bigram import Bigram, BigramConfig
 from ...gpt import GPT, GPTConfig
+from ...storage.shapes import Array, Float, Rows, Scalar
 from ...training.loop import fit
+from ...worlds import World
 from .. import matrices, on_worlds
-from .curves import curve_point
-from .data import LONGEST, forward_counts
-from .job import forward_part, information_used
+from .curves import Curve, Fitted, curve_point
+from .data import LONGEST, Counts, Data, forward_counts
+from .job import Job, forward_part, information_used
 
 # ---- a table -------------------------------------------------------------------------------------
 
 
-def fit_exact(job, data, tolerance=1e-10, max_steps=1000):
+def fit_exact(job: Job, data: Data, tolerance: float = 1e-10, max_steps: int = 1000) -> Fitted:
     """The optimum of an objective with exact gradients, over all tables Q.
 
     Q starts at the counts and goes down along descent_direction, with steps halved while the loss
@@ -58,7 +61,9 @@ def fit_exact(job, data, tolerance=1e-10, max_steps=1000):
     return q, float(loss), step, curve
 
 
-def exact_loss(z, job, world, counts):
+def exact_loss(
+    z: Float[Array, "V V"], job: Job, world: World, counts: Counts
+) -> tuple[Scalar, Float[Array, "V V"]]:
     """Loss in nats per sequence, and its gradient (V,V), of any objective except js at logits z
     (V,V); counts (V,V).
     """
@@ -66,7 +71,13 @@ def exact_loss(z, job, world, counts):
     return exact.bigram_loss_and_grads(z, world, objective=objective, eta=job.eta, counts=counts)
 
 
-def descent_direction(z, q, gradient, counts, job):
+def descent_direction(
+    z: Float[Array, "V V"],
+    q: Float[Array, "V V"],
+    gradient: Float[Array, "V V"],
+    counts: Counts,
+    job: Job,
+) -> Float[Array, "V V"]:
     """A direction (V,V) in logits against which the loss of fit_exact falls, of about the right
     length.
 
@@ -91,7 +102,9 @@ def descent_direction(z, q, gradient, counts, job):
     return np.clip(gradient / np.maximum(seen[:, None] * q, 1e-300), -1, 1)
 
 
-def _rows_at_optimum(weights, costs):
+def _rows_at_optimum(
+    weights: Float[Array, "S V"], costs: Float[Array, "S V"]
+) -> Float[Array, "S V"]:
     """Rows q_v = w_v / (λ + A_v) that sum to one, λ by Newton's method; weights ≥ 0, not all 0 in a
     row, and costs (S,V).
 
@@ -113,7 +126,7 @@ def _rows_at_optimum(weights, costs):
 # ---- js, by samples ------------------------------------------------------------------------------
 
 
-def fit_js(job, data, steps=50):
+def fit_js(job: Job, data: Data, steps: int = 50) -> Fitted:
     """js of a table Q, from the counts on. It has no closed form, so its gradient is sampled."""
     counts = forward_counts(job, data) + 0.01
     params = {"logits": np.log(counts / counts.sum(axis=1, keepdims=True))}
@@ -128,7 +141,9 @@ def fit_js(job, data, steps=50):
     return q, loss, steps, curve
 
 
-def sampled_js(z, job, world, step, samples=500):
+def sampled_js(
+    z: Float[Array, "V V"], job: Job, world: World, step: int, samples: int = 500
+) -> tuple[float, Float[Array, "V V"]]:
     """js's part under Q, and the gradient (V,V) of js, at logits z (V,V), by RLOO from `samples`
     sequences drawn anew.
     """
@@ -137,7 +152,9 @@ def sampled_js(z, job, world, step, samples=500):
     return rloo_js(q, world, rows, job.eta)
 
 
-def rloo_js(q, world, rows, eta):
+def rloo_js(
+    q: Float[Array, "V V"], world: World, rows: Rows, eta: float
+) -> tuple[float, Float[Array, "V V"]]:
     """estimators.rloo for js, of a table q (V,V) and a Markov world, from bigrams -> loss, gradient
     in logits (V,V).
 
@@ -163,7 +180,7 @@ def rloo_js(q, world, rows, eta):
 # ---- networks ------------------------------------------------------------------------------------
 
 
-def fit_neural(job, data, warmup=500, steps=3500):
+def fit_neural(job: Job, data: Data, warmup: int = 500, steps: int = 3500) -> Fitted:
     """The paper's network on the gradients of a table, without dropout or decay.
 
     Adam with a rate that falls to a thousandth, after `warmup` steps of maximum likelihood: from a
@@ -175,6 +192,7 @@ def fit_neural(job, data, warmup=500, steps=3500):
     model = Bigram(BigramConfig(job.vocab_size, dtype="float64"), job.seed, "cpu")
     optimizer = optim.Adam(model.params, 5e-3)
     curve = []
+    loss: float | Scalar
     for step in range(steps + 1):
         logits, cache = model.forward(all_tokens)
         z = logits[:, 0]
@@ -193,7 +211,9 @@ def fit_neural(job, data, warmup=500, steps=3500):
     return matrices.transition_matrix(model), float(loss), steps, curve
 
 
-def fit_gpt(job, data, steps=1000, batch_size=64, longest=65):
+def fit_gpt(
+    job: Job, data: Data, steps: int = 1000, batch_size: int = 64, longest: int = 65
+) -> tuple[Float[Array, "V V"], float, int, Curve, str]:
     """Q is a small GPT, trained on batches of samples: token objectives as on text, those over
     sequences with a reverse part that is exact where the space can be listed and RLOO elsewhere ->
     as the others, and which gradient that was.
@@ -208,14 +228,14 @@ def fit_gpt(job, data, steps=1000, batch_size=64, longest=65):
     model = GPT(GPTConfig(job.vocab_size, max_len - 1, 2, 2, 32), job.seed, "cpu")
     train, gradient = _gpt_training(job, world, max_len)
     batches = on_worlds.RowBatches(world, rows, batch_size, job.seed)
-    options = {"steps": steps, "lr": 3e-3, "warmup": 50, "eval_every": 50, "progress": False}
-    measurements = fit(model, batches, **train, **options)
+    train |= {"steps": steps, "lr": 3e-3, "warmup": 50, "eval_every": 50, "progress": False}
+    measurements = fit(model, batches, **train)
     learned = matrices.transition_matrix(model, world, 2000, max_len, job.seed)
     curve = [{"step": m["step"], "loss": m["loss"]} for m in measurements]
     return learned, measurements[-1]["loss"], steps, curve, gradient
 
 
-def _gpt_training(job, world, max_len):
+def _gpt_training(job: Job, world: World, max_len: int) -> tuple[dict[str, Any], str]:
     """What `fit` takes for a job's objective, a dict, and in words which gradient that is."""
     if objectives.OBJECTIVES[job.objective].over == "tokens":
         return {"objective": functools.partial(objectives.mixce, eta=job.eta)}, "of batches"

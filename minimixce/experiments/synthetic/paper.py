@@ -3,21 +3,37 @@ samples of Q by Gumbel-softmax.
 """
 
 import math
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ... import backend, logprob, optim
-from ...bigram import Bigram, BigramConfig
+from ...bigram import Bigram, BigramCache, BigramConfig
 from ...objectives import OBJECTIVES
+from ...storage.shapes import Array, Float, Grads, Int, Scalar
+from ...worlds import World
 from .. import matrices
-from .curves import curve_point
-from .data import LONGEST, counts_of
-from .job import forward_part, information_used
+from .curves import Curve, Fitted, curve_point
+from .data import LONGEST, CodesAndLengths, Counts, Data, counts_of
+from .job import Job, forward_part, information_used
+
+Batch: TypeAlias = Counts | CodesAndLengths  # the latter for js
+Exponentials: TypeAlias = Callable[[int, Array], Array]  # (t, rows) -> E
+ToInput: TypeAlias = Callable[[Array, Array], Array]  # (dlogits, tokens) -> derivative in one-hots
 
 
 def fit_paper(
-    job, data, epochs=50, batch_size=1000, patience=5, rate=1e-3, l2=1e-4, dropout=0.1, masks=8
-):
+    job: Job,
+    data: Data,
+    epochs: int = 50,
+    batch_size: int = 1000,
+    patience: int = 5,
+    rate: float = 1e-3,
+    l2: float = 1e-4,
+    dropout: float = 0.1,
+    masks: int = 8,
+) -> Fitted:
     """The paper's protocol -> learned, loss on development data, steps, curve: one point an epoch.
 
     Losses are sums over tokens, means over sequences. A batch is seen through its bigram counts, so
@@ -34,10 +50,10 @@ def fit_paper(
     rng = np.random.default_rng([job.seed, 1])
     development = _development(data, job)
     best = math.inf
-    best_params = None
+    best_params: Any = None  # until an epoch ends
     since = 0  # epochs since the best one
     steps = 0
-    curve = []
+    curve: Curve = []
     for epoch in range(epochs):
         for batch in _batches(data, job, batch_size, rng):
             optimizer.step(_gradients(model, batch, job, data.world, batch_size, masks, rng))
@@ -57,7 +73,15 @@ def fit_paper(
     return matrices.transition_matrix(model), best, steps, curve
 
 
-def _gradients(model, batch, job, world, batch_size, masks, rng):
+def _gradients(
+    model: Bigram,
+    batch: Batch,
+    job: Job,
+    world: World,
+    batch_size: int,
+    masks: int,
+    rng: np.random.Generator,
+) -> Grads:
     """One step's gradient in every parameter: the part under P, and the one under Q if there is."""
     all_tokens = np.arange(job.vocab_size)[:, None]
     logits, cache = model.forward(np.repeat(all_tokens, masks, axis=1), training=True, rng=rng)
@@ -68,11 +92,14 @@ def _gradients(model, batch, job, world, batch_size, masks, rng):
     logits, cache = model.forward(all_tokens)
     noise = _exponentials(model, rng)
     to_input = into_input(model, cache)
-    _, dlogits = loss_under_q(logits[:, 0], world, job, batch_size, noise, to_input)
-    return model.backward(dlogits[:, None], cache, grads)
+    _, dlogits_q = loss_under_q(logits[:, 0], world, job, batch_size, noise, to_input)
+    assert dlogits_q is not None  # as to_input is not
+    return model.backward(dlogits_q[:, None], cache, grads)
 
 
-def _development_loss(model, development, job, data, rng):
+def _development_loss(
+    model: Bigram, development: Batch, job: Job, data: Data, rng: np.random.Generator
+) -> float:
     """The loss on development data, without dropout -> float."""
     logits, _ = model.forward(np.arange(job.vocab_size)[:, None])
     loss = float(loss_under_p(logits, development, job, data.world)[0])
@@ -82,7 +109,7 @@ def _development_loss(model, development, job, data, rng):
     return loss
 
 
-def _exponentials(model, rng):
+def _exponentials(model: Bigram, rng: np.random.Generator) -> Exponentials:
     """`exponentials` of loss_under_q, drawn from rng."""
     V, dtype = model.config.vocab_size, model.config.dtype
     return lambda t, rows: rng.standard_exponential((len(rows), V), dtype=dtype)
@@ -91,7 +118,7 @@ def _exponentials(model, rng):
 # ---- batches -------------------------------------------------------------------------------------
 
 
-def _batches(data, job, batch_size, rng):
+def _batches(data: Data, job: Job, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
     """The batches of an epoch, sequences in random order, each as loss_under_p takes it."""
     lengths = np.diff(data.starts)
     order = rng.permutation(len(lengths))
@@ -101,7 +128,9 @@ def _batches(data, job, batch_size, rng):
     return counts_by_batch(data.train, batch_of_code, len(lengths) // batch_size, job.vocab_size)
 
 
-def counts_by_batch(codes, batch_of_code, batches, V):
+def counts_by_batch(
+    codes: Int[Array, " N"], batch_of_code: Int[Array, " N"], batches: int, V: int
+) -> Iterator[Int[Array, "V V"]]:
     """Bigram counts (V,V) of each batch in turn; several batches are counted at once, as memory
     allows. codes, batch_of_code (N,): Data.train and the batch that each code is in.
     """
@@ -116,7 +145,9 @@ def counts_by_batch(codes, batch_of_code, batches, V):
         yield from np.bincount(number * V**2 + inside, minlength=size * V**2).reshape(size, V, V)
 
 
-def sequences_by_batch(codes, lengths, batches):
+def sequences_by_batch(
+    codes: Int[Array, " N"], lengths: Int[Array, " S"], batches: Int[Array, "K n"]
+) -> Iterator[CodesAndLengths]:
     """(codes, lengths) of each batch in turn; batches: rows of sequence numbers (batches, n)."""
     starts = np.cumsum(lengths) - lengths
     for chosen in batches:
@@ -127,7 +158,7 @@ def sequences_by_batch(codes, lengths, batches):
         yield codes[np.repeat(starts[chosen], of_chosen) + offsets], of_chosen
 
 
-def _development(data, job):
+def _development(data: Data, job: Job) -> Batch:
     """The development sequences as a batch."""
     if job.objective == "js":
         return data.development, data.development_lengths
@@ -137,7 +168,9 @@ def _development(data, job):
 # ---- the part under P ----------------------------------------------------------------------------
 
 
-def loss_under_p(logits, batch, job, world):
+def loss_under_p(
+    logits: Float[Array, "V K V"], batch: Batch, job: Job, world: World
+) -> tuple[Scalar, Float[Array, "V K V"]]:
     """The part of an objective that samples of P give, in nats per sequence -> loss, dlogits
     (V,K,V).
 
@@ -181,7 +214,14 @@ def _js_under_p(log_q, batch, job, world):
 # ---- the part under Q ----------------------------------------------------------------------------
 
 
-def loss_under_q(logits, world, job, n, exponentials, to_input=None):
+def loss_under_q(
+    logits: Float[Array, "V V"],
+    world: World,
+    job: Job,
+    n: int,
+    exponentials: Exponentials,
+    to_input: ToInput | None = None,
+) -> tuple[Scalar, Float[Array, "V V"] | None]:
     """The other part, from n sequences of Q by Gumbel-softmax at τ = 1 -> loss, dlogits (V,V), or
     None without to_input.
 
@@ -245,7 +285,7 @@ def _costs(job, log_q, log_p):
     return by_q * log_q - log_p, by_q, by_p
 
 
-def into_input(model, cache):
+def into_input(model: Bigram, cache: BigramCache) -> ToInput:
     """`to_input` of loss_under_q for a Bigram whose forward pass over all V tokens, without
     dropout, left this cache.
     """

@@ -2,12 +2,14 @@
 
 import math
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...storage import files
+from ...storage.shapes import FilePath
 from .. import plots, pool
 from ..tables import format_table
 from . import grid
@@ -38,24 +40,24 @@ FULL_ZEROS = (0.1, 0.5, 0.9)
 class Study(NamedTuple):
     """What run_study found and wrote."""
 
-    results: list  # dicts, in the order of jobs, with the fields grid.RESULT
-    table: list  # dicts, see summarize
-    figures: tuple  # names of PNG files in the folder
+    results: list[dict[str, Any]]  # dicts, in the order of jobs, with the fields grid.RESULT
+    table: list[dict[str, Any]]  # dicts, see summarize
+    figures: tuple[str, ...]  # names of PNG files in the folder
 
 
 def jobs_of_study(
-    vocab_sizes=None,
-    zeros=None,
-    seeds=grid.SEEDS,
-    objectives=grid.OBJECTIVES,
-    etas=grid.ETAS,
-    corpora=(),
+    vocab_sizes: Sequence[int] | None = None,
+    zeros: Sequence[float] | None = None,
+    seeds: Sequence[int] = grid.SEEDS,
+    objectives: Sequence[str] = grid.OBJECTIVES,
+    etas: Sequence[float] = grid.ETAS,
+    corpora: Sequence[FilePath] = (),
     *,
-    full=False,
-    protocol="exact",
-    model=None,
-    forward=None,
-):
+    full: bool = False,
+    protocol: str = "exact",
+    model: str | None = None,
+    forward: str | None = None,
+) -> list[Job]:
     """The jobs of `minimixce synthetic` -> list of Job, see grid.jobs_of_grid for those arguments.
 
     None is the default of each: vocabularies of 20, 50 and 100 tokens, half of the transitions
@@ -102,7 +104,15 @@ def jobs_of_study(
     return jobs
 
 
-def run_study(jobs, out, *, workers=0, overwrite=False, resume=False, progress=True):
+def run_study(
+    jobs: Sequence[Job],
+    out: FilePath,
+    *,
+    workers: int = 0,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: bool = True,
+) -> Study:
     """Run jobs and write folder `out`: runs.jsonl, runs.csv, table.csv, the learned matrices and
     the figures -> Study.
 
@@ -140,19 +150,19 @@ def run_study(jobs, out, *, workers=0, overwrite=False, resume=False, progress=T
     return Study(results, table, figures)
 
 
-def _remove_grid(out):
+def _remove_grid(out: Path) -> None:
     for name in (grid.RUNS_FILE, RUNS_TABLE, SUMMARY_TABLE):
         (out / name).unlink(missing_ok=True)
     for path in (out / "matrices").glob("*.json"):
         path.unlink()
 
 
-def _time(jobs, workers):
+def _time(jobs: Sequence[Job], workers: int) -> str:
     seconds = grid.estimate(jobs) / workers
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
-def _write_csv(path, rows, fields):
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]], fields: Sequence[str]) -> None:
     rows = [{field: row[field] for field in fields} for row in rows]
     files.write_atomically(path, files.to_csv(rows).encode())
 
@@ -160,23 +170,25 @@ def _write_csv(path, rows, fields):
 # ---- what the runs say ---------------------------------------------------------------------------
 
 
-def world_name(corpus, zeros):
+def world_name(corpus: str, zeros: float) -> str:
     """A world in tables and figures."""
     return Path(corpus).stem if corpus else f"random {100 * zeros:.6g}% zeros"
 
 
-def summarize(results):
+def summarize(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The paper's table: for each world, vocabulary and objective the η with the least mean avg. JS
     over seeds -> list of dicts, with mean and standard error over seeds (NaN for a single one).
     """
-    groups = {}
+    groups: dict[tuple[str, int, str], dict[float, list[dict[str, Any]]]] = {}
     for r in results:
         of_row = (world_name(r["corpus"], r["zeros"]), r["vocab_size"], r["objective"])
         groups.setdefault(of_row, {}).setdefault(r["eta"], []).append(r)
     return [_row_of_table(*of_row, by_eta) for of_row, by_eta in groups.items()]
 
 
-def _row_of_table(world, vocab_size, objective, by_eta):
+def _row_of_table(
+    world: str, vocab_size: int, objective: str, by_eta: dict[float, list[dict[str, Any]]]
+) -> dict[str, Any]:
     rows = min(by_eta.values(), key=lambda rows: np.mean([r["avg_js"] for r in rows]))
     row = {
         "world": world,
@@ -191,7 +203,7 @@ def _row_of_table(world, vocab_size, objective, by_eta):
     return row | {"seeds": len(rows), "uses": rows[0]["uses"], "gradient": rows[0]["gradient"]}
 
 
-def format_summary(table):
+def format_summary(table: Sequence[dict[str, Any]]) -> str:
     """Lines to print of summarize's table -> text."""
     headings = ("world", "V", "objective", "best η", "avg. JS", "avg. 0s", "gradient, from")
     rows = [
@@ -208,12 +220,14 @@ def format_summary(table):
     return format_table(headings, rows, "{:<22}{:>5}  {:<11}{:>7}{:>22}{:>22}  {}")
 
 
-def _mean_and_error(row, name):
+def _mean_and_error(row: dict[str, Any], name: str) -> str:
     error = f" ± {row[name + '_se']:.0e}" if row["seeds"] > 1 else ""
     return f"{row[name]:.2e}{error}"
 
 
-def examples(results, table, folder):
+def examples(
+    results: Sequence[dict[str, Any]], table: Sequence[dict[str, Any]], folder: FilePath
+) -> tuple[dict[str, dict[str, Any]], list[list[float]], dict[str, dict[str, Any]]]:
     """What the figures show of the first world and seed -> {label: learned matrix and curve at the
     best η of each objective}, the world (V,V), and such a dict of the one run of mixce whose loss
     is worth a look: η nearest to 0.1, between 0 and 1.
@@ -225,7 +239,8 @@ def examples(results, table, folder):
         label = objective if objective == "mle" else f"{objective}, η = {eta:g}"
         return {label: files.read_json(Path(folder) / "matrices" / f"{job.name}.json")}
 
-    best, at_a_ratio = {}, {}
+    best: dict[str, Any] = {}
+    at_a_ratio: dict[str, Any] = {}
     for row in table:
         if (row["world"], row["vocab_size"]) == (table[0]["world"], first.vocab_size):
             best |= stored(row["objective"], row["best_eta"])
