@@ -26,7 +26,8 @@ def num_sequences(vocab_size: int, max_len: int) -> int:
 
     (V−1)^0 + … + (V−1)^(T−1), the boundary included in max_len.
     """
-    return sum((vocab_size - 1) ** k for k in range(max_len))
+    base = vocab_size - 1
+    return max_len if base == 1 else (base**max_len - 1) // (base - 1)
 
 
 def sequences(vocab_size: int, max_len: int, start: int = 0, stop: int | None = None) -> Rows:
@@ -36,21 +37,31 @@ def sequences(vocab_size: int, max_len: int, start: int = 0, stop: int | None = 
     Tokens are below vocab_size; stop=None means all.
     """
     total = num_sequences(vocab_size, max_len)
-    number = np.arange(start, total if stop is None else min(stop, total))
-    rows = np.full((len(number), max_len + 1), -1)
+    stop = total if stop is None else min(stop, total)
+    rows = np.full((max(stop - start, 0), max_len + 1), -1)
     rows[:, 0] = 0
     first = 0
-    for length in range(max_len):  # of the ordinary tokens, the digits of a number in base V−1
-        count = (vocab_size - 1) ** length
-        own = (first <= number) & (number < first + count)
-        if own.any():
-            digits = number[own] - first
-            for t in range(length, 0, -1):
-                rows[own, t] = 1 + digits % (vocab_size - 1)
-                digits //= vocab_size - 1
-            rows[own, length + 1] = 0
-        first += count
+    for length in range(max_len):  # of the ordinary tokens
+        end = first + (vocab_size - 1) ** length
+        if end > start:
+            own = rows[max(first - start, 0) : end - start]
+            _write_numbers(own[:, 1 : length + 1], max(start - first, 0), vocab_size - 1)
+            own[:, length + 1] = 0
+        if end >= stop:
+            break
+        first = end
     return rows
+
+
+def _write_numbers(rows, start, base):
+    """Write start, start + 1, … into rows (n, length), each by its digits, of which 1 is zero."""
+    rows[:] = 1
+    number = np.arange(start, start + len(rows))
+    place = rows.shape[1] - 1
+    while number.any():
+        rows[:, place] += number % base
+        number //= base
+        place -= 1
 
 
 def sum_over_list(
