@@ -31,8 +31,9 @@ _MODULES = {"eval": "evaluate"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command -> exit status: 0 done, 1 a check failed, 2 bad input (one sentence on
-    stderr), 130 interrupted, 141 the reader of standard output is gone.
+    """Run one command, `argv` (a list of words, by default the program's own) -> exit status: 0
+    done, 1 a check failed, 2 bad input (one sentence on stderr), 130 interrupted, 141 the reader of
+    standard output is gone.
     """
     argv = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):
@@ -99,7 +100,9 @@ class Parser(argparse.ArgumentParser):
 
 
 class Version(argparse.Action):
-    """A flag that prints what a report of a problem should say, and ends the program."""
+    """A flag that prints what a report of a problem should say, and ends the program;
+    option_strings, dest and help are argparse's.
+    """
 
     def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)

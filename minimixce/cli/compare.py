@@ -24,7 +24,7 @@ class Flags:
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
+    """Declare the options of the command on `parser`."""
     add_fields(parser, CommonOptions)
     add_fields(parser, Flags)
     helps = {
@@ -35,7 +35,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: dict[str, Any]) -> int:
-    """Compare, and print the table -> exit status."""
+    """Compare, and print the table -> exit status. given: the options that the user gave, by name.
+    Raises what compare.compare raises.
+    """
     from ..experiments import compare
 
     flags = chosen(Flags, given)

@@ -27,7 +27,7 @@ class Flags:
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
+    """Declare the options of the command on `parser`."""
     add_fields(parser, CommonOptions)
     parser.add_argument("folder", help="a run folder")
     add_fields(parser, Flags)
@@ -35,7 +35,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: dict[str, Any]) -> int:
-    """Measure, print what was found and write it to a file -> exit status."""
+    """Measure, print what was found and write it to a file -> exit status. given: the options that
+    the user gave, by name. Raises ValueError, FileExistsError or FileNotFoundError for options that
+    cannot work.
+    """
     from ..experiments import evaluate
     from ..storage import files
 

@@ -7,7 +7,7 @@ from .options import CommonOptions, FileFlags, add_fields, chosen
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
+    """Declare the options of the command on `parser`."""
     parser.add_argument(
         "pair",
         nargs="?",
@@ -29,7 +29,8 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(given: dict[str, Any]) -> int:
     """Check all gradients, print the tables and write them to a file -> exit status, 1 where one is
-    wrong.
+    wrong. given: the options that the user gave, by name. Raises ValueError or FileExistsError for
+    options that cannot work.
     """
     from pathlib import Path
 

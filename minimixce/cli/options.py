@@ -35,9 +35,11 @@ def add_fields(
     leave_out: Iterable[str] = (),
     helps: dict[str, str] | None = None,
 ) -> None:
-    """A flag for each field of a dataclass of options, except those in leave_out. A flag's type and
-    default are its field's; a bool is a switch. helps: {name: help text} in place of the fields'
-    own. The options every command takes are left out of classes that extend them.
+    """Add to `parser` a flag for each field of the dataclass options_class, except those in
+    leave_out.
+
+    A flag's type and default are its field's; a bool is a switch. helps: {name: help text} in place
+    of the fields' own. The options every command takes are left out of classes that extend them.
     """
     if options_class is not CommonOptions and issubclass(options_class, CommonOptions):
         leave_out = {*leave_out, *names(CommonOptions)}
@@ -64,12 +66,14 @@ def add_fields(
 
 
 def names(*options_classes: type[Any]) -> set[str]:
-    """The names of all fields of dataclasses of options."""
+    """The names of all fields of options_classes, dataclasses of options -> set."""
     return {field.name for cls in options_classes for field in dataclasses.fields(cls)}
 
 
 def complete(given: dict[str, Any]) -> dict[str, Any]:
-    """What the user gave, checked as far as a flag by itself can be, with whole paths -> dict."""
+    """What the user gave (`given`), checked as far as a flag by itself can be, with whole paths ->
+    dict. Raises ValueError for an empty path and a number out of range.
+    """
     if given.get("out") == "" or "" in (given.get("data") or []):
         empty = "out" if given.get("out") == "" else "data"
         raise ValueError(f"--{empty} must name a place, got an empty text")
@@ -86,7 +90,7 @@ def complete(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def chosen(options_class: type[_Options], given: dict[str, Any]) -> _Options:
-    """The options that the user gave, and the defaults of the others -> options_class."""
+    """What the user gave (`given`), and the defaults of other options -> an options_class."""
     return options_class(**of(options_class, given))
 
 
@@ -98,8 +102,11 @@ def of(options_class: type[Any], given: dict[str, Any]) -> dict[str, Any]:
 def parse_numbers(
     name: str, text: str | None, kind: Callable[[str], _Number]
 ) -> list[_Number] | None:
-    """The different numbers, int or float, that the text of an option names: "0.1,0.5" -> [0.1,
-    0.5]; None for an option that was not given.
+    """The different numbers that the text of an option names: "0.1,0.5" -> [0.1, 0.5]; None for an
+    option that was not given.
+
+    name: the option's, for errors; kind: int or float. Raises ValueError for another text, or a
+    number that is named twice.
     """
     if text is None:
         return None

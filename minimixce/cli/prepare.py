@@ -16,14 +16,16 @@ class Flags:
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
+    """Declare the options of the command on `parser`."""
     add_fields(parser, CommonOptions)
     add_fields(parser, TextOptions)
     add_fields(parser, Flags)
 
 
 def run(given: dict[str, Any]) -> int:
-    """Encode a text, and print how much it is -> exit status."""
+    """Encode a text, and print how much it is -> exit status. given: the options that the user
+    gave, by name. Raises ValueError or FileNotFoundError for options that cannot work.
+    """
     from ..experiments import jobs
 
     out = chosen(Flags, given).out

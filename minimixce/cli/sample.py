@@ -21,7 +21,7 @@ class Flags:
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
+    """Declare the options of the command on `parser`."""
     add_fields(parser, CommonOptions)
     parser.add_argument("folder", help="a run or Hugging Face folder with a minimixce tokenizer")
     add_fields(parser, Flags)
@@ -29,7 +29,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: dict[str, Any]) -> int:
-    """Print samples as they are drawn, and write them to a file -> exit status."""
+    """Print samples as they are drawn, and write them to a file -> exit status. given: the options
+    that the user gave, by name. Raises ValueError, FileExistsError or FileNotFoundError for options
+    that cannot work.
+    """
     from ..experiments import evaluate
     from ..storage import files
     from ..training.run import open_folder

@@ -59,7 +59,7 @@ class Flags:
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
+    """Declare the options of the command on `parser`."""
     helps = {
         "device": "cpu, where all runs are",
         "seed": "none here: --seeds names one for each run",
@@ -70,7 +70,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: dict[str, Any]) -> int:
-    """Run a grid, and print its table -> exit status."""
+    """Run a grid, and print its table -> exit status. given: the options that the user gave, by
+    name. Raises ValueError, FileExistsError or FileNotFoundError for options that cannot work.
+    """
     from .. import backend
     from ..experiments.synthetic import study
 

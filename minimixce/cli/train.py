@@ -50,14 +50,16 @@ class Flags:
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the command."""
+    """Declare the options of the command on `parser`."""
     add_fields(parser, CommonOptions)
     add_fields(parser, Flags)
     add_fields(parser, TrainingOptions)
 
 
 def run(given: dict[str, Any]) -> int:
-    """Train, and print the report -> exit status."""
+    """Train, and print the report -> exit status. given: the options that the user gave, by name.
+    Raises ValueError, FileExistsError or FileNotFoundError for options that cannot work.
+    """
     from ..experiments import jobs
 
     flags = chosen(Flags, given)

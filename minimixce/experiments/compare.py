@@ -46,7 +46,7 @@ def compare(
     overwrite: bool = False,
     say: Callable[[str], object] = print,
 ) -> Comparison:
-    """Train a model for each objective and seed of ComparisonOptions, each in a run folder of its
+    """Train a model for each objective and seed of comparison_options, each in a run folder of its
     own in `out`, and measure them all -> Comparison, which table.json, table.csv and comparison.png
     in `out` show too.
 
@@ -119,9 +119,9 @@ def _trained(job: Job, folder: Path, resume: bool) -> Trained:
 def compare_on_text(comparison_options: ComparisonOptions, trained: Runs) -> Comparison:
     """Measure models trained on text -> Comparison.
 
-    trained: {(label, seed): Trained}. Beside each of them stand the model of "mle", if there is
-    one, sampled at the temperature that gives it the same entropy and at fixed ones, and the
-    held-out text.
+    comparison_options: its objectives, samples and tokens are used; trained: {(label, seed):
+    Trained}. Beside each of them stand the model of "mle", if there is one, sampled at the
+    temperature that gives it the same entropy and at fixed ones, and the held-out text.
     """
     o = comparison_options
     labels, seeds = _labels_and_seeds(trained)
@@ -174,8 +174,9 @@ def compare_on_text(comparison_options: ComparisonOptions, trained: Runs) -> Com
 
 
 def compare_on_world(comparison_options: ComparisonOptions, trained: Runs) -> Comparison:
-    """Measure models trained on a world, against P itself -> Comparison. trained: {(label, seed):
-    Trained}.
+    """Measure models trained on a world, against P itself -> Comparison.
+
+    comparison_options: what table.json keeps of them; trained: {(label, seed): Trained}.
     """
     labels, seeds = _labels_and_seeds(trained)
     corpus = on_worlds.of_world(next(iter(trained.values())).job.corpus)
@@ -246,8 +247,11 @@ def _folder_name(label: str) -> str:
 
 
 def parse_objectives(comparison_options: ComparisonOptions) -> dict[str, dict[str, Any]]:
-    """The runs that "mle,mixce:0.5,FILE.py:NAME" asks for -> {label: the options of a run that
-    differ from the comparison's}. An objective without its ratio has the comparison's.
+    """The runs that "mle,mixce:0.5,FILE.py:NAME", the objectives of comparison_options, asks for ->
+    {label: the options of a run that differ from the comparison's}.
+
+    An objective without its ratio has the comparison's. Raises ValueError for a ratio that is no
+    number or that the objective does not have, and for two runs of one label.
     """
     runs = {}
     for item in comparison_options.objectives.split(","):
@@ -279,7 +283,9 @@ def _parse_objective(
 
 
 def parse_seeds(text: str) -> list[int]:
-    """ "0,1,2" -> [0, 1, 2]. Raises ValueError unless they are different integers, at least 0."""
+    """The seeds that a text names: "0,1,2" -> [0, 1, 2]. Raises ValueError unless they are
+    different integers, at least 0.
+    """
     try:
         seeds = [int(seed) for seed in text.split(",")]
     except ValueError:

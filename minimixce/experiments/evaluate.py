@@ -35,9 +35,10 @@ def evaluate_run(
     On a world where the run was trained on one (world_measures.measure_on_world); else on the first
     `eval_tokens` tokens of the files and folders `data`, by default the run's own validation text:
     targets, mle, mixce at `eta`, mean_q, and the TEXT_MEASURES of `samples` texts of `tokens`
-    tokens ("model") and of as many of the text measured on ("text"). say: takes the lines of the
-    report. Raises FileNotFoundError or ValueError for a folder that is not complete, or options out
-    of range.
+    tokens, drawn by `seed` at `temperature` ("model"), and of as many of the text measured on
+    ("text"). device: where the model is loaded, as for backend.select_device. say: takes the lines
+    of the report. Raises FileNotFoundError or ValueError for a folder that is not complete, or
+    options out of range.
     """
     measures.check_sampling_options(samples, tokens, temperature)
     validate.check_ratio("eta", eta)
@@ -142,10 +143,10 @@ def write_samples(
 ) -> list[dict[str, Any]]:
     """Let a model go on from a prompt, `count` times -> a list of dicts prompt, text, tokens (ids).
 
-    Each sample ends at the boundary or after `tokens` tokens; "" starts a document. The other
-    options are GPT.generate's. write(text, end=…, flush=True) takes the text piece by piece, as it
-    is drawn. Raises ValueError for options out of range and a prompt that the tokenizer does not
-    know.
+    Each sample ends at the boundary or after `tokens` tokens; "" starts a document. temperature,
+    top_k, top_p and seed are GPT.generate's. write(text, end=…, flush=True) takes the text piece by
+    piece, as it is drawn. Raises ValueError for options out of range and a prompt that the
+    tokenizer does not know.
     """
     validate.check_count("--count", count)
     ids = [tokenizer.boundary, *tokenizer.encode(prompt).tolist()]

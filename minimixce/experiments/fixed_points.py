@@ -19,17 +19,28 @@ Formula: TypeAlias = Callable[[Array, Array, Any], Array]  # (p, λ, ratio) -> q
 def mle_q(
     p: Float[Array, "..."], lam: Float[Array, "..."], ratio: float | None = None
 ) -> Float[Array, "..."]:
-    """The q at which p w(q) = λ q with maximum likelihood's w, which is 1."""
+    """The q at which p w(q) = λ q with maximum likelihood's w, which is 1.
+
+    p: probabilities of the data (…,V); lam: λ, which broadcasts with p -> q like p. ratio is not
+    used: mle has none.
+    """
     return p / lam
 
 
 def mixce_q(p: Float[Array, "..."], lam: Float[Array, "..."], eta: float) -> Float[Array, "..."]:
-    """The same with MixCE's w; it sums to one at a single λ, above (1−η) max p."""
+    """The q at which p w(q) = λ q with MixCE's w; it sums to one at a single λ, above (1−η) max p.
+
+    p: probabilities of the data (…,V); lam: λ, which broadcasts with p; eta: η -> q like p.
+    """
     return eta * p / np.maximum(lam - (1 - eta) * p, 1e-300)
 
 
 def tailr_q(p: Float[Array, "..."], lam: Float[Array, "..."], gamma: float) -> Float[Array, "..."]:
-    """The same with TaiLr's w, or 0 where that would be negative."""
+    """The q at which p w(q) = λ q with TaiLr's w, or 0 where that would be negative.
+
+    p: probabilities of the data (…,V); lam: λ, which broadcasts with p; gamma: γ, below 1 -> q like
+    p.
+    """
     return np.maximum(0, (p / lam - gamma) / (1 - gamma))
 
 

@@ -36,8 +36,7 @@ def train(
     overwrite: bool = False,
     say: Callable[[str], object] = print,
 ) -> "Job":
-    """Train a model as the options (TrainingOptions) say, keep the run in the folder `out`, and
-    report -> the Job.
+    """Train a model as job_options say, keep the run in the folder `out`, and report -> the Job.
 
     resume: go on with the run in `out`, whose options are options.resumed(out, …); otherwise
     FileExistsError where `out` holds a run, unless overwrite=True. say: takes each line of the
@@ -79,7 +78,7 @@ def train(
 
 
 class Job:
-    """One training run: corpus, model, objective and batches made from TrainingOptions.
+    """One training run: corpus, model, objective and batches made from job_options.
 
     corpus: a text.Corpus or on_worlds.WorldCorpus in place of the one that the options name. Raises
     ValueError, TypeError, FileNotFoundError or MemoryError for options that cannot work.
@@ -232,7 +231,10 @@ class Job:
         self, folder: FilePath, resume: bool = False, progress: bool = True
     ) -> list[dict[str, Any]]:
         """Train, and keep the run in `folder` with its run.json -> the measurements of
-        training.loop.fit.
+        training.loop.fit, a list of dicts.
+
+        resume: go on with the run that `folder` holds; progress: whether to show a bar and print
+        measurements.
         """
         with share_of_threads(self.options.shards):
             return loop.fit(
@@ -294,11 +296,12 @@ class Job:
 
 
 def load_corpus(job_options: TrainingOptions, folder: FilePath | None = None) -> text.Corpus:
-    """The corpus that TrainingOptions name: a world's samples (on_worlds.WorldCorpus) or a text's
+    """The corpus that job_options name: a world's samples (on_worlds.WorldCorpus) or a text's
     (text.Corpus), written to `folder` and mapped into memory if there is one.
 
     The split of a text does not depend on the seed: runs with different seeds are measured on the
-    same held-out text.
+    same held-out text. Raises ValueError or FileNotFoundError as text.load_corpus and
+    on_worlds.load_corpus do.
     """
     o = job_options
     if o.world:
@@ -311,6 +314,9 @@ def load_corpus(job_options: TrainingOptions, folder: FilePath | None = None) ->
 def check_memory(config: GPTConfig, batch_size: int, accumulate: int, on_cpu: bool) -> None:
     """Raise MemoryError where training is sure to need more memory than the machine has, before it
     is used up.
+
+    config: the model's sizes; batch_size sequences a batch, `accumulate` batches a step. on_cpu:
+    whether activations are in this memory, too.
     """
     if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
         return
@@ -337,6 +343,10 @@ def objective_or_step(
 ) -> tuple[Loss, None] | tuple[None, on_worlds.Step]:
     """What --objective names, with its ratio bound -> (objective, None) over tokens, (None, step)
     over sequences; one from a file is gradient-checked first.
+
+    job_options: TrainingOptions; model: whose embedding EMO takes its costs from; corpus: whose
+    world objectives over sequences ask. Raises ValueError for an objective that is unknown, or
+    whose gradient is wrong, and for options that it does not take.
     """
     name = job_options.objective
     ratios = {ratio: getattr(job_options, ratio) for ratio in objectives.RATIOS}
@@ -379,9 +389,9 @@ def _sequence_step(
 
 
 def objective_of_file(path: FilePath, name: str, unchecked: bool = False) -> Loss:
-    """The function `name` of a Python file, which must be an objective -> that function, with one
-    sentence where it fails. Raises ValueError where its dlogits are not the derivative of its loss,
-    unless unchecked=True.
+    """The function `name` of the Python file `path`, which must be an objective -> that function,
+    with one sentence where it fails. Raises ValueError where its dlogits are not the derivative of
+    its loss, unless unchecked=True.
     """
     (objective,) = files.load_functions(path, name)
     objective = steps.guarded(objective, f"{name} in {path}", errors=Exception, advice="")

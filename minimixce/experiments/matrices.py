@@ -13,9 +13,10 @@ from ..storage.validate import check_finite
 
 
 def average_js(gold: Float[Array, "R V"], learned: Float[Array, "R V"]) -> float:
-    """avg. JS of rows (R,V) of two transition matrices, start rows included: the Jensen–Shannon
-    divergence of each pair of rows (nats, equal weights), mean over rows. Raises TypeError or
-    ValueError for arrays of different shapes, or numbers that are not finite.
+    """avg. JS of rows (R,V) of two transition matrices, `gold` and `learned`, start rows included:
+    the Jensen–Shannon divergence of each pair of rows (nats, equal weights), mean over rows.
+
+    Raises TypeError or ValueError for arrays of different shapes, or numbers that are not finite.
     """
     _check(gold, learned)
     middle = (gold + learned) / 2
@@ -56,8 +57,9 @@ def transition_matrix(
     """Q's next-token distribution after each last token -> (V,V) on the host, row 0 the start.
 
     For a bigram it is Q itself. For a model with memory, Q(·|h) is averaged over the prefixes h of
-    `samples` sequences of `world`, by their last token; a token that never comes before another
-    keeps a row of zeros.
+    `samples` sequences of `world`, drawn by `seed` with the horizon max_len, which a world needs,
+    by their last token; a token that never comes before another keeps a row of zeros. Raises
+    NotFinite, a ValueError, for logits that are not finite.
     """
     V = model.config.vocab_size
     if world is None:

@@ -39,7 +39,9 @@ class Measure(NamedTuple):
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation (n − 1) of some numbers; the deviation of a single one is 0."""
+    """Mean and standard deviation (n − 1) of `values`, some numbers; the deviation of a single one
+    is 0.
+    """
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
@@ -59,8 +61,11 @@ def spread(
 def fit_to_text(
     model: LanguageModel, batches: Iterable[Batch], temperature: float = 1.0
 ) -> tuple[float, float]:
-    """Perplexity on the targets of `batches`, and the mean entropy (nats per token) of Q(·|context)
-    at those contexts, with logits divided by `temperature` -> (perplexity, entropy).
+    """A model's perplexity on the targets of `batches`, and the mean entropy (nats per token) of
+    Q(·|context) at those contexts, with logits divided by `temperature` -> (perplexity, entropy).
+
+    batches: (inputs, targets), ids (B,T) on the host, targets −1 ignored. Raises ValueError for
+    batches without a target, and NotFinite, a ValueError, for logits that are not finite.
     """
     nll, entropy, count = 0.0, 0.0, 0
     for inputs, targets in batches:
@@ -89,8 +94,11 @@ def _entropies(logits: Float[Array, "B T V"]) -> Float[Array, "B T"]:
 
 
 def matching_temperature(model: LanguageModel, batches: Iterable[Batch], entropy: float) -> float:
-    """The temperature in [0.05, 1] at which the model's entropy (fit_to_text) is nearest to
-    `entropy`, by bisection.
+    """The temperature in [0.05, 1] at which the model's entropy on `batches` (fit_to_text) is
+    nearest to `entropy` (nats per token), by bisection.
+
+    batches: (inputs, targets), ids (B,T), that can be iterated over again. Raises ValueError for an
+    entropy that is not finite, and what fit_to_text raises.
     """
     validate.check_finite("entropy", entropy)
     low, high = 0.05, 1.0
@@ -115,7 +123,8 @@ def ngram_cross_entropy(
 
     P_k(w|h) = (c(hw) + T(h) P_{k−1}(w|h′)) / (c(h) + T(h)), where T(h) is the number of different
     tokens seen after the context h, h′ drops its oldest token, and P_0 = 1/V (Witten & Bell 1991).
-    train, validation: ids (n,); every validation token but the first is a target.
+    train, validation: ids (n,), below vocab_size; every validation token but the first is a target.
+    Raises ValueError for fewer than two tokens.
     """
     for name, ids in (("train", train), ("validation", validation)):
         if len(ids) < 2:
@@ -176,11 +185,12 @@ def sample_texts(
     seed: Seed = 0,
     lines: bool = False,
 ) -> Int[Array, "{count} {tokens}"]:
-    """`count` samples from the start of a document -> ids (count, tokens) on the host; they run on
-    over boundaries.
+    """`count` samples from the start of a document, the token `boundary` -> ids (count, tokens) on
+    the host; they run on over boundaries.
 
-    With lines, the model has learnt single lines only: whole lines are sampled and put one after
-    another.
+    temperature: of the samples; seed: an integer or a backend.rng generator. With lines, the model
+    has learnt single lines only: whole lines are sampled and put one after another. Raises
+    NotFinite, a ValueError, for logits that are not finite.
     """
     prompt = model.xp.full((count, 1), boundary)
     rng = backend.rng(seed, model.xp)
@@ -203,8 +213,8 @@ def _on_host(tokens: Int[Array, "..."]) -> Int[Array, "..."]:
 
 
 def held_out_texts(ids: Int[Array, " N"], count: int, tokens: int) -> Texts:
-    """`count` stretches of held-out text of the same length, evenly spread -> ids (n, tokens), n ≤
-    count.
+    """`count` stretches of held-out text, `ids` (n,), of the same length, evenly spread -> ids (n,
+    tokens), n ≤ count.
     """
     count = min(count, len(ids) // tokens)
     starts = np.linspace(0, len(ids) - tokens, count).astype(int)
@@ -212,8 +222,8 @@ def held_out_texts(ids: Int[Array, " N"], count: int, tokens: int) -> Texts:
 
 
 def diversity(ids: Ids, longest: int = 4) -> float:
-    """Distinct n-grams over all n-grams of a text (n,), n = 1 … 4 pooled; n-grams with n > 2 of one
-    repeated token are left out. 1 is no repetition at all; NaN for an empty text.
+    """Distinct n-grams over all n-grams of a text, `ids` (n,), n = 1 … `longest` pooled; n-grams
+    with n > 2 of one repeated token are left out. 1 is no repetition at all; NaN for an empty text.
     """
     ids = np.asarray(ids)
     distinct = 0
@@ -228,8 +238,8 @@ def diversity(ids: Ids, longest: int = 4) -> float:
 
 
 def repetition(ids: Ids, times: int = 3) -> tuple[float, int]:
-    """(share of a text (n,) inside phrases repeated three or more times in a row, length of the
-    longest such phrase or 0).
+    """(share of a text, `ids` (n,), inside phrases repeated `times` or more times in a row, length
+    of the longest such phrase or 0). The share of an empty text is NaN.
 
     A phrase of length L stands `times` in a row where x_i = x_{i+L} for (times−1)·L consecutive i.
     One that is itself a repetition of a shorter one does not count as longer. The MixCE authors'
@@ -278,7 +288,9 @@ def _decode(tokenizer: Tokenizer, ids: Int[Array, " n"]) -> str:
 
 
 def vocabulary_of(corpus: Corpus) -> set[str]:
-    """The words of the training text; of a very long one, of its first ten million tokens."""
+    """The words of the training text of a corpus; of a very long one, of its first ten million
+    tokens.
+    """
     return set(words(_decode(corpus.tokenizer, np.asarray(corpus.train[:10_000_000]))))
 
 
@@ -358,7 +370,9 @@ TEXT_MEASURES = {
 
 
 def check_sampling_options(samples: int, tokens: int, temperature: float = 1.0) -> None:
-    """Raise ValueError, naming the option, unless measure_on_text can work with these."""
+    """Raise ValueError, naming the option, unless measure_on_text can work with `samples`, `tokens`
+    and `temperature`.
+    """
     for name, value, least in (("samples", samples, 0), ("tokens", tokens, 1)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
@@ -378,9 +392,9 @@ def measure_on_text(
 ) -> dict[str, float]:
     """All TEXT_MEASURES of one model at one temperature -> {name: float}.
 
-    batches: held-out (inputs, targets); vocabulary: a set of words, see vocabulary_of. `samples`
-    texts of `tokens` tokens are sampled from the model by `seed`; with samples=0 the measures that
-    need texts are left out.
+    batches: held-out (inputs, targets), ids (B,T); vocabulary: a set of words, see vocabulary_of.
+    `samples` texts of `tokens` tokens are sampled from the model by `seed`, and read with the
+    tokenizer of `corpus`; with samples=0 the measures that need texts are left out.
     """
     sampling = (corpus.tokenizer.boundary, samples, tokens, temperature, seed, corpus.lines)
     texts: Texts = sample_texts(model, *sampling) if samples else []
@@ -391,6 +405,8 @@ def measure_on_text(
 def measure_texts(texts: Texts, tokenizer: Tokenizer, vocabulary: set[str]) -> dict[str, float]:
     """Those of TEXT_MEASURES that need no model, of texts (n, tokens) -> {name: float}, empty
     without texts.
+
+    tokenizer: what reads the ids; vocabulary: the words that count as valid.
     """
     return _measure_text(TextEvidence(texts, tokenizer, vocabulary))
 

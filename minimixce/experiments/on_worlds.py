@@ -59,8 +59,8 @@ def open_world(name: str) -> World:
 
 
 def horizon(world: World, most: int) -> int:
-    """One more than the length of the longest of 10,000 sampled sequences, so that their end is
-    drawn and learnt, not forced; at most `most`.
+    """One more than the length of the longest of 10,000 sampled sequences of a world, so that their
+    end is drawn and learnt, not forced; at most `most`.
     """
     rows = world.sample(10_000, most, seed=0)
     return min(most, int((rows >= 0).sum(axis=1).max()))
@@ -97,8 +97,11 @@ def of_world(corpus: text.Corpus) -> WorldCorpus:
 
 
 def load_corpus(name: str, sequences: int, max_len: int | None, most: int) -> WorldCorpus:
-    """The corpus of a world (open_world): `sequences` to train on, a tenth more to validate;
-    max_len None: see horizon.
+    """The corpus of the world called `name` (open_world): `sequences` to train on, a tenth more to
+    validate; max_len None: see horizon.
+
+    Raises ValueError for fewer than 10 sequences, or a max_len below 2 or above `most`, and what
+    open_world raises.
     """
     if sequences < 10:
         raise ValueError(f"sequences must be at least 10, got {sequences}")
@@ -120,9 +123,11 @@ def load_corpus(name: str, sequences: int, max_len: int | None, most: int) -> Wo
 
 
 class RowBatches:
-    """Batches (inputs, targets) of rows that a world sampled, as worlds.World.batch cuts them.
+    """Batches (inputs, targets), each (batch_size, max_len−1), of rows that a world sampled, as
+    worlds.World.batch cuts them.
 
     With a seed: endless, batch k drawn at random by (seed, k) alone. Without: one pass in order.
+    Raises ValueError for a batch_size below 1.
     """
 
     def __init__(self, world: World, rows: Rows, batch_size: int, seed: int | None = None) -> None:
@@ -153,14 +158,16 @@ class RowBatches:
 
 
 def is_listed(world: World, max_len: int, most: int = MAX_LISTED) -> bool:
-    """Whether the space has at most `most` sequences; by default: whether the reverse part of a
-    training step is exact.
+    """Whether the space of a world's sequences of at most max_len tokens has at most `most`
+    sequences; by default: whether the reverse part of a training step is exact.
     """
     return max_len < 1000 and exact.num_sequences(world.vocab_size, max_len) <= most
 
 
 def describe_reverse_part(name: str, world: World, max_len: int, samples: int) -> str:
-    """In words, how a step of an objective gets what P alone can say."""
+    """In words, how a step of the objective `name` gets what P alone, the world, can say, at the
+    horizon max_len: `samples` is how many RLOO draws.
+    """
     if all(_is_from_samples(part) for _, part in objectives.parts(name, 0.5)):
         return "from samples of P"
     if is_listed(world, max_len):
@@ -174,7 +181,8 @@ def sequence_step(
     name: str, world: World, max_len: int, *, eta: float = 0.5, samples: int = 64, seed: int = 0
 ) -> Step:
     """A whole step for minimixce.fit(…, step=) -> step(model, batch, *, number=0) -> loss, grads:
-    an objective of SEQUENCE_OBJECTIVES in nats per sequence.
+    the objective `name`, one of SEQUENCE_OBJECTIVES, in nats per sequence of at most max_len tokens
+    of the world, with the ratio `eta`.
 
     Where the space is listed, js and overlap, which have no part from samples alone, are exact as a
     whole. Where it is not, the reverse part is RLOO with `samples` fresh samples of Q, drawn by

@@ -32,7 +32,7 @@ def option(
     on_resume: str | None = None,
     **argparse_options: Any,
 ) -> Any:
-    """A field of options.
+    """A field of options, with its `default` and its `help` text.
 
     least: what the command line takes at least. on_resume: FREE or FIXED, for an option that a run
     that goes on may have otherwise without being asked, or never; None: only when asked to change.
@@ -279,13 +279,13 @@ def check_same(folder: FilePath, options: TrainingOptions) -> None:
 
 
 def flag(name: str) -> str:
-    """How the command line calls an option: max_len -> --max-len."""
+    """How the command line calls the option `name`: max_len -> --max-len."""
     return "--" + name.replace("_", "-")
 
 
 def absolute(given: dict[str, Any]) -> dict[str, Any]:
-    """Given options (a dict) with whole paths in place of relative ones: what run.json holds, so
-    that a run can go on from any folder.
+    """`given`, options by name, with whole paths in place of relative ones: what run.json holds, so
+    that a run can go on from any folder -> dict.
     """
     given = dict(given)
     if given.get("data"):
@@ -300,7 +300,8 @@ def absolute(given: dict[str, Any]) -> dict[str, Any]:
 
 def check_given(options: TrainingOptions, given: Iterable[str]) -> None:
     """Raise ValueError for a given option (a name in `given`) that has no meaning beside the
-    others: for worlds without a world, for text with one, or settled in a prepared folder.
+    others, `options`: for worlds without a world, for text with one, or settled in a prepared
+    folder.
     """
     of_worlds = {"max_len", "sequences", "rloo_samples"} & set(given)
     if not options.world and of_worlds:

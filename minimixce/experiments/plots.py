@@ -29,8 +29,8 @@ _DARK, _LIGHT = (0.45, 0.18, 0.0), (1.0, 0.75, 0.5)  # the ends of Q's shades
 
 
 def new_figure(**options: Any) -> Figure:
-    """A matplotlib Figure, without pyplot, so that the caller's backend stays as it is. ValueError
-    without matplotlib.
+    """A matplotlib Figure with these options, without pyplot, so that the caller's backend stays as
+    it is. ValueError without matplotlib.
     """
     try:
         from matplotlib.figure import Figure
@@ -50,7 +50,8 @@ def _shades(count: int) -> list[tuple[float, ...]]:
 
 
 def comparison(result: dict[str, Any], path: FilePath) -> None:
-    """The picture of `minimixce compare` -> a PNG file. `result`: the content of its table.json.
+    """The picture of `minimixce compare` -> the PNG file `path`. `result`: the content of its
+    table.json.
 
     Learning curves, word validity against perplexity, and a panel for each of
     measures.TEXT_MEASURES that has one.
@@ -157,8 +158,8 @@ def _values_of_groups(ax, name, result, color):
 
 
 def world_comparison(result: dict[str, Any], path: FilePath) -> None:
-    """The picture of `minimixce compare --world` -> a PNG file. `result` is the content of its
-    table.json.
+    """The picture of `minimixce compare --world` -> the PNG file `path`. `result` is the content of
+    its table.json.
     """
     figure = new_figure(figsize=(13, 4.6), layout="constrained")
     axes = figure.subplots(1, 3)
@@ -337,8 +338,8 @@ _OTHER_COLORS = (
 
 
 def study(rows: Sequence[dict[str, Any]], path: FilePath) -> None:
-    """Errors of the estimators of estimators.study against the number of samples -> a PNG file.
-    Unbiased ones are black.
+    """Errors of the estimators against the number of samples -> the PNG file `path`. rows: what
+    estimators.study found. Unbiased estimators are black.
     """
     figure = new_figure(figsize=(13.5, 4.8), layout="constrained")
     axes = figure.subplots(1, 3, sharey=True)

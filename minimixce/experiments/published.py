@@ -41,8 +41,8 @@ CAP = 30.0  # nats, of the MixCE authors' log_prob_truncation
 def js_capped(
     model: LanguageModel, world: World, max_len: int, *, eta: float = 0.5, cap: float = CAP
 ) -> LossAndGrads:
-    """The MixCE authors' js in expectation, by the list of all sequences -> loss (0-d float64),
-    grads {name: array}.
+    """The MixCE authors' js of a model at η = eta in expectation, by the list of all sequences ->
+    loss (0-d float64), grads {name: array}.
 
     Their log M is log P + log(η + (1−η) exp(r)), where r = log Q − log P is cut off at ±cap, and P
     is floored per token also where it stands for P. Where nothing is cut off this is js. Where P =
@@ -92,8 +92,9 @@ def tailr_clamped(
     The clamp is in all of the authors' scripts, with least = 0.2 or 0.3 and γ = 1e-7, 0.1 or 0.8.
     At γ = 0.8, 100 tokens and the start of training, w is 0.0125 without it and 0.2 with it: the
     clamp, not γ, then decides. The value is the one that dlogits is the derivative of: below the q
-    at which w reaches `least` it goes on as −least · log q. Arguments, shapes and errors otherwise
-    as for objectives.tailr; least in [0, 1].
+    at which w reaches `least` it goes on as −least · log q. logits (…,V), targets (…), −1 ignored
+    -> loss (0-d, nats per target), dlogits (…,V); gamma, normalizer, reduction and errors as for
+    objectives.tailr; least in [0, 1], or ValueError is raised.
     """
     ratios = check_ratio("gamma", gamma), check_ratio("least", least)
     arguments = (ratios, normalizer, reduction)
@@ -195,7 +196,8 @@ def frozen_embedding(model: LanguageModel) -> Float[Array, "V C"]:
 
 
 def authors_repetition(ids: Iterable[int], times: int = 3) -> tuple[float, int]:
-    """The MixCE authors' repetition of a text (n,) -> (rate, length of the longest phrase or 0).
+    """The MixCE authors' repetition of a text, `ids` (n,) -> (rate, length of the longest phrase
+    or 0).
 
     For each different token they look at the gaps between its occurrences, each gap read as a
     phrase that begins with the token. Neighbouring gaps that are equal make a run, which repeats

@@ -19,8 +19,9 @@ _M = TypeVar("_M", bound=LanguageModel)
 
 
 def check_everything(device: str = "cpu", seed: int = 0) -> Iterator[tuple[str, Report]]:
-    """Gradient-check every layer, every objective and whole models in float64 on `device`: yields
-    (title, checks.Report).
+    """Gradient-check every layer, every objective and whole models in float64 on `device`, with
+    inputs drawn by `seed`: yields (title, checks.Report). Raises ValueError for a device that is
+    not there.
     """
     xp = backend.select_device(device)
     draw = _Draw(xp, np.random.default_rng(seed))
@@ -120,9 +121,10 @@ def objective_checks(
     """(title, function of logits -> (loss, dlogits)) for every objective over tokens in
     objectives.OBJECTIVES, at `ratio`: first those whose dlogits is the derivative of their loss.
 
-    Where an objective stops a gradient, the loss is the one that dlogits is the derivative of: its
-    stopped part is taken at the given logits and held there, in a form that FROZEN has. Raises
-    ValueError for an objective that stops a gradient and has none.
+    logits (…,V), targets (…), −1 ignored, cost_embedding (V,C), which EMO needs. Where an objective
+    stops a gradient, the loss is the one that dlogits is the derivative of: its stopped part is
+    taken at the given logits and held there, in a form that FROZEN has. Raises ValueError for an
+    objective that stops a gradient and has none.
     """
     rows = objectives.OBJECTIVES
     names = sorted(objectives.names("tokens"), key=lambda name: rows[name].stops_gradient)
@@ -193,8 +195,8 @@ FROZEN = {"mixce_surrogate": ("weight", _frozen_surrogate), "emo": ("ratio", _fr
 
 
 def random_params(model: _M, rng: np.random.Generator) -> _M:
-    """The model with parameters that are all random and far from zero, so that no term of a
-    gradient hides.
+    """The model with parameters drawn from `rng`, all random and far from zero, so that no term of
+    a gradient hides.
     """
     drawn: dict[str, Any] = {
         name: rng.standard_normal(p.shape) * 0.5 for name, p in model.params.items()
@@ -204,8 +206,8 @@ def random_params(model: _M, rng: np.random.Generator) -> _M:
 
 
 def small_gpt(rng: np.random.Generator) -> GPT:
-    """A float64 GPT small enough for every coordinate to be checked, with random parameters, on the
-    CPU.
+    """A float64 GPT small enough for every coordinate to be checked, with parameters drawn from
+    `rng`, on the CPU.
     """
     config = GPTConfig(
         vocab_size=5, block_size=4, n_layer=2, n_head=2, n_embd=8, dropout=0.1, dtype="float64"
@@ -214,8 +216,8 @@ def small_gpt(rng: np.random.Generator) -> GPT:
 
 
 def small_bigram(rng: np.random.Generator) -> Bigram:
-    """A Bigram none of whose hidden units is so near the corner of ReLU that a numerical derivative
-    would reach across.
+    """A float64 Bigram with parameters drawn from `rng`, on the CPU. None of its hidden units is so
+    near the corner of ReLU that a numerical derivative would reach across.
     """
     model = Bigram(
         BigramConfig(vocab_size=5, n_embd=4, n_hidden=6, dropout=0.1, dtype="float64"), device="cpu"
@@ -230,7 +232,10 @@ def check_model(
     xp: ArrayModule, rng: np.random.Generator, seed: int = 0, model: LanguageModel | None = None
 ) -> Report:
     """Gradient-check a float64 model of 5 tokens (by default a small GPT), with its dropout, under
-    MixCE: one row of the report for each parameter.
+    MixCE -> checks.Report, a row for each parameter.
+
+    xp: the array module of the device; rng: of ids, targets and a default model; seed: of dropout
+    and of the check.
     """
     model = small_gpt(rng) if model is None else model
     model.params = {name: xp.asarray(p) for name, p in model.params.items()}

@@ -65,7 +65,7 @@ class Sequences:
     def mean(
         self, values: Float[Array, " n"] | Int[Array, " n"] | Bool[Array, " n"]
     ) -> tuple[float, float | None]:
-        """The mean of one number a sequence, (n,) -> (value, its standard error or None)."""
+        """The mean of `values` (n,), one number a sequence -> (value, standard error or None)."""
         values = to_numpy(values).astype(float)
         if self.weights is not None:
             return float((self.weights * values).sum()), None
@@ -100,12 +100,13 @@ WORLD_MEASURES = {
 def measure_on_world(
     model: LanguageModel, world: World, max_len: int, samples: int = 10_000, seed: int = 0
 ) -> dict[str, float]:
-    """WORLD_MEASURES of a model, in nats per sequence -> dict of floats, with "exact": True, or
-    False and standard errors name_se.
+    """WORLD_MEASURES of a model, in nats per sequence, against a world at the horizon max_len ->
+    dict of floats, with "exact": True, or False and standard errors name_se.
 
     Exact where two million sequences list the space; else those that need P from `samples` samples
-    of P, the rest from as many of Q with exact log P (floored: R = finite part − log_p_floor ·
-    impossible tokens).
+    of P, the rest from as many of Q, all drawn by `seed`, with exact log P (floored: R = finite
+    part − log_p_floor · impossible tokens). Raises NotFinite, a ValueError, for a measure that is
+    not a number.
     """
     is_exact = on_worlds.is_listed(world, max_len, MAX_LISTED)
     sums = exact.measure(model, world, max_len) if is_exact else {}
@@ -186,7 +187,7 @@ _IN_WORDS = (
 
 
 def describe_world_measures(row: Mapping[str, float], world: World) -> list[str]:
-    """Lines that print what measure_on_world found -> list of str."""
+    """Lines that print `row`, what measure_on_world found in a world -> list of str."""
     rows = []
     for name in dict.fromkeys((*_IN_WORDS, *WORLD_MEASURES)):
         measure = WORLD_MEASURES[name]

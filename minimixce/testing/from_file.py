@@ -15,10 +15,10 @@ def check_file(
 ) -> tuple[Report, list[str]]:
     """Check a pair of functions of a Python file -> its Report, and what is wrong in sentences.
 
-    target: "FILE.py:FORWARD,BACKWARD". The inputs are normal numbers of the given shapes, texts
-    such as "2,3" or "scalar", one for each parameter of FORWARD; without shapes they are what a
-    function `inputs()` of the file returns, a tuple or a list. The file is executed. Raises
-    FileNotFoundError, TypeError or ValueError.
+    target: "FILE.py:FORWARD,BACKWARD". The inputs are normal numbers, drawn by `seed`, of the given
+    shapes, texts such as "2,3" or "scalar", one for each parameter of FORWARD; without shapes they
+    are what a function `inputs()` of the file returns, a tuple or a list. The file is executed.
+    Raises FileNotFoundError, TypeError or ValueError.
     """
     path, _, pair = target.rpartition(":")
     names = pair.split(",")

@@ -16,7 +16,7 @@ _CLOSE = 1e-5  # how near a ratio must be to a number to be called that
 
 
 def explain(row: Row, shapes: dict[str, tuple[int, ...]] | None = None) -> str:
-    """A sentence on a Row of gradcheck that is not OK, "" where nothing is certain.
+    """A sentence on `row`, a Row of gradcheck that is not OK, "" where nothing is certain.
 
     shapes: {name: shape} of all inputs, whose axes are where factors are looked for.
     """

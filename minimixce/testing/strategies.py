@@ -28,10 +28,12 @@ def sizes(letters: str, least: int = 1, most: int = 9) -> st.SearchStrategy[dict
 def arrays(
     *shapes: str, least: int = 1, most: int = 9, scale: float = 1.0
 ) -> st.SearchStrategy[list[Array]]:
-    """A list of float64 arrays, one for each shape written in letters: arrays("BTC", "CO", "O").
+    """A list of float64 arrays, one for each of `shapes`, written in letters: arrays("BTC", "CO",
+    "O").
 
-    The same letter is the same size in all of them, different letters are different sizes. Entries
-    are normal, times `scale`, and the same for the same example.
+    The same letter is the same size in all of them, different letters are different sizes, in least
+    … most. Entries are normal, times `scale`, and the same for the same example. Raises ValueError
+    where there are more letters than sizes.
     """
 
     def make(drawn):

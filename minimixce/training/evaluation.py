@@ -53,15 +53,17 @@ def evaluate(
 
 
 def check_targets(name: str, count: int) -> None:
-    """Raise ValueError for batches without a target: nothing can be averaged over them."""
+    """Raise ValueError for batches, called `name`, without a target (a `count` of 0): nothing can
+    be averaged over them.
+    """
     if count == 0:
         raise ValueError(f"{name} must hold at least one target, got none")
 
 
 def check_batch(batch: Any, vocab_size: int) -> Batch:
     """inputs, targets of a batch. TypeError or ValueError unless they are two integer arrays (B,T)
-    of ids a model can take; on the host the look at ids costs a GPU nothing, on the device it would
-    wait.
+    of ids below vocab_size, targets −1 or more; on the host the look at ids costs a GPU nothing, on
+    the device it would wait.
     """
     kind = "a batch must be (inputs, targets), two integer arrays of one shape (B,T), got"
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
@@ -93,8 +95,8 @@ def _check_ids(inputs: Int[Array, "B T"], targets: Int[Array, "B T"], vocab_size
 
 
 def loss_of_uniform(objective: Loss, vocab_size: int) -> float:
-    """The loss of a model that gives every token the probability 1/V: what an untrained model
-    should be close to.
+    """The loss of a model that gives each of vocab_size = V tokens the probability 1/V, by
+    `objective`: what an untrained model should be close to.
 
     For MixCE −η log(1/V) − (1−η)/V.
     """

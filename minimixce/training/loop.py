@@ -83,7 +83,8 @@ def fit(
     batches: (inputs, targets), ids (B,T) on the host, from a list, any iterable or
     text.random_batches; `accumulate` of them make one step. `steps` steps are made, or as many as
     there are batches for. Without `steps` the learning rate stays at lr after `warmup` steps; with
-    it, half a cosine leads down to final_lr·lr.
+    it, half a cosine leads down to final_lr·lr. betas and weight_decay are AdamW's; gradients are
+    scaled down to the joint norm max_grad_norm.
 
     objective: (logits, targets) -> (loss, dlogits), as in minimixce.objectives; by default mixce.
     One with a `normalizer` parameter is given the number of targets of the whole step, so that
@@ -363,7 +364,9 @@ def check_options(
     eval_every: int = 250,
     patience: int | None = None,
 ) -> None:
-    """Raise ValueError, naming the option, unless fit can work with these."""
+    """Raise ValueError, naming the option, unless fit can work with these: steps, lr, warmup,
+    final_lr, betas, weight_decay, max_grad_norm, accumulate, shards, eval_every and patience.
+    """
     counts = {
         "steps": steps,
         "eval_every": eval_every,
@@ -388,8 +391,8 @@ def check_options(
 
 
 def learning_rate(step: int, lr: float, warmup: int, steps: int | None, final_lr: float) -> float:
-    """The rate of step 0, 1, …: a linear rise, then half a cosine down, or constant where the end
-    is not known.
+    """The rate of step 0, 1, …: a linear rise over `warmup` steps to lr, then half a cosine down to
+    final_lr·lr after `steps`, or constant where the end is not known.
     """
     if steps is None:
         return lr * min(1.0, (step + 1) / max(1, warmup))

@@ -32,8 +32,9 @@ RUN_FILE = "run.json"
 class Run:
     """What changes while a run goes on, and its folder.
 
-    objective: a name that tells one objective from another (steps.describe). folder: where to keep
-    the run, or None. boundary: the token that ends a text, or None.
+    model, optimizer: what is trained, and the state it is trained with. objective: a name that
+    tells one objective from another (steps.describe). folder: where to keep the run, or None.
+    boundary: the token that ends a text, or None.
     """
 
     _REMEMBERED = (
@@ -88,7 +89,7 @@ class Run:
             )
 
     def add(self, found: dict[str, Any]) -> None:
-        """Keep a measurement (a dict), and count those since the least validation_loss."""
+        """Keep a measurement, the dict `found`, and count those since the least validation_loss."""
         self.measurements.append(found)
         self.losses = []
         if "validation_loss" in found:
@@ -177,7 +178,7 @@ def start_folder(folder: FilePath, tokenizer: Tokenizer) -> None:
 
 
 def open_folder(folder: FilePath, device: str = "auto") -> tuple[GPT, Tokenizer]:
-    """The best model of a run's folder and its tokenizer -> (GPT, tokenizer). Raises
+    """The best model of a run's folder, on `device`, and its tokenizer -> (GPT, tokenizer). Raises
     FileNotFoundError or ValueError where one is missing, damaged, or does not fit the other.
     """
     model = GPT.load(folder, device)
@@ -191,8 +192,8 @@ def open_folder(folder: FilePath, device: str = "auto") -> tuple[GPT, Tokenizer]
 
 
 def write_options(folder: FilePath, options: dict[str, Any], corpus: text.Corpus) -> None:
-    """Write run.json: options (a dict), with what is true of the corpus instead of what was asked
-    for, and the corpus's fingerprint.
+    """Write run.json to `folder`: options (a dict), with what is true of the corpus instead of what
+    was asked for, and the corpus's fingerprint.
     """
     found = {
         "data_fingerprint": corpus.fingerprint(),
@@ -217,7 +218,9 @@ def read_options(folder: FilePath, fits: Callable[[str, Any], bool]) -> dict[str
 
 
 def check_corpus(folder: FilePath, corpus: text.Corpus) -> None:
-    """Raise ValueError unless `corpus` has the fingerprint of the one the run was started with."""
+    """Raise ValueError unless `corpus` has the fingerprint of the one the run in `folder` was
+    started with.
+    """
     fingerprint = files.read_json(Path(folder) / RUN_FILE).get("data_fingerprint")
     if fingerprint != corpus.fingerprint():
         raise ValueError(f"the training text is not the one the run in {folder} was started with")

@@ -55,7 +55,7 @@ def described(name: str, options: dict[str, Any]) -> str:
 
 
 def check_callable(name: str, function: Any) -> None:
-    """Raise TypeError unless an objective or a step can be called."""
+    """Raise TypeError unless `function`, an objective or a step, as `name` says, can be called."""
     if not callable(function):
         example = (
             "minimixce.objectives.mixce" if name == "objective" else "(model, batch) -> loss, grads"

@@ -43,7 +43,9 @@ def seconds_of_training(
 
 
 def describe(seconds: float) -> str:
-    """A duration in words, as coarse as an estimate is: "40 s", "2 minutes", "3.5 hours"."""
+    """A duration, in seconds, in words, as coarse as an estimate is: "40 s", "2 minutes", "3.5
+    hours".
+    """
     if seconds < 10:
         return f"{max(1, round(seconds))} s"
     if seconds < 90:

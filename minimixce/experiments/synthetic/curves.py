@@ -24,7 +24,7 @@ def average_js(world: World, learned: Float[Array, "V V"]) -> float:
 
 def surrogate(q: Float[Array, "V V"], counts: Counts, eta: float) -> float:
     """What MixCE's surrogate prints, −(η + (1−η) q) log q, where the true loss is −η log q − (1−η)
-    q: the same gradient. Nats per sequence, q and counts (V,V).
+    q: the same gradient. Nats per sequence; q and counts (V,V), eta: η.
     """
     return float(
         -(counts * (eta + (1 - eta) * q) * np.log(np.maximum(q, 1e-300))).sum() / counts[0].sum()
@@ -39,7 +39,8 @@ def curve_point(
     world: World,
     counts: Counts | CodesAndLengths,
 ) -> dict[str, float]:
-    """A point of a job's curve, at the transition matrix q (V,V) -> dict.
+    """A point of a job's curve, at the transition matrix q (V,V) -> dict: step, loss (nats per
+    sequence), avg_js against the world, and for mixce the surrogate.
 
     counts (V,V): what mixce's surrogate is printed on; the other objectives do not look at it.
     """

@@ -85,13 +85,13 @@ def data_of(
 def counts_of(
     codes: Int[Array, " N"], vocab_size: int
 ) -> Float[Array, "{vocab_size} {vocab_size}"]:
-    """Bigram counts (V,V) of codes (N,)."""
+    """Bigram counts (V,V) of codes (N,), V being vocab_size: row x_{t−1}, column x_t."""
     return np.bincount(codes, minlength=vocab_size**2).reshape(vocab_size, vocab_size).astype(float)
 
 
 def forward_counts(job: Job, data: Data) -> Float[Array, "V V"]:
-    """What the forward part of the exact protocol sees of P: bigram counts (V,V) of the sample, or
-    those expected of as many sequences.
+    """What the forward part of the exact protocol sees of P: bigram counts (V,V) of the sample that
+    `data` holds, or, where the job says so, those expected of as many sequences.
     """
     if job.forward == "population":
         return exact.bigram_counts(data.world) * (len(data.starts) - 1)

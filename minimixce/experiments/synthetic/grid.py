@@ -48,7 +48,7 @@ def jobs_of_grid(
     corpora: Sequence[str] = (),
     **fields: str,
 ) -> list[Job]:
-    """All jobs: worlds × vocabularies × seeds × objectives × η -> list of Job. mle has no η, js
+    """All jobs: worlds × vocab_sizes × seeds × objectives × etas -> list of Job. mle has no η, js
     none of 0 and 1.
 
     zeros: shares of impossible transitions, each a random world; corpora: paths of text files, each
@@ -141,12 +141,12 @@ def _fit(job: Job, sampled: data.Data) -> tuple[Float[Array, "V V"], float, int,
 def run_grid(
     jobs: Sequence[Job], folder: FilePath, executor: Executor | None = None, progress: bool = True
 ) -> list[dict[str, Any]]:
-    """Run jobs, on `executor` (concurrent.futures) or one after another -> results in the order of
-    jobs.
+    """Run jobs, on `executor` (concurrent.futures) or one after another -> results, dicts, in the
+    order of jobs.
 
     Each finished job is a line of folder/runs.jsonl at once, so a killed grid goes on where it
     stopped; learned matrices and curves are kept beside it. Results depend neither on the executor
-    nor on what was done before.
+    nor on what was done before. progress: whether to show a bar.
     """
     folder = Path(folder)
     done = read_runs(folder)

@@ -30,14 +30,15 @@ class Job(NamedTuple):
 
 
 def information_used(job: Job) -> str:
-    """What decides where a run ends -> "samples" (of P), "P" (its probabilities), "samples and P".
+    """What decides where a run (a Job) ends -> "samples" (of P), "P" (its probabilities), "samples
+    and P".
 
     The rule is objectives.information_used, with two exceptions. A run whose forward part comes
     from the population sees P and no sample. js is no mixture of a part from samples and one from
     P, but its runs from tables and networks start at what the samples say and end before that is
     forgotten, and in the paper's protocol its part under P is an average over samples; only a GPT's
-    js uses P alone. Otherwise what only gives the start is not counted. Choosing η by avg. JS uses
-    P, whichever the objective is.
+    js uses P alone. Otherwise what only gives the start of a job is not counted. Choosing η by avg.
+    JS uses P, whichever the objective is.
     """
     if job.forward == "population":
         return "P"

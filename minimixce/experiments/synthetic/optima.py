@@ -25,11 +25,12 @@ from .job import Job, forward_part, information_used
 
 
 def fit_exact(job: Job, data: Data, tolerance: float = 1e-10, max_steps: int = 1000) -> Fitted:
-    """The optimum of an objective with exact gradients, over all tables Q.
+    """The optimum of a job's objective with exact gradients, over all tables Q -> learned (V,V),
+    loss in nats per sequence, steps, curve.
 
-    Q starts at the counts and goes down along descent_direction, with steps halved while the loss
-    would rise, until no entry of the gradient is above `tolerance`, no step gets lower than
-    rounding lets see, or after `max_steps` steps.
+    Q starts at the counts of `data` and goes down along descent_direction, with steps halved while
+    the loss would rise, until no entry of the gradient is above `tolerance`, no step gets lower
+    than rounding lets see, or after `max_steps` steps.
     """
     world = data.world
     counts = forward_counts(job, data)
@@ -64,8 +65,8 @@ def fit_exact(job: Job, data: Data, tolerance: float = 1e-10, max_steps: int = 1
 def exact_loss(
     z: Float[Array, "V V"], job: Job, world: World, counts: Counts
 ) -> tuple[Scalar, Float[Array, "V V"]]:
-    """Loss in nats per sequence, and its gradient (V,V), of any objective except js at logits z
-    (V,V); counts (V,V).
+    """Loss in nats per sequence, and its gradient (V,V), of any objective except js, a job's, at
+    logits z (V,V), in a Markov world; counts (V,V) of its bigrams.
     """
     objective = "forward_ce" if job.objective == "mle" else job.objective
     return exact.bigram_loss_and_grads(z, world, objective=objective, eta=job.eta, counts=counts)
@@ -81,6 +82,7 @@ def descent_direction(
     """A direction (V,V) in logits against which the loss of fit_exact falls, of about the right
     length.
 
+    z, q, gradient, counts: logits, probabilities, gradient and bigram counts, each (V,V), of a job.
     The natural gradient: over (how often a row is seen) · Q(v|row), which undoes the softmax's own
     scale, at most 1 in any logit. For mixce_star the way to each row's optimum at the present costs
     A_v of its tokens under R, which it is slow to reach otherwise: minimising −Σ w_v log q_v + Σ
@@ -127,7 +129,9 @@ def _rows_at_optimum(
 
 
 def fit_js(job: Job, data: Data, steps: int = 50) -> Fitted:
-    """js of a table Q, from the counts on. It has no closed form, so its gradient is sampled."""
+    """js of a table Q, from the counts of `data` on, in `steps` steps of Adam -> as fit_exact; the
+    loss is its part under Q. It has no closed form, so its gradient is sampled, by the job's seed.
+    """
     counts = forward_counts(job, data) + 0.01
     params = {"logits": np.log(counts / counts.sum(axis=1, keepdims=True))}
     optimizer = optim.Adam(params, 0.01)
@@ -144,8 +148,9 @@ def fit_js(job: Job, data: Data, steps: int = 50) -> Fitted:
 def sampled_js(
     z: Float[Array, "V V"], job: Job, world: World, step: int, samples: int = 500
 ) -> tuple[float, Float[Array, "V V"]]:
-    """js's part under Q, and the gradient (V,V) of js, at logits z (V,V), by RLOO from `samples`
-    sequences drawn anew.
+    """js's part under Q (nats per sequence), and the gradient (V,V) of js, at logits z (V,V), by
+    RLOO from `samples` sequences drawn anew, by the job's seed and the number of the step. world:
+    P, a Markov one.
     """
     q = np.exp(logprob.log_softmax(z))
     rows = worlds.markov(q).sample(samples, LONGEST, np.random.default_rng([job.seed, step]))
@@ -155,8 +160,8 @@ def sampled_js(
 def rloo_js(
     q: Float[Array, "V V"], world: World, rows: Rows, eta: float
 ) -> tuple[float, Float[Array, "V V"]]:
-    """estimators.rloo for js, of a table q (V,V) and a Markov world, from bigrams -> loss, gradient
-    in logits (V,V).
+    """estimators.rloo for js at η = eta, of a table q (V,V) and a Markov world, from bigrams ->
+    loss, gradient in logits (V,V). rows (n, max_len+1): samples of q.
 
     It is written a second time for speed: the weight of a sample goes to all its bigrams, so the
     gradient is one weighted count, and no logits are computed for every token of sequences of up to
@@ -181,10 +186,11 @@ def rloo_js(
 
 
 def fit_neural(job: Job, data: Data, warmup: int = 500, steps: int = 3500) -> Fitted:
-    """The paper's network on the gradients of a table, without dropout or decay.
+    """The paper's network on the gradients of a table, for a job and its data, without dropout or
+    decay -> as fit_exact.
 
-    Adam with a rate that falls to a thousandth, after `warmup` steps of maximum likelihood: from a
-    random start, reverse objectives end in a wrong corner.
+    Adam with a rate that falls to a thousandth over `steps` steps, after `warmup` of maximum
+    likelihood: from a random start, reverse objectives end in a wrong corner.
     """
     world = data.world
     counts = forward_counts(job, data)
@@ -216,9 +222,11 @@ def fit_gpt(
 ) -> tuple[Float[Array, "V V"], float, int, Curve, str]:
     """Q is a small GPT, trained on batches of samples: token objectives as on text, those over
     sequences with a reverse part that is exact where the space can be listed and RLOO elsewhere ->
-    as the others, and which gradient that was.
+    as fit_exact, and which gradient that was, in words.
 
-    Its transition matrix averages over the prefixes of sequences of P (matrices.transition_matrix).
+    job, data: whose world and number of sequences are taken; `steps` steps of batch_size sequences
+    of at most `longest` tokens. Its transition matrix averages over the prefixes of sequences of P
+    (matrices.transition_matrix).
     """
     world = data.world
     max_len = on_worlds.horizon(world, longest)

@@ -34,16 +34,18 @@ def fit_paper(
     dropout: float = 0.1,
     masks: int = 8,
 ) -> Fitted:
-    """The paper's protocol -> learned, loss on development data, steps, curve: one point an epoch.
+    """The paper's protocol for a job and its data -> learned (V,V), loss on development data (nats
+    per sequence), steps, curve: one point an epoch.
 
+    At most `epochs`, or until `patience` epochs bring no better loss; Adam with `rate` and `l2`.
     Losses are sums over tokens, means over sequences. A batch is seen through its bigram counts, so
     a step costs one pass over few rows; js, whose part under P does not add up over tokens, weights
     the counts of each sequence by itself. What needs samples of Q is Gumbel-softmax at τ = 1 with
     as many sequences as the batch; the best epoch by development loss is kept. The reference draws
-    a dropout mask for each token, those of Q's samples included. Here each row has `masks` of them
-    in a batch, and the gradient is their mean, as if each had an equal share of the row's tokens
-    (benchmarks/synthetic.py --dropout compares the two); samples of Q have none. Data come in whole
-    batches: `batch_size` divides the number of sequences.
+    a dropout mask for each token, those of Q's samples included. Here each row has `masks` of them,
+    of rate `dropout`, in a batch, and the gradient is their mean, as if each had an equal share of
+    the row's tokens (benchmarks/synthetic.py --dropout compares the two); samples of Q have none.
+    Data come in whole batches: `batch_size` divides the number of sequences.
     """
     model = Bigram(BigramConfig(job.vocab_size, dropout=dropout), job.seed, "cpu")
     optimizer = optim.Adam(model.params, rate, l2=l2)
@@ -171,8 +173,8 @@ def _development(data: Data, job: Job) -> Batch:
 def loss_under_p(
     logits: Float[Array, "V K V"], batch: Batch, job: Job, world: World
 ) -> tuple[Scalar, Float[Array, "V K V"]]:
-    """The part of an objective that samples of P give, in nats per sequence -> loss, dlogits
-    (V,K,V).
+    """The part of a job's objective that samples of P, a Markov world, give, in nats per sequence
+    -> loss, dlogits (V,K,V).
 
     logits (V,K,V), K copies of every row under different dropout masks: a token counts 1/K in each
     copy; in js, which weights whole sequences, every K-th sequence has the same copy. batch: bigram
@@ -222,8 +224,8 @@ def loss_under_q(
     exponentials: Exponentials,
     to_input: ToInput | None = None,
 ) -> tuple[Scalar, Float[Array, "V V"] | None]:
-    """The other part, from n sequences of Q by Gumbel-softmax at τ = 1 -> loss, dlogits (V,V), or
-    None without to_input.
+    """The other part of a job's objective, from n sequences of Q by Gumbel-softmax at τ = 1 ->
+    loss, dlogits (V,V), or None without to_input.
 
     estimators.gumbel for a bigram Q with logits (V,V) and a Markov world, written a second time for
     speed: each row of logits is computed once, what a token adds to dlogits goes to the row of the
@@ -286,8 +288,8 @@ def _costs(job, log_q, log_p):
 
 
 def into_input(model: Bigram, cache: BigramCache) -> ToInput:
-    """`to_input` of loss_under_q for a Bigram whose forward pass over all V tokens, without
-    dropout, left this cache.
+    """`to_input` of loss_under_q for a model, a Bigram, whose forward pass over all V tokens,
+    without dropout, left this cache.
     """
     (_, _, relu, _, _), params = cache, model.params
     active = (relu.y > 0)[:, 0].astype(relu.y.dtype)  # (V,H)

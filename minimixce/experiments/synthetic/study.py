@@ -58,7 +58,8 @@ def jobs_of_study(
     model: str | None = None,
     forward: str | None = None,
 ) -> list[Job]:
-    """The jobs of `minimixce synthetic` -> list of Job, see grid.jobs_of_grid for those arguments.
+    """The jobs of `minimixce synthetic` -> list of Job. vocab_sizes, zeros, seeds, objectives, etas
+    and corpora: see jobs_of_grid.
 
     None is the default of each: vocabularies of 20, 50 and 100 tokens, half of the transitions
     impossible, a table, the forward part from samples. Corpora come without random worlds unless
@@ -171,13 +172,16 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]], fields: Sequence[str]
 
 
 def world_name(corpus: str, zeros: float) -> str:
-    """A world in tables and figures."""
+    """A world in tables and figures: that of the file `corpus`, or the random one with a share
+    `zeros` of impossible transitions.
+    """
     return Path(corpus).stem if corpus else f"random {100 * zeros:.6g}% zeros"
 
 
 def summarize(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The paper's table: for each world, vocabulary and objective the η with the least mean avg. JS
-    over seeds -> list of dicts, with mean and standard error over seeds (NaN for a single one).
+    """The paper's table of `results` (run_grid's): for each world, vocabulary and objective the η
+    with the least mean avg. JS over seeds -> list of dicts, with mean and standard error over seeds
+    (NaN for a single one).
     """
     groups: dict[tuple[str, int, str], dict[float, list[dict[str, Any]]]] = {}
     for r in results:
@@ -228,9 +232,10 @@ def _mean_and_error(row: dict[str, Any], name: str) -> str:
 def examples(
     results: Sequence[dict[str, Any]], table: Sequence[dict[str, Any]], folder: FilePath
 ) -> tuple[dict[str, dict[str, Any]], list[list[float]], dict[str, dict[str, Any]]]:
-    """What the figures show of the first world and seed -> {label: learned matrix and curve at the
-    best η of each objective}, the world (V,V), and such a dict of the one run of mixce whose loss
-    is worth a look: η nearest to 0.1, between 0 and 1.
+    """What the figures show of the first world and seed of `results` (run_grid's, in `folder`) and
+    their `table` (summarize's) -> {label: learned matrix and curve at the best η of each
+    objective}, the world (V,V), and such a dict of the one run of mixce whose loss is worth a look:
+    η nearest to 0.1, between 0 and 1.
     """
     first = Job(*(results[0][name] for name in Job._fields))
 
