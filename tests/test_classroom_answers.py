@@ -1,16 +1,88 @@
 """Answers as students write them: right ones in other ways, and wrong ones that no catalogue has.
 
 Each is a piece of text that is put behind the reference solution, so that its functions replace
-those of the same name.
+those of the same name. An answer is tried in every variant whose own functions of these names are
+those of the variant it was written for; the variants other than that one are slow tests.
 """
 
+import ast
+import functools
+
+import numpy as np
 import pytest
 
-from minimixce.classroom.assignments import assignment
-from minimixce.classroom.local import Submission, judge_submission
+from minimixce.classroom.assignments import NAMES, assignment
+from minimixce.classroom.catalogue import load_source, source_of
+from minimixce.classroom.local import Submission
+from minimixce.classroom.results import judge_submission
 
 # ---- right, in other ways ------------------------------------------------------------------------
 
+IN_HEADS = """
+def attention_forward(qkv, n_head, mask):
+    q, k, v = np.split(qkv, 3, axis=-1)
+    D = q.shape[-1] // n_head
+    y, kept = np.zeros_like(q), []
+    for b in range(len(q)):
+        for h in range(n_head):
+            s = slice(h * D, (h + 1) * D)
+            raw = q[b, :, s] @ k[b, :, s].T
+            scores = SCORES
+            scores[~mask] = -np.inf
+            p = np.exp(scores - scores.max(1)[:, None])
+            p /= p.sum(1)[:, None]
+            y[b, :, s] = p @ v[b, :, s]
+            kept.append((b, s, p, raw))
+    return y, (q, k, v, D, kept)
+
+
+def attention_backward(dy, cache):
+    q, k, v, D, kept = cache
+    dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
+    for b, s, p, raw in kept:
+        dv[b, :, s] = p.T @ dy[b, :, s]
+        dp = dy[b, :, s] @ v[b, :, s].T
+        ds = (dp - (dp * p).sum(1)[:, None]) * p * SLOPE
+        dq[b, :, s] = ds @ k[b, :, s]
+        dk[b, :, s] = ds.T @ q[b, :, s]
+    return (np.concatenate([dq, dk, dv], axis=-1),)
+"""
+BY_EINSUM = """
+def attention_forward(qkv, n_head, mask):
+    B, T, C3 = qkv.shape
+    x = qkv.reshape(B, T, 3, n_head, C3 // 3 // n_head)
+    q, k, v = x[:, :, 0], x[:, :, 1], x[:, :, 2]
+    D = q.shape[-1]
+    raw = np.einsum("bihd,bjhd->bhij", q, k)
+    s = SCORES + np.where(mask, 0, -np.inf).astype(qkv.dtype)
+    p = np.exp(s - s.max(-1, keepdims=True))
+    p = p / p.sum(-1, keepdims=True)
+    return np.einsum("bhij,bjhd->bihd", p, v).reshape(B, T, -1), (q, k, v, p, raw)
+
+
+def attention_backward(dy, cache):
+    q, k, v, p, raw = cache
+    D = q.shape[-1]
+    dy = dy.reshape(q.shape)
+    dp = np.einsum("bihd,bjhd->bhij", dy, v)
+    ds = p * (dp - np.einsum("bhij,bhij->bhi", p, dp)[..., None]) * SLOPE
+    d = [np.einsum("bhij,bjhd->bihd", ds, k), np.einsum("bhij,bihd->bjhd", ds, q),
+         np.einsum("bhij,bihd->bjhd", p, dy)]
+    return (np.stack(d, axis=2).reshape(*dy.shape[:2], -1),)
+"""
+
+
+def attention(text, scores, slope):
+    """An attention with these scores of `raw`, q·k, and their slope."""
+    return text.replace("SCORES", scores).replace("SLOPE", slope)
+
+
+OVER_ROOT = ("raw / math.sqrt(D)", "D**-0.5")
+OVER_WIDTH = ("raw / D", "(1 / D)")
+CAPPED = (
+    "CAP * np.tanh(raw / (CAP * math.sqrt(D)))",
+    "D**-0.5 / np.cosh(raw / (CAP * math.sqrt(D))) ** 2",
+)
 RIGHT = {
     "log-softmax in loops": (
         "a1",
@@ -303,61 +375,257 @@ def norm_backward(dy, cache):
     return dx, (dy * d / std).sum(lead), dy.sum(lead)
 """,
     ),
-    "attention a head at a time": (
-        "a2",
-        "2.6",
+    "attention a head at a time": ("a2", "2.6", attention(IN_HEADS, *OVER_ROOT)),
+    "attention by einsum": ("a2", "2.6", attention(BY_EINSUM, *OVER_ROOT)),
+    "capped attention a head at a time": ("a2:4", "2.6", attention(IN_HEADS, *CAPPED)),
+    "capped attention by einsum": ("a2:4", "2.6", attention(BY_EINSUM, *CAPPED)),
+    "attention over D a head at a time": ("a2:5", "2.6", attention(IN_HEADS, *OVER_WIDTH)),
+    "attention over D by einsum": ("a2:5", "2.6", attention(BY_EINSUM, *OVER_WIDTH)),
+    "SiLU by tanh": (
+        "a2:1",
+        "2.3",
         """
-def attention_forward(qkv, n_head, mask):
-    q, k, v = np.split(qkv, 3, axis=-1)
-    D = q.shape[-1] // n_head
-    y, kept = np.zeros_like(q), []
-    for b in range(len(q)):
-        for h in range(n_head):
-            s = slice(h * D, (h + 1) * D)
-            scores = q[b, :, s] @ k[b, :, s].T / math.sqrt(D)
-            scores[~mask] = -np.inf
-            p = np.exp(scores - scores.max(1)[:, None])
-            p /= p.sum(1)[:, None]
-            y[b, :, s] = p @ v[b, :, s]
-            kept.append((b, s, p))
-    return y, (q, k, v, D, kept)
+def activation_forward(x):
+    s = 0.5 * (1 + np.tanh(x / 2))
+    return x * s, (x, s)
 
 
-def attention_backward(dy, cache):
-    q, k, v, D, kept = cache
-    dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
-    for b, s, p in kept:
-        dv[b, :, s] = p.T @ dy[b, :, s]
-        dp = dy[b, :, s] @ v[b, :, s].T
-        ds = (dp - (dp * p).sum(1)[:, None]) * p / math.sqrt(D)
-        dq[b, :, s] = ds @ k[b, :, s]
-        dk[b, :, s] = ds.T @ q[b, :, s]
-    return (np.concatenate([dq, dk, dv], axis=-1),)
+def activation_backward(dy, cache):
+    x, s = cache
+    y = x * s
+    return (dy * (y + s * (1 - y)),)
 """,
     ),
-    "attention by einsum": (
-        "a2",
-        "2.6",
+    "squared ReLU by where": (
+        "a2:2",
+        "2.3",
         """
-def attention_forward(qkv, n_head, mask):
-    B, T, C3 = qkv.shape
-    x = qkv.reshape(B, T, 3, n_head, C3 // 3 // n_head)
-    q, k, v = x[:, :, 0], x[:, :, 1], x[:, :, 2]
-    scale = q.shape[-1] ** -0.5
-    s = np.einsum("bihd,bjhd->bhij", q, k) * scale + np.where(mask, 0, -np.inf).astype(qkv.dtype)
-    p = np.exp(s - s.max(-1, keepdims=True))
-    p = p / p.sum(-1, keepdims=True)
-    return np.einsum("bhij,bjhd->bihd", p, v).reshape(B, T, -1), (q, k, v, p, scale)
+def activation_forward(x):
+    return np.where(x > 0, x * x, 0 * x), x
 
 
-def attention_backward(dy, cache):
-    q, k, v, p, scale = cache
-    dy = dy.reshape(q.shape)
-    dp = np.einsum("bihd,bjhd->bhij", dy, v)
-    ds = p * (dp - np.einsum("bhij,bhij->bhi", p, dp)[..., None]) * scale
-    d = [np.einsum("bhij,bjhd->bihd", ds, k), np.einsum("bhij,bihd->bjhd", ds, q),
-         np.einsum("bhij,bihd->bjhd", p, dy)]
-    return (np.stack(d, axis=2).reshape(*dy.shape[:2], -1),)
+def activation_backward(dy, x):
+    return (dy * (x + np.abs(x)),)
+""",
+    ),
+    "softplus by log1p": (
+        "a2:3",
+        "2.3",
+        """
+def activation_forward(x):
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))), x
+
+
+def activation_backward(dy, x):
+    return (dy * (1 + np.tanh(x / 2)) / 2,)
+""",
+    ),
+    "RMS norm in steps, by einsum": (
+        "a2:1",
+        "2.5",
+        """
+def norm_forward(x, weight):
+    rms = np.sqrt(np.einsum("...c,...c->...", x, x)[..., None] / x.shape[-1] + EPSILON)
+    return x / rms * weight, (x, rms, weight)
+
+
+def norm_backward(dy, cache):
+    x, rms, weight = cache
+    dn = dy * weight
+    drms = -(dn * x).sum(-1, keepdims=True) / rms**2
+    dx = dn / rms + drms * x / (rms * x.shape[-1])
+    return dx, (dy * x / rms).reshape(-1, len(weight)).sum(0)
+""",
+    ),
+    "centred L2 norm by a matrix that centres": (
+        "a2:2",
+        "2.5",
+        """
+def norm_forward(x, weight, bias):
+    C = x.shape[-1]
+    centre = np.eye(C, dtype=x.dtype) - 1 / C
+    d = x @ centre
+    length = np.sqrt((d**2).sum(-1, keepdims=True) + EPSILON)
+    return d / length * weight + bias, (d, length, weight, centre)
+
+
+def norm_backward(dy, cache):
+    d, length, weight, centre = cache
+    lead = tuple(range(d.ndim - 1))
+    dn = dy * weight
+    dd = dn / length - d * (dn * d).sum(-1, keepdims=True) / length**3
+    return dd @ centre, (dy * d / length).sum(lead), dy.sum(lead)
+""",
+    ),
+    "layer norm around 0, a row at a time": (
+        "a2:3",
+        "2.5",
+        """
+def norm_forward(x, weight, bias):
+    y, kept = np.empty_like(x), {}
+    for row in np.ndindex(x.shape[:-1]):
+        std = math.sqrt(float(x[row].var()) + EPSILON)
+        n = (x[row] - x[row].mean()) / std
+        y[row] = n + n * weight + bias
+        kept[row] = (n, std)
+    return y, (kept, weight)
+
+
+def norm_backward(dy, cache):
+    kept, weight = cache
+    C = len(weight)
+    dx, dweight, dbias = np.empty_like(dy), np.zeros_like(weight), np.zeros_like(weight)
+    for row, (n, std) in kept.items():
+        dn = dy[row] + dy[row] * weight
+        dx[row] = (C * dn - dn.sum() - n * (n @ dn)) / (C * std)
+        dweight += dy[row] * n
+        dbias += dy[row]
+    return dx, dweight, dbias
+""",
+    ),
+    "a gradient by a flat view": (
+        "a0",
+        "0.1",
+        """
+def numerical_gradient(f, x, h):
+    g = []
+    for k in range(x.size):
+        step = np.zeros(x.size, x.dtype)
+        step[k] = h
+        step = step.reshape(x.shape)
+        g.append((f(x + step) - f(x - step)) / (2 * h))
+    return np.array(g, x.dtype).reshape(x.shape)
+""",
+    ),
+    "softmax in loops": (
+        "a0",
+        "0.2",
+        """
+def softmax(z):
+    out = np.empty_like(z)
+    for i in np.ndindex(z.shape[:-1]):
+        e = [float(np.exp(v - max(z[i]))) for v in z[i]]
+        out[i] = np.array(e) / sum(e)
+    return out
+""",
+    ),
+    "the cross-entropy with one-hots and einsum": (
+        "a0",
+        "0.3",
+        """
+def cross_entropy_forward(logits, targets):
+    onehot = (targets[:, None] == np.arange(logits.shape[1])).astype(logits.dtype)
+    log_p = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    n = max(1, int(onehot.sum()))
+    return -np.einsum("nv,nv->", onehot, log_p) / n, (onehot, log_p, n)
+
+
+def cross_entropy_backward(dy, cache):
+    onehot, log_p, n = cache
+    d = onehot.sum(1, keepdims=True) * np.exp(log_p) - onehot
+    return (d * float(dy) / n,)
+""",
+    ),
+    "log Q by a product of rows": (
+        "a3",
+        "3.1",
+        """
+def log_prob(log_q, rows):
+    found = []
+    for row in rows:
+        path = [int(v) for v in row[:-1] if v >= 0]
+        found.append(sum(log_q[a, b] for a, b in zip(path, path[1:])))
+    return np.array(found, log_q.dtype)
+""",
+    ),
+    "sequences by growing": (
+        "a3",
+        "3.2",
+        """
+def enumerate_sequences(V, T):
+    rows, prefixes = [], [[0]]
+    for t in range(T):
+        rows += [p + [0] + [-1] * (T - 1 - t) for p in prefixes]
+        prefixes = [p + [v] for p in prefixes for v in range(1, V)]
+    return np.array(rows[::-1])
+""",
+    ),
+    "the tree by paths of states": (
+        "a3",
+        "3.5",
+        """
+def reverse_grad(Q, cost, T):
+    U, d = cost_to_go(Q, cost, T), np.zeros_like(Q)
+
+    def visit(t, s, p):
+        if t >= T - 1 or (t and not s):
+            return
+        for v in range(len(Q)):
+            d[s, v] += p * Q[s, v] * (cost[s, v] + U[t + 1, v] - U[t, s])
+            visit(t + 1, v, p * Q[s, v])
+
+    visit(0, 0, 1.0)
+    return d
+""",
+    ),
+    "any model, a sequence at a time": (
+        "a3",
+        "3.6",
+        """
+def model_grad(logits_of, pull_back, world, T):
+    rows = enumerate_sequences(world.vocab_size, T)
+    inputs, targets = world.batch(rows)
+    z = logits_of(inputs)
+    z = z - z.max(-1, keepdims=True)
+    q = np.exp(z) / np.exp(z).sum(-1, keepdims=True)
+    costs, R, d = world.token_costs(rows).sum(1), 0.0, np.zeros_like(q)
+    for i, drawn in enumerate(targets):
+        p = 1.0
+        for t, v in enumerate(drawn):
+            p *= q[i, t, v] if v >= 0 else 1
+        R += p * costs[i]
+        for t, v in enumerate(drawn):
+            if v >= 0:
+                d[i, t] -= p * costs[i] * q[i, t]
+                d[i, t, v] += p * costs[i]
+    return R, pull_back(d)
+""",
+    ),
+    "weights in loops": (
+        "a3",
+        "3.7",
+        """
+def reinforce_weights(costs):
+    out = np.zeros_like(costs)
+    for i, t in np.ndindex(costs.shape):
+        out[i, t] = costs[i, t:].sum() / len(costs)
+    return out
+
+
+def rloo_weights(costs):
+    n, out = len(costs), np.zeros_like(costs)
+    for i in range(n):
+        out[i] = (costs[i].sum() - np.delete(costs, i, axis=0).sum(axis=1).mean()) / n
+    return out
+""",
+    ),
+    "Gumbel-softmax by its Jacobian, a row at a time": (
+        "a3",
+        "3.9",
+        """
+def gumbel_softmax_forward(logits, draw, tau, hard):
+    noise = draw()
+    z = logits - np.log(np.log(1 / noise))
+    low = (z - z.max(1)[:, None]) / tau
+    p = np.exp(low - np.log(np.exp(low).sum(1))[:, None])
+    y = np.eye(z.shape[1], dtype=z.dtype)[p.argmax(1)] if hard else p
+    return y, {"p": p, "tau": tau}
+
+
+def gumbel_softmax_backward(dy, cache):
+    p = cache["p"]
+    rows = [(np.diag(r) - np.outer(r, r)) @ d for r, d in zip(p, dy)]
+    return (np.array(rows) / cache["tau"],)
 """,
     ),
     "GELU with other constants": (
@@ -379,11 +647,105 @@ def activation_backward(dy, cache):
 }
 
 
-@pytest.mark.parametrize("title", RIGHT)
-def test_a_right_solution_has_all_points(title):
+@functools.cache
+def own_source(name, variant, functions):
+    """What a variant's reference has of these functions, as text."""
+    return source_of(assignment(name, variant).source(variant), functions)
+
+
+def defined_in(text):
+    """Names of the functions that a text defines."""
+    return tuple(node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef))
+
+
+def split(name):
+    """ "a2:4" -> "a2", 4."""
+    name, _, variant = name.partition(":")
+    return name, int(variant or 0)
+
+
+def in_all_variants(answers):
+    """{title: (name, number, …, text)} -> parameters (title, variant)."""
+    cases = []
+    for title, (name, *_, text) in answers.items():
+        name, base = split(name)
+        functions = defined_in(text)
+        for k in range(assignment(name).variants):
+            if own_source(name, k, functions) == own_source(name, base, functions):
+                marks = [] if k == base else [pytest.mark.slow]
+                cases.append(pytest.param(title, k, marks=marks))
+    return cases
+
+
+@pytest.mark.parametrize(("title", "variant"), in_all_variants(RIGHT))
+def test_a_right_solution_has_all_points(title, variant):
     name, number, text = RIGHT[title]
-    found = judge_submission(name, _answer(name, text), [number])
+    name, _ = split(name)
+    found = judge_submission(name, _answer(name, text, variant), [number], variant)
     assert found.points == found.total, found.text()
+
+
+def each(value, change):
+    """Arrays, also in tuples, lists and dicts, changed; functions that return what is changed."""
+    if isinstance(value, (np.ndarray, np.floating)):
+        return change(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)(each(v, change) for v in value)
+    if isinstance(value, dict):
+        return {k: each(v, change) for k, v in value.items()}
+    return changed(value, change) if hasattr(value, "__code__") else value
+
+
+def changed(function, change):
+    """A function that works on changed arrays and returns changed ones."""
+
+    def wrapped(*arguments):
+        return each(function(*each(arguments, change)), change)
+
+    return wrapped
+
+
+def through_float32(array):
+    return array.astype(np.float32).astype(array.dtype) if array.dtype.kind == "f" else array
+
+
+def in_fortran_order(array):
+    return np.asfortranarray(array) if array.ndim >= 2 else array
+
+
+def backwards_in_memory(array):
+    return np.flip(np.flip(array).copy()) if array.ndim else array
+
+
+WAYS = (through_float32, in_fortran_order, backwards_in_memory)
+# the derivative of `frozen` is taken by differences, which float32 leaves 1e-3 of
+TOO_COARSE = {("a1", "1.5")}
+EVERYWHERE = [
+    pytest.param(name, k, number, marks=[pytest.mark.slow] if k else [])
+    for name in NAMES
+    for k in range(assignment(name).variants)
+    for number in (task.number for task in assignment(name, k).tasks)
+]
+
+
+@pytest.mark.parametrize(("name", "variant", "number"), EVERYWHERE)
+def test_float32_and_every_layout_of_memory_have_all_points(name, variant, number):
+    whole = assignment(name, variant)
+    names = load_source(whole.source(variant), "reference")
+    for way in WAYS:
+        if way is through_float32 and (name, number) in TOO_COARSE:
+            continue
+        own = {f: changed(names[f], way) for f in whole.task(number).functions}
+        found = judge_submission(name, Submission(names=names | own), [number], variant)
+        assert found.points == found.total, (way.__name__, found.text())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_there_are_twenty_right_answers_in_every_variant(name):
+    by_hand = [(split(RIGHT[c.values[0]][0])[0], c.values[1]) for c in in_all_variants(RIGHT)]
+    for k in range(assignment(name).variants):
+        recast = len(WAYS) * len(assignment(name, k).tasks)
+        assert by_hand.count((name, k)) + recast >= (20 if name != "a0" else 10)
 
 
 # ---- wrong, and in no catalogue ------------------------------------------------------------------
@@ -446,19 +808,80 @@ INVENTED = {
         "np.median(total)",
     ),
     "a2 half a residual": ("a2", "2.9", "dh = dy + dh_mlp", "dh = dy / 2 + dh_mlp"),
+    "a2 SiLU, σ for its slope": ("a2:1", "2.3", "slope = s + x * s * (1 - s)", "slope = s**2"),
+    "a2 a cubed ReLU": ("a2:2", "2.3", "y = positive**2", "y = positive**3"),
+    "a2 a softplus to base 2": (
+        "a2:3",
+        "2.3",
+        "y = np.logaddexp(0, x)",
+        "y = np.logaddexp2(0, x)",
+    ),
+    "a2 half of what comes through the size": (
+        "a2:1",
+        "2.5",
+        "dn - normed * along",
+        "dn - normed * along / 2",
+    ),
+    "a2 a length without its root": (
+        "a2:2",
+        "2.5",
+        "r = 1 / np.sqrt(square + EPSILON)",
+        "r = 1 / (square + EPSILON)",
+    ),
+    "a2 a weight around 2": (
+        "a2:3",
+        "2.5",
+        "y = normed * (1 + weight)",
+        "y = normed * (2 + weight)",
+    ),
+    "a2 a slope squared": ("a2:4", "2.6", "dscores *= 1 - t**2", "dscores *= (1 - t**2) ** 2"),
+    "a2 another cap": ("a2:4", "2.6", "scores = CAP * t", "scores = (CAP + 0.5) * t"),
+    "a2 over D + 1": ("a2:5", "2.6", "scale = 1 / D", "scale = 1 / (D + 1)"),
+    "a2 scores over D, and once more": ("a2:5", "2.6", "dq = dscores @ k", "dq = dscores / D @ k"),
+    "a3 a logistic for the Gumbel": (
+        "a3",
+        "3.9",
+        "g = -np.log(-np.log(u))",
+        "g = np.log(u / (1 - u))",
+    ),
+    "a3 a root of τ": ("a3", "3.9", "(logits + g) / tau", "(logits + g) / np.sqrt(tau)"),
+    "a3 half of the sum": ("a3", "3.9", "soft * (dy - total)", "soft * (dy - total / 2)"),
 }
+QUICK = ("a0 half a onehot", "a1 squares", "a1 root", "a2 half the sum", "a3 half of the sum")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("title", INVENTED)
-def test_a_mistake_that_no_catalogue_has_is_not_named(title):
+def invented():
+    """Parameters (title, variant): every variant whose reference has the line that is changed."""
+    cases = []
+    for title, (name, number, old, _) in INVENTED.items():
+        name, base = split(name)
+        for k in range(base, assignment(name).variants):
+            own = own_source(name, k, assignment(name, k).task(number).functions)
+            if k == base or (base == 0 and own.count(old) == 1):
+                quick = title in QUICK and k == base
+                cases.append(pytest.param(title, k, marks=[] if quick else [pytest.mark.slow]))
+    return cases
+
+
+@pytest.mark.parametrize(("title", "variant"), invented())
+def test_a_mistake_that_no_catalogue_has_is_not_named(title, variant):
     name, number, old, new = INVENTED[title]
-    text = assignment(name).source(0)
-    assert text.count(old) == 1
-    found = judge_submission(name, Submission(text.replace(old, new)), [number]).judged[0]
+    name, _ = split(name)
+    text = assignment(name, variant).source(variant)
+    own = own_source(name, variant, assignment(name, variant).task(number).functions)
+    assert own.count(old) == 1
+    wrong = Submission(text + "\n\n" + own.replace(old, new))
+    found = judge_submission(name, wrong, [number], variant).judged[0]
     assert not found.passed
     assert found.finding.codes == ()
     assert found.finding.where
+
+
+def test_twenty_mistakes_are_invented_for_a2_in_every_variant_and_for_all_together():
+    assert len(INVENTED) >= 20
+    for k in range(assignment("a2").variants):
+        cases = [c for c in invented() if c.values[1] == k and c.values[0].startswith("a2")]
+        assert len(cases) >= 8
 
 
 # ---- wrong, in the catalogue, written by other hands ---------------------------------------------
@@ -577,6 +1000,42 @@ def embedding_backward(dy, cache):
     return (dW,)
 """,
     ),
+    "Gumbel noise redrawn, by another formula": (
+        "a3",
+        "3.9",
+        "noise-redrawn",
+        """
+def _soft(logits, u, tau):
+    w = np.exp(logits / tau - (logits / tau).max(1)[:, None]) * np.log(1 / u) ** (-1 / tau)
+    return w / w.sum(1)[:, None]
+
+
+def gumbel_softmax_forward(logits, draw, tau, hard):
+    p = _soft(logits, draw(), tau)
+    y = (p == p.max(1)[:, None]).astype(p.dtype) if hard else p
+    return y, (logits, draw, tau)
+
+
+def gumbel_softmax_backward(dy, cache):
+    logits, draw, tau = cache
+    p = _soft(logits, draw(), tau)
+    return (p * (dy - np.einsum("nv,nv->n", p, dy)[:, None]) / tau,)
+""",
+    ),
+    "a cap without its slope, by einsum": (
+        "a2:4",
+        "2.6",
+        "cap-derivative",
+        attention(BY_EINSUM, CAPPED[0], "D**-0.5"),
+    ),
+    "a cap over masked scores, a head at a time": (
+        "a2:4",
+        "2.6",
+        "cap-after-mask",
+        attention(IN_HEADS.replace("scores[~mask] = -np.inf", "scores[~mask] = -CAP"), *CAPPED)
+        .replace("D**-0.5 / np.cosh", "MASK * D**-0.5 / np.cosh")
+        .replace("MASK", "np.tri(len(raw)) * (1 - np.tri(len(raw), k=-3))"),
+    ),
     "attention in loops, scores masked by multiplication": (
         "a2",
         "2.6",
@@ -597,13 +1056,15 @@ def attention_forward(qkv, n_head, mask):
 }
 
 
-@pytest.mark.parametrize("title", KNOWN)
-def test_a_known_mistake_by_another_hand_is_named(title):
+@pytest.mark.parametrize(("title", "variant"), in_all_variants(KNOWN))
+def test_a_known_mistake_by_another_hand_is_named(title, variant):
     name, number, code, text = KNOWN[title]
-    found = judge_submission(name, _answer(name, text), [number]).judged[0]
+    name, _ = split(name)
+    found = judge_submission(name, _answer(name, text, variant), [number], variant).judged[0]
     assert found.finding.codes == ((code,),), found.text()
 
 
-def _answer(name, text):
+def _answer(name, text, variant=0):
     """The reference with functions replaced; _tailr is what was tailr."""
-    return Submission(assignment(name).source(0) + "\n_tailr = globals().get('tailr')\n" + text)
+    own = assignment(name, variant).source(variant)
+    return Submission(own + "\n_tailr = globals().get('tailr')\n" + text)

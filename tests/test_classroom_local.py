@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from minimixce.classroom.assignments import NAMES, assignment
-from minimixce.classroom.local import Submission, check, judge_submission, load
+from minimixce.classroom.local import Submission, check, load
+from minimixce.classroom.results import judge_submission
 from minimixce.cli import main
 
 FOLDER = Path(__file__).parent.parent / "tutorials" / "assignments"

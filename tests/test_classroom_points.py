@@ -8,7 +8,8 @@ import pytest
 from minimixce.classroom import release
 from minimixce.classroom.assignments import NAMES, assignment
 from minimixce.classroom.compare import as_result, distance, is_float32, row_errors
-from minimixce.classroom.local import Submission, judge_submission
+from minimixce.classroom.local import Submission
+from minimixce.classroom.results import judge_submission
 
 
 def judged(name, number, text, variant=0):

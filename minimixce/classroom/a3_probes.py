@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 
+from .grader.arguments import TinyWorld, made
 from .tasks import Probe, rng_of
 
 V, T = 4, 4
@@ -114,34 +115,6 @@ def run_tree(functions, inputs):
     return {"dlogits": functions.reverse_grad(inputs["Q"], inputs["cost"], inputs["T"])}
 
 
-class TinyWorld:
-    """A bigram world with the methods that model_grad calls."""
-
-    def __init__(self, cost):
-        self.vocab_size = len(cost)
-        self._cost = cost
-
-    def batch(self, rows):
-        """Rows (n,T+1) -> inputs, −1 read as 0, and targets, both (n,T−1)."""
-        inputs, targets = rows[:, :-2], rows[:, 1:-1]
-        return np.maximum(inputs, 0), targets.copy()
-
-    def token_costs(self, rows):
-        """−log P of each target, (n,T−1), 0 where there is none."""
-        inputs, targets = self.batch(rows)
-        return np.where(targets >= 0, self._cost[inputs, targets], 0)
-
-
-def _features(inputs, v):
-    """What the model sees of a prefix: one-hots of its tokens, the last ones more, (n,t,v)."""
-    seen = np.eye(v)[inputs]
-    features = np.zeros_like(seen)
-    for t in range(seen.shape[1]):
-        before = features[:, t - 1] if t else 0
-        features[:, t] = seen[:, t] + 0.5 * before
-    return features
-
-
 def model_probes(seed):
     """A model whose logits depend on the whole prefix; a horizon of 2."""
     rng = rng_of(seed, 36)
@@ -154,16 +127,8 @@ def model_probes(seed):
 
 def run_model(functions, inputs):
     """R and the gradient of a linear model of the prefix."""
-    W, last = inputs["W"], {}
-
-    def logits_of(tokens):
-        last["features"] = _features(tokens, V).astype(W.dtype)
-        return last["features"] @ W
-
-    def pull_back(dlogits):
-        return {"W": np.einsum("ntf,ntv->fv", last["features"], dlogits)}
-
-    world = TinyWorld(inputs["cost"])
+    logits_of, pull_back = made("prefix_model", inputs["W"])
+    world = made("tiny_world", inputs["cost"])
     R, grads = functions.model_grad(logits_of, pull_back, world, inputs["T"])
     return {"R": R, "dW": grads["W"]}
 
@@ -253,24 +218,11 @@ def gumbel_probes(seed):
     ]
 
 
-def draw_from(noise):
-    """The draw of task 3.9, from an array of noise (k,n,V): draw() returns one after the other.
-
-    After the last comes the first again.
-    """
-    calls = itertools.count()
-
-    def draw():
-        return noise[next(calls) % len(noise)].copy()
-
-    return draw
-
-
 def run_gumbel(functions, inputs):
     """The soft and the hard sample of the same noise, and the gradient through each."""
     outputs = {}
     for name, hard in (("soft", False), ("hard", True)):
-        arguments = inputs["logits"], draw_from(inputs["noise"]), inputs["tau"], hard
+        arguments = inputs["logits"], made("draw_from", inputs["noise"]), inputs["tau"], hard
         outputs[name], cache = functions.gumbel_softmax_forward(*arguments)
         (outputs[f"dlogits of the {name}"],) = functions.gumbel_softmax_backward(
             inputs["dy"], cache
@@ -282,7 +234,7 @@ def pair_gumbel(functions, inputs):
     """The soft sample as a function of the logits, with the same noise each time."""
 
     def forward(logits):
-        draw = draw_from(inputs["noise"])
+        draw = made("draw_from", inputs["noise"])
         return functions.gumbel_softmax_forward(logits, draw, inputs["tau"], False)
 
     return forward, functions.gumbel_softmax_backward, {"logits": inputs["logits"]}

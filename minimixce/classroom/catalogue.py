@@ -8,7 +8,6 @@ a variant, or changes nothing there, is dropped.
 import ast
 import functools
 import itertools
-import types
 
 import numpy as np
 
@@ -34,9 +33,25 @@ def source_of(text, functions):
     return "\n\n".join(ast.get_source_segment(text, node) for node in defined) + "\n"
 
 
+class Missing(AttributeError):
+    """A function that a student's file does not define; its name is the text."""
+
+    kind = "missing"
+
+
+class Functions:
+    """A dict of names as attributes; Missing for one that there is not."""
+
+    def __init__(self, names):
+        self.__dict__.update({k: v for k, v in names.items() if not k.startswith("__")})
+
+    def __getattr__(self, name):
+        raise Missing(name)
+
+
 def functions_of(names):
     """A dict of names as an object with attributes."""
-    return types.SimpleNamespace(**{k: v for k, v in names.items() if not k.startswith("__")})
+    return Functions(names)
 
 
 class Outcome:
@@ -50,7 +65,18 @@ class Outcome:
 
 def run_task(task, functions, probes):
     """Run a task on copies of the probes -> a list of Outcome."""
-    return [run_probe(task, functions, probe) for probe in probes]
+    return [run_probe(task, anew(functions), probe) for probe in probes]
+
+
+def anew(functions):
+    """The functions as no earlier check has left them, where they run in a process of their own."""
+    start = getattr(functions, "__anew__", None)
+    return functions if start is None else start()
+
+
+def kind_of(error):
+    """The class of an exception, as text; that of the student's process for one from there."""
+    return getattr(error, "kind", type(error).__name__)
 
 
 def run_probe(task, functions, probe, copy=True):
@@ -76,7 +102,7 @@ def same(outcomes, others):
 
 def _same(a, b):
     if a.error or b.error:
-        return type(a.error) is type(b.error)
+        return bool(a.error and b.error) and kind_of(a.error) == kind_of(b.error)
     if a.outputs.keys() != b.outputs.keys():
         return False
     return all(distance(a.outputs[k], b.outputs[k]) < SAME for k in a.outputs)
@@ -94,7 +120,11 @@ class Catalogue:
         self.own_text = source_of(self.text, task.functions)  # only this part is edited
         self.right = run_task(task, self.reference, self.probes)
         self.mistakes = {m.code: m for m in assignment.mistakes if m.task == task.number}
-        self.singles = self._results(
+
+    @functools.cached_property
+    def singles(self):
+        """Results of one mistake, {(code, form): results}."""
+        return self._results(
             ((code, form), (edits,))
             for code, m in self.mistakes.items()
             for form, edits in enumerate(m.edits)

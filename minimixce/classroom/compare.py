@@ -19,7 +19,8 @@ def as_result(value):
     if isinstance(value, np.ndarray) and type(value) is not np.ndarray:
         raise TypeError(f"returned a {type(value).__name__}, not a plain array")
     if not isinstance(value, (np.ndarray, np.generic, int, float)) or isinstance(value, bool):
-        raise TypeError(f"returned a {type(value).__name__} where an array is wanted")
+        name = getattr(value, "type_name", type(value).__name__)  # of what stays in a sandbox
+        raise TypeError(f"returned a {name} where an array is wanted")
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"returned {array.dtype} where real numbers are wanted")

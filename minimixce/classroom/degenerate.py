@@ -6,13 +6,13 @@ is not linear: the points for consistency want a forward that is nearly the righ
 
 import numpy as np
 
-from .catalogue import copied
+from .catalogue import anew, copied
 
 
 def degenerate(catalogue, functions, outcome):
     """Why the forward of the ordinary probe is too poor, in a sentence, or ""."""
     task, right = catalogue.task, catalogue.right[0].outputs
-    forward, _, varied = task.pair(functions, copied(outcome.probe.inputs))
+    forward, _, varied = task.pair(anew(functions), copied(outcome.probe.inputs))
     of_reference, _, _ = task.pair(catalogue.reference, copied(outcome.probe.inputs))
     y, expected = _flat(forward, varied), _flat(of_reference, varied)
     if y.shape != expected.shape:

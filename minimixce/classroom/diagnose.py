@@ -14,7 +14,7 @@ import numpy as np
 from ..checks import Row
 from ..slopes import WRONG
 from ..testing.sentences import explain
-from .catalogue import copied, run_probe
+from .catalogue import anew, copied, kind_of, run_probe
 from .compare import FLOAT32, TOLERANCE, distance, is_float32, row_errors
 from .tasks import Probe
 
@@ -90,18 +90,20 @@ def diagnose(catalogue, functions, outcomes, is_consistent=None):
 
 
 def _of_error(catalogue, outcome):
-    error = outcome.error
-    if isinstance(error, NotImplementedError):
+    error, kind = outcome.error, kind_of(outcome.error)
+    if kind == "NotImplementedError":
         return Finding("unfinished", "not written yet: it raises NotImplementedError")
-    if isinstance(error, AttributeError) and "SimpleNamespace" in str(error):
-        return Finding("missing", f"the file defines no function {error.name!r}")
+    if kind == "missing":
+        return Finding("missing", f"the file defines no function {str(error)!r}")
     line = _line_of(error)
-    where = f"{type(error).__name__}{line}{_on(outcome.probe)}: {error}"
+    where = f"{kind}{line}{_on(outcome.probe)}: {error}"
     return Finding("exception", where)
 
 
 def _line_of(error):
     """ ", line 12" of the student's file, where the traceback has one."""
+    if hasattr(error, "line"):  # it comes from a sandbox
+        return error.line
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if "minimixce" not in frame.filename and "numpy" not in frame.filename:
             return f" in {frame.name}, line {frame.lineno},"
@@ -178,7 +180,7 @@ def _ignores_dy(catalogue, functions, outcome, wrong):
     if "dy" not in inputs:
         return []
     other = copied(inputs) | {"dy": np.flip(inputs["dy"]) + 1}
-    again = run_probe(catalogue.task, functions, Probe(outcome.probe.kind, other))
+    again = run_probe(catalogue.task, anew(functions), Probe(outcome.probe.kind, other))
     return [
         name
         for name in wrong

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..testing.gradients import check_gradients
-from .catalogue import copied, run_probe, run_task
+from .catalogue import anew, copied, kind_of, run_probe, run_task
 from .compare import TOLERANCE, distance
 from .degenerate import degenerate
 from .diagnose import Finding, diagnose, is_in_float32, right_outputs, without_cause
+from .grader.frames import with_gaps
 from .tasks import Probe
 
 _LEFT_OUT = {("forward", True), ("reference", False)}  # check, whether an output is a gradient
@@ -95,7 +96,7 @@ class _Trial:
         if self.outcomes[0].error is not None:
             return False, ""
         if name in self.task.properties:
-            return _property(self.task.properties[name], self.functions, self._ordinary())
+            return _property(self.task.properties[name], anew(self.functions), self._ordinary())
         kind, outputs = self.task.parts.get(name, (name, None))
         if kind == "manners":
             said = self._manners()
@@ -137,11 +138,11 @@ class _Trial:
                     self.catalogue, self.functions, self.outcomes[0]
                 )
         except (Exception, SystemExit) as error:
-            return f"{type(error).__name__}: {error}"
+            return f"{kind_of(error)}: {error}"
 
     def _derivative(self, outputs):
         if self._report is None:
-            forward, backward, varied = self.task.pair(self.functions, self._ordinary())
+            forward, backward, varied = self.task.pair(anew(self.functions), self._ordinary())
             self._report = check_gradients(
                 forward,
                 backward,
@@ -166,17 +167,17 @@ class _Trial:
         inputs = copied(probe.inputs)
         try:
             with np.errstate(all="ignore"):
-                task.run(self.functions, inputs)
+                task.run(anew(self.functions), inputs)
         except (Exception, SystemExit) as error:
-            return f"a second call raises {type(error).__name__}: {error}"
+            return f"a second call raises {kind_of(error)}: {error}"
         for name, value in probe.inputs.items():
             if isinstance(value, np.ndarray) and not np.array_equal(value, inputs[name]):
                 return f"changes its input {name} in place"
         apart = Probe("ordinary", _strided(probe.inputs))
-        strided = run_probe(task, self.functions, apart, copy=False)
+        strided = run_probe(task, anew(self.functions), apart, copy=False)
         if not _agree(strided, expected):
             return "returns something else when its inputs are not contiguous"
-        single = run_probe(task, self.functions, Probe("ordinary", _as_float32(probe.inputs)))
+        single = run_probe(task, anew(self.functions), Probe("ordinary", _as_float32(probe.inputs)))
         for name, value in single.outputs.items():
             if value.ndim and value.dtype.kind == "f" and value.dtype != np.float32:
                 return f"{name}: {value.dtype} for float32 inputs"
@@ -191,19 +192,13 @@ def _property(check, functions, inputs):
         with np.errstate(all="ignore"):
             said = check(functions, inputs)
     except (Exception, SystemExit) as error:
-        said = f"{type(error).__name__}: {error}"
+        said = f"{kind_of(error)}: {error}"
     return not said, said
 
 
 def _strided(inputs):
     """Inputs with every array as a view whose neighbours in memory are something else."""
-
-    def view(array):
-        room = np.full((*array.shape, 2), 7, array.dtype)
-        room[..., 0] = array
-        return room[..., 0]
-
-    return {k: view(v) if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
+    return {k: with_gaps(v) if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
 
 
 def _as_float32(inputs):

@@ -42,7 +42,8 @@ def declare(parser):
 
 def run(given):
     """Judge a submission and print what is wrong -> exit status, 1 unless all points are there."""
-    from ..classroom import local
+    from ..classroom import local, results
+    from ..classroom.assignments import assignment
     from ..storage import files
 
     flags, file = chosen(Flags, given), chosen(FileFlags, given)
@@ -52,11 +53,11 @@ def run(given):
     name = given["assignment"]
     if name == _EXPERIMENT:
         return _check_experiment(given["submission"], flags, file)
-    whole = local.assignment(name, flags.variant)
+    whole = assignment(name, flags.variant)
     tasks = None if flags.task is None else [whole.task(flags.task).number]
     print(local.NOTICE.format(given["submission"]), flush=True)
     submission = local.load(name, given["submission"], flags.variant)
-    found = local.judge_submission(name, submission, tasks, flags.variant)
+    found = results.judge_submission(name, submission, tasks, flags.variant)
     print(found.text(flags.hints))
     if whole.written and tasks is None:
         numbers = ", ".join(f"{n} ({p:g} points)" for n, p in whole.written.items())

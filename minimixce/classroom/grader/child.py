@@ -1,0 +1,293 @@
+"""The process in a sandbox that runs a student's code: "call this function on these arrays".
+
+It holds no answer and no secret. It stays alive for one submission and forks for each check, so
+that what one check does to the process is gone in the next; the fork runs the student's file, and
+this process passes on whole messages between the fork and the grader, ends the fork when its time
+is over, and says why it ended. Where there is no fork (Windows), one process serves one check.
+
+    python -I -S child.py LIBRARY '{"tier": …, "uid": …, "seconds": …, "wall": …, "memory": …}'
+
+LIBRARY: the folder with NumPy, and with nothing of the package. Imports the files beside it only.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+import warnings
+
+sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), sys.argv[1]]
+
+import arguments  # noqa: E402
+import confine  # noqa: E402
+import frames  # noqa: E402
+import numpy as np  # noqa: E402
+
+_MAX_TEXT = 2000  # characters of an exception that are sent
+np.linalg.svd(np.eye(2))  # so that a fork need not load it
+
+
+class Server:
+    """Answers the grader's messages about one student's file, over two streams."""
+
+    def __init__(self, reader, writer):
+        self.reader, self.writer = reader, writer
+        self.names = {}
+        self.path = "submission.py"
+        self.kept = {}  # objects that stay here, by number
+        self.numbers = itertools.count()
+
+    def serve(self):
+        """Answer until the grader ends the check."""
+        while (message := frames.read(self.reader)) is not None:
+            head, parts = frames.unpack(message)
+            if "open" in head:
+                self._open(head["open"])
+            elif "call" in head:
+                self._call(head, parts)
+            elif "close" in head:
+                return
+
+    def send(self, head, parts=()):
+        """Send a message; one that is too large is sent as the exception that it is."""
+        try:
+            message = frames.pack(head, list(parts))
+        except frames.BadMessage as error:
+            message = frames.pack({"error": {"kind": "MemoryError", "text": str(error)}}, [])
+        self.writer.write(message)
+        self.writer.flush()
+
+    def _open(self, given):
+        """Run the student's file; functions in `supplied` are then replaced by the grader's."""
+        self.path = given["path"]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.names = {"__name__": "submission", "__file__": self.path}
+                exec(compile(given["text"], self.path, "exec"), self.names)
+        except BaseException as error:
+            self.send({"error": self._described(error)})
+            return
+        for name in given["supplied"]:
+            self.names[name] = Supplied(self, name)
+        self.send({"loaded": True})
+
+    def _call(self, head, parts):
+        made = Made(self.kept)
+        decoder = made.decoder = frames.Decoder(parts, made)
+        called = head["call"]
+        function = self.kept.get(called) if type(called) is int else self.names.get(called)
+        if function is None or (type(called) is str and called.startswith("__")):
+            self.send({"error": {"kind": "missing", "text": called}})
+            return
+        given = decoder.value(head["with"])
+        before = {k: array.tobytes() for k, array in decoder.arrays.items()}
+        try:
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                returned = function(*given)
+            encoder = frames.Encoder(self._keep)
+            reply = {"returned": self._returned(encoder, returned, called)}
+        except BaseException as error:
+            self.send({"error": self._described(error)})
+            return
+        changed = [k for k, array in decoder.arrays.items() if array.tobytes() != before[k]]
+        reply["changed"] = [[k, encoder.tree(np.array(decoder.arrays[k]))] for k in changed]
+        self.send(reply, encoder.frames)
+
+    def _returned(self, encoder, returned, called):
+        """The tree of what a function returned; the cache of a forward stays here."""
+        is_pair = type(returned) is tuple and len(returned) == 2
+        if is_pair and type(called) is str and called.endswith("_forward"):
+            return {"t": [encoder.tree(returned[0]), self._keep(returned[1])]}
+        return encoder.tree(returned)
+
+    def _keep(self, value):
+        number = next(self.numbers)
+        self.kept[number] = value
+        name = type(value).__name__
+        if isinstance(value, np.ndarray) and type(value) is np.ndarray:
+            name = f"array of {value.dtype}"
+        return {"kept": number, "type": name[:80], "callable": callable(value)}
+
+    def _described(self, error):
+        """What the grader is told of an exception: its class, its text and the student's line."""
+        line = ""
+        for frame in reversed(traceback.extract_tb(error.__traceback__)):
+            if frame.filename == self.path:
+                where = "" if frame.name == "<module>" else f" in {frame.name},"
+                line = f"{where} line {frame.lineno},"
+                break
+        with contextlib.suppress(BaseException):
+            text = str(error)
+            if isinstance(error, SyntaxError):
+                line, text = "", f"line {error.lineno}: {error.msg}: {(error.text or '').strip()}"
+            return {"kind": type(error).__name__[:80], "text": text[:_MAX_TEXT], "line": line[:200]}
+        return {"kind": "Exception", "text": "an exception without a text", "line": line[:200]}
+
+    def ask(self, name, given, named):
+        """Have the grader call one of its own functions -> what that returns."""
+        encoder = frames.Encoder(_refuse)
+        trees = encoder.tree(given), encoder.tree(named)
+        self.send({"supplied": name, "with": trees[0], "named": trees[1]}, encoder.frames)
+        message = frames.read(self.reader)
+        if message is None:
+            raise SystemExit
+        head, parts = frames.unpack(message)
+        if "error" in head:
+            raise ValueError(head["error"])
+        return frames.Decoder(parts, Held).value(head["returned"])
+
+
+class Supplied:
+    """A function of an earlier task that the grader computes, where the student's is wrong."""
+
+    def __init__(self, server, name):
+        self._server, self.__name__ = server, name
+
+    def __call__(self, *given, **named):
+        """Call it."""
+        return self._server.ask(self.__name__, given, named)
+
+
+class Held:
+    """An object that stays with the grader, such as a supplied forward's cache."""
+
+    def __init__(self, tree):
+        self.number = tree["held"]
+
+
+def _refuse(value):
+    if isinstance(value, Held):
+        return {"held": value.number}
+    raise TypeError(f"a {type(value).__name__} where an array is wanted")
+
+
+class Made:
+    """Makes what is not plain among arguments: objects kept here, functions of `arguments`."""
+
+    def __init__(self, kept):
+        self.kept = kept
+        self.groups = {}
+        self.decoder = None
+
+    def __call__(self, tree):
+        """The object of a tree."""
+        if "kept" in tree:
+            return self.kept[tree["kept"]]
+        name, part, group = tree["made"], tree["part"], tree["group"]
+        if group not in self.groups:
+            arrays = [self.decoder.value(array) for array in tree["arrays"]]
+            self.groups[group] = arguments.MAKERS[name](*arrays)
+        value = self.groups[group]
+        return value[part] if isinstance(value, tuple) else value
+
+
+# ---- one fork for each check ---------------------------------------------------------------------
+
+
+def supervise(limits):
+    """Fork for each check that the grader opens, and pass messages on, until the input ends."""
+    while (message := frames.read(sys.stdin.buffer)) is not None:
+        if "open" in frames.unpack(message)[0]:
+            _one_check(message, limits)
+
+
+def _one_check(message, limits):
+    """Run one check in a fork, until the grader or the fork ends it, or its time is over."""
+    import socket
+
+    here, there = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        _become_the_student(here, there, limits)
+    there.close()
+    reason = _pass_on(here, message, time.monotonic() + limits["wall"])
+    here.close()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    _, status, used = os.wait4(pid, 0)
+    if reason == "ended" and os.WIFSIGNALED(status):
+        reason = _SIGNALS.get(os.WTERMSIG(status), f"signal {os.WTERMSIG(status)}")
+    cpu = used.ru_utime + used.ru_stime
+    _write(frames.pack({"ended": reason, "seconds": cpu}, []))
+
+
+_SIGNALS = {int(signal.SIGXCPU): "time", int(signal.SIGKILL): "time"} if os.name == "posix" else {}
+
+
+def _become_the_student(here, there, limits):
+    """In the fork: give up every right, then run the student's file. Does not return."""
+    try:
+        here.close()
+        quiet = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(quiet, stream)
+        reader, writer = there.makefile("rb"), there.makefile("wb")
+        confine.confine(limits)
+        Server(reader, writer).serve()
+    finally:
+        os._exit(0)
+
+
+def _pass_on(fork, message, deadline):
+    """Pass whole messages on between the grader and a fork -> why it ended.
+
+    "closed" by the grader, "ended" by the fork, "time", or "protocol".
+    """
+    try:
+        fork.settimeout(max(0.01, deadline - time.monotonic()))
+        fork.sendall(message)
+        waiting = b""
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return "time"
+            ready, _, _ = select.select([fork, 0], [], [], left)
+            if 0 in ready:
+                message = frames.read(sys.stdin.buffer)
+                if message is None or "close" in frames.unpack(message)[0]:
+                    return "closed"
+                fork.settimeout(max(0.01, deadline - time.monotonic()))
+                fork.sendall(message)
+            if fork in ready:
+                part = fork.recv(1 << 20)
+                if not part:
+                    return "ended"
+                waiting += part
+                while (size := frames.length(waiting)) is not None and len(waiting) >= size:
+                    _write(waiting[:size])
+                    waiting = waiting[size:]
+    except TimeoutError:
+        return "time"
+    except frames.BadMessage:
+        return "protocol"
+    except OSError:
+        return "ended"
+
+
+def _write(message):
+    sys.stdout.buffer.write(message)
+    sys.stdout.buffer.flush()
+
+
+def main():
+    """Serve one submission on standard input and output."""
+    limits = json.loads(sys.argv[2])
+    if hasattr(os, "fork") and not limits.get("single"):
+        confine.protect()
+        supervise(limits)
+        return
+    writer = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    confine.confine(limits)
+    Server(sys.stdin.buffer, writer).serve()
+
+
+if __name__ == "__main__":
+    main()

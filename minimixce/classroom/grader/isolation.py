@@ -1,0 +1,244 @@
+"""In what a student's code is shut: the tiers of isolation, each tried before it is used.
+
+bwrap    namespaces and an own file system, by bubblewrap; another user, seccomp, limits
+user     another user, Landlock, seccomp, limits; for containers without namespaces; needs root
+docker   a container without a network; limits
+none     a process of the same user, with limits of time and memory: for code one would run anyway
+
+The first two also give up all system calls that a numerical program does not need (confine.py).
+"""
+
+import atexit
+import functools
+import glob
+import json
+import os
+import shutil
+import site
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+HERE = Path(__file__).parent
+FILES = ("child.py", "frames.py", "arguments.py", "confine.py")  # all that a sandbox holds of this
+TIERS = ("bwrap", "user", "docker", "none")
+IMAGE = "minimixce-grader"
+SECONDS = 2  # of computing, a check
+WALL = 12  # seconds, a check: computing or not
+SUBMISSION_SECONDS = 30  # a submission
+MEMORY = 1536 << 20  # bytes of address space
+_NOBODY = 65534
+_HIDDEN = ("site-packages", "dist-packages")  # they may hold the answers
+_OPTIONS = ("-I", "-S", "-B")
+_WARNING = "grade only code that you would run yourself"
+
+
+class Isolation(NamedTuple):
+    """A tier that was tried and works. notes: why better ones do not, and what to bear in mind."""
+
+    tier: str
+    notes: tuple[str, ...] = ()
+
+
+def choose(wanted: str = "auto") -> Isolation:
+    """The isolation to use -> Isolation. "auto": the best tier that works here, "none" excepted.
+
+    Every tier is tried by a program that does what it should not be able to do. Raises ValueError,
+    with the reasons, where the wanted tier, or any for "auto", does not work.
+    """
+    if wanted == "none":
+        return Isolation("none", (_WARNING,))
+    reasons = []
+    for tier in TIERS[:-1] if wanted == "auto" else (wanted,):
+        why_not = reason_against(tier)
+        if not why_not:
+            return Isolation(tier, tuple(reasons))
+        reasons.append(f"{tier}: {why_not}")
+    said = "; ".join(reasons)
+    if wanted == "auto":
+        said += f"; without any, --isolation none: {_WARNING}"
+    raise ValueError(f"isolation {wanted} does not work here: {said}")
+
+
+def reason_against(tier: str) -> str:
+    """Why a tier cannot be used here, or "" if it was tried and holds."""
+    if tier not in TIERS:
+        raise ValueError(f"isolation must be auto, {', '.join(TIERS)}, got {tier!r}")
+    if tier == "none":
+        return ""
+    if sys.platform != "linux" and tier != "docker":
+        return "only on Linux"
+    if tier in ("bwrap", "docker") and shutil.which(tier) is None:
+        install = {"bwrap": "apt install bubblewrap", "docker": "see docs.docker.com"}[tier]
+        return f"{tier} is not installed ({install})"
+    if tier == "user" and os.geteuid() != 0:
+        return "needs root, to become another user"
+    from .attack import escapes  # which uses this module
+
+    return escapes(tier)
+
+
+def limits(tier: str, **other: float) -> dict:
+    """What confine.confine is told in a tier; `other` replaces single limits."""
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    given = {
+        "tier": tier,
+        "uid": _NOBODY if root and tier in ("bwrap", "user") else None,
+        "seconds": SECONDS,
+        "wall": WALL,
+        "memory": MEMORY,
+        "readable": _readable() if tier == "user" else ([], []),
+        "single": os.name != "posix",
+    }
+    return given | other
+
+
+@contextmanager
+def command(tier: str, given: dict) -> Iterator[tuple[list[str], dict[str, str]]]:
+    """A context with the command that starts child.py in a tier, and its environment.
+
+    given: what `limits` returned. What the command needs of files is removed at the end.
+    """
+    text = json.dumps(given)
+    program, library = os.path.realpath(sys.executable), Path(np.__file__).parent.parent
+    environment = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    if os.name != "posix":
+        environment["SYSTEMROOT"] = os.environ.get("SYSTEMROOT", "")
+    if tier == "bwrap":
+        line = [*_bwrap(library), program, *_OPTIONS, "/grader/child.py", "/library", text]
+        yield line, environment
+        return
+    with tempfile.TemporaryDirectory(prefix="minimixce-grader-") as folder:
+        os.chmod(folder, 0o755)
+        for name in FILES:
+            shutil.copyfile(HERE / name, Path(folder, name))
+        if tier == "docker":
+            yield (
+                [*_docker(folder, environment), "/grader/child.py", "/library", text],
+                dict(os.environ),
+            )
+            return
+        if tier == "user":
+            program, library = _python_for_others()
+        child = str(Path(folder, "child.py"))
+        yield [program, *_OPTIONS, child, str(library), text], environment
+
+
+def _bwrap(library):
+    """bubblewrap's command up to the program: a root with Python, NumPy and our four files."""
+    line = ["bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    line += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    if os.geteuid() == 0:  # to become another user, and to end its forks
+        for right in ("CAP_SETUID", "CAP_SETGID", "CAP_KILL"):
+            line += ["--cap-add", right]
+    else:
+        line += ["--unshare-user", "--uid", str(_NOBODY), "--gid", str(_NOBODY)]
+    for path in _system_folders():
+        for above in reversed(Path(path).parents):  # or they have the rights that they have here
+            line += ["--perms", "0755", "--dir", str(above)] if above.name else []
+        if os.path.islink(path):
+            line += ["--symlink", os.readlink(path), path]
+        elif os.path.isdir(path):
+            line += ["--ro-bind", path, path]
+    for path in _package_folders(_system_folders()):
+        line += ["--tmpfs", path, "--remount-ro", path]
+    for name in ("numpy", "numpy.libs"):
+        if (library / name).is_dir():
+            line += ["--ro-bind", str(library / name), f"/library/{name}"]
+    for name in FILES:
+        line += ["--ro-bind", str(HERE / name), f"/grader/{name}"]
+    line += ["--dev", "/dev", "--remount-ro", "/dev", "--size", str(16 << 20), "--tmpfs", "/tmp"]
+    return [*line, "--chdir", "/tmp", "--remount-ro", "/", "--"]
+
+
+def _system_folders():
+    """Python, and the libraries of the system that it and NumPy load."""
+    found = ["/lib", "/lib32", "/lib64", "/usr/lib", "/usr/lib64"]
+    for path in (sys.base_prefix, os.path.dirname(os.path.realpath(sys.executable))):
+        if path.startswith("/usr"):
+            found.append("/usr/bin")
+        else:
+            found.append(os.path.realpath(path))
+    return sorted(set(found))
+
+
+def _package_folders(shown):
+    """Folders of installed packages, which may hold the answers: hidden in the sandbox."""
+    found = {*site.getsitepackages([sys.base_prefix, "/usr", "/usr/local"])}
+    for pattern in ("lib*/python3*/site-packages", "lib*/python3*/dist-packages"):
+        for prefix in (sys.base_prefix, "/usr", "/usr/local"):
+            found.update(glob.glob(os.path.join(prefix, pattern)))
+    inside = tuple(f"{path}/" for path in shown)
+    return sorted(p for p in found if os.path.isdir(p) and os.path.realpath(p).startswith(inside))
+
+
+@functools.cache
+def _python_for_others():
+    """A Python and the folder with NumPy that every user of this machine may read.
+
+    Those that run here, or copies of them in a temporary folder, removed when this process ends.
+    """
+    program, library = Path(os.path.realpath(sys.executable)), Path(np.__file__).parent.parent
+    standard = Path(os.__file__).parent
+    if all(_is_open(path) for path in (program, library / "numpy", standard)):
+        return str(program), library
+    copy = Path(tempfile.mkdtemp(prefix="minimixce-python-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    copy.chmod(0o755)
+    left_out = shutil.ignore_patterns(*_HIDDEN, "test", "idlelib", "tkinter")
+    shutil.copytree(standard, copy / "lib" / standard.name, ignore=left_out, symlinks=True)
+    for name in ("numpy", "numpy.libs"):
+        if (library / name).is_dir():
+            shutil.copytree(library / name, copy / "library" / name)
+    (copy / "bin").mkdir()
+    shutil.copy2(program, copy / "bin" / program.name)
+    for path in Path(sys.base_prefix, "lib").glob("libpython*"):
+        shutil.copy2(path, copy / "lib" / path.name)
+    return str(copy / "bin" / program.name), copy / "library"
+
+
+def _is_open(path):
+    """Whether every user may enter all folders above a path."""
+    return all(above.stat().st_mode & 0o5 == 0o5 for above in (path, *path.parents))
+
+
+def _readable():
+    """Paths that the tier "user" leaves readable, and those that it only lets be listed."""
+    program, library = _python_for_others()
+    standard = Path(program).parent.parent / "lib" / Path(os.__file__).parent.name
+    standard = standard if standard.is_dir() else Path(os.__file__).parent
+    found = [str(Path(library) / name) for name in ("numpy", "numpy.libs")]
+    found += ["/lib64", "/lib/ld-linux-aarch64.so.1", "/dev/urandom", "/dev/null"]
+    found += glob.glob("/usr/lib/*-linux-gnu") + glob.glob("/lib/*-linux-gnu")
+    found += [str(path) for path in standard.iterdir() if path.name not in _HIDDEN]
+    return found + glob.glob(str(standard.parent / "libpython*")), [str(standard)]
+
+
+def _docker(folder, environment):
+    line = ["docker", "run", "--rm", "--interactive", "--network", "none", "--read-only"]
+    line += ["--tmpfs", "/tmp:size=16m", "--pids-limit", "16", "--memory", str(MEMORY)]
+    line += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--cpus", "1"]
+    line += ["--user", f"{_NOBODY}:{_NOBODY}", "--volume", f"{folder}:/grader:ro"]
+    for name, value in environment.items():
+        line += ["--env", f"{name}={value}"]
+    return [*line, IMAGE, "python3", "-I", "-B"]
+
+
+def start(tier: str, given: dict, stack) -> subprocess.Popen:
+    """Start child.py in a tier; `stack`, an ExitStack, removes what it needs of files."""
+    line, environment = stack.enter_context(command(tier, given))
+    return subprocess.Popen(
+        line,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+        cwd="/" if os.name == "posix" else None,
+        start_new_session=os.name == "posix",
+    )
