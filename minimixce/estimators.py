@@ -38,6 +38,9 @@ def sample(model: LanguageModel, n: int, max_len: int, seed: Seed = 0) -> Rows:
 
     Rows are laid out the way worlds sample them, on the model's device. seed: an integer or a
     backend.rng generator. Raises ValueError for n < 1 and for a horizon the model is too short for.
+
+    >>> mm.estimators.sample(mm.TableBigram(6, device="cpu"), 2, max_len=4, seed=0).tolist()
+    [[0, 3, 0, -1, -1], [0, 1, 0, -1, -1]]
     """
     xp = model.xp
     check_integer("n", n)
@@ -154,6 +157,10 @@ def rloo(
     "js", with C = (1−η) log(Q/M): the gradient is all of js's, though the value is only its part
     under Q. eta: the ratio η of js. Other arguments and errors: as for score; ValueError for one
     sample.
+
+    >>> model, world = mm.TableBigram(6, device="cpu"), mm.worlds.agreement()
+    >>> rows = mm.estimators.sample(model, 64, max_len=4, seed=0)
+    >>> loss, grads = mm.estimators.rloo(model, world, rows, objective="reverse_ce")
     """
     if len(rows) < 2:
         raise ValueError(

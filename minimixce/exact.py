@@ -85,6 +85,11 @@ def loss_and_grads(
     unknown name, a ratio outside [0,1] (for js, at 0 or 1), a world with another vocabulary, a
     model too short for max_len − 1 positions, and a space of more than `max_sequences` sequences.
     progress: whether a long sum shows a bar.
+
+    >>> model, world = mm.TableBigram(6, device="cpu"), mm.worlds.agreement()
+    >>> loss, grads = mm.exact.loss_and_grads(model, world, max_len=4, objective="reverse_ce")
+    >>> round(float(loss), 3), grads["logits"].shape
+    (118.258, (6, 6))
     """
     _check(model, world, max_len, objective, eta, method, max_sequences)
     xp = xp_of(model)
@@ -139,7 +144,12 @@ def cross_entropies(
     max_sequences: int = MAX_SEQUENCES,
     progress: bool = True,
 ) -> CrossEntropies:
-    """F, R (P floored), H(P) and H(Q) -> CrossEntropies. Options and errors: loss_and_grads."""
+    """F, R (P floored), H(P) and H(Q) -> CrossEntropies. Options and errors: loss_and_grads.
+
+    >>> model, world = mm.TableBigram(6, device="cpu"), mm.worlds.agreement()
+    >>> [round(float(value), 3) for value in mm.exact.cross_entropies(model, world, max_len=4)]
+    [5.375, 118.258, 1.366, 4.529]
+    """
     found = measure(
         model, world, max_len, method=method, max_sequences=max_sequences, progress=progress
     )

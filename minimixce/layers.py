@@ -321,6 +321,10 @@ def softmax_forward(
     """probs = exp(x) / Σ exp(x) along `axis`; any shape.
 
     The maximum is subtracted first, which changes nothing but the range.
+
+    >>> y, cache = mm.layers.softmax_forward(np.log([1.0, 3.0]))
+    >>> y.round(4).tolist()
+    [0.25, 0.75]
     """
     xp = array_module(x)
     probs = x - x.max(axis=axis, keepdims=True)

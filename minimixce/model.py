@@ -189,6 +189,10 @@ class LanguageModel:
         with lengths[i] tokens, and what follows them is not looked at. Row i of the result is these
         tokens, the new ones, then −1. Rows stand at their own positions, so each is as it would be
         without the others, except that they share the random numbers.
+
+        >>> config = mm.GPTConfig(6, block_size=8, n_layer=1, n_head=1, n_embd=4)
+        >>> mm.GPT(config, device="cpu").generate(np.array([[0]]), 4, seed=0).shape
+        (1, 5)
         """
         xp = check_array("prompt", prompt)
         options = (temperature, top_k, top_p, stop, seed)

@@ -65,6 +65,10 @@ def mle(
     logits (…,V), targets (…) integers, −1 ignored -> loss (0-d, nats per target), dlogits (…,V).
     normalizer: the number to divide by in place of the count of targets. reduction="none" returns
     loss and weight of every target. Raises TypeError or ValueError for arrays that do not fit.
+
+    >>> loss, dlogits = mm.objectives.mle(np.log([[0.75, 0.25]]), np.array([0]))
+    >>> round(float(loss), 4), dlogits.round(4).tolist()
+    (0.2877, [[-0.25, 0.25]])
     """
     return token_objective(logits, targets, _mle, None, normalizer, reduction)
 
@@ -84,6 +88,10 @@ def mixce(
     """MixCE: −η log q − (1−η) q with the ratio 0 ≤ η ≤ 1 (η = 1 is MLE).
 
     eta: η. Zhang et al. 2023, eq. 7. Other arguments, shapes and errors as for mle.
+
+    >>> loss, dlogits = mm.objectives.mixce(np.log([[0.75, 0.25]]), np.array([0]), eta=0.5)
+    >>> round(float(loss), 4), dlogits.round(5).tolist()
+    (-0.2312, [[-0.21875, 0.21875]])
     """
     eta = check_ratio("eta", eta)
     return token_objective(logits, targets, _mixce, eta, normalizer, reduction)

@@ -67,6 +67,9 @@ def markov(transitions: Matrix, words: Sequence[str] | None = None, **options: A
     """The Markov chain with a matrix transitions (V,V) of rows that sum to one.
 
     Row 0 is the start, column 0 the end. options: name, log_p_floor, as for World.
+
+    >>> round(mm.worlds.markov([[0.5, 0.5], [1, 0]]).entropy(3), 4)
+    0.6931
     """
     transitions = check_probs("transitions", transitions)
     vocab_size = len(transitions)
@@ -83,6 +86,9 @@ def random_markov(vocab_size: int, zero_fraction: float, seed: int) -> World:
     end; the start row is uniform, the boundary (an empty sequence) included. Source: the synthetic
     experiments of Zhang et al., ACL 2023. Raises TypeError or ValueError for a vocab_size below 2
     or a zero_fraction or seed out of range.
+
+    >>> mm.worlds.random_markov(5, 0.5, seed=7)
+    World('random_markov(5, 0.5, 7)', 5 states, 5 tokens)
     """
     vocab_size = check_count("vocab_size", vocab_size, 2)
     check_number("zero_fraction", zero_fraction)
@@ -186,6 +192,9 @@ def from_text(text: str, vocab_size: int) -> World:
     another word breaks the chain there and is not jumped over. From a word where the counted pairs
     lead to no end, one end is added to the counts, so a word without successors ends. Zeros are
     kept. Raises TypeError, or ValueError for too little text.
+
+    >>> mm.worlds.from_text("a cat. a dog.", 4).words
+    ['', 'a', 'cat', 'dog']
     """
     if not isinstance(text, str):
         raise TypeError(f"text must be a string, got {type(text).__name__}")
@@ -244,6 +253,10 @@ def agreement() -> World:
     (.5) or the verb; after "here" the verb; then the end. 4 of the 156 sequences of max_len 4 are
     possible. The best bigram model forgets the number after "here": 76 % of what it says is
     possible.
+
+    >>> world = mm.worlds.agreement()
+    >>> [world.text(row) for row in world.sample(2, max_len=4, seed=0)]
+    ['cats here sleep', 'cat here sleeps']
     """
     # an impossible word keeps the state
     probs, next_state = np.zeros((6, 6)), np.tile(np.arange(6)[:, None], 6)

@@ -3,6 +3,7 @@
 Without jaxtyping the names of types cost nothing, and help() shows them.
 """
 
+import ast
 import inspect
 import os
 import shutil
@@ -47,6 +48,68 @@ def test_jaxtyping_is_neither_needed_nor_imported():
         '(x: Float[Array, "*rows I"], weight: Float[Array, "I O"], bias: Float[Array, "O"]) ->'
     )
     assert '(self, tokens: Int[Array, "B T"] | Float[Array, "B T V"], training: bool' in printed
+
+
+# ---- nothing public without annotations ----------------------------------------------------------
+
+PACKAGE = HERE.parent / "minimixce"
+UNTYPED = ("classroom",)  # folders that are not annotated yet
+
+
+def public_functions(tree):
+    """(name, function) of what a module or a class in it offers: no underscore but __init__'s."""
+    for node in tree.body:
+        hidden = getattr(node, "name", "_").startswith("_")
+        if isinstance(node, ast.ClassDef) and not hidden:
+            yield from ((f"{node.name}.{name}", f) for name, f in public_functions(node))
+        special = getattr(node, "name", "") in ("__init__", "__call__", "__getitem__", "__iter__")
+        if isinstance(node, ast.FunctionDef) and (special or not hidden):
+            yield node.name, node
+
+
+def lacks(function):
+    """What a signature does not annotate: names of parameters, "return"."""
+    a = function.args
+    parameters = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
+    untyped = [p.arg for p in parameters if p.annotation is None and p.arg not in ("self", "cls")]
+    return untyped + ["return"] * (function.returns is None)
+
+
+FILES = [
+    path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.relative_to(PACKAGE).parts[0] not in UNTYPED
+]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_every_public_function_is_annotated(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    untyped = {name: lacks(function) for name, function in public_functions(tree)}
+    assert not {name: what for name, what in untyped.items() if what}
+
+
+def test_the_rule_sees_what_is_missing():
+    source = """if True:
+        pass
+def whole(a: int, *b: int, c: int = 0, **d: int) -> None: ...
+def some(a, *b, c=0, **d) -> None: ...
+def _hidden(a): ...
+class Public:
+    def __init__(self, x): ...
+    def _hidden(self, x): ...
+    @classmethod
+    def made(cls, x: int): ...
+class _Hidden:
+    def method(self, x): ...
+"""
+    found = {name: lacks(function) for name, function in public_functions(ast.parse(source))}
+    assert found == {
+        "whole": [],
+        "some": ["a", "c", "b", "d"],
+        "Public.__init__": ["x", "return"],
+        "Public.made": ["return"],
+    }
 
 
 # ---- mypy ----------------------------------------------------------------------------------------

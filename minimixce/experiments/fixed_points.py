@@ -64,6 +64,11 @@ def fixed_point(
     q; λ is one number a row, () or (S,). ratio: η or γ. Raises ValueError for an objective without
     such a w, and for the ratios at which all mass on any one token is a fixed point: η = 0 of mixce
     and γ = 1 of tailr.
+
+    >>> from minimixce.experiments.fixed_points import fixed_point
+    >>> q, lam = fixed_point("mixce", [0.75, 0.25], 0.5)
+    >>> q.round(3).tolist()
+    [0.823, 0.177]
     """
     f_and_w = objective if callable(objective) else _f_and_w(objective, ratio)
     q_of = FORMULAS.get(objective) or _inverse(f_and_w)

@@ -224,6 +224,10 @@ def held_out_texts(ids: Int[Array, " N"], count: int, tokens: int) -> Texts:
 def diversity(ids: Ids, longest: int = 4) -> float:
     """Distinct n-grams over all n-grams of a text, `ids` (n,), n = 1 … `longest` pooled; n-grams
     with n > 2 of one repeated token are left out. 1 is no repetition at all; NaN for an empty text.
+
+    >>> from minimixce.experiments.measures import diversity
+    >>> diversity([1, 2, 3, 4]), diversity([7, 7, 7, 7])
+    (1.0, 0.2857142857142857)
     """
     ids = np.asarray(ids)
     distinct = 0

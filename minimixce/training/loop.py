@@ -117,6 +117,11 @@ def fit(
     step), lr and tokens_per_second. Raises FloatingPointError, naming the step, when the loss is no
     longer finite; ValueError for options out of range; TypeError, which says what an objective
     takes and returns, for one that does not.
+
+    >>> world, model = mm.worlds.agreement(), mm.TableBigram(6, device="cpu")
+    >>> batches = [world.batch(world.sample(8, max_len=4, seed=k)) for k in range(20)]
+    >>> mm.fit(model, batches, mm.objectives.mle, lr=0.1, progress=False)[-1]["step"]
+    20
     """
     check_options(
         steps,

@@ -63,8 +63,8 @@ pytest.raises = _raises_unchecked
 
 import minimixce  # noqa: E402
 
-# without classroom, whose sources are pieces of assignments, and the fast kernels, which need a GPU
-_UNREAD = ("minimixce.__main__", "minimixce.classroom", "minimixce.fast")
+# __main__ runs the program, and the classroom has pieces of assignments and a program of its own
+_UNREAD = ("minimixce.__main__", "minimixce.classroom")
 for _info in pkgutil.walk_packages(minimixce.__path__, "minimixce."):
     if not _info.name.startswith(_UNREAD):
         _check_fields(importlib.import_module(_info.name))
