@@ -1,8 +1,8 @@
 # %% [markdown]
 # # A3 The reverse direction
 #
-# Eight tasks and a bonus, 80 + 6 points, eight to ten hours. The [handout](README.md) says what each
-# function must do and how it is checked. Read lesson 4 first, lesson 5 for 3.7 and the bonus.
+# Eight tasks and a bonus, 80 + 6 points, eight to ten hours. The [handout](README.md) says what
+# each function must do and how it is checked. Read lesson 4 first, lesson 5 for 3.7 and the bonus.
 #
 # Token 0 is the boundary: it starts every sequence and ends it. A row of `rows` (n,T+1) is the
 # boundary, ordinary tokens, the boundary, then −1. After T−1 ordinary tokens the boundary is
@@ -183,8 +183,8 @@ def rloo_weights(costs):
 # %% [markdown]
 # ## 3.9 Bonus: Gumbel-softmax
 #
-# With $g_v = -\log(-\log u_v)$, u uniform in (0, 1), the token with the largest $z_v + g_v$ is a sample
-# of softmax(z). That choice has no derivative, so the backward takes the one of
+# With $g_v = -\log(-\log u_v)$, u uniform in (0, 1), the token with the largest $z_v + g_v$ is a
+# sample of softmax(z). That choice has no derivative, so the backward takes the one of
 # $\mathrm{softmax}((z + g) / \tau)$ with the same noise g: straight through.
 
 
