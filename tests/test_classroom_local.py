@@ -46,7 +46,7 @@ def test_the_command_exits_0_for_a_task_that_is_right(folder, capsys):
 
 def test_the_result_is_a_file(folder, tmp_path, capsys):
     out = tmp_path / "result.json"
-    main(["grade", "a1", str(folder), "--local", "--hints", "none", "--out", str(out)])
+    main(["grade", "a1", str(folder), "--local", "--hints", "none", "--json", str(out)])
     found = json.loads(out.read_text(encoding="utf-8"))
     mixce = found["tasks"][3]
     assert mixce["mistakes"] == [["stop-gradient-forgotten"]]
@@ -62,7 +62,7 @@ def test_the_result_is_a_file(folder, tmp_path, capsys):
         (["a1", "nowhere", "--local"], "does not exist"),
         (["a1", ".", "--local", "--variant", "9"], "variant must be in 0 … 2"),
         (["a1", ".", "--local", "--task", "9.9"], "task must be one of 1.1, "),
-        (["a1", "."], "grade needs --local"),
+        (["a1"], "grade needs a submission"),
     ],
 )
 def test_bad_arguments_are_one_sentence(arguments, says, capsys):

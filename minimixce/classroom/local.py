@@ -8,6 +8,8 @@ from pathlib import Path
 
 from .assignments import assignment
 from .catalogue import functions_of
+from .grader.submission import CannotRead, read_submission
+from .release import starter
 from .results import judge_submission
 
 NOTICE = "{} is run in this process, with all that you may do yourself."
@@ -42,17 +44,18 @@ class Submission:
 
 
 def load(name, folder, variant=0):
-    """The submission in a folder, or the file itself -> Submission.
+    """The submission in a folder, or the file or notebook itself -> Submission.
 
     Raises FileNotFoundError where it is not there, ValueError where it does not run.
     """
-    path = Path(folder)
-    if path.is_dir():
-        path = path / assignment(name, variant).file
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist")
     try:
-        return Submission(path.read_text(encoding="utf-8-sig"), path)
+        whole = assignment(name, variant)
+        handed = read_submission(folder, whole.file, starter(name, variant))
+    except CannotRead as error:
+        raise ValueError(f"{folder}: {error}") from None
+    path = Path(folder, handed.name) if Path(folder).is_dir() else folder
+    try:
+        return Submission(handed.text, path)
     except SyntaxError as error:
         line = (error.text or "").strip()
         said = f"{path} cannot be read: line {error.lineno}: {error.msg}: {line}"

@@ -2,11 +2,13 @@
 
 import argparse
 from dataclasses import dataclass
+from typing import Any
 
 from ..experiments.options import option
-from .options import FileFlags, add_fields, chosen
+from .options import add_fields, chosen
 
 _EXPERIMENT = "a4"
+_KITS = ("gradescope", "nbgrader", "otter")
 
 
 @dataclass
@@ -14,7 +16,7 @@ class Flags:
     """The options of the command itself."""
 
     local: bool = option(
-        False, "run the file in this process, as a student does with their own: the way there is"
+        False, "run the file in this process, as students do with their own, in no sandbox"
     )
     task: str | None = option(
         None, "only this task, as 1.4; of a4: the seed to run again", metavar="N"
@@ -25,53 +27,184 @@ class Flags:
         "none: points alone; where: what differs; why: also which mistake it is, and what to read",
         choices=("none", "where", "why"),
     )
+    isolation: str = option(
+        "auto",
+        "the sandbox: auto is the best of bwrap, user and docker that works here; none is no"
+        " sandbox, for code that you would run yourself",
+        choices=("auto", "bwrap", "user", "docker", "none"),
+    )
+    salt: str = option(
+        "", "a text that students do not know: it decides the numbers in the probes", metavar="TEXT"
+    )
+    json: str | None = option(None, "also write the result to FILE as JSON", metavar="FILE")
+    csv: str | None = option(
+        None, "grade every submission in the folder SUBMISSION, into the table FILE", metavar="FILE"
+    )
+    jobs: int = option(0, "with --csv: how many side by side, 0 is one for each core", metavar="N")
+    resume: bool = option(False, "with --csv: go on where an earlier run was stopped")
+    overwrite: bool = option(False, "replace the files of --json and --csv")
+    release: bool = option(False, "write to SUBMISSION, a folder, what students get")
+    gradescope: str | None = option(
+        None, "write the autograder for Gradescope to a folder", metavar="DIR"
+    )
+    nbgrader: str | None = option(
+        None, "write the assignment as nbgrader's source notebook to a folder", metavar="DIR"
+    )
+    otter: str | None = option(
+        None, "write the assignment as a notebook for otter assign to a folder", metavar="DIR"
+    )
 
 
-def declare(parser):
+def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command."""
     from ..classroom.assignments import NAMES
 
     names = ", ".join([*NAMES, _EXPERIMENT])
     parser.add_argument("assignment", default=argparse.SUPPRESS, help=names)
     parser.add_argument(
-        "submission", default=argparse.SUPPRESS, help="a folder with the file, or the file itself"
+        "submission",
+        nargs="?",
+        default=argparse.SUPPRESS,
+        help="a file, folder or archive; with --csv a folder of such, with --release a new folder",
     )
     add_fields(parser, Flags)
-    add_fields(parser, FileFlags, helps={"out": "also write points and mistakes to FILE as JSON"})
 
 
-def run(given):
-    """Judge a submission and print what is wrong -> exit status, 1 unless all points are there."""
-    from ..classroom import local, results
+def run(given: dict[str, Any]) -> int:
+    """Judge a submission, or a folder of them, or write what belongs to an assignment -> exit
+    status, 1 unless a submission has all points, or some submission of a folder was not graded.
+    """
     from ..classroom.assignments import assignment
     from ..storage import files
 
-    flags, file = chosen(Flags, given), chosen(FileFlags, given)
-    if not flags.local:
-        raise ValueError("grade needs --local: it runs the file in this process")
-    files.check_not_there(file.out, file.overwrite)
-    name = given["assignment"]
+    flags, name = chosen(Flags, given), given["assignment"]
+    if any(getattr(flags, kit) is not None for kit in _KITS):
+        return _write_kits(name, flags)
+    if "submission" not in given:
+        raise ValueError("grade needs a submission: a file, folder or archive")
+    path = given["submission"]
+    if flags.resume and flags.csv is None:
+        raise ValueError("--resume goes on with a table: it needs --csv")
+    files.check_not_there(flags.json, flags.overwrite, "--json")
+    files.check_not_there(flags.csv, flags.overwrite or flags.resume, "--csv")
     if name == _EXPERIMENT:
-        return _check_experiment(given["submission"], flags, file)
+        return _check_experiment(path, flags)
     whole = assignment(name, flags.variant)
+    if flags.release:
+        return _release(name, path, flags)
     tasks = None if flags.task is None else [whole.task(flags.task).number]
-    print(local.NOTICE.format(given["submission"]), flush=True)
-    submission = local.load(name, given["submission"], flags.variant)
-    found = results.judge_submission(name, submission, tasks, flags.variant)
+    if flags.local:
+        return _judge_here(whole, path, tasks, flags)
+    if flags.csv:
+        return _grade_folder(name, path, flags)
+    return _grade(whole, path, tasks, flags)
+
+
+def _judge_here(whole, path, tasks, flags):
+    """A student's own check, in this process."""
+    from ..classroom import local, results
+
+    print(local.NOTICE.format(path), flush=True)
+    submission = local.load(whole.name, path, flags.variant)
+    found = results.judge_submission(whole.name, submission, tasks, flags.variant)
     print(found.text(flags.hints))
-    if whole.written and tasks is None:
-        numbers = ", ".join(f"{n} ({p:g} points)" for n, p in whole.written.items())
-        print(f"not graded by a program: {numbers}")
-    if file.out:
-        record = {"assignment": name, "variant": flags.variant, **found.as_dict()}
-        files.write_atomically(file.out, files.to_json(record).encode())
+    _say_what_is_written(whole, tasks)
+    _write_json(flags, {"assignment": whole.name, "variant": flags.variant, **found.as_dict()})
     return 0 if found.points == found.total else 1
 
 
-def _check_experiment(folder, flags, file):
+def _grade(whole, path, tasks, flags):
+    """One submission, in a sandbox."""
+    from ..classroom.grader import grading
+
+    tier = _isolation(flags)
+    record = grading.grade(
+        whole.name,
+        path,
+        isolation_tier=tier,
+        variant=flags.variant,
+        salt=flags.salt,
+        tasks=tasks,
+    )
+    print(grading.text_of(record, flags.hints))
+    _say_what_is_written(whole, tasks)
+    print(f"seed {record['seed']}, isolation {tier}, version {record['version']}")
+    _write_json(flags, record)
+    return 0 if record["status"] == "graded" and record["points"] == record["total"] else 1
+
+
+def _grade_folder(name, folder, flags):
+    """A folder of submissions, in sandboxes."""
+    from tqdm import tqdm
+
+    from ..classroom.grader import batch
+
+    records = batch.grade_folder(
+        name,
+        folder,
+        flags.csv,
+        isolation_tier=_isolation(flags),
+        variant=flags.variant,
+        salt=flags.salt,
+        jobs=flags.jobs,
+        resume=flags.resume,
+        progress=lambda done, total: tqdm(done, total=total, unit="submission", disable=None),
+    )
+    others = [record for record in records if record["status"] != "graded"]
+    for record in others:
+        print(f"{record['student']}: {record['status']}: {record['says']}")
+    print(f"{len(records) - len(others)} of {len(records)} submissions graded, into {flags.csv}")
+    _write_json(flags, {"submissions": records})
+    return 1 if others else 0
+
+
+def _isolation(flags):
+    """The tier to use, after saying which it is and why."""
+    from ..classroom.grader import isolation
+
+    found = isolation.choose(flags.isolation)
+    print(f"isolation: {found.tier}" + "".join(f"; {note}" for note in found.notes), flush=True)
+    return found.tier
+
+
+def _release(name, folder, flags):
+    """What students get, into a new folder."""
+    from ..classroom import release
+
+    for path in release.write(name, folder, flags.variant):
+        print(path)
+    return 0
+
+
+def _write_kits(name, flags):
+    """The files for other systems."""
+    from ..classroom.grader import exports
+
+    for kit in _KITS:
+        folder = getattr(flags, kit)
+        if folder is not None:
+            settings = {"variant": flags.variant, "hints": flags.hints, "salt": flags.salt}
+            for path in exports.WRITERS[kit](name, folder, **settings):
+                print(path)
+    return 0
+
+
+def _say_what_is_written(whole, tasks):
+    if whole.written and tasks is None:
+        numbers = ", ".join(f"{n} ({p:g} points)" for n, p in whole.written.items())
+        print(f"not graded by a program: {numbers}")
+
+
+def _write_json(flags, record):
+    from ..storage import files
+
+    if flags.json:
+        files.write_atomically(flags.json, files.to_json(record).encode())
+
+
+def _check_experiment(folder, flags):
     """What a program can check of A4 -> exit status."""
     from ..classroom.check_experiment import check_folder
-    from ..storage import files
 
     seed = flags.task
     if seed is not None and not seed.isdecimal():
@@ -80,7 +213,5 @@ def _check_experiment(folder, flags, file):
     for item in items:
         print(f"{item.name}: {'ok' if item.ok else 'not yet'}: {item.says}")
     print("for a person, with the rubric: the control's meaning, the conclusion, the oral")
-    if file.out:
-        record = {"assignment": _EXPERIMENT, "items": [item._asdict() for item in items]}
-        files.write_atomically(file.out, files.to_json(record).encode())
+    _write_json(flags, {"assignment": _EXPERIMENT, "items": [item._asdict() for item in items]})
     return 0 if all(item.ok for item in items) else 1

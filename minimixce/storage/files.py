@@ -54,10 +54,13 @@ def write_atomically(path: FilePath, data: bytes) -> None:
             os.close(folder)
 
 
-def check_not_there(path: FilePath | None, overwrite: bool = False) -> None:
-    """Raise FileExistsError if the file of a result is there already, unless overwrite=True."""
+def check_not_there(path: FilePath | None, overwrite: bool = False, option: str = "--out") -> None:
+    """Raise FileExistsError if the file of a result is there already, unless overwrite=True.
+
+    option: the one that names the file, for the sentence.
+    """
     if path and Path(path).exists() and not overwrite:
-        raise FileExistsError(f"{path} exists already; choose another --out or add --overwrite")
+        raise FileExistsError(f"{path} exists already; choose another {option} or add --overwrite")
 
 
 def to_json(value: Any) -> str:

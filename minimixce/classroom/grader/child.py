@@ -212,13 +212,12 @@ def _one_check(message, limits):
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     _, status, used = os.wait4(pid, 0)
-    if reason == "ended" and os.WIFSIGNALED(status):
-        reason = _SIGNALS.get(os.WTERMSIG(status), f"signal {os.WTERMSIG(status)}")
     cpu = used.ru_utime + used.ru_stime
+    if reason == "ended" and os.WIFSIGNALED(status):
+        reason = f"signal {os.WTERMSIG(status)}"
+        if cpu >= 0.9 * limits["seconds"]:  # the limit of computing time ends it by a signal
+            reason = "time"
     _write(frames.pack({"ended": reason, "seconds": cpu}, []))
-
-
-_SIGNALS = {int(signal.SIGXCPU): "time", int(signal.SIGKILL): "time"} if os.name == "posix" else {}
 
 
 def _become_the_student(here, there, limits):

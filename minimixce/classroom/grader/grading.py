@@ -1,0 +1,151 @@
+"""One submission graded: read, run in a sandbox, judged -> a record of what it earned and why."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import results
+from ..assignments import assignment
+from ..release import starter
+from .remote import RemoteFunctions, Sandbox, Session, StudentError
+from .submission import CannotRead, Handed, read_submission
+
+
+class RemoteSubmission:
+    """A student's program in a sandbox, with the methods that results.judge_submission wants."""
+
+    def __init__(self, sandbox: Sandbox, handed: Handed):
+        self.sandbox, self.handed = sandbox, handed
+
+    def functions(self) -> RemoteFunctions:
+        """The student's functions as attributes."""
+        return RemoteFunctions(self.sandbox, self.handed.text, self.handed.name)
+
+    def supplied_with(self, references: dict) -> RemoteFunctions:
+        """The same, some replaced by functions that stay in this process."""
+        return RemoteFunctions(self.sandbox, self.handed.text, self.handed.name, references)
+
+    def load(self) -> None:
+        """Run the file once. Raises StudentError if that fails."""
+        Session(self.sandbox, self.handed.text, self.handed.name, {}).close()
+
+
+def seed_of(salt: str, data: bytes) -> int:
+    """The seed of a submission's probes: the same for the same salt and bytes, and known to nobody
+    who does not know the salt.
+    """
+    digest = hashlib.sha256(salt.encode() + b"\0" + data).digest()
+    return int.from_bytes(digest[:6], "big")
+
+
+def grade(
+    name: str,
+    path: str | Path,
+    *,
+    isolation_tier: str,
+    variant: int = 0,
+    salt: str = "",
+    tasks: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Grade a submission -> its record, a dict of plain values.
+
+    name: of the assignment, "a2"; path: a file, folder or archive; isolation_tier: one that
+    isolation.choose returned; tasks: numbers, by default all. Of the record: "status" is "graded",
+    or why it could not be; "points" and "total" (what a program grades, the bonus apart in
+    "bonus"); "tasks", each with its checks, mistakes and what is wrong; "remarks"; and what it
+    takes to grade it again: "version", "variant", "seed", "isolation", "sha256". Equal in every
+    bit but "seconds" when graded again. Raises FileNotFoundError, and ValueError for a name,
+    variant or task that there is not.
+    """
+    start, whole = time.monotonic(), assignment(name, variant)
+    numbers = list(tasks or [task.number for task in whole.tasks])
+    record = not_graded(name, isolation_tier=isolation_tier, variant=variant, tasks=numbers)
+    try:
+        handed = read_submission(path, whole.file, starter(name, variant))
+    except CannotRead as error:
+        return record | {"status": error.status, "says": str(error)}
+    seed = seed_of(salt, handed.data)
+    record |= {"seed": seed, "sha256": hashlib.sha256(handed.data).hexdigest()}
+    record["remarks"] = list(handed.remarks)
+    with Sandbox(isolation_tier) as sandbox:
+        submission = RemoteSubmission(sandbox, handed)
+        try:
+            submission.load()
+            found = results.judge_submission(name, submission, numbers, variant, seed)
+            record |= {"status": "graded"} | _points(whole, numbers, found.judged)
+        except StudentError as error:
+            record |= {"status": "does not load", "says": _why_not(handed, error)}
+    record["seconds"] = round(time.monotonic() - start, 2)
+    return record
+
+
+def not_graded(
+    name: str,
+    *,
+    isolation_tier: str,
+    variant: int = 0,
+    salt: str = "",
+    tasks: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """The record of a submission of which nothing could be graded; arguments as for grade."""
+    from ... import __version__
+
+    whole = assignment(name, variant)
+    record: dict[str, Any] = {"assignment": name, "status": "not graded", "says": ""}
+    record |= {"version": __version__, "variant": variant, "seed": 0, "isolation": isolation_tier}
+    record |= {"sha256": "", "seconds": 0.0, "remarks": []}
+    return record | _points(whole, tasks or [task.number for task in whole.tasks], ())
+
+
+def _why_not(handed, error):
+    """In a sentence, why a file does not run."""
+    line = error.line.strip().removesuffix(",")
+    where = f"{handed.name}, {line}" if line else handed.name
+    return f"{where}: {error}" if error.kind == "too slow" else f"{where}: {error.kind}: {error}"
+
+
+def _points(whole, numbers, judged):
+    """Points, checks and mistakes of every task, judged or not."""
+    by_number = {one.number: one for one in judged}
+    tasks = [_task(whole.task(number), by_number.get(number)) for number in numbers]
+    graded = [task for task in tasks if not task["bonus"]]
+    return {
+        "points": float(sum(task["points"] for task in graded)),
+        "total": float(sum(task["total"] for task in graded)),
+        "bonus": float(sum(task["points"] for task in tasks if task["bonus"])),
+        "mistakes": sorted({code for t in tasks for codes in t["mistakes"] for code in codes}),
+        "tasks": tasks,
+    }
+
+
+def _task(task, one):
+    """One task of a record; `one` is None where it was not judged."""
+    found = one.finding if one else None
+    return {
+        "number": task.number,
+        "title": one.title if one else task.title,
+        "bonus": task.title.startswith("bonus"),
+        "points": float(one.points) if one else 0.0,
+        "total": float(task.total),
+        "checks": {c.name: c.passed for c in one.checks} if one else {},
+        "mistakes": [list(codes) for codes in found.codes] if found else [],
+        "hints": {h: one.text(h) if one else "" for h in ("none", "where", "why")},
+    }
+
+
+def text_of(record: dict[str, Any], hints: str = "why") -> str:
+    """A record as lines for a student: every task, what is wrong, and the sum.
+
+    hints: "none", "where" or "why", as in minimixce.classroom.diagnose.
+    """
+    lines = list(record["remarks"])
+    if record["status"] != "graded":
+        lines.append(f"{record['status']}: {record['says']}")
+    lines += [task["hints"][hints] for task in record["tasks"] if task["hints"][hints]]
+    bonus = [task for task in record["tasks"] if task["bonus"]]
+    total = f"{record['points']:g} of {record['total']:g} points"
+    if bonus:
+        total += f", bonus {record['bonus']:g} of {sum(task['total'] for task in bonus):g}"
+    return "\n".join([*lines, total])

@@ -1,0 +1,256 @@
+"""What a student handed in: found, unpacked and read, without running a line of it.
+
+A submission is a file, a folder, or an archive of one; the student's file is the one of the
+assignment's name, or a notebook, from which functions, imports and constants are taken by their
+syntax. Nothing is unpacked to disk, so names in an archive cannot point anywhere.
+"""
+
+import ast
+import io
+import json
+import stat
+import tarfile
+import tokenize
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+MAX_BYTES = 1 << 20  # of a student's file
+_MAX_ENTRIES = 10_000  # of an archive or a folder
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+_SKIPPED = {"__MACOSX", "__pycache__", ".git", ".ipynb_checkpoints", ".pytest_cache"}
+
+
+class CannotRead(Exception):
+    """A submission that cannot be graded, in a sentence. status: one or two words for tables."""
+
+    def __init__(self, status: str, text: str):
+        super().__init__(text)
+        self.status = status
+
+
+class Handed(NamedTuple):
+    """A student's program: its text, its name, its bytes as they came, and remarks on them."""
+
+    text: str
+    name: str
+    data: bytes
+    remarks: tuple[str, ...] = ()
+
+
+def read_submission(path: str | Path, file: str, starter: str = "") -> Handed:
+    """The program in a file, folder or archive -> Handed.
+
+    file: the name that the assignment gives, "objectives.py". A notebook serves where there is no
+    such file, or where that file is still `starter`, the text that was handed out. Raises
+    CannotRead where there is none, more than one, or none that can be read, and FileNotFoundError
+    where the path does not exist.
+    """
+    path = Path(path)
+    if path.is_dir():
+        name, data = _choose(_in_folder(path), file, starter)
+    elif not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    elif path.name.lower().endswith(_ARCHIVES):
+        name, data = _choose(_in_archive(path), file, starter)
+    else:
+        name, data = path.name, _read(path)
+    text, remarks = _as_program(name, data)
+    return Handed(text, name, data, remarks)
+
+
+def _read(path):
+    if path.stat().st_size > MAX_BYTES:
+        raise CannotRead("too large", f"{path.name} has more than {MAX_BYTES:,} bytes")
+    return path.read_bytes()
+
+
+# ---- which file ----------------------------------------------------------------------------------
+
+
+def _in_folder(folder):
+    """{name: function that reads it} of the regular files in a folder, links left out."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_symlink() and stat.S_ISREG(path.lstat().st_mode):
+            found[name] = lambda path=path: _read(path)
+        if len(found) > _MAX_ENTRIES:
+            raise CannotRead("too many files", f"more than {_MAX_ENTRIES:,} files")
+    return found
+
+
+def _in_archive(path):
+    """{name: function that reads it} of the regular files in an archive."""
+    try:
+        if path.name.lower().endswith(".zip"):
+            return _in_zip(path)
+        return _in_tar(path)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise CannotRead("unreadable", f"{path.name} cannot be unpacked: {error}") from None
+
+
+def _in_zip(path):
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if len(entries) > _MAX_ENTRIES:
+        raise CannotRead("too many files", f"more than {_MAX_ENTRIES:,} files")
+    for entry in entries:
+        mode = entry.external_attr >> 16
+        if entry.is_dir() or (mode and not stat.S_ISREG(mode) and stat.S_IFMT(mode)):
+            continue
+
+        def read(entry=entry):
+            with zipfile.ZipFile(path) as archive, archive.open(entry) as stream:
+                return _at_most(stream, entry.filename)
+
+        found[entry.filename] = read
+    return found
+
+
+def _in_tar(path):
+    found = {}
+    with tarfile.open(path) as archive:
+        for count, entry in enumerate(archive):
+            if count > _MAX_ENTRIES:
+                raise CannotRead("too many files", f"more than {_MAX_ENTRIES:,} files")
+            if not entry.isreg():
+                continue
+
+            def read(name=entry.name):
+                with tarfile.open(path) as archive:
+                    return _at_most(archive.extractfile(name), name)
+
+            found[entry.name] = read
+    return found
+
+
+def _at_most(stream, name):
+    """The bytes of a stream, which may claim another size than it has."""
+    data = stream.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise CannotRead("too large", f"{name} has more than {MAX_BYTES:,} bytes")
+    return data
+
+
+def _choose(files, file, starter):
+    """The one file that was handed in -> name, bytes.
+
+    The one of the right name, or a notebook where there is none or it is still the starter.
+    """
+    safe = [name for name in files if not _is_odd(name)]
+    name = _only_one(name for name in safe if name.rsplit("/", 1)[-1] == file)
+    if name is not None:
+        data = _reading(files[name], name)
+        if _lines(data) != _lines(starter.encode()):
+            return name, data
+    notebooks = [name for name in safe if name.endswith(".ipynb")]
+    if name is not None and len(notebooks) != 1:
+        return name, data
+    notebook = _only_one(notebooks)
+    if notebook is not None:
+        return notebook, _reading(files[notebook], notebook)
+    there = [name.rsplit("/", 1)[-1] for name in safe if name.endswith((".py", ".ipynb"))]
+    listed = f"; there is {', '.join(sorted(set(there))[:5])}" if there else ""
+    raise CannotRead("missing file", f"no {file}{listed}")
+
+
+def _only_one(names):
+    """The only one of some names, or the only one in no folder; None where there is none."""
+    found = list(names)
+    top = [name for name in found if "/" not in name]
+    found = top if len(top) == 1 else found
+    if len(found) > 1:
+        listed = ", ".join(sorted(found)[:5])
+        raise CannotRead("two candidates", f"more than one file may be meant: {listed}")
+    return found[0] if found else None
+
+
+def _lines(data):
+    return [line.rstrip() for line in data.splitlines()]
+
+
+def _is_odd(name):
+    parts = name.split("/")
+    return (
+        name.startswith(("/", "\\"))
+        or ".." in parts
+        or ":" in parts[0]
+        or bool(_SKIPPED.intersection(parts))
+        or parts[-1].startswith("._")
+    )
+
+
+def _reading(read, name):
+    try:
+        return read()
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise CannotRead("unreadable", f"{name} cannot be read: {error}") from None
+    except (RuntimeError, NotImplementedError) as error:  # a zip with a password, or of a new kind
+        raise CannotRead("unreadable", f"{name} cannot be unpacked: {error}") from None
+
+
+# ---- what is in it -------------------------------------------------------------------------------
+
+
+def _as_program(name, data):
+    """The text of a program, from a Python file or a notebook, and remarks."""
+    if name.endswith(".ipynb"):
+        return _of_notebook(name, data)
+    if b"\0" in data:
+        raise CannotRead("unreadable", f"{name} is not a text file")
+    remarks = ()
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        text = data.decode(encoding)
+    except (SyntaxError, UnicodeDecodeError, LookupError):
+        text = data.decode("latin-1")
+        remarks = (f"{name} is not UTF-8; it was read as Latin-1",)
+    return text.replace("\r\n", "\n").replace("\r", "\n"), remarks
+
+
+def _of_notebook(name, data):
+    """Functions, classes, imports and constants of a notebook's cells, in their order."""
+    try:
+        book = json.loads(data.decode("utf-8-sig"))
+        cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
+        sources = ["".join(cell["source"]) for cell in cells]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CannotRead("unreadable", f"{name} is not a notebook: {error}") from None
+    parts, remarks = [], []
+    for number, source in enumerate(sources, 1):
+        lines = source.split("\n")
+        code = "\n".join("" if line.lstrip()[:1] in ("%", "!") else line for line in lines)
+        try:
+            body = ast.parse(code).body
+        except (SyntaxError, ValueError, RecursionError) as error:
+            said = getattr(error, "msg", error)
+            remarks.append(f"code cell {number} cannot be read and was left out: {said}")
+            continue
+        parts += [ast.get_source_segment(code, n) or "" for n in body if _is_definition(n)]
+        decorated = [n for n in body if getattr(n, "decorator_list", None)]
+        if decorated:
+            remarks.append(f"code cell {number}: decorators were left out")
+    return "\n\n\n".join(parts) + "\n", tuple(remarks)
+
+
+def _is_definition(node):
+    """Whether a statement defines something without doing anything."""
+    kinds = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
+    if isinstance(node, kinds):
+        return True
+    if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+        return all(_is_constant(part) for part in ast.walk(node.value))
+    return False
+
+
+def _is_constant(node):
+    """Whether part of an expression is of a constant: no call but those of NumPy and math."""
+    if isinstance(node, ast.Call):
+        function = node.func
+        while isinstance(function, ast.Attribute):
+            function = function.value
+        return isinstance(function, ast.Name) and function.id in ("np", "numpy", "math")
+    forbidden = (ast.Await, ast.Yield, ast.YieldFrom, ast.NamedExpr)
+    return not isinstance(node, forbidden)
