@@ -5,8 +5,11 @@ The roster is a gradebook exported from there; columns.md says which columns cou
 
 import argparse
 import csv
+import io
+import math
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 COLUMNS = {
     "canvas": ("Student", "ID", "SIS User ID", "SIS Login ID", "Section"),
@@ -35,55 +38,86 @@ def read(path):
     return [{name: unguarded(cell) for name, cell in row.items()} for row in rows]
 
 
-def convert(grades, roster, form, key=None, column="total"):
-    """Rows for a gradebook -> (header, rows of cells, students that are not in the roster), in the roster's order.
+class Gradebook(NamedTuple):
+    """What is written, and whose points are not in it: {student: why}."""
+
+    header: list
+    rows: list
+    left_out: dict
+
+
+def convert(grades, roster, form, key=None, column="total", bonus=False):
+    """Points for a gradebook, in the roster's order -> Gradebook.
 
     grades, roster: what `read` returned; form: "canvas" or "moodle"; key: the roster's column that holds what grades.csv calls
-    student; column: the title of the points. Students without points are left out, so that an import leaves theirs as they are.
-    Raises ValueError for a missing column, a student twice, or points that are no number.
+    student; column: the title of the points; bonus: whether to add it to them. A submission that was not graded is left out, so
+    that an import leaves the student's points as they are. Raises ValueError for a missing column, a student twice, or points
+    that are no number.
     """
     key = key or KEYS[form]
-    wanted = list(dict.fromkeys((*COLUMNS[form], key) if form == "canvas" else (key,)))
-    for name, rows, needed in (("grades.csv", grades, ("student", "total")), ("the roster", roster, wanted)):
-        missing = [column for column in needed if rows and column not in rows[0]]
-        if missing or not rows:
-            raise ValueError(f"{name} has no column {missing[0]!r}" if missing else f"{name} is empty")
-    points = {}
+    wanted = list(dict.fromkeys((*COLUMNS[form], key))) if form == "canvas" else [key]
+    _check("grades.csv", grades, ("student", "status", "total", *(["bonus"] if bonus else ())), "student")
+    _check("the roster", roster, wanted, key)
+    points, left_out = {}, {}
     for row in grades:
-        if row["student"] in points:
-            raise ValueError(f"grades.csv has {row['student']!r} twice")
-        if row["total"] and not row["total"].replace(".", "", 1).isdecimal():
-            raise ValueError(f"grades.csv: total of {row['student']!r} must be a number, got {row['total']!r}")
-        points[row["student"]] = row["total"]
-    found = [row for row in roster if points.get(row[key])]
-    if len({row[key] for row in found}) < len(found):
-        raise ValueError(f"the roster has a {key} twice")
-    lost = [student for student, total in points.items() if total and student not in {row[key] for row in found}]
-    cells = [[*(guarded(row[name]) for name in wanted), points[row[key]]] for row in found]
-    return [*wanted, column], cells, lost
+        if row["status"] == "graded":
+            points[row["student"]] = sum(_number(row, name) for name in ("total", "bonus")[: 1 + bonus])
+        else:
+            left_out[row["student"]] = row["status"]
+    there = {row[key] for row in roster}
+    left_out |= {student: "not in the roster" for student in points if student not in there}
+    found = [row for row in roster if row[key] in points]
+    rows = [[*(guarded(row[name]) for name in wanted), f"{points[row[key]]:g}"] for row in found]
+    return Gradebook([*wanted, guarded(column)], rows, left_out)
+
+
+def _check(name, rows, columns, key):
+    """Raise ValueError unless there are rows with these columns, and different keys, empty ones aside."""
+    if not rows:
+        raise ValueError(f"{name} has no rows")
+    for column in columns:
+        if column not in rows[0]:
+            raise ValueError(f"{name} has no column {column!r}; it has {', '.join(rows[0])}")
+    keys = [row[key] for row in rows if row[key]]
+    if twice := {k for k in keys if keys.count(k) > 1}:
+        raise ValueError(f"{name} has {min(twice)!r} twice")
+
+
+def _number(row, name):
+    try:
+        value = float(row[name])
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ValueError(f"grades.csv: {name} of {row['student']!r} must be a number of points, got {row[name]!r}")
+    return value
 
 
 def main(arguments=None):
-    """Write the file -> exit status: 1 where points belong to no one in the roster."""
+    """Write the file -> exit status: 1 where someone's points are not in it."""
     parser = argparse.ArgumentParser(description="Make of grades.csv what Canvas or Moodle imports.")
     parser.add_argument("grades", help="what minimixce grade --csv wrote")
     parser.add_argument("--roster", required=True, help="the gradebook exported from Canvas or Moodle")
     parser.add_argument("--format", required=True, choices=COLUMNS)
     parser.add_argument("--key", help="the roster's column with what grades.csv calls student")
     parser.add_argument("--column", default="total", help='title of the points, for Canvas as "A1 Objectives (4711)"')
+    parser.add_argument("--bonus", action="store_true", help="add the bonus to the points")
     parser.add_argument("--out", default="-", help="a file; by default the output is printed")
     given = parser.parse_args(arguments)
     try:
-        header, rows, lost = convert(read(given.grades), read(given.roster), given.format, given.key, given.column)
+        grades, roster = read(given.grades), read(given.roster)
+        made = convert(grades, roster, given.format, given.key, given.column, given.bonus)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([made.header, *made.rows])
+        if given.out == "-":
+            sys.stdout.write(text.getvalue())
+        else:
+            Path(given.out).write_text(text.getvalue(), encoding="utf-8", newline="")
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    file = sys.stdout if given.out == "-" else open(given.out, "w", newline="", encoding="utf-8")  # noqa: SIM115
-    csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    if file is not sys.stdout:
-        file.close()
-    for student in lost:
-        print(f"not in the roster: {student!r}", file=sys.stderr)
-    return 1 if lost else 0
+    for student, why in made.left_out.items():
+        print(f"left out, {why}: {student!r}", file=sys.stderr)
+    return 1 if made.left_out else 0
 
 
 if __name__ == "__main__":

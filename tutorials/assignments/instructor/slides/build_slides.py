@@ -11,6 +11,7 @@ The source: slides are divided by lines of `---`, notes follow a line of `???`, 
 
 import argparse
 import base64
+import functools
 import html
 import importlib.util
 import json
@@ -94,6 +95,7 @@ def with_questions(slide):
     return slide._replace(body=slide.body.replace(found[0], shown), notes=key + slide.notes)
 
 
+@functools.cache
 def site_builder():
     """The module tutorials/build.py, whose Markdown, formulas and colours of code the slides share."""
     specification = importlib.util.spec_from_file_location("site_builder", TUTORIALS / "build.py")
