@@ -1,21 +1,28 @@
-"""What setuptools runs to build a wheel: its own command, and the worlds of this folder."""
+"""What setuptools runs to build a wheel: its own command, and the files that lie elsewhere here."""
 
 from pathlib import Path
 
 from setuptools.command.build_py import build_py
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parent.parent
+# minimixce/FOLDER of a wheel: where its files lie in the repository, and which they are
+DATA = {"data": ("data", ("*.json",))}
+for name in ("a0", "a1", "a2", "a3"):
+    files = ("README.md", "conftest.py", f"test_{name}.py")
+    DATA[f"handouts/{name}"] = (f"tutorials/assignments/{name}", files)
+DATA["handouts/a4"] = ("tutorials/assignments/a4", ("*.md", "*.json", "run.py"))
+DATA["handouts/a4/example"] = ("tutorials/assignments/a4/example", ("*.*",))
 
 
-class BuildWithWorlds(build_py):
-    """build_py that also copies data/*.json to minimixce/data/.
+class BuildWithData(build_py):
+    """build_py that also copies worlds to minimixce/data/ and handouts to minimixce/handouts/.
 
-    An editable install copies nothing: `minimixce.worlds.stories` then reads data/ itself.
+    An editable install copies nothing: what reads them then reads those of the repository.
     """
 
     def run(self):
         super().run()
-        for source, target in self._worlds():
+        for source, target in self._data():
             self.mkpath(str(Path(target).parent))
             self.copy_file(source, target)
 
@@ -23,12 +30,16 @@ class BuildWithWorlds(build_py):
         """Paths of all files that `run` writes, for setuptools' records."""
         return [
             *super().get_outputs(include_bytecode),
-            *(target for _, target in self._worlds()),
+            *(target for _, target in self._data()),
         ]
 
-    def _worlds(self):
-        """(path in the repository, path in the wheel's folder) of every world."""
+    def _data(self):
+        """(path in the repository, path in the wheel's folder) of every file."""
         if self.editable_mode:
             return []
-        folder = Path(self.build_lib, "minimixce", "data")
-        return [(str(path), str(folder / path.name)) for path in sorted(HERE.glob("*.json"))]
+        found = []
+        for folder, (where, patterns) in DATA.items():
+            target = Path(self.build_lib, "minimixce", folder)
+            paths = sorted(path for pattern in patterns for path in (ROOT / where).glob(pattern))
+            found += [(str(path), str(target / path.name)) for path in paths]
+        return found
