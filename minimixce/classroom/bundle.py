@@ -24,7 +24,6 @@ from .assignments import NAMES, assignment
 
 LESSONS = ("[1-9]_*.py", "[1-9]_*.ipynb", "one_file.py")
 PAGES = ("math", "glossary", "which_objective", "gradient_checking", "map", "synthetic_results")
-EXPERIMENT = "README.md prereg_template.json report_template.md rubric.md run.py example".split()
 EXTRAS = ("testing", "plots")
 _SOURCE = ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "minimixce", "data")
 _NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.py[co]", ".ipynb_checkpoints")
@@ -58,7 +57,7 @@ def make(
     out, root = Path(out), Path(root)
     if out.exists():
         raise FileExistsError(f"{out} exists; choose another name")
-    if not (root / "tutorials" / "assignments" / "build.py").is_file():
+    if not (root / "tutorials" / "assignments" / "instructor").is_dir():
         raise FileNotFoundError(f"{root} is no clone of the repository")
     chosen = {name: 0 for name in NAMES} | dict(variants or {})
     for name, variant in chosen.items():
@@ -67,7 +66,7 @@ def make(
     with tempfile.TemporaryDirectory(prefix=".bundle-", dir=out.parent) as work:
         folder = Path(work) / out.stem
         _copy_lessons(root, folder)
-        _write_assignments(root, folder, chosen)
+        _write_assignments(folder, chosen)
         _script(root / "tutorials/assignments/instructor/slides/build_slides.py").build(
             folder / "slides", with_notes=False
         )
@@ -102,7 +101,7 @@ def leaks(folder: str | Path, variants: Mapping[str, int]) -> list[str]:
         where = path.relative_to(folder).as_posix()
         found += [f"{where}: {part}" for part in _NEVER if part in where]
         text = _words(path)
-        if "### BEGIN SOLUTION" in text:
+        if any(line.strip() == "### BEGIN SOLUTION" for line in text.splitlines()):
             found.append(f"{where}: a solution's marker")
         released = where.startswith(("tutorials/assignments/", "slides/"))
         if released and not path.name.startswith("test_"):
@@ -147,20 +146,11 @@ def _copy_lessons(root: Path, folder: Path) -> None:
         shutil.copytree(here / name, there / name, ignore=_NOT_COPIED)
 
 
-def _write_assignments(root: Path, folder: Path, variants: Mapping[str, int]) -> None:
-    """Handout, starter, notebook and public tests of each assignment, in its variant; A4."""
-    here, there = (base / "tutorials" / "assignments" for base in (root, folder))
-    files_of = _script(here / "build.py").files_of
-    for name, variant in variants.items():
-        (there / name).mkdir(parents=True)
-        for file, text in files_of(name, variant).items():
-            (there / name / file).write_text(text, encoding="utf-8")
-    (there / "a4").mkdir()
-    for part in EXPERIMENT:
-        if (here / "a4" / part).is_dir():
-            shutil.copytree(here / "a4" / part, there / "a4" / part, ignore=_NOT_COPIED)
-        else:
-            shutil.copyfile(here / "a4" / part, there / "a4" / part)
+def _write_assignments(folder: Path, variants: Mapping[str, int]) -> None:
+    """What students get of each assignment, in its variant, and of A4."""
+    for name in (*variants, release.EXPERIMENT):
+        place = folder / "tutorials" / "assignments" / name
+        release.write(name, place, variants.get(name, 0))
 
 
 def _add_site(root: Path, folder: Path, site: str | Path) -> None:
