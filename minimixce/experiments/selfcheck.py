@@ -210,7 +210,7 @@ def small_gpt(rng: np.random.Generator) -> GPT:
     `rng`, on the CPU.
     """
     config = GPTConfig(
-        vocab_size=5, block_size=4, n_layer=2, n_head=2, n_embd=8, dropout=0.1, dtype="float64"
+        vocab_size=5, block_size=4, n_layer=2, n_head=2, n_embd=4, dropout=0.1, dtype="float64"
     )
     return random_params(GPT(config, device="cpu"), rng)
 
