@@ -1,6 +1,7 @@
 """The assignments: solutions, starters, releases, and the catalogue of mistakes."""
 
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from minimixce.classroom.assignments import NAMES, assignment
 from minimixce.classroom.catalogue import Catalogue, functions_of, load_source, run_task
 from minimixce.classroom.diagnose import diagnose
 from minimixce.classroom.local import Submission
-from minimixce.classroom.results import catalogue, judge_submission
 from minimixce.classroom.mistakes import edit
+from minimixce.classroom.results import catalogue, judge_submission
 
 FOLDER = Path(__file__).parent.parent / "tutorials" / "assignments"
 VARIANTS = [(name, k) for name in NAMES for k in range(assignment(name).variants)]
@@ -122,6 +123,19 @@ def test_of_200_pairs_of_mistakes_none_is_misnamed(name, variant):
 @pytest.mark.parametrize(("name", "number"), [("a1", "1.4"), ("a2", "2.4"), ("a3", "3.7")])
 def test_of_30_pairs_of_mistakes_none_is_misnamed(name, number):
     assert share_named(name, 0, [number], 30) > 0.7
+
+
+def test_handouts_link_to_files_that_are_there_and_none_to_a_key():
+    """Files and not folders: the site has a page or a copy of each."""
+    pages = [*FOLDER.glob("*.md"), *FOLDER.glob("a?/*.md"), *FOLDER.glob("concept_test/form_*.md")]
+    links = [
+        (page.parent / link).resolve()
+        for page in pages
+        for link in re.findall(r"\]\(([^)#:]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    ]
+    assert len(links) > 30
+    assert all(link.is_file() for link in links)
+    assert not [link for link in links if link.name == "key.md"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,9 +3,9 @@
     pip install -e ".[site]" && python tutorials/build.py
 
 writes the lessons' notebooks, with outputs, beside their sources, and the site into site/ (open site/index.html): lessons,
-explorer, results, which-objective page, adding your own, glossary, mathematics, map and the API reference. Formulas become
-MathML and nothing is fetched from a network, so the site works offline and from a folder. --fast does a tenth of the work, for
-tests, and leaves notebooks alone.
+explorer, results, which-objective page, adding your own, glossary, mathematics, map, assignments and the API reference.
+Formulas become MathML and nothing is fetched from a network, so the site works offline and from a folder. --fast does a tenth
+of the work, for tests, and leaves notebooks alone.
 """
 
 import argparse
@@ -56,6 +56,14 @@ PAGES = (  # file in tutorials/, title in the menu
     ("code.md", "Reading the code"),
     ("speed.md", "Speed"),
     ("reproducibility.md", "What repeats"),
+    ("assignments/README.md", "Assignments"),
+    ("assignments/a0/README.md", "A0 Warm-up"),
+    ("assignments/a1/README.md", "A1 Objectives"),
+    ("assignments/a2/README.md", "A2 Backprop by hand"),
+    ("assignments/a3/README.md", "A3 The reverse direction"),
+    ("assignments/a4/README.md", "A4 An experiment"),
+    ("assignments/concept_test/form_a.md", "Concept test, form A"),
+    ("assignments/concept_test/form_b.md", "Concept test, form B"),
 )
 FOLDED = {"solution", "reveal"}  # tags of cells that a page shows folded
 STYLE = (HERE / "site.css").read_text(encoding="utf-8")
@@ -125,6 +133,12 @@ def slug(heading):
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
+def page_name(file):
+    """A file of PAGES -> the name of its page: math.md -> math; assignments/a1/README.md -> a1, as its folder."""
+    path = PurePosixPath(file)
+    return path.parent.name if path.name == "README.md" else path.stem
+
+
 def entry(page, text):
     """The anchor of a name in the API reference, where the text of a link is one: `minimixce.exact.measure` -> #measure."""
     module = page.removesuffix(".html") + "."
@@ -181,7 +195,7 @@ class Site:
         if where.parent.name == "tutorials" and where.suffix == ".ipynb" and where.stem in LESSONS:
             return f"{where.stem}.html{anchor}"
         if str(where) in ("tutorials/explorer.py", *(f"tutorials/{name}" for name, _ in PAGES)):
-            return f"{where.stem}.html{anchor}"
+            return f"{page_name(where)}.html{anchor}"
         if str(where) == "README.md":
             return f"readme.html{anchor}"
         if str(where) == "tutorials/one_file.py":
@@ -301,8 +315,8 @@ def build(out, fast=False, lessons=LESSONS):
     explorer.build(site.out, home="index.html")
     titles["explorer"] = "Explorer"
     for file, title in PAGES:
-        name = Path(file).stem
-        bodies[name], titles[name] = site.render((HERE / file).read_text(encoding="utf-8"), name), title
+        name, path = page_name(file), HERE / file
+        bodies[name], titles[name] = site.render(path.read_text(encoding="utf-8"), name, path.parent), title
     other_bodies, other_titles = other_pages(site)
     write_pages(site, bodies | other_bodies, titles | other_titles)
     return ["explorer", *bodies, *other_bodies]
