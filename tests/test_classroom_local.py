@@ -86,8 +86,16 @@ def test_a_file_that_does_not_run(text, says, tmp_path):
     ("text", "kind", "says"),
     [
         ("", "missing", "defines no function 'mixce'"),
-        ("def mixce(eta):\n    return 1 + ''", "exception", "TypeError in mixce, line 2"),
-        ("def mixce(eta):\n    return lambda log_q: (None, None)", "exception", "NoneType"),
+        (
+            "def mixce(eta):\n    return 1 + ''",
+            "exception",
+            "mixce stops at line 2 with log_q (9): TypeError",
+        ),
+        (
+            "def mixce(eta):\n    return lambda log_q: (None, None)",
+            "exception",
+            "f_and_w of mixce returned None",
+        ),
         ("def mixce(eta):\n    return lambda log_q: (log_q[:2], log_q)", "shape", "f: shape (2,)"),
         ("def mixce(eta):\n    return lambda x: (x * float('nan'), x)", "not finite", "f: not a"),
     ],

@@ -53,11 +53,15 @@ def norm_backward(dy, cache):
 @pytest.mark.parametrize(
     ("y", "slope", "says"),
     [
-        ("0 * x", "0 * x", "y does not depend on it"),
+        ("0 * x", "0 * x", "consistent: the forward does not depend on x"),
         ("0 * x + x.mean() + 1", "0 * x", "zero everywhere"),
         ("0.5 * x", "0.5 + 0 * x", "the forward is linear in x"),
-        ("-x * np.abs(x)", "-2 * np.abs(x)", "too far from the right one"),
-        ("FIRST(x) * x * np.abs(x)", "FIRST(x) * 2 * np.abs(x)", "depend on row 1|too far"),
+        ("-x * np.abs(x)", "-2 * np.abs(x)", "it is another function"),
+        (
+            "FIRST(x) * x * np.abs(x)",
+            "FIRST(x) * 2 * np.abs(x)",
+            "depend on row 1|another function",
+        ),
     ],
 )
 def test_a_poor_forward_earns_nothing_for_its_derivative(y, slope, says):
@@ -79,7 +83,7 @@ def activation_backward(dy, x):
     )
     consistent = next(check for check in found.checks if check.name == "consistent")
     assert not consistent.passed
-    assert any(part in consistent.says for part in says.split("|")), consistent.says
+    assert any(part in found.text() for part in says.split("|")), found.text()
 
 
 def test_an_ignored_dy_is_seen():

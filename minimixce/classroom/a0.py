@@ -17,7 +17,8 @@ def _gradient_probes(seed):
         x, a = rng.standard_normal(shape), rng.standard_normal(shape)
         return {"x": x, "a": a, "h": 0.05}
 
-    return [Probe("ordinary", inputs(2, 5)), Probe("degenerate", inputs(1))]
+    one = Probe("degenerate", inputs(1), "with a single coordinate")
+    return [Probe("ordinary", inputs(2, 5)), one]
 
 
 def _run_gradient(functions, inputs):
@@ -31,8 +32,8 @@ def _softmax_probes(seed):
     far = np.array([[1000.0, 0.0, -1000.0], [-1000.0, -1001.0, -999.0]])
     return [
         Probe("ordinary", {"z": 2 * rng.standard_normal((2, 5, 7))}),
-        Probe("extreme", {"z": far}),
-        Probe("degenerate", {"z": rng.standard_normal((1, 1))}),
+        Probe("extreme", {"z": far}, "with logits of ±1000"),
+        Probe("degenerate", {"z": rng.standard_normal((1, 1))}, "with a vocabulary of one"),
     ]
 
 
@@ -45,9 +46,9 @@ def _cross_entropy_probes(seed):
     far = np.array([[1000.0, 0.0, -1000.0], [20.0, 0.0, 3.0], [0.0, 0.5, 0.1]])
     return [
         Probe("ordinary", inputs(2 * rng.standard_normal((9, 7)), [3, -1, 0, 6, 2, -1, 5, 1, 2])),
-        Probe("extreme", inputs(far, [1, 1, -1])),
-        Probe("degenerate", inputs(rng.standard_normal((1, 4)), [2])),
-        Probe("degenerate", inputs(rng.standard_normal((2, 4)), [-1, -1])),
+        Probe("extreme", inputs(far, [1, 1, -1]), "with logits of ±1000"),
+        Probe("degenerate", inputs(rng.standard_normal((1, 4)), [2]), "with a single row"),
+        Probe("degenerate", inputs(rng.standard_normal((2, 4)), [-1, -1]), "with no target at all"),
     ]
 
 
@@ -83,8 +84,10 @@ def assignment(variant=0):
         ("cross_entropy_forward", "cross_entropy_backward"),
         quarters(5),
         _cross_entropy_probes,
-        **layer("cross_entropy", ("logits", "targets"), ("dlogits",), constants=("targets",)),
-        lesson="1",
+        **layer(
+            "cross_entropy", ("logits", "targets"), ("dlogits",), constants=("targets",), y="loss"
+        ),
+        lesson="3",
         nonlinear=True,
         every_row=False,
     )

@@ -8,8 +8,10 @@ import numpy as np
 from .compare import FLOAT32, TOLERANCE, is_float32
 from .grader.arguments import made
 from .mistakes import read_mistakes
-from .tasks import Assignment, Probe, Task, quarters, rng_of
+from .returns import function_of, now_calls, two_of
+from .tasks import Assignment, Probe, Task, Words, quarters, rng_of
 
+_OF_A_WEIGHT = Words("w", "f", "−df/d log q of your own f")
 POWERS = (1 / 2, 1 / 3, 2 / 3)  # a of task 1.7, by variant
 
 
@@ -21,8 +23,8 @@ def _logits_probes(seed):
     extreme = np.array([[1000.0, 0.0, -1000.0], [-1000.0, -1001.0, -999.0], [0.0, -40.0, 3.0]])
     return [
         Probe("ordinary", {"z": 2 * rng.standard_normal((2, 5, 7))}),
-        Probe("extreme", {"z": extreme}),
-        Probe("degenerate", {"z": rng.standard_normal((1, 1, 1))}),
+        Probe("extreme", {"z": extreme}, "with logits of ±1000"),
+        Probe("degenerate", {"z": rng.standard_normal((1, 1, 1))}, "with a vocabulary of one"),
     ]
 
 
@@ -45,11 +47,13 @@ def _pass_probes(seed):
     targets[1, 3:] = -1
     logits = 2 * rng.standard_normal((2, 5, 7))
     far = np.array([[60.0, 0.0, -3.0], [2.0, -900.0, 1000.0], [0.0, 0.5, 0.1]])
+    ordinary = {"logits": logits, "targets": targets, "normalizer": 12}
+    extreme = {"logits": far, "targets": np.array([1, 0, -1]), "normalizer": 5}
     return [
-        Probe("ordinary", {"logits": logits, "targets": targets, "normalizer": 12}),
-        Probe("extreme", {"logits": far, "targets": np.array([1, 0, -1]), "normalizer": 5}),
-        Probe("degenerate", _degenerate_pass(rng, np.array([[-1]]))),
-        Probe("degenerate", _degenerate_pass(rng, np.array([2]))),
+        Probe("ordinary", ordinary),
+        Probe("extreme", extreme, "with logits of ±1000"),
+        Probe("degenerate", _degenerate_pass(rng, np.array([[-1]])), "with no target at all"),
+        Probe("degenerate", _degenerate_pass(rng, np.array([2])), "with a single target"),
     ]
 
 
@@ -58,16 +62,20 @@ def _degenerate_pass(rng, targets):
     return {"logits": logits, "targets": targets, "normalizer": 3}
 
 
+def _pass(functions, *given):
+    return two_of("token_loss", functions.token_loss(*given), "(loss, dlogits)")
+
+
 def _run_pass(functions, inputs):
-    logits, targets = inputs["logits"], inputs["targets"]
-    loss, dlogits = functions.token_loss(logits, targets, _example_f_and_w)
-    part, dpart = functions.token_loss(logits, targets, _example_f_and_w, inputs["normalizer"])
-    return {"loss": loss, "dlogits": dlogits, "loss of a part": part, "dlogits of a part": dpart}
+    given = inputs["logits"], inputs["targets"], _example_f_and_w
+    yield from zip(("loss", "dlogits"), _pass(functions, *given))
+    names = "loss with a normalizer", "dlogits with a normalizer"
+    yield from zip(names, _pass(functions, *given, inputs["normalizer"]))
 
 
 def _pair_pass(functions, inputs):
     def forward(logits):
-        return functions.token_loss(logits, inputs["targets"], _example_f_and_w)
+        return _pass(functions, logits, inputs["targets"], _example_f_and_w)
 
     return forward, _times, {"logits": inputs["logits"]}
 
@@ -79,10 +87,10 @@ def _times(dy, dlogits):
 def _adds_up(functions, inputs):
     """Two halves of a batch with the whole batch's count give the whole batch's results."""
     logits, targets = inputs["logits"], inputs["targets"]
-    loss, dlogits = functions.token_loss(logits, targets, _example_f_and_w)
+    loss, dlogits = _pass(functions, logits, targets, _example_f_and_w)
     n = int((targets >= 0).sum())
-    first, dfirst = functions.token_loss(logits[:1], targets[:1], _example_f_and_w, n)
-    second, dsecond = functions.token_loss(logits[1:], targets[1:], _example_f_and_w, n)
+    first, dfirst = _pass(functions, logits[:1], targets[:1], _example_f_and_w, n)
+    second, dsecond = _pass(functions, logits[1:], targets[1:], _example_f_and_w, n)
     together = np.concatenate([dfirst, dsecond])
     tolerance = FLOAT32 if is_float32([together]) else TOLERANCE
     if not np.allclose(first + second, loss, rtol=tolerance, atol=tolerance):
@@ -97,16 +105,25 @@ def _adds_up(functions, inputs):
 _LOG_QS = np.log(np.array([0.135, 0.02, 0.6, 0.93, 0.31, 0.2, 0.005, 0.07, 0.45]))
 
 
+def _f_and_w(functions, name, *argument):
+    """The f_and_w that a student's function returns for an argument, as a function -> f, w."""
+    made = function_of(name, getattr(functions, name)(*argument), "f_and_w(log_q) -> f, w")
+
+    def f_and_w(log_q):
+        now_calls(functions, f"f_and_w of {name}")
+        return two_of(f"f_and_w of {name}", made(log_q), "(f, w)")
+
+    return f_and_w
+
+
 def _objective(name, argument):
     """run and pair of a task `name(argument) -> f_and_w`; argument: its name, or None."""
 
     def make(functions, inputs):
-        function = getattr(functions, name)
-        return function() if argument is None else function(inputs[argument])
+        return _f_and_w(functions, name, *([] if argument is None else [inputs[argument]]))
 
     def run(functions, inputs):
-        f, w = make(functions, inputs)(inputs["log_q"])
-        return {"f": f, "w": w}
+        yield from zip(("f", "w"), make(functions, inputs)(inputs["log_q"]))
 
     def pair(functions, inputs):
         f_and_w = make(functions, inputs)
@@ -124,23 +141,29 @@ def _ratio_probes(name, values, key):
         far = np.array([-800.0, -700.0, -30.0, -3.0, -1e-9, -1.3])
         named = [{name: value} if name else {} for value in values]
         ordinary = [Probe("ordinary", {"log_q": log_q} | named[0])]
-        extreme = [Probe("extreme", {"log_q": far} | n) for n in named]
-        one = [Probe("degenerate", {"log_q": log_q[:1].copy()} | named[0])]
+        extreme = [Probe("extreme", {"log_q": far} | n, _far_about(n)) for n in named]
+        one = [Probe("degenerate", {"log_q": log_q[:1].copy()} | named[0], "with a single q")]
         return ordinary + extreme + one
 
     return probes
 
 
-def _limit(name, at, like):
-    """A property: name(at) has the gradient of like(functions), or of a weight (log_q) -> w."""
+def _far_about(argument):
+    """ "with eta = 0.5 and log q from −800 to 0"."""
+    named = [f"{name} = {value}" for name, value in argument.items()]
+    return "with " + " and ".join([*named, "log q from −800 to 0"])
+
+
+def _limit(name, at, like, weight):
+    """A property: name(at) has the weight like(log_q), which is called `weight`."""
 
     def check(functions, inputs):
         log_q = inputs["log_q"]
-        _, w = getattr(functions, name)(at)(log_q)
+        _, w = _f_and_w(functions, name, at)(log_q)
         tolerance = FLOAT32 if is_float32([w]) else 1e-12
         if np.allclose(w, like(log_q), rtol=tolerance, atol=tolerance):
             return ""
-        return f"{name}({at:g}) has not the weight it should have in the limit"
+        return f"{name}({at:g}) must have weight {weight}"
 
     return check
 
@@ -150,9 +173,12 @@ def _one(log_q):
 
 
 def _run_surrogate(functions, inputs):
-    f, w = functions.surrogate(inputs["eta"])(inputs["log_q"])
-    value = functions.frozen(inputs["z"], inputs["z0"], inputs["targets"], inputs["eta"])
-    return {"f": f, "w": w, "frozen": value}
+    yield from zip(("f", "w"), _f_and_w(functions, "surrogate", inputs["eta"])(inputs["log_q"]))
+
+
+def _run_frozen(functions, inputs):
+    given = inputs["z"], inputs["z0"], inputs["targets"], inputs["eta"]
+    yield "frozen", functions.frozen(*given)
 
 
 def _surrogate_probes(seed):
@@ -162,11 +188,12 @@ def _surrogate_probes(seed):
         z, z0 = rng.standard_normal(shape), rng.standard_normal(shape)
         return {"z": z, "z0": z0, "targets": targets, "eta": eta, "log_q": log_q}
 
-    targets = np.array([[3, -1, 0, 6, 2], [1, 5, -1, -1, 4]])
+    targets, one = np.array([[3, -1, 0, 6, 2], [1, 5, -1, -1, 4]]), np.array([[2]])
+    far = np.array([-800.0, -30.0, -1e-9])
     return [
         Probe("ordinary", inputs((2, 5, 7), targets, 0.05, _LOG_QS.copy())),
-        Probe("extreme", inputs((2, 5, 7), targets, 1.0, np.array([-700.0, -30.0, -1e-9]))),
-        Probe("degenerate", inputs((1, 1, 4), np.array([[2]]), 0.3, _LOG_QS[:1].copy())),
+        Probe("extreme", inputs((2, 5, 7), targets, 1.0, far), _far_about({"eta": 1.0})),
+        Probe("degenerate", inputs((1, 1, 4), one, 0.3, _LOG_QS[:1].copy()), "with a single token"),
     ]
 
 
@@ -174,11 +201,11 @@ def _frozen_derivative(functions, inputs):
     """frozen's derivative in z at z0 is the surrogate's gradient; the plain value's is not."""
     z0, targets, eta = inputs["z0"].astype(float), inputs["targets"], inputs["eta"]
     log_q = _LOG_QS[:5].copy()
-    f_and_w = functions.surrogate(eta)
+    f_and_w = _f_and_w(functions, "surrogate", eta)
     step = 1e-3 if is_float32([f_and_w(log_q)[0]]) else 1e-5
     plain = (f_and_w(log_q + step)[0] - f_and_w(log_q - step)[0]) / (2 * step)
     if np.allclose(-plain, f_and_w(log_q)[1], rtol=1e-3, atol=1e-3):
-        return "w is the derivative of the plain value: then no gradient is stopped"
+        return "w is −df/d log q of your f, so nothing in f is held constant"
     direction = np.sin(np.arange(z0.size)).reshape(z0.shape)
     up = functions.frozen(z0 + step * direction, z0, targets, eta)
     down = functions.frozen(z0 - step * direction, z0, targets, eta)
@@ -190,20 +217,23 @@ def _frozen_derivative(functions, inputs):
 
 
 def _run_power(functions, inputs):
-    f, w = functions.power(inputs["a"])(inputs["log_q"])
-    return {"f": f, "w": w, "fixed point": functions.fixed_point(inputs["p"], inputs["a"])}
+    yield from zip(("f", "w"), _f_and_w(functions, "power", inputs["a"])(inputs["log_q"]))
+
+
+def _run_fixed_point(functions, inputs):
+    yield "fixed point", functions.fixed_point(inputs["p"], inputs["a"])
 
 
 def _power_probes(a):
     def probes(seed):
         rng = rng_of(seed, 17)
         p = rng.dirichlet(np.ones(6))
-        far = np.array([-700.0, -30.0, -1e-9])
-        zeros = np.array([0.5, 0.0, 0.3, 0.2])
+        far = {"a": a, "log_q": np.array([-800.0, -30.0, -1e-9]), "p": np.array([0.5, 0, 0.3, 0.2])}
+        one = {"a": a, "log_q": _LOG_QS[:1].copy(), "p": np.ones(1)}
         return [
             Probe("ordinary", {"a": a, "log_q": _LOG_QS.copy(), "p": p}),
-            Probe("extreme", {"a": a, "log_q": far, "p": zeros}),
-            Probe("degenerate", {"a": a, "log_q": _LOG_QS[:1].copy(), "p": np.ones(1)}),
+            Probe("extreme", far, "with log q from −800 to 0 and a 0 in p"),
+            Probe("degenerate", one, "with a single q"),
         ]
 
     return probes
@@ -247,10 +277,11 @@ def assignment(variant=0):
             quarters(9) | {"halves": 1},
             _pass_probes,
             _run_pass,
-            ("dlogits", "dlogits of a part"),
+            ("dlogits", "dlogits with a normalizer"),
             _pair_pass,
             {"halves": _adds_up},
             nonlinear=True,
+            words=Words("dlogits", "the loss", "the derivative of your own loss"),
         ),
         Task(
             "1.3",
@@ -262,6 +293,7 @@ def assignment(variant=0):
             ("w",),
             _mle_pair,
             lesson="3",
+            words=_OF_A_WEIGHT,
         ),
         Task(
             "1.4",
@@ -272,19 +304,21 @@ def assignment(variant=0):
             _mixce,
             ("w",),
             _mixce_pair,
-            {"η = 1": _limit("mixce", 1, _one)},
+            {"η = 1": _limit("mixce", 1, _one, "1")},
             lesson="6",
+            words=_OF_A_WEIGHT,
             nonlinear=True,
         ),
         Task(
             "1.5",
             "the surrogate",
             ("surrogate", "frozen"),
-            {"value": 2.5, "frozen": 2, "manners": 0.5},
+            {"f": 0.5, "w": 1, "frozen": 1, "derivative of frozen": 2, "manners": 0.5},
             _surrogate_probes,
-            _run_surrogate,
+            (_run_surrogate, _run_frozen),
             ("w",),
-            properties={"frozen": _frozen_derivative},
+            properties={"derivative of frozen": _frozen_derivative},
+            parts={name: ("value", (name,)) for name in ("f", "w", "frozen")},
             lesson="6",
         ),
         Task(
@@ -296,21 +330,25 @@ def assignment(variant=0):
             _tailr,
             ("w",),
             _tailr_pair,
-            {"γ = 1": _limit("tailr", 1, np.exp)},
+            {"γ = 1": _limit("tailr", 1, np.exp, "q")},
             lesson="math §6",
+            words=_OF_A_WEIGHT,
             nonlinear=True,
         ),
         Task(
             "1.7",
             "an objective of your own",
             ("power", "fixed_point"),
-            quarters(7),
+            {"f": 0.75, "fixed point": 1, "consistent": 2.5, "reference": 2, "manners": 0.75},
             _power_probes(POWERS[variant % 3]),
-            _run_power,
+            (_run_power, _run_fixed_point),
             ("w",),
             _power_pair,
+            parts={name: ("forward", (name,)) for name in ("f", "fixed point")},
             lesson="math §6",
             nonlinear=True,
+            apart=("fixed point",),
+            words=_OF_A_WEIGHT,
         ),
     )
     return Assignment(

@@ -11,8 +11,9 @@ import itertools
 
 import numpy as np
 
-from .compare import SAME, as_result, distance
+from .compare import SAME, distance
 from .mistakes import edit
+from .returns import Watched, array_of
 from .tasks import Probe
 
 
@@ -34,33 +35,42 @@ def source_of(text, functions):
 
 
 class Missing(AttributeError):
-    """A function that a student's file does not define; its name is the text."""
+    """A function that a student's file does not define; its name is the text.
+
+    says: a sentence on it with {!r} for the name.
+    """
 
     kind = "missing"
+
+    def __init__(self, name, says):
+        super().__init__(name)
+        self.says = says
 
 
 class Functions:
     """A dict of names as attributes; Missing for one that there is not."""
 
-    def __init__(self, names):
+    def __init__(self, names, missing):
         self.__dict__.update({k: v for k, v in names.items() if not k.startswith("__")})
+        self.__dict__["__missing__"] = missing
 
     def __getattr__(self, name):
-        raise Missing(name)
+        raise Missing(name, self.__missing__)
 
 
-def functions_of(names):
-    """A dict of names as an object with attributes."""
-    return Functions(names)
+def functions_of(names, missing="the file defines no function {!r}"):
+    """A dict of names as an object with attributes. missing: what to say of one not there."""
+    return Functions(names, missing)
 
 
 class Outcome:
-    """What a program returned on one probe: outputs {name: array}, or the error it raised."""
+    """What a program returned on one probe: outputs {name: array}, of the calls that succeeded; the
+    first error that was raised, or None; and the name of the function whose call raised it.
+    """
 
-    def __init__(self, probe, outputs=None, error=None):
-        self.probe = probe
-        self.outputs = outputs or {}
-        self.error = error
+    def __init__(self, probe, outputs, error=None, called=""):
+        self.probe, self.outputs = probe, outputs
+        self.error, self.called = error, called
 
 
 def run_task(task, functions, probes):
@@ -81,13 +91,31 @@ def kind_of(error):
 
 def run_probe(task, functions, probe, copy=True):
     """Run a task on one probe -> Outcome. copy: on copies of its arrays, which are contiguous."""
+    found = Outcome(probe, {})
+    watched = Watched(functions)
+    with np.errstate(all="ignore"):
+        inputs = copied(probe.inputs) if copy else probe.inputs
+        for run in task.runs:
+            _run_part(run, watched, inputs, found)
+    return found
+
+
+def _run_part(run, watched, inputs, found):
+    """Add to an Outcome what one function of a task's run returns before it fails, if it does."""
     try:
-        with np.errstate(all="ignore"):
-            returned = task.run(functions, copied(probe.inputs) if copy else probe.inputs)
-            outputs = {name: as_result(value).copy() for name, value in returned.items()}
+        returned = run(watched, inputs)
+        for name, value in returned.items() if isinstance(returned, dict) else returned:
+            try:
+                found.outputs[name] = array_of(watched, name, value)
+            except TypeError as error:  # of this output; the others may be right
+                _note(found, error, watched)
     except (Exception, SystemExit) as error:
-        return Outcome(probe, error=error)
-    return Outcome(probe, outputs)
+        _note(found, error, watched)
+
+
+def _note(found, error, watched):
+    if found.error is None:
+        found.error, found.called = error, watched.__called__
 
 
 def copied(inputs):
@@ -101,8 +129,10 @@ def same(outcomes, others):
 
 
 def _same(a, b):
-    if a.error or b.error:
-        return bool(a.error and b.error) and kind_of(a.error) == kind_of(b.error)
+    if (a.error is None) != (b.error is None):
+        return False
+    if a.error is not None and kind_of(a.error) != kind_of(b.error):
+        return False
     if a.outputs.keys() != b.outputs.keys():
         return False
     return all(distance(a.outputs[k], b.outputs[k]) < SAME for k in a.outputs)
@@ -141,7 +171,7 @@ class Catalogue:
                 continue
             names = load_source(text, "wrong", self.names)
             outcomes = run_task(self.task, functions_of(names), self.probes)
-            if all(o.error for o in outcomes) or same(outcomes, self.right):
+            if all(o.error is not None for o in outcomes) or same(outcomes, self.right):
                 continue
             found[key] = outcomes
         return found
@@ -169,14 +199,16 @@ class Catalogue:
             c for (c, _), found in self.singles.items() if any(same(found, one) for one in mine)
         }
 
-    def name(self, outcomes):
+    def name(self, outcomes, pairs=True):
         """The mistakes that explain results -> a list of alternatives, each a tuple of codes.
 
         One mistake explains them if it returns the same on every probe. Two are tried where no
-        single one does. Empty where nothing explains them; more than one alternative where several
-        do, between which these probes cannot tell.
+        single one does, unless pairs=False. Empty where nothing explains them; more than one
+        alternative where several do, between which these probes cannot tell.
         """
         for entries, length in ((lambda: self.singles, 1), (lambda: self.pairs, 2)):
+            if length == 2 and not pairs:
+                break
             found = {k[:length] for k, v in entries().items() if same(outcomes, v)}
             if found:
                 return sorted(found)

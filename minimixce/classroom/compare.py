@@ -17,13 +17,15 @@ _FLOOR = 1e-5  # of the largest entry: rows smaller than this are measured again
 def as_result(value):
     """What a function returned, as an array of numbers. Raises TypeError for anything else."""
     if isinstance(value, np.ndarray) and type(value) is not np.ndarray:
-        raise TypeError(f"returned a {type(value).__name__}, not a plain array")
+        raise TypeError(f"a {type(value).__name__}, not a plain array")
     if not isinstance(value, (np.ndarray, np.generic, int, float)) or isinstance(value, bool):
+        if value is None:
+            raise TypeError("None where an array is wanted")
         name = getattr(value, "type_name", type(value).__name__)  # of what stays in a sandbox
-        raise TypeError(f"returned a {name} where an array is wanted")
+        raise TypeError(f"a {name} where an array is wanted")
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
-        raise TypeError(f"returned {array.dtype} where real numbers are wanted")
+        raise TypeError(f"an array of {array.dtype} where real numbers are wanted")
     return array
 
 

@@ -7,20 +7,25 @@ is not linear: the points for consistency want a forward that is nearly the righ
 import numpy as np
 
 from .catalogue import anew, copied
+from .returns import Watched
 
 
-def degenerate(catalogue, functions, outcome):
-    """Why the forward of the ordinary probe is too poor, in a sentence, or ""."""
+def degenerate(catalogue, functions, outcome, pair, names):
+    """Why the forward of the ordinary probe is too poor, in a sentence, or "".
+
+    pair: one of the task's; names: of the gradients that are judged.
+    """
     task, right = catalogue.task, catalogue.right[0].outputs
-    forward, _, varied = task.pair(anew(functions), copied(outcome.probe.inputs))
-    of_reference, _, _ = task.pair(catalogue.reference, copied(outcome.probe.inputs))
+    called = task.words.forward
+    forward, _, varied = pair(Watched(anew(functions)), copied(outcome.probe.inputs))
+    of_reference, _, _ = pair(catalogue.reference, copied(outcome.probe.inputs))
     y, expected = _flat(forward, varied), _flat(of_reference, varied)
     if y.shape != expected.shape:
-        return f"the forward returns {y.size} numbers, not {expected.size}"
+        return f"{called} returns {y.size} numbers, not {expected.size}"
     size = float(np.linalg.norm(y) * np.linalg.norm(expected))
     if float((y * expected).sum()) < 0.5 * size:
-        return "the forward is too far from the right one"
-    for name in task.gradients:
+        return f"{called} is so far from the right one that it is another function"
+    for name in names:
         found = outcome.outputs.get(name)
         if found is None or np.linalg.norm(found) < 0.01 * np.linalg.norm(right[name]):
             return f"{name} is nearly zero"
@@ -37,6 +42,7 @@ def _flat(forward, varied):
 def _hardly_responds(task, forward, varied, y):
     """Whether y responds to the first input in few directions, linearly, or in few rows."""
     rng = np.random.default_rng(0)
+    called = task.words.forward
     name, x = next(iter(varied.items()))
 
     def moved(step):
@@ -46,14 +52,14 @@ def _hardly_responds(task, forward, varied, y):
     responses = np.array([moved(1e-3 * step) for step in steps])
     singular = np.linalg.svd(responses, compute_uv=False)
     if y.size >= 3 and singular[-1] < 1e-6 * singular[0]:
-        return f"the forward responds to {name} in fewer than three directions"
+        return f"{called} responds to {name} in fewer than three directions"
     if task.nonlinear and np.allclose(moved(steps[0]), -moved(-steps[0]), rtol=1e-6, atol=1e-9):
-        return f"the forward is linear in {name}"
+        return f"{called} is linear in {name}"
     for row in _used_rows(task, x):
         step = np.zeros_like(x)
         step[row] = rng.standard_normal(x.shape[1:])
         if not moved(0.1 * step).any():
-            return f"the forward does not depend on row {row} of {name}"
+            return f"{called} does not depend on row {row} of {name}"
     return ""
 
 

@@ -6,8 +6,10 @@ the catalogue: a mistake, or two, is named only if a program with that mistake r
 every row of every probe. What none of this explains is called wrong and nothing more.
 """
 
+import re
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -19,12 +21,19 @@ from .compare import FLOAT32, TOLERANCE, distance, is_float32, row_errors
 from .tasks import Probe
 
 HINTS = ("none", "where", "why")
+_NOT_THE_STUDENTS = tuple(str(Path(p).parent) for p in (np.__file__, Path(__file__).parent))
+_KINDS = {"extreme": "With extreme numbers", "degenerate": "With the smallest sizes"}
+_MANY = 8  # arrays whose shapes are no longer listed
+_INNER_SIZES = re.compile(
+    r"gufunc signature \(n\?,k\),\(k,m\?\).*size (\d+) is different from (\d+)"
+)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found. kind: "missing", "unfinished", "exception", "shape", "not finite",
-    "ignores dy" or "wrong"; codes: alternatives, each a tuple of the codes of mistakes.
+    """What was found. kind: "missing", "unfinished", "partly written", "exception", "shape",
+    "not finite", "ignores dy" or "wrong"; codes: alternatives, each a tuple of the codes of
+    mistakes.
     """
 
     kind: str
@@ -68,11 +77,11 @@ def right_outputs(outcome, right, float32=False):
     return verdicts
 
 
-def diagnose(catalogue, functions, outcomes, is_consistent=None):
-    """What is wrong with results -> Finding, or None if nothing is.
+def diagnose(catalogue, functions, outcomes, consistency=None):
+    """What is wrong, from the first probe that shows something -> Finding, or None.
 
-    is_consistent() -> whether the backward is the derivative of the student's own forward, or None
-    where that was not tried.
+    outcomes: of run_task with the student's functions; consistency: a function () -> whether the
+    backward is the derivative of its own forward on the first probe, None where that is not known.
     """
     float32 = is_in_float32(outcomes, catalogue.right)
     for outcome, right in zip(outcomes, catalogue.right):
@@ -80,38 +89,94 @@ def diagnose(catalogue, functions, outcomes, is_consistent=None):
         if outcome.error is None and all(verdicts.values()):
             continue
         if outcome.error is not None:
-            found = _of_error(catalogue, outcome)
-        else:
-            found = _of_outputs(catalogue, functions, outcome, right, verdicts)
-        if found.kind in ("missing", "unfinished") or float32:
+            found = _of_error(outcome, right, verdicts)
+            return found if float32 else _with_a_name(catalogue, outcomes, found)
+        wrong = [name for name, is_right in verdicts.items() if not is_right]
+        found = _of_outputs(catalogue, functions, outcome, right, verdicts)
+        if float32:
             return found
-        return _with_reasons(catalogue, outcomes, found, is_consistent)
+        if outcome is not outcomes[0]:
+            why = _on_another_probe(catalogue.task, wrong, found.kind)
+        else:
+            why = _of_consistency(catalogue.task, wrong, found.kind, consistency)
+        return _with_reasons(catalogue, outcomes, found, why)
     return None
 
 
-def _of_error(catalogue, outcome):
-    error, kind = outcome.error, kind_of(outcome.error)
-    if kind == "NotImplementedError":
+# ---- exceptions ----------------------------------------------------------------------------------
+
+
+def _of_error(outcome, right, verdicts):
+    """What stopped, and what came before it."""
+    kind, outputs = kind_of(outcome.error), outcome.outputs
+    if kind == "NotImplementedError" and not outputs:
         return Finding("unfinished", "not written yet: it raises NotImplementedError")
+    kinds = {"NotImplementedError": "partly written", "missing": "missing"}
+    sentences = [_on(outcome.probe) + stopped(outcome.error, outcome.called, outcome.probe)]
+    there = [name for name in verdicts if name in outputs]
+    sentences += [_of_output(name, outcome, right)[1] for name in there if not verdicts[name]]
+    fine = [name for name in there if verdicts[name]]
+    sentences += [f"right: {', '.join(fine)}"] if fine else []
+    return Finding(kinds.get(kind, "exception"), "\n".join(sentences))
+
+
+def stopped(error, called, probe=None):
+    """A sentence on an exception: which function stops where, with which shapes, and why.
+
+    called: the name of the student's function that was called, "" where none was.
+    """
+    kind = kind_of(error)
+    if kind == "NotImplementedError":
+        return f"{called or 'this'} is not written yet"
     if kind == "missing":
-        return Finding("missing", f"the file defines no function {str(error)!r}")
-    line = _line_of(error)
-    where = f"{kind}{line}{_on(outcome.probe)}: {error}"
-    return Finding("exception", where)
+        return getattr(error, "says", "the file defines no function {!r}").format(str(error))
+    if kind == "return":
+        return str(error)
+    if kind in ("too slow", "ended", "not run"):
+        return f"{called}: {error}" if called else str(error)
+    if not called:
+        return f"{kind}: {error}"
+    place = _place_of(error)
+    own = f"in {called.partition(' of ')[0]}, "  # "f_and_w of mixce"
+    place = f" at {place.removeprefix(own)}" if place.startswith(own) else place and f" {place}"
+    return f"{called} stops{place}{_shapes(probe)}: {kind}: {_in_words(str(error))}"
 
 
-def _line_of(error):
-    """ ", line 12" of the student's file, where the traceback has one."""
+def _place_of(error):
+    """ "in f, line 12" of the student's file, where the traceback has one."""
     if hasattr(error, "line"):  # it comes from a sandbox
-        return error.line
+        return error.line.strip(" ,")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if "minimixce" not in frame.filename and "numpy" not in frame.filename:
-            return f" in {frame.name}, line {frame.lineno},"
+        if not frame.filename.startswith((*_NOT_THE_STUDENTS, "<frozen")):
+            return f"in {frame.name}, line {frame.lineno}"
     return ""
 
 
+def _shapes(probe):
+    """ " with x (2,5,12), dy (2,5,11)", the arrays of a probe, where they are not too many."""
+    arrays = {k: v for k, v in probe.inputs.items() if np.ndim(v)} if probe else {}
+    if not 0 < len(arrays) <= _MANY:
+        return ""
+    listed = (f"{k} ({','.join(map(str, np.shape(v)))})" for k, v in arrays.items())
+    return f" with {', '.join(listed)}"
+
+
+def _in_words(text):
+    """The text of an exception; NumPy's on a product of matrices without its signatures."""
+    if found := _INNER_SIZES.search(text):
+        right, left = found.groups()
+        return f"in a product A @ B, A has {left} columns and B {right} rows"
+    return text
+
+
 def _on(probe):
-    return "" if probe.kind == "ordinary" else f" on the {probe.kind} probe"
+    """ "With logits of ±1000: ", what is special in a probe, "" for the first."""
+    if probe.about:
+        return f"{probe.about[0].upper()}{probe.about[1:]}: "
+    return f"{_KINDS[probe.kind]}: " if probe.kind in _KINDS else ""
+
+
+# ---- values --------------------------------------------------------------------------------------
 
 
 def _of_outputs(catalogue, functions, outcome, right, verdicts):
@@ -129,8 +194,8 @@ def _of_outputs(catalogue, functions, outcome, right, verdicts):
     fine = [name for name, is_right in verdicts.items() if is_right]
     if fine:
         sentences.append(f"right: {', '.join(fine)}")
-    on = _on(outcome.probe)
-    return Finding(kind, "\n".join([f"Differs{on}:", *sentences] if on else sentences))
+    on = _on(outcome.probe).strip()
+    return Finding(kind, "\n".join([on, *sentences] if on else sentences))
 
 
 def _of_output(name, outcome, right):
@@ -191,14 +256,26 @@ def _ignores_dy(catalogue, functions, outcome, wrong):
     ]
 
 
-def _with_reasons(catalogue, outcomes, found, is_consistent):
-    """The finding, with the mistakes that explain all results, or what the derivative says."""
+# ---- reasons -------------------------------------------------------------------------------------
+
+
+def _with_a_name(catalogue, outcomes, found):
+    """The finding of an exception, with the mistake that explains all results, if there is one."""
+    if found.kind in ("missing", "unfinished", "partly written"):
+        return found
+    named = catalogue.name(outcomes, pairs=False)
+    if not named:
+        return found
+    why, lesson = _sentence(catalogue, named)
+    return Finding(found.kind, found.where, why, tuple(named), lesson)
+
+
+def _with_reasons(catalogue, outcomes, found, why):
+    """The finding, with the mistakes that explain all results, or else with `why`."""
     named = catalogue.name(outcomes)
     lesson = lesson_text(catalogue.task.lesson)
     if named:
         why, lesson = _sentence(catalogue, named)
-    else:
-        why = _of_consistency(is_consistent)
     return Finding(found.kind, found.where, why, tuple(named), lesson)
 
 
@@ -214,13 +291,46 @@ def _sentence(catalogue, named):
     return "\n".join(said), " and ".join(lesson_text(lesson) for lesson in lessons)
 
 
-def _of_consistency(is_consistent):
-    consistent = is_consistent() if is_consistent else None
-    if consistent is None:
+def _parted(task, wrong):
+    """Names of wrong outputs -> those of the forward, and the gradients."""
+    gradients = [name for name in wrong if name in task.gradients]
+    return [name for name in wrong if name not in (*gradients, *task.apart)], gradients
+
+
+def _of_consistency(task, wrong, kind, consistency):
+    """What the derivative of the own forward says of wrong results on the first probe."""
+    values, gradients = _parted(task, wrong)
+    if not gradients or not task.pairs or consistency is None:
         return ""
-    if consistent:
-        return "The backward is the derivative of your own forward: look for it in the forward."
-    return "The backward is not the derivative of your own forward."
+    words, consistent = task.words, consistency() if kind in ("wrong", "ignores dy") else None
+    if values and consistent:
+        return _sentence_of(f"{words.gradient} is {words.relation}: look for it in {words.forward}")
+    if values:
+        return _mend_first(values, words)
+    return _sentence_of(f"{words.gradient} is not {words.relation}") if consistent is False else ""
+
+
+def _on_another_probe(task, wrong, kind):
+    """In which of the two to look, where the first probe showed nothing."""
+    values, gradients = _parted(task, wrong)
+    if not gradients or not task.pairs or kind in ("shape", "missing output"):
+        return ""
+    if values:
+        return _mend_first(values, task.words)
+    return _sentence_of(
+        f"{task.words.forward} is right here: the fault is in {task.words.gradient}"
+    )
+
+
+def _mend_first(values, words):
+    verb = "is" if len(values) == 1 else "are"
+    said = f"{', '.join(values)} {verb} wrong: mend {words.forward} first, and look at the gradient"
+    return f"{said} again."
+
+
+def _sentence_of(text):
+    """With a full stop and, where it begins with "the", a capital letter."""
+    return f"{text.replace('the ', 'The ', 1) if text.startswith('the ') else text}."
 
 
 def lesson_text(lesson):

@@ -5,16 +5,23 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..testing.gradients import check_gradients
-from .catalogue import anew, copied, kind_of, run_probe, run_task
+from .catalogue import anew, copied, run_probe, run_task
 from .compare import TOLERANCE, distance
 from .degenerate import degenerate
-from .diagnose import Finding, diagnose, is_in_float32, right_outputs, without_cause
+from .diagnose import Finding, diagnose, is_in_float32, right_outputs, stopped
 from .grader.frames import with_gaps
+from .returns import Watched
 from .tasks import Probe
 
 _LEFT_OUT = {("forward", True), ("reference", False)}  # check, whether an output is a gradient
 _KINDS = {"value": "ordinary", "extreme": "extreme", "degenerate": "degenerate"}
 _COORDINATES = 400  # tensors with more of them are checked along directions
+_NO_SLOPE = "y does not depend on it"  # the reason of a row of gradcheck whose slope is zero
+_OF_DY = ("is not linear in dy", "a second run of forward and backward returns another gradient")
+_FLOAT32 = (
+    "a NumPy number (`np.sqrt(2)`, `np.log(0.3)`, `mask.sum()`) makes a float32 array float64; a"
+    " Python number (`math.sqrt(2)`, `int(n)`) does not"
+)
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,9 @@ class Judged:
         lines = [f"{self.number} {self.title}: {self.points:g} of {self.total:g}, {state}"]
         if self.passed or hints == "none" or self._unfinished():
             return lines[0]
-        lines += [f"{c.name}: {c.says}" for c in self.checks if not c.passed and c.says]
         if self.finding:
             lines += self.finding.text(hints).splitlines()
+        lines += [f"{c.name}: {c.says}" for c in self.checks if not c.passed and c.says]
         return "\n    ".join(lines)
 
     def _unfinished(self):
@@ -77,8 +84,7 @@ def judge(catalogue, functions):
     checks = tuple(
         Checked(name, points, *trial.check(name)) for name, points in task.points.items()
     )
-    consistent = trial.consistency if task.pair else None
-    finding = diagnose(catalogue, functions, outcomes, consistent)
+    finding = diagnose(catalogue, functions, outcomes, trial.consistency)
     return Judged(task.number, task.title, checks, finding)
 
 
@@ -88,22 +94,19 @@ class _Trial:
     def __init__(self, catalogue, functions, outcomes):
         self.catalogue, self.task, self.functions = catalogue, catalogue.task, functions
         self.outcomes = outcomes
-        self._report = None
+        self._reports = {}
+        self._called = ""  # the function of the last pair that was called
         self.float32 = is_in_float32(outcomes, catalogue.right)
 
     def check(self, name):
         """Whether a check passes, and a sentence where only this check has something to say."""
-        if self.outcomes[0].error is not None:
-            return False, ""
         if name in self.task.properties:
-            return _property(self.task.properties[name], anew(self.functions), self._ordinary())
+            return self._property(self.task.properties[name])
         kind, outputs = self.task.parts.get(name, (name, None))
         if kind == "manners":
-            said = self._manners()
-            return not said, said
+            return self._manners()
         if kind == "consistent":
-            said = self._inconsistent(outputs)
-            return not said, said
+            return self._consistent(outputs)
         return self._compared(kind, outputs), ""
 
     def _ordinary(self):
@@ -114,8 +117,6 @@ class _Trial:
         for outcome, right in zip(self.outcomes, self.catalogue.right):
             if name in _KINDS and outcome.probe.kind != _KINDS[name]:
                 continue
-            if outcome.error is not None:
-                return False
             for output, is_right in right_outputs(outcome, right, self.float32).items():
                 is_gradient = output in self.task.gradients
                 if (name, is_gradient) in _LEFT_OUT or output not in (outputs or right.outputs):
@@ -125,51 +126,125 @@ class _Trial:
         return True
 
     def consistency(self):
-        """Whether the backward is the derivative of the student's own forward."""
-        return not self._inconsistent()
+        """Whether the backward is the derivative of the student's own forward; None if unknown."""
+        if not self._has(self.task.gradients):
+            return None
+        try:
+            rows = self._wrong_rows()
+        except (Exception, SystemExit):
+            return None
+        real = [row for row in rows if row.reason != _NO_SLOPE]
+        return False if real else None if rows else True
 
-    def _inconsistent(self, outputs=None):
-        """What is wrong with the backward as the derivative of the own forward, or ""."""
+    def _has(self, names):
+        """Whether the calls that return these outputs succeeded on the first probe."""
+        return all(name in self.outcomes[0].outputs for name in names)
+
+    def _consistent(self, outputs=None):
+        """Whether gradients are the derivative of the own forward, which must be a fair one."""
+        names = outputs or self.task.gradients
+        if not self._has(names):
+            return False, ""
         if self._compared("forward") and self._compared("reference", outputs):
-            return ""
+            return True, ""
         try:
             with np.errstate(all="ignore"):
-                return self._derivative(outputs) or degenerate(
-                    self.catalogue, self.functions, self.outcomes[0]
-                )
+                if rows := self._wrong_rows(names):
+                    return False, self._said(rows)
+                said = self._too_poor(names)
         except (Exception, SystemExit) as error:
-            return f"{kind_of(error)}: {error}"
+            return False, stopped(error, self._called)
+        return not said, said and f"earns nothing: {said}"
 
-    def _derivative(self, outputs):
-        if self._report is None:
-            forward, backward, varied = self.task.pair(anew(self.functions), self._ordinary())
-            self._report = check_gradients(
-                forward,
-                backward,
-                *varied.values(),
-                names=list(varied),
-                nondegenerate=True,
-                coordinates=_COORDINATES,
-            )
-        report, sentences = self._report
-        wrong = [r for r in report.rows if not r.ok and f"d{r.name}" in (outputs or {f"d{r.name}"})]
-        if not wrong:
-            return ""
-        said = [line for line in sentences if line.startswith(tuple(f"{r.name}:" for r in wrong))]
-        return (
-            "; ".join(map(without_cause, said))
-            or f"{wrong[0].name}: {wrong[0].reason or 'differs'}"
-        )
+    def _too_poor(self, names):
+        for pair in self._pairs_with(names):
+            own = self._report(pair)[0]
+            kept = [name for name in names if name in own] or names
+            said = degenerate(self.catalogue, self.functions, self.outcomes[0], pair, kept)
+            if said:
+                return said
+        return ""
+
+    def _pairs_with(self, names):
+        """The pairs that some of these gradients belong to."""
+        pairs = self.task.pairs
+        if len(pairs) == 1:
+            return pairs
+        return [pair for pair in pairs if set(names) & set(self._gradients_of(pair))]
+
+    def _gradients_of(self, pair):
+        _, _, varied = pair(self.catalogue.reference, self._ordinary())
+        return [f"d{name}" for name in varied]
+
+    def _report(self, pair):
+        """Of a pair, the names of its gradients, and the Report of gradcheck."""
+        if pair not in self._reports:
+            watched = Watched(anew(self.functions))
+            try:
+                forward, backward, varied = pair(watched, self._ordinary())
+                report, _ = check_gradients(
+                    forward,
+                    backward,
+                    *varied.values(),
+                    names=list(varied),
+                    nondegenerate=True,
+                    coordinates=_COORDINATES,
+                )
+            finally:
+                self._called = watched.__called__
+            self._reports[pair] = [f"d{name}" for name in varied], report
+        return self._reports[pair]
+
+    def _wrong_rows(self, names=None):
+        """Rows of gradcheck that are not OK, of the gradients with these names."""
+        found = []
+        with np.errstate(all="ignore"):
+            for pair in self._pairs_with(names or self.task.gradients):
+                own, report = self._report(pair)
+                wanted = set(own) & set(names or own) or set(own)
+                found += [r for r in report.rows if not r.ok and f"d{r.name}" in wanted]
+        return found
+
+    def _said(self, rows):
+        """What only gradcheck says of rows that are not OK; that numbers differ is said already."""
+        said = []
+        for row in rows:
+            if row.reason == _NO_SLOPE:
+                said.append(f"{self.task.words.forward} does not depend on {row.name}")
+            for reason in row.reason.split("; "):
+                if reason in _OF_DY:
+                    said.append(f"d{row.name}: {reason}")
+        return "; ".join(said)
+
+    def _property(self, check):
+        """Whether a property holds, and what it says."""
+        watched = Watched(anew(self.functions))
+        try:
+            with np.errstate(all="ignore"):
+                said = check(watched, self._ordinary())
+        except (Exception, SystemExit) as error:
+            known = self.outcomes[0].error is not None  # which the finding is about
+            return False, "" if known else stopped(error, watched.__called__)
+        return not said, said
 
     def _manners(self):
-        """What is wrong with the manners, or "": inputs changed, dtype, strides, small sizes."""
+        """Whether inputs, dtype, strides and small sizes are as they should be, and if not, why."""
+        if self.outcomes[0].error is not None:
+            return False, ""
+        said = self._bad_manners()
+        if said or self._small_sizes():
+            return not said, said
+        known = not _same_shapes(self.outcomes[0], self.catalogue.right[0])
+        said = "fails, or returns another shape, where an axis has size 1"
+        return False, "" if known else said
+
+    def _bad_manners(self):
+        """What is wrong with the manners, or "": inputs changed, dtype, strides."""
         task, probe, expected = self.task, self.catalogue.probes[0], self.outcomes[0]
         inputs = copied(probe.inputs)
-        try:
-            with np.errstate(all="ignore"):
-                task.run(anew(self.functions), inputs)
-        except (Exception, SystemExit) as error:
-            return f"a second call raises {kind_of(error)}: {error}"
+        again = run_probe(task, anew(self.functions), Probe("ordinary", inputs), copy=False)
+        if again.error is not None:
+            return f"a second call: {stopped(again.error, again.called)}"
         for name, value in probe.inputs.items():
             if isinstance(value, np.ndarray) and not np.array_equal(value, inputs[name]):
                 return f"changes its input {name} in place"
@@ -180,20 +255,13 @@ class _Trial:
         single = run_probe(task, anew(self.functions), Probe("ordinary", _as_float32(probe.inputs)))
         for name, value in single.outputs.items():
             if value.ndim and value.dtype.kind == "f" and value.dtype != np.float32:
-                return f"{name}: {value.dtype} for float32 inputs"
-        for outcome, right in zip(self.outcomes, self.catalogue.right):
-            if outcome.probe.kind == "degenerate" and not _same_shapes(outcome, right):
-                return "fails, or returns another shape, where an axis has size 1"
+                return f"{name}: {value.dtype} for float32 inputs: {_FLOAT32}"
         return ""
 
-
-def _property(check, functions, inputs):
-    try:
-        with np.errstate(all="ignore"):
-            said = check(functions, inputs)
-    except (Exception, SystemExit) as error:
-        said = f"{kind_of(error)}: {error}"
-    return not said, said
+    def _small_sizes(self):
+        """Whether all shapes are right where an axis has size 1."""
+        pairs = zip(self.outcomes, self.catalogue.right)
+        return all(_same_shapes(a, b) for a, b in pairs if a.probe.kind == "degenerate")
 
 
 def _strided(inputs):

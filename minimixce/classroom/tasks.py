@@ -6,14 +6,20 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .returns import gradients_of, two_of
+
 _SHARES = {"forward": 0.25, "consistent": 0.35, "reference": 0.3, "manners": 0.1}
 
 
 class Probe(NamedTuple):
-    """One set of inputs. kind: "ordinary", "extreme" or "degenerate"; the first is ordinary."""
+    """One set of inputs. kind: "ordinary", "extreme" or "degenerate"; the first is ordinary.
+
+    about: what is special in it, "with logits of ±1000", for students.
+    """
 
     kind: str
     inputs: dict
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,13 +36,27 @@ class Mistake:
     lesson: str = ""  # "3" or "math §6": what to read; by default the task's
 
 
+class Words(NamedTuple):
+    """How to speak of a task's gradient: what it is, of what, and of what it is the derivative."""
+
+    gradient: str = "the backward"
+    forward: str = "the forward"
+    relation: str = "the derivative of your own forward"
+
+
+_WORDS = Words()
+
+
 @dataclass(frozen=True)
 class Task:
     """One task.
 
-    run(functions, inputs) calls the student's functions -> {name of output: what came}. The
-    gradients among the outputs are named in `gradients`. pair(functions, inputs) -> forward,
-    backward and a dict of arrays, for a check of the derivative; None where there is none. points:
+    run(functions, inputs) calls the student's functions -> {name of output: what came}, or yields
+    (name, what came), so that an exception in a later call leaves what came before it. run may be a
+    tuple of such functions, each of which is tried whatever became of the others. The gradients
+    among the outputs are named in `gradients`. pair(functions, inputs) -> forward, backward and a
+    dict of arrays, for a check of the derivative; a tuple of such functions where there are several
+    pairs; None where there is none. apart: outputs that no pair's forward has. points:
     {check: points}, the checks being "forward", "consistent", "reference", "value", "extreme",
     "degenerate", "manners" and the names of `properties`, functions of (functions, inputs) that
     return a sentence on what is wrong, or "". parts: {name of a check: (one of those checks, the
@@ -48,19 +68,31 @@ class Task:
     functions: tuple
     points: dict
     probes: Callable  # (seed) -> list of Probe
-    run: Callable
+    run: Callable | tuple
     gradients: tuple = ()
-    pair: Callable | None = None
+    pair: Callable | tuple | None = None
     properties: dict = field(default_factory=dict)
     parts: dict = field(default_factory=dict)
     lesson: str = "3"
     nonlinear: bool = False  # y is not linear in the first input
     every_row: bool = True  # y depends on every row of the first input
+    apart: tuple = ()
+    words: Words = _WORDS
 
     @property
     def total(self):
         """The points of the task."""
         return sum(self.points.values())
+
+    @property
+    def runs(self):
+        """`run` as a tuple of functions."""
+        return self.run if isinstance(self.run, tuple) else (self.run,)
+
+    @property
+    def pairs(self):
+        """`pair` as a tuple of functions, which may be empty."""
+        return self.pair if isinstance(self.pair, tuple) else (self.pair,) if self.pair else ()
 
 
 @dataclass(frozen=True)
@@ -83,45 +115,46 @@ class Assignment:
         return sum(task.total for task in self.tasks) + sum(self.written.values())
 
     def task(self, number):
-        """The task of a number, "2.5". Raises ValueError for one that there is not."""
+        """The task of a number, "2.5". Raises ValueError for one that no program can judge."""
         for task in self.tasks:
             if task.number == number:
                 return task
+        if number in self.written:
+            raise ValueError(f"{number} is read by a person, not by a program")
         known = ", ".join(task.number for task in self.tasks)
         raise ValueError(f"task must be one of {known}, got {number!r}")
 
 
-def layer(name, arguments, gradients, *, constants=()):
+def layer(name, arguments, gradients, *, constants=(), y="y"):
     """run, gradients and pair of a task that is a pair of functions -> dict of fields of Task.
 
     The functions are `name_forward(…) -> (y, cache)` and `name_backward(dy, cache) -> tuple`.
 
     arguments: names of the inputs in order; gradients: names of what the backward returns;
-    constants: arguments that have no gradient in the returned tuple.
+    constants: arguments that have no gradient in the returned tuple; y: the name of the value.
     """
 
-    def split(functions):
-        return getattr(functions, f"{name}_forward"), getattr(functions, f"{name}_backward")
+    def forward(functions, values):
+        called = f"{name}_forward"
+        return two_of(called, getattr(functions, called)(*values), f"({y}, cache)")
+
+    def backward(functions, dy, cache):
+        called = f"{name}_backward"
+        return gradients_of(called, getattr(functions, called)(dy, cache), gradients)
 
     def run(functions, inputs):
-        forward, backward = split(functions)
-        y, cache = forward(*(inputs[a] for a in arguments))
-        outputs = {"y": y}
-        given = backward(inputs["dy"], cache)
-        given = given if isinstance(given, (tuple, list)) else (given,)
-        if len(given) != len(gradients):
-            raise TypeError(f"{name}_backward returns {len(given)} arrays, not {len(gradients)}")
-        return outputs | dict(zip(gradients, given))
+        value, cache = forward(functions, [inputs[a] for a in arguments])
+        yield y, value
+        yield from zip(gradients, backward(functions, inputs["dy"], cache))
 
     def pair(functions, inputs):
-        forward, backward = split(functions)
         varied = {a: inputs[a] for a in arguments if a not in constants}
 
         def forward_of(*values):
             given = dict(inputs) | dict(zip(varied, values))
-            return forward(*(given[a] for a in arguments))
+            return forward(functions, [given[a] for a in arguments])
 
-        return forward_of, backward, varied
+        return forward_of, lambda dy, cache: backward(functions, dy, cache), varied
 
     return {"run": run, "gradients": tuple(gradients), "pair": pair}
 
@@ -131,6 +164,27 @@ def quarters(total):
     points = {name: round(4 * share * total) / 4 for name, share in _SHARES.items()}
     points["consistent"] += total - sum(points.values())
     return points
+
+
+def by_tensor(total, gradients, values=()):
+    """Points as of `quarters`, the gradients' parts split among them -> fields of Task, a dict.
+
+    gradients: their names; values: names of the other outputs, where they are several.
+    """
+    shares = quarters(total)
+    points, parts = {}, {}
+    for kind, names in (("forward", values), ("consistent", gradients), ("reference", gradients)):
+        if not names:
+            points[kind] = shares[kind]
+            continue
+        each = [int(4 * shares[kind]) // len(names) / 4] * len(names)
+        for k in range(int(4 * (shares[kind] - sum(each)))):
+            each[k] += 0.25
+        for name, share in zip(names, each):
+            check = f"{name} consistent" if kind == "consistent" else name
+            points[check] = share
+            parts[check] = kind, (name,)
+    return {"points": points | {"manners": shares["manners"]}, "parts": parts}
 
 
 def rng_of(seed, *key):
