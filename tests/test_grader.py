@@ -18,6 +18,7 @@ from minimixce.classroom import release
 from minimixce.classroom.assignments import NAMES, assignment
 from minimixce.classroom.grader import arguments, batch, frames, grading, isolation, submission
 from minimixce.classroom.grader.remote import RemoteFunctions, Sandbox, StudentError
+from minimixce.classroom.mistakes import edit
 from minimixce.cli import main
 
 TIER = "none"  # what these tests run is our own
@@ -464,7 +465,8 @@ def test_a_solved_notebook_beside_the_untouched_starter_counts(tmp_path, name):
 def folder(tmp_path_factory):
     """Submissions to A0: right, wrong in 0.3, and not to be loaded, with names of all kinds."""
     place, right = tmp_path_factory.mktemp("handed-in"), assignment("a0").source(0)
-    wrong = right.replace("dlogits[row", "dlogits[-row") if "dlogits[row" in right else right
+    (mistake,) = (m for m in assignment("a0").mistakes if m.code == "gradient-sign")
+    wrong = edit(right, mistake.edits[0])
     for student, text in {
         "ada": right,
         "=cmd()": right,
@@ -499,6 +501,9 @@ def test_a_folder_becomes_a_table_and_goes_on_where_it_was_stopped(folder, tmp_p
     assert [row["student"] for row in rows] == ["'=cmd()", "ada", "bob, the 2nd", "empty", "łódź"]
     by_student = {row["student"]: row for row in rows}
     assert by_student["ada"]["total"] == "10"
+    assert by_student["bob, the 2nd"]["0.2"] == "2"
+    assert float(by_student["bob, the 2nd"]["0.3"]) < 5
+    assert by_student["bob, the 2nd"]["mistakes"] == "gradient-sign"
     assert by_student["łódź"]["status"] == "does not load"
     assert by_student["empty"]["status"] == "missing file"
     assert "ZeroDivisionError" in records[-1]["says"]
