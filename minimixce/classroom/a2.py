@@ -17,16 +17,19 @@ from .a2_probes import (
     pair_block,
     pair_embedding,
     pair_model,
+    pair_position,
     params_of,
     run_attention,
     run_block,
     run_embedding,
     run_model,
+    run_position,
+    run_visible,
     softmax_probes,
 )
 from .a2_source import VARIANTS, has_bias, source
 from .mistakes import read_mistakes
-from .tasks import Assignment, Task, layer, quarters
+from .tasks import Assignment, Task, Words, by_tensor, layer, quarters
 
 
 def _norm_task(variant):
@@ -56,16 +59,18 @@ def _attention_task(variant):
         "2.6",
         f"attention{VARIANTS[variant][3].removeprefix('2.6 Attention')}",
         ("visible", "attention_forward", "attention_backward"),
-        {"forward": 5, "masked": 2, "manners": 1, "dv": 4}
+        {"forward": 4, "visible": 1, "masked": 2, "manners": 1, "dv": 4}
         | {"consistent": 4.5, "dq and dk": 3.5, "heads": 4},
         attention_probes(variant),
-        run_attention,
+        (run_attention, run_visible),
         ("dq", "dk", "dv"),
         pair_attention,
         {"masked": masked_positions_do_not_matter, "heads": heads_are_alone},
-        {"dv": ("reference", ("dv",)), "dq and dk": ("reference", ("dq", "dk"))},
+        {"dv": ("reference", ("dv",)), "dq and dk": ("reference", ("dq", "dk"))}
+        | {"forward": ("forward", ("y",)), "visible": ("forward", ("visible",))},
         lesson="7",
         nonlinear=True,
+        apart=("visible",),
     )
 
 
@@ -82,6 +87,7 @@ def _whole_tasks(variant):
         run_model,
         tuple(names),
         pair_model,
+        words=Words("the gradient", "the loss", "the derivative of your own loss"),
         lesson="7",
         nonlinear=True,
         every_row=False,
@@ -102,26 +108,27 @@ def _whole_tasks(variant):
 
 
 @cache
-def assignment(variant=0):
+def assignment(variant: int = 0) -> Assignment:
     """A2 in one of its six variants -> Assignment."""
     linear = Task(
         "2.1",
         "linear",
         ("linear_forward", "linear_backward"),
-        quarters(8),
-        linear_probes,
+        probes=linear_probes,
+        **by_tensor(8, ("dx", "dW", "db")),
         **layer("linear", ("x", "W", "b"), ("dx", "dW", "db")),
         lesson="7",
     )
+    given = ("dW", "dx", "dW of the positions")
     embedding = Task(
         "2.2",
         "embeddings",
         ("embedding_forward", "embedding_backward", "position_forward", "position_backward"),
-        quarters(8),
-        embedding_probes,
-        run_embedding,
-        ("dW", "dx", "dP"),
-        pair_embedding,
+        probes=embedding_probes,
+        run=(run_embedding, run_position),
+        gradients=given,
+        pair=(pair_embedding, pair_position),
+        **by_tensor(8, given, ("y", "y with positions")),
         lesson="7",
         every_row=False,
     )

@@ -85,12 +85,12 @@ def function_of(name, returned, wanted="f_and_w"):
 
 
 def entry_of(name, returned, key):
-    """An entry of a dict that a function returned. Raises WrongReturn where it has none."""
+    """An entry of a dict, called `name`. Raises WrongReturn where it has none."""
     if isinstance(returned, dict) and key in returned:
         return returned[key]
     if isinstance(returned, dict):
-        raise WrongReturn(f"{name} returned a dict without {key!r}")
-    raise WrongReturn(f"{name} returned {described(returned)} where a dict is wanted")
+        raise WrongReturn(f"{name} have no {key!r}")
+    raise WrongReturn(f"{name} are {described(returned)}; a dict is wanted")
 
 
 def described(value):
