@@ -3,6 +3,7 @@
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from .catalogue import functions_of, load_source
 
@@ -35,7 +36,7 @@ VARIANTS = (
 
 
 @cache
-def source(variant=0):
+def source(variant: int = 0) -> str:
     """The reference solution of a variant: sections of the textbook form are replaced."""
     text = (_SOURCES / "a2_backprop.py").read_text(encoding="utf-8")
     if variant:
@@ -54,16 +55,16 @@ def _sections(text):
 
 
 @cache
-def reference(variant):
+def reference(variant: int) -> Any:
     """The functions of the reference solution, as attributes."""
     return functions_of(load_source(source(variant), "reference"))
 
 
-def has_bias(variant):
+def has_bias(variant: int) -> bool:
     """Whether the norm of a variant has a bias."""
     return "norm_forward(x, weight, bias)" in source(variant)
 
 
-def has_cap(variant):
+def has_cap(variant: int) -> bool:
     """Whether the scores of a variant's attention are capped."""
     return VARIANTS[variant][3] == _CAPPED

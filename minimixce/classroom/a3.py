@@ -145,7 +145,7 @@ def _bonus_task():
 
 
 @cache
-def assignment(variant=0):
+def assignment(variant: int = 0) -> Assignment:
     """A3, which has one variant -> Assignment."""
     return Assignment(
         "a3",

@@ -1,10 +1,12 @@
 """How the tasks of A3 are probed and run."""
 
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 
 from .grader.arguments import TinyWorld, made
+from .signatures import Functions, Inputs, Outputs, Pair
 from .tasks import Probe, rng_of
 
 V, T = 4, 4
@@ -37,7 +39,7 @@ def _rows(rng, horizon, v, n=9):
     return rows
 
 
-def log_prob_probes(seed):
+def log_prob_probes(seed: int) -> list[Probe]:
     """Sequences of all lengths; a horizon of 1."""
     rng = rng_of(seed, 31)
 
@@ -48,18 +50,18 @@ def log_prob_probes(seed):
     return [Probe("ordinary", inputs(T, 5)), Probe("degenerate", inputs(1, 3))]
 
 
-def run_log_prob(functions, inputs):
+def run_log_prob(functions: Functions, inputs: Inputs) -> Outputs:
     """log Q of all rows."""
     return {"log Q": functions.log_prob(inputs["log_q"], inputs["rows"])}
 
 
-def sequences_probes(seed):
+def sequences_probes(seed: int) -> list[Probe]:
     """Two sizes; a horizon of 1; a vocabulary of one ordinary token."""
     sizes = [("ordinary", 4, 4), ("ordinary", 3, 5), ("degenerate", 4, 1), ("degenerate", 2, 3)]
     return [Probe(kind, {"V": v, "T": horizon}) for kind, v, horizon in sizes]
 
 
-def run_sequences(functions, inputs):
+def run_sequences(functions: Functions, inputs: Inputs) -> Outputs:
     """All rows, sorted."""
     rows = np.asarray(functions.enumerate_sequences(inputs["V"], inputs["T"]))
     if rows.dtype.kind not in "iu":
@@ -69,7 +71,7 @@ def run_sequences(functions, inputs):
     return {"rows": rows}
 
 
-def table_probes(seed):
+def table_probes(seed: int) -> list[Probe]:
     """Logits and costs; tables that are nearly certain; a horizon of 1."""
     rng = rng_of(seed, 33)
 
@@ -84,13 +86,13 @@ def table_probes(seed):
     return [Probe(*probe) for probe in [*probes, ("degenerate", inputs(1))]]
 
 
-def run_listing(functions, inputs):
+def run_listing(functions: Functions, inputs: Inputs) -> Outputs:
     """R and its gradient, by listing."""
     R, dlogits = functions.exact_reverse_ce(inputs["logits"], inputs["cost"], inputs["T"])
     return {"R": R, "dlogits": dlogits}
 
 
-def pair_listing(functions, inputs):
+def pair_listing(functions: Functions, inputs: Inputs) -> Pair:
     """R as a function of the logits."""
 
     def forward(logits):
@@ -99,23 +101,23 @@ def pair_listing(functions, inputs):
     return forward, lambda dy, dlogits: (dy * dlogits,), {"logits": inputs["logits"]}
 
 
-def horizon_of_one_gives_zero(functions, inputs):
+def horizon_of_one_gives_zero(functions: Functions, inputs: Inputs) -> str:
     """A property: where there is no choice, nothing is paid and every gradient is zero."""
     R, dlogits = functions.exact_reverse_ce(inputs["logits"], inputs["cost"], 1)
     return "" if R == 0 and not np.any(dlogits) else "R or its gradient is not 0 at a horizon of 1"
 
 
-def run_to_go(functions, inputs):
+def run_to_go(functions: Functions, inputs: Inputs) -> Outputs:
     """The costs to go."""
     return {"U": functions.cost_to_go(inputs["Q"], inputs["cost"], inputs["T"])}
 
 
-def run_tree(functions, inputs):
+def run_tree(functions: Functions, inputs: Inputs) -> Outputs:
     """The gradient by costs to go."""
     return {"dlogits": functions.reverse_grad(inputs["Q"], inputs["cost"], inputs["T"])}
 
 
-def model_probes(seed):
+def model_probes(seed: int) -> list[Probe]:
     """A model whose logits depend on the whole prefix; a horizon of 2."""
     rng = rng_of(seed, 36)
 
@@ -125,7 +127,7 @@ def model_probes(seed):
     return [Probe("ordinary", inputs(T)), Probe("degenerate", inputs(2))]
 
 
-def run_model(functions, inputs):
+def run_model(functions: Functions, inputs: Inputs) -> Outputs:
     """R and the gradient of a linear model of the prefix."""
     logits_of, pull_back = made("prefix_model", inputs["W"])
     world = made("tiny_world", inputs["cost"])
@@ -133,7 +135,7 @@ def run_model(functions, inputs):
     return {"R": R, "dW": grads["W"]}
 
 
-def pair_model(functions, inputs):
+def pair_model(functions: Functions, inputs: Inputs) -> Pair:
     """R as a function of the model's parameters."""
 
     def forward(W):
@@ -143,7 +145,7 @@ def pair_model(functions, inputs):
     return forward, lambda dy, dW: (dy * dW,), {"W": inputs["W"]}
 
 
-def weights_probes(seed):
+def weights_probes(seed: int) -> list[Probe]:
     """Costs of nine samples, of two, and of single tokens."""
     rng = rng_of(seed, 37)
 
@@ -155,14 +157,14 @@ def weights_probes(seed):
     return [Probe("ordinary", inputs(9, 5)), Probe("degenerate", inputs(2, 1))]
 
 
-def run_weights(functions, inputs):
+def run_weights(functions: Functions, inputs: Inputs) -> Outputs:
     """Both weights."""
     costs = inputs["costs"]
     reinforce, rloo = functions.reinforce_weights(costs), functions.rloo_weights(costs)
     return {"weights of REINFORCE": reinforce, "weights of RLOO": rloo}
 
 
-def unbiased(reference, name):
+def unbiased(reference: Callable[[], Functions], name: str) -> Callable[[Functions, Inputs], str]:
     """A property: over all pairs of samples, the expected estimate is the exact gradient."""
 
     def check(functions, inputs):
@@ -200,7 +202,7 @@ def _scores(row, Q):
     return found
 
 
-def gumbel_probes(seed):
+def gumbel_probes(seed: int) -> list[Probe]:
     """Nine rows; logits that overflow, at a small τ; one row of two tokens; a vocabulary of one."""
     rng = rng_of(seed, 39)
 
@@ -218,7 +220,7 @@ def gumbel_probes(seed):
     ]
 
 
-def run_gumbel(functions, inputs):
+def run_gumbel(functions: Functions, inputs: Inputs) -> Outputs:
     """The soft and the hard sample of the same noise, and the gradient through each."""
     outputs = {}
     for name, hard in (("soft", False), ("hard", True)):
@@ -230,7 +232,7 @@ def run_gumbel(functions, inputs):
     return outputs
 
 
-def pair_gumbel(functions, inputs):
+def pair_gumbel(functions: Functions, inputs: Inputs) -> Pair:
     """The soft sample as a function of the logits, with the same noise each time."""
 
     def forward(logits):

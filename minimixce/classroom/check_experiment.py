@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..storage.files import read_json
+from ..storage.shapes import FilePath
 from . import experiment
 
 _SAME = 1e-6  # of the same numbers on the same machine
@@ -24,7 +25,7 @@ class Item(NamedTuple):
     says: str
 
 
-def check_folder(folder, rerun=None):
+def check_folder(folder: FilePath, rerun: int | None = None) -> list[Item]:
     """Look at prereg.json, results.csv and summary.json of a folder -> list of Item.
 
     rerun: a seed to run again, which takes up to a minute. Raises FileNotFoundError for a folder

@@ -8,6 +8,8 @@ sampled sentences that are. Sentences are cut after 15 words.
 
 import functools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +42,7 @@ COLUMNS = ("seed", "mle", "mixce", "control", "temperature", "entropy_mixce", "e
 # ---- what is registered --------------------------------------------------------------------------
 
 
-def check_prereg(prereg):
+def check_prereg(prereg: dict[str, Any]) -> list[str]:
     """What is wrong with a pre-registration, a dict -> list of sentences, empty if nothing is."""
     wrong = [
         f"{name} is missing: {what}" for name, (_, what) in FIELDS.items() if name not in prereg
@@ -76,7 +78,7 @@ def _fits(name, value, kind):
 # ---- one seed ------------------------------------------------------------------------------------
 
 
-def run_seed(prereg, seed):
+def run_seed(prereg: dict[str, Any], seed: int) -> dict[str, float]:
     """Train and measure one pair -> a row of results.csv, {column: number}.
 
     The same prereg and seed give the same row on one machine, up to the last digits.
@@ -153,7 +155,7 @@ def _matching_temperature(measure, model, entropy):
 # ---- the interval --------------------------------------------------------------------------------
 
 
-def interval(differences, level):
+def interval(differences: Sequence[float], level: float) -> tuple[float, float, float]:
     """The mean of paired differences and its t interval -> (mean, low, high).
 
     Raises ValueError for fewer than two.
@@ -165,7 +167,7 @@ def interval(differences, level):
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
 
 
-def t_quantile(probability, degrees):
+def t_quantile(probability: float, degrees: int) -> float:
     """The quantile of Student's t distribution, by bisection of its integral, to 1e-9 or so."""
     low, high = 0.0, 1e4
     for _ in range(80):
@@ -187,7 +189,7 @@ def _t_below(t, degrees):
     return 0.5 + math.exp(log_scale) / math.sqrt(math.pi) * integral
 
 
-def coverage(n, level, draws=20_000, seed=0):
+def coverage(n: int, level: float, draws: int = 20_000, seed: int = 0) -> dict[str, float]:
     """How often an interval from n normal differences holds the truth -> {"t": share, "normal":
     share}: with Student's quantile, and with the normal one, as if the deviation were known.
     """
@@ -199,7 +201,9 @@ def coverage(n, level, draws=20_000, seed=0):
     return {"t": float((ratio < student).mean()), "normal": float((ratio < normal).mean())}
 
 
-def summary(prereg, rows):
+def summary(
+    prereg: dict[str, Any], rows: Sequence[dict[str, float]]
+) -> dict[str, dict[str, float]]:
     """Both comparisons of the report from the rows of results.csv -> dict of intervals."""
     found = {}
     for other in ("mle", "control"):

@@ -10,6 +10,7 @@
 Lines that start with # are comments.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -19,11 +20,13 @@ _FOLDER = Path(__file__).parent / "catalogues"
 
 
 @cache
-def read_mistakes(name):
+def read_mistakes(name: str) -> tuple[Mistake, ...]:
     """The mistakes of the file catalogues/<name>.txt, in order -> tuple of Mistake."""
     text = (_FOLDER / f"{name}.txt").read_text(encoding="utf-8")
-    blocks, lines = [], [line for line in text.splitlines() if not line.startswith("#")]
-    for line in lines:
+    blocks: list[tuple[str, list[str]]] = []
+    for line in text.splitlines():
+        if line.startswith("#"):
+            continue
         if line and not line.startswith(" "):
             blocks.append((line, []))
         elif line.strip():
@@ -46,7 +49,7 @@ def _mistake(head, body):
     return Mistake(code, task, " ".join(says), edits, lesson[0] if lesson else "")
 
 
-def edit(text, edits):
+def edit(text: str, edits: Iterable[tuple[str, str]]) -> str | None:
     """Text with each (old, new) replaced in turn; None unless every old is there exactly once.
 
     Further lines of new are indented like the line that old is in.
