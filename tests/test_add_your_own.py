@@ -2,6 +2,7 @@
 it; then the page's own tests and commands run there.
 """
 
+import json
 import os
 import re
 import shlex
@@ -51,6 +52,18 @@ def copy(tmp_path_factory):
     return folder
 
 
+END = "# ---- the end of a command\n"
+# each argument is the words of a command, as JSON: one process imports the package once
+ONE_PROCESS = f"""
+import json, sys
+from minimixce import cli
+for n, words in enumerate(sys.argv[1:]):
+    if n:
+        print({END!r}, end="")
+    assert cli.main(json.loads(words)) == 0, words
+"""
+
+
 def run(copy, *arguments):
     """Python in the copy -> what it printed."""
     environment = {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
@@ -77,8 +90,10 @@ def test_the_tests_of_the_page_pass(copy):
 def test_its_rows_show_up_in_checks_tables_and_files(copy):
     (commands,) = (block.splitlines() for kind, block in BLOCKS if kind == "sh")
     (copy / "story.txt").write_text("The cat sat on the mat. The dog sat on the log.\n" * 50)
-    shown = [run(copy, "-m", *shlex.split(command)) for command in commands]
-    gradcheck, on_world, world_measures, comparison, on_text, text_measures = shown
+    programs = [shlex.split(command) for command in commands]
+    assert {name for name, *_ in programs} == {"minimixce"}
+    shown = run(copy, "-c", ONE_PROCESS, *(json.dumps(words) for _, *words in programs))
+    gradcheck, on_world, world_measures, comparison, on_text, text_measures = shown.split(END)
     assert "power" in gradcheck
     assert "power" in on_world
     assert "power" in on_text

@@ -221,7 +221,7 @@ def check_gradients(one_file, shape):
 
 
 def test_gradients_numerically(one_file):
-    report = check_gradients(one_file, (2, 4, 2, 6, 5, 6, 2))
+    report = check_gradients(one_file, (2, 3, 2, 4, 5, 6, 2))
     assert report.ok, f"\n{report}"
 
 

@@ -96,6 +96,24 @@ def folder(tmp_path, monkeypatch):
 TOLERANCES = {"README.md": 0.15, "tutorials/worlds.md": 0.02}
 
 
+FIRST_STEPS = "range(401)", "range(101)"  # of README's training: a quarter of it shows the same
+
+
+def test_the_training_of_the_front_page_begins_as_is_shown():
+    (training,) = (pair for pair in python_blocks("README.md") if FIRST_STEPS[0] in pair[0])
+    printed = run_block(training[0].replace(*FIRST_STEPS), {"__name__": "page"})
+    shown = "".join(training[1].splitlines(keepends=True)[:2])
+    assert shown.startswith("0 ")
+    check_printed(printed, shown, TOLERANCES["README.md"])
+
+
+@pytest.mark.slow
+def test_the_training_of_the_front_page_prints_what_is_shown():
+    (training,) = (pair for pair in python_blocks("README.md") if FIRST_STEPS[0] in pair[0])
+    printed = run_block(training[0], {"__name__": "page"})
+    check_printed(printed, training[1], TOLERANCES["README.md"])
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if python_blocks(page)])
 def test_python_blocks_run_and_print_what_stands_below_them(page, folder):
     if page == "tutorials/using.md":
@@ -103,7 +121,7 @@ def test_python_blocks_run_and_print_what_stands_below_them(page, folder):
             run_command(command)
     names = {"__name__": "page"}
     for code, shown in python_blocks(page):
-        if code.startswith(ELSEWHERE):
+        if code.startswith(ELSEWHERE) or FIRST_STEPS[0] in code:
             continue
         printed = run_block(code, names)
         if shown:
@@ -133,6 +151,8 @@ def test_mixce_in_one_minute_is_the_package_s():
 def test_the_test_file_of_the_page_passes(folder):
     code = block("tutorials/gradient_checking.md", "# test_my_layer.py")
     Path("test_my_layer.py").write_text(code, "utf-8")
+    few = "from hypothesis import settings\nsettings.register_profile('few', max_examples=10)\n"
+    Path("conftest.py").write_text(f"{few}settings.load_profile('few')\n", "utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "minimixce.testing.plugin"]
     done = subprocess.run([*command, "test_my_layer.py"], capture_output=True, text=True)
     assert "2 passed" in done.stdout, done.stdout
