@@ -274,7 +274,7 @@ PLANTS = {  # a file of the package, what it says, a wrong annotation in its pla
         "experiments/world_measures.py",
         "    rows: Rows\n",
         '    rows: Float[Array, "n L"]\n',
-        "test_measures.py::test_a_row_is_all_that_a_new_measure_on_worlds_needs",
+        "test_measures.py::test_functions_of_the_table_say_what_the_exact_sums_say",
     ),
 }
 
