@@ -64,7 +64,7 @@ def test_a_right_layer_passes_at_any_sizes(arrays):
         ),
         (
             lambda dx, dw, db, dy: (dx, dw, dy),
-            "bias: shape (2, 4): sum over the first axis, along which it was broadcast",
+            "bias: shape (2, 4): sum over all axes but the last, along which it was broadcast",
         ),
         (
             lambda dx, dw, db, dy: (dx, dw.T, db),

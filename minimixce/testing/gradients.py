@@ -21,9 +21,9 @@ def assert_gradients(
     """Raise AssertionError, with a table and what is wrong in words, unless every gradient is OK.
 
     forward(*inputs) -> (y, cache), y one array or a tuple of arrays; backward(dy, cache) -> a tuple
-    with one gradient per input, None for integer inputs (see minimixce.gradcheck, whose `options`
-    go here too: tolerance, coordinates, nondegenerate, seed). An input may be an array, a number,
-    or a dict, list or tuple of such, whose gradient then has the same structure. float32 and
+    with one gradient per input, None or nothing at all for integer arrays (see minimixce.gradcheck,
+    whose `options` go here too: tolerance, coordinates, nondegenerate, seed). An input may be an
+    array, a number, or a dict, list or tuple of such, whose gradient then has the same structure. float32 and
     float16 are checked in float64, on the same numbers. names: one for each input; by default those
     of forward's parameters. Returns the Report.
 
@@ -66,6 +66,7 @@ def check_gradients(
         gradients = backward(dy, cache)
         if len(inputs) == 1 and not isinstance(gradients, tuple):
             gradients = (gradients,)
+        gradients = _with_none_for_integers(gradients, inputs)
         count = len(gradients) if isinstance(gradients, (tuple, list)) else 1
         if count != len(inputs):
             raise ValueError(
@@ -77,6 +78,18 @@ def check_gradients(
     report = gradcheck(flat_forward, flat_backward, flat_inputs, names=flat_names, **options)
     sizes = {name: np.shape(x) for name, x in zip(flat_names, flat_inputs)}
     return report, [line for row in report.rows if (line := explain(row, sizes))]
+
+
+def _with_none_for_integers(gradients: Any, inputs: Sequence[Any]) -> Any:
+    """The gradients of a backward that may leave out integer arrays, with None for them."""
+    is_integer = [isinstance(x, np.ndarray) and x.dtype.kind in "iub" for x in inputs]
+    wanted = len(inputs) - sum(is_integer)
+    if wanted == 1 and not isinstance(gradients, (tuple, list, dict)):
+        gradients = (gradients,)
+    if not any(is_integer) or not isinstance(gradients, (tuple, list)) or len(gradients) != wanted:
+        return gradients
+    given = iter(gradients)
+    return tuple(None if integer else next(given) for integer in is_integer)
 
 
 def _names(forward: Callable[..., Any], inputs: Sequence[Any]) -> list[str]:

@@ -41,12 +41,13 @@ def _of_shape(g: Array, right: Array) -> str:
     if extra > 0 and g.shape[extra:] == right.shape:
         axes = tuple(range(extra))
         summed = g.sum(axis=axes)
-        which = "the first axis" if extra == 1 else f"the first {extra} axes"
+        kept = f"the last {right.ndim}" if right.ndim > 1 else "the last"
+        which = f"all axes but {kept}" if right.ndim else "all axes"
         if _equal(summed, right):
             return f"shape {g.shape}: sum over {which}, along which it was broadcast"
     if g.size == right.size and _equal(g.reshape(right.shape), right):
         return f"shape {g.shape}: the right numbers; reshape it to {right.shape}"
-    return f"shape {g.shape}: it must have the shape of the input, {right.shape}"
+    return f"shape {g.shape}: it must be {right.shape}"
 
 
 def _of_values(g: Array, right: Array, sizes: Iterable[int]) -> str:
@@ -112,8 +113,10 @@ def _of_factor(c: float, sizes: Iterable[int]) -> str:
 def _where(mask: Array, what: str) -> str:
     indices = np.argwhere(mask)
     first = indices[0].tolist()
-    return f"{what} at {first}" + (
-        f" and {len(indices) - 1} more places" if len(indices) > 1 else ""
+    return (
+        what
+        + (f" at {first}" if first else "")
+        + (f" and {len(indices) - 1} more places" if len(indices) > 1 else "")
     )
 
 
