@@ -89,7 +89,7 @@ def test_a_file_that_does_not_run(text, says, tmp_path):
         (
             "def mixce(eta):\n    return 1 + ''",
             "exception",
-            "mixce stops at line 2 with log_q (9): TypeError",
+            "mixce stops at line 2 with log_q (9,): TypeError",
         ),
         (
             "def mixce(eta):\n    return lambda log_q: (None, None)",

@@ -197,15 +197,26 @@ def _surrogate_probes(seed):
     ]
 
 
-def _frozen_derivative(functions, inputs):
-    """frozen's derivative in z at z0 is the surrogate's gradient; the plain value's is not."""
-    z0, targets, eta = inputs["z0"].astype(float), inputs["targets"], inputs["eta"]
+def _plain_derivative(functions, inputs):
+    """The derivative of the surrogate's value is not its gradient."""
     log_q = _LOG_QS[:5].copy()
-    f_and_w = _f_and_w(functions, "surrogate", eta)
-    step = 1e-3 if is_float32([f_and_w(log_q)[0]]) else 1e-5
+    f_and_w = _f_and_w(functions, "surrogate", inputs["eta"])
+    f, w = f_and_w(log_q)
+    step = _step(f)
     plain = (f_and_w(log_q + step)[0] - f_and_w(log_q - step)[0]) / (2 * step)
-    if np.allclose(-plain, f_and_w(log_q)[1], rtol=1e-3, atol=1e-3):
+    if np.allclose(-plain, w, rtol=1e-3, atol=1e-3):
         return "w is −df/d log q of your f, so nothing in f is held constant"
+    return ""
+
+
+def _step(value):
+    return 1e-3 if is_float32([value]) else 1e-5
+
+
+def _frozen_derivative(functions, inputs):
+    """The derivative of frozen in z, at z0, is the surrogate's gradient."""
+    z0, targets, eta = inputs["z0"].astype(float), inputs["targets"], inputs["eta"]
+    step = _step(functions.frozen(z0, z0, targets, eta))
     direction = np.sin(np.arange(z0.size)).reshape(z0.shape)
     up = functions.frozen(z0 + step * direction, z0, targets, eta)
     down = functions.frozen(z0 - step * direction, z0, targets, eta)
@@ -313,11 +324,15 @@ def assignment(variant=0):
             "1.5",
             "the surrogate",
             ("surrogate", "frozen"),
-            {"f": 0.5, "w": 1, "frozen": 1, "derivative of frozen": 2, "manners": 0.5},
+            {"f": 0.5, "w": 1, "plain value": 0.5, "frozen": 1, "derivative of frozen": 1.5}
+            | {"manners": 0.5},
             _surrogate_probes,
             (_run_surrogate, _run_frozen),
             ("w",),
-            properties={"derivative of frozen": _frozen_derivative},
+            properties={
+                "plain value": _plain_derivative,
+                "derivative of frozen": _frozen_derivative,
+            },
             parts={name: ("value", (name,)) for name in ("f", "w", "frozen")},
             lesson="6",
         ),

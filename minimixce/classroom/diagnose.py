@@ -157,7 +157,7 @@ def _shapes(probe):
     arrays = {k: v for k, v in probe.inputs.items() if np.ndim(v)} if probe else {}
     if not 0 < len(arrays) <= _MANY:
         return ""
-    listed = (f"{k} ({','.join(map(str, np.shape(v)))})" for k, v in arrays.items())
+    listed = (f"{k} {str(np.shape(v)).replace(' ', '')}" for k, v in arrays.items())
     return f" with {', '.join(listed)}"
 
 

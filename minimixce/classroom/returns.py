@@ -81,7 +81,7 @@ def function_of(name, returned, wanted="f_and_w"):
     """The function that a function returned. Raises WrongReturn where it is none."""
     if callable(returned):
         return returned
-    raise WrongReturn(f"{name} returned {described(returned)}; it must return a function, {wanted}")
+    raise _wrong(name, returned, f"a function, {wanted}")
 
 
 def entry_of(name, returned, key):
