@@ -210,7 +210,7 @@ def _plain_derivative(functions, inputs):
 
 
 def _step(value):
-    return 1e-3 if is_float32([value]) else 1e-5
+    return 1e-3 if is_float32([np.asarray(value)]) else 1e-5
 
 
 def _frozen_derivative(functions, inputs):
