@@ -3,6 +3,7 @@ bundle gives no solution away.
 """
 
 import csv
+import dataclasses
 import html
 import importlib.util
 import io
@@ -19,7 +20,9 @@ from pages import Page, chromium
 
 from minimixce.classroom import bundle, release
 from minimixce.classroom.assignments import NAMES, assignment
-from minimixce.classroom.local import Submission, judge_submission
+from minimixce.classroom.local import Submission
+from minimixce.classroom.results import judge_submission
+from minimixce.cli import grade
 
 ROOT = Path(__file__).parent.parent
 ASSIGNMENTS = ROOT / "tutorials" / "assignments"
@@ -125,6 +128,18 @@ def test_there_are_twelve_examples():
     assert len(list(oral_examples())) == 12
 
 
+def test_commands_of_the_guide_are_commands():
+    """Every option of `minimixce grade` that the guide shows is one, and every script is there."""
+    text = (KIT / "guide.md").read_text(encoding="utf-8")
+    options = {f"--{field.name}" for field in dataclasses.fields(grade.Flags)}
+    shown = re.findall(r"minimixce grade [^`\n]*", text)
+    assert len(shown) > 8
+    for command in shown:
+        assert set(re.findall(r"--\w+", command)) <= options, command
+    for path in re.findall(r"python (tutorials/\S+\.py)", text):
+        assert (ROOT / path).is_file(), path
+
+
 # ---- slides --------------------------------------------------------------------------------------
 
 
@@ -137,6 +152,8 @@ def test_every_sitting_has_its_slides_titles_notes_and_two_questions(slides):
         assert all(slide.title and slide.notes for slide in found), path
         questions = [k for k, slide in enumerate(found) if "@question" in slide.body]
         assert questions == [len(found) - 3, len(found) - 2], path
+        minutes = [int(re.match(r"(\d+) minutes", slide.notes)[1]) for slide in found[1:]]
+        assert 70 <= sum(minutes) <= 80, path
 
 
 def test_every_figure_is_there_and_has_words(slides):
