@@ -19,7 +19,7 @@ _OF_EXPERIMENT = (
     *("example/analysis.py", "example/report.md"),
 )
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((\.\./[^)\s#]+)(?:#[^)\s]*)?\)")
-_BEGIN, _END = "### BEGIN SOLUTION", "### END SOLUTION"
+BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 _STUB = ("# YOUR CODE HERE", "raise NotImplementedError()")
 
 
@@ -30,18 +30,18 @@ def clear_solutions(text: str) -> str:
     """
     lines, inside = [], False
     for number, line in enumerate(text.split("\n"), 1):
-        if _BEGIN in line:
+        if BEGIN in line:
             if inside:
-                raise ValueError(f"line {number}: {_BEGIN} inside a solution")
+                raise ValueError(f"line {number}: {BEGIN} inside a solution")
             inside = True
             indent = line[: len(line) - len(line.lstrip())]
             lines += [indent + stub for stub in _STUB]
-        elif _END in line:
+        elif END in line:
             inside = False
         elif not inside:
             lines.append(line)
     if inside:
-        raise ValueError(f"there is no {_END} at the end")
+        raise ValueError(f"there is no {END} at the end")
     return "\n".join(lines)
 
 
@@ -49,8 +49,8 @@ def solution_lines(text: str) -> set[str]:
     """The lines of code that only the solutions have: what no release may hold -> set."""
     kept, found, inside = set(clear_solutions(text).split("\n")), set(), False
     for line in text.split("\n"):
-        if _BEGIN in line or _END in line:
-            inside = _BEGIN in line
+        if BEGIN in line or END in line:
+            inside = BEGIN in line
         elif inside and line.strip():
             found.add(line)
     return found - kept
@@ -95,15 +95,15 @@ def write(name: str, folder: str | Path, variant: int = 0) -> list[Path]:
     if there:
         raise FileExistsError(f"{folder} has {', '.join(there)} already; choose a new folder")
     for file, text in made.items():
-        if file.endswith(".md"):
-            text = _without_links(f"tutorials/assignments/{name}/{file}", text)
-        if file == "README.md":
-            text = _stamped(name, variant, text)
-        if variant and file.endswith((".md", ".py")):
-            text = _with_variant(name, variant, text)
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomically(folder / file, text.encode())
+        given = _for_outside(name, variant, file, text)
+        files.write_atomically(folder / file, given.encode())
     return [folder / file for file in made]
+
+
+def handout(name: str, variant: int = 0) -> str:
+    """The handout of an assignment as `write` writes it. Raises as files_of."""
+    return _for_outside(name, variant, "README.md", files_of(name, variant)["README.md"])
 
 
 def _written_by_hand(name, names):
@@ -115,6 +115,17 @@ def _written_by_hand(name, names):
         said = "install it from a wheel of a release, or use a clone of the repository"
         raise FileNotFoundError(f"this minimixce has no handout of {name}; {said}")
     return {file: (folder / file).read_text(encoding="utf-8") for file in names}
+
+
+def _for_outside(name, variant, file, text):
+    """A file's text as it is of use in another place than the repository."""
+    if file.endswith(".md"):
+        text = _without_links(f"tutorials/assignments/{name}/{file}", text)
+    if file == "README.md":
+        text = _stamped(name, variant, text)
+    if variant and file.endswith((".md", ".py")):
+        text = _with_variant(name, variant, text)
+    return text
 
 
 def _without_links(path, text):
@@ -170,7 +181,7 @@ def notebook(name: str, variant: int = 0, text: str | None = None) -> str:
     with_checks = text is None
     made: list[dict] = []
     for kind, source in cells(text or starter(name, variant)):
-        made.append(_cell(kind, source, len(made), nbgrader=_STUB[1] in source or _BEGIN in source))
+        made.append(_cell(kind, source, len(made), nbgrader=_STUB[1] in source or BEGIN in source))
         tasks = [t for t in whole.tasks if f"def {t.functions[-1]}(" in source]
         if with_checks and kind == "code":
             made += [

@@ -1,7 +1,7 @@
 """Write what students get of an assignment: the starter, its notebook, the handout and the public tests.
 
     python tutorials/assignments/build.py a1                          this folder's own, variant 0
-    python tutorials/assignments/build.py a2 --variant 2 --out FOLDER       another variant, as minimixce grade a2 --release FOLDER
+    python tutorials/assignments/build.py a2 --variant 2 --out FOLDER       another; as minimixce grade a2 --release FOLDER
 
 Handout and tests are written by hand; starter and notebook are made from the reference solution in minimixce/classroom/sources.
 """
