@@ -501,6 +501,23 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     assert old is None or path.read_bytes() == old
 
 
+def test_the_temporary_file_is_nobodys(tmp_path, monkeypatch):
+    """A user's file.tmp stays, and a link that waits under a name like it is not followed."""
+    (tmp_path / "file.tmp").write_bytes(b"mine")
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"mine")
+    files.write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file.tmp").read_bytes() == b"mine"
+    monkeypatch.setattr(files.secrets, "token_hex", lambda count: "0" * 2 * count)
+    name = f".file.{'0' * 16}.tmp"
+    os.symlink(victim, tmp_path / name)
+    with pytest.raises(FileExistsError):
+        files.write_atomically(tmp_path / "file", b"newer")
+    assert victim.read_bytes() == b"mine"
+    assert (tmp_path / name).is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
 def test_the_file_is_synced_before_it_replaces_the_old_one(tmp_path, monkeypatch):
     events, fsync, replace = [], os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append("sync"), fsync(fd)))

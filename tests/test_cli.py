@@ -486,3 +486,26 @@ def test_an_objective_may_return_a_float(capsys, tmp_path, story):
         )[0]
         == 0
     )
+
+
+def test_a_file_that_a_folder_names_is_run_only_where_the_call_names_it(capsys, tmp_path, story):
+    """run.json may come from somebody else, and name any file."""
+    mark, file = tmp_path / "mark", tmp_path / "mine.py"
+    file.write_text(
+        f"open({str(mark)!r}, 'a').write('x')\nfrom minimixce.objectives import mle as mine\n"
+    )
+    small = ["--n-embd", 8, "--n-layer", 1, "--block-size", 8, "--batch-size", 2, "--warmup", 1]
+    train = ["train", "--out", tmp_path / "r", "--quiet"]
+    objective = ["--objective", f"{file}:mine"]
+    started = [*train, "--data", story, "--steps", 2, "--eval-every", 2, *small, *objective]
+    assert run(capsys, *started)[0] == 0
+    times = len(mark.read_text())
+    assert times > 0
+    for how in (["--steps", 4], ["--steps", 4, "--change", "--lr", 0.1]):
+        status, _, error = run(capsys, *train, "--resume", *how)
+        assert status == 2
+        assert f"add --objective {file}:mine" in error
+    assert len(mark.read_text()) == times
+    how = ["--resume", "--steps", 4, "--change", *objective]
+    assert run(capsys, *train, *how)[0] == 0
+    assert len(mark.read_text()) > times

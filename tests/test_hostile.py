@@ -517,7 +517,7 @@ def test_an_objective_that_fails_while_training_leaves_a_run_to_go_on_with(templ
         assert_one_sentence(command, error, "/late.py fails: KeyError: 'late'")
         assert run("sample new --tokens 5")[0] == 0
         Path("late.py").write_text(OBJECTIVES["good"])
-        assert run("train --resume --out new")[0] == 0
+        assert run("train --resume --out new --objective late.py:objective")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -744,9 +744,14 @@ DAMAGE = {
         "seed must be a non-negative integer",
     ),
     "objective gone": (
-        lambda: edit(OPTIONS, objective="gone.py:f"),
-        (RESUME,),
+        lambda: edit(OPTIONS, objective=f"{os.getcwd()}/gone.py:f"),
+        (f"{RESUME} --objective gone.py:f",),
         "gone.py does not exist",
+    ),
+    "objective from a file that the call does not name": (
+        lambda: edit(OPTIONS, objective="good.py:objective"),
+        (RESUME,),
+        "which is only run where the call names it: add --objective good.py:objective",
     ),
     "foreign method": (
         lambda: edit(OPTIONS, run="x"),

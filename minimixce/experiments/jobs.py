@@ -66,7 +66,10 @@ def train(
         except KeyboardInterrupt:
             if not (out / run.RUN_FILE).exists():
                 raise
-            raise Stopped(f"stopped; go on with: minimixce train --out {out} --resume") from None
+            name = job_options.objective
+            again = f" --objective {name}" if options.is_in_file(name) else ""
+            how = f"minimixce train --out {out} --resume{again}"
+            raise Stopped(f"stopped; go on with: {how}") from None
         best = GPT.load(out, job_options.device)
         say(job.result(best))
         say(f"sample   {job.sample(best)}")

@@ -252,9 +252,15 @@ def resumed(folder: FilePath, given: dict[str, Any], change: bool = False) -> Tr
     """The options of the run in `folder`, with those of `given`, a dict, in their place.
 
     Raises ValueError for a given option that differs: FREE ones may, FIXED ones never, all others
-    with change=True.
+    with change=True. An objective in a file must be given again: a folder that came from somebody
+    else may name any file, and what is run is what the call says.
     """
     options = read_run(folder)
+    if is_in_file(options.objective) and "objective" not in given:
+        raise ValueError(
+            f"the run in {folder} has an objective from a file, which is only run where the call"
+            f" names it: add --objective {options.objective}"
+        )
     for name, value in given.items():
         before = getattr(options, name, value)
         rule = _FIELDS[name].metadata["on_resume"]
@@ -281,6 +287,11 @@ def check_same(folder: FilePath, options: TrainingOptions) -> None:
 def flag(name: str) -> str:
     """How the command line calls the option `name`: max_len -> --max-len."""
     return "--" + name.replace("_", "-")
+
+
+def is_in_file(objective: str) -> bool:
+    """Whether an objective's name is FILE.py:NAME, a function in a file."""
+    return objective.rpartition(":")[0].endswith(".py")
 
 
 def absolute(given: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import runpy
+import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,24 @@ def read_json(path: FilePath) -> dict[str, Any]:
 
 
 def write_atomically(path: FilePath, data: bytes) -> None:
-    """Write bytes to `path` so that a crash at any moment leaves the old file or the new one."""
+    """Write bytes to `path` so that a crash at any moment leaves the old file or the new one.
+
+    The temporary name is new and cannot be guessed: no file of the user's is overwritten by it, and
+    no link that somebody put there is followed.
+    """
     path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    made = False
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
+            made = True
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        if made:
+            temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
             # a full disk's error names no file, and the user knows no temporary one
             error.filename = str(path)
