@@ -4,7 +4,9 @@ The command `minimixce grade a1 FOLDER --local`, the public tests and the cells 
 call this, so they say the same. It runs the student's file: only for code one would run anyway.
 """
 
+import traceback
 from pathlib import Path
+from types import FunctionType
 
 from .assignments import assignment
 from .catalogue import functions_of
@@ -12,7 +14,8 @@ from .grader.submission import CannotRead, read_submission
 from .release import starter
 from .results import judge_submission
 
-NOTICE = "{} is run in this process, with all that you may do yourself."
+NOTICE = "{} runs in this process, with your rights: grade only code you trust."
+_NOT_RUN = "the notebook defines no function {!r}: run its cell"
 
 
 class Submission:
@@ -29,18 +32,27 @@ class Submission:
 
     def functions(self):
         """The student's functions as attributes."""
-        return functions_of(self.names)
+        return self._functions(self.names)
 
     def supplied_with(self, references):
-        """The same program with some of its functions replaced -> functions as attributes.
-
-        None where there is no text to run again.
-        """
-        if self.text is None:
-            return None
-        names = self._run()
+        """The same program with some of its functions replaced -> functions as attributes."""
+        names = _again(self.names) if self.text is None else self._run()
         names.update(references)
-        return functions_of(names)
+        return self._functions(names)
+
+    def _functions(self, names):
+        return functions_of(names, _NOT_RUN) if self.text is None else functions_of(names)
+
+
+def _again(names):
+    """A copy of the names that a notebook defines, whose functions find one another in the copy."""
+    new = dict(names)
+    for name, value in names.items():
+        if isinstance(value, FunctionType) and value.__globals__ is names:
+            parts = value.__code__, new, value.__name__, value.__defaults__, value.__closure__
+            new[name] = FunctionType(*parts)
+            new[name].__kwdefaults__ = value.__kwdefaults__
+    return new
 
 
 def load(name, folder, variant=0):
@@ -52,6 +64,10 @@ def load(name, folder, variant=0):
         whole = assignment(name, variant)
         handed = read_submission(folder, whole.file, starter(name, variant))
     except CannotRead as error:
+        if error.status == "missing file":
+            there = str(error).removeprefix(f"no {whole.file}")
+            said = f"{folder}/{whole.file} does not exist{there}: give the folder that holds it"
+            raise FileNotFoundError(said) from None
         raise ValueError(f"{folder}: {error}") from None
     path = Path(folder, handed.name) if Path(folder).is_dir() else folder
     try:
@@ -61,7 +77,15 @@ def load(name, folder, variant=0):
         said = f"{path} cannot be read: line {error.lineno}: {error.msg}: {line}"
         raise ValueError(said) from None
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{path} fails to run: {type(error).__name__}: {error}") from error
+        where = f"{path}{_line(error, path)}"
+        raise ValueError(f"{where} fails to run: {type(error).__name__}: {error}") from error
+
+
+def _line(error, path):
+    """ ", line 11", where a file's own code was when it failed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def assert_task(name, number, path, variant=0):

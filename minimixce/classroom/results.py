@@ -1,7 +1,7 @@
 """An assignment judged: its tasks one after the other, with the points that they earned.
 
 A submission is an object with two methods: functions(), the student's functions as attributes, and
-supplied_with({name: function}), the same with some of them replaced, or None where that cannot be.
+supplied_with({name: function}), the same with some of them replaced.
 local.Submission runs them in this process, grader.grading.RemoteSubmission in a sandbox.
 """
 
@@ -38,8 +38,12 @@ class Result:
 
     def text(self, hints="why"):
         """All tasks as lines, and the sum."""
+        bonus = [one for one in self.judged if one.title.startswith("bonus")]
+        earned, there = sum(one.points for one in bonus), sum(one.total for one in bonus)
         lines = [one.text(hints) for one in self.judged]
-        return "\n".join([*lines, f"{self.points:g} of {self.total:g} points"])
+        total = f"{self.points - earned:g} of {self.total - there:g} points"
+        lines.append(f"{total}, bonus {earned:g} of {there:g}" if bonus else total)
+        return "\n".join(lines)
 
     def as_dict(self):
         """Points, checks and codes of mistakes, as JSON has them."""
@@ -72,10 +76,7 @@ def _judge(name, submission, number, variant, seed):
     if found.passed or not before:
         return found
     earlier = {f: getattr(this.reference, f) for task in before for f in task.functions}
-    functions = submission.supplied_with(earlier)
-    if functions is None:
-        return found
-    again = judge(this, functions)
+    again = judge(this, submission.supplied_with(earlier))
     if not again.passed:
         return found if found.finding and found.finding.codes else again
     return _because_of_earlier(found, again)

@@ -60,13 +60,19 @@ def _drawn(forward: Callable[..., Any], name: str, shapes: Sequence[str], seed: 
 
 @contextlib.contextmanager
 def _folder_on_path(path: str) -> Iterator[None]:
-    """The folder of a file first among those that imports are looked for in."""
-    folder = str(Path(path).resolve().parent)
+    """The folder of a file first among those that imports are looked for in; what was imported from
+    there is forgotten afterwards, so that another folder may have files of the same names.
+    """
+    folder, before = str(Path(path).resolve().parent), set(sys.modules)
     sys.path.insert(0, folder)
     try:
         yield
     finally:
         sys.path.remove(folder)
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file and str(Path(file).parent) == folder:
+                del sys.modules[name]
 
 
 def _guarded(function: Callable[..., Any], name: str, path: str) -> Callable[..., Any]:
@@ -90,7 +96,8 @@ def _line(error: Exception, path: str) -> str:
     folder = Path(path).resolve().parent
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if Path(frame.filename).resolve().parent == folder:
-            other = "" if Path(frame.filename).name == Path(path).name else f" {frame.filename},"
+            name = Path(frame.filename).name
+            other = "" if name == Path(path).name else f" {name},"
             return f",{other} line {frame.lineno}"
     return ""
 

@@ -23,9 +23,9 @@ def assert_gradients(
     forward(*inputs) -> (y, cache), y one array or a tuple of arrays; backward(dy, cache) -> a tuple
     with one gradient per input, None or nothing at all for integer arrays (see minimixce.gradcheck,
     whose `options` go here too: tolerance, coordinates, nondegenerate, seed). An input may be an
-    array, a number, or a dict, list or tuple of such, whose gradient then has the same structure. float32
-    and float16 are checked in float64, on the same numbers. names: one for each input; by default
-    those of forward's parameters. Returns the Report.
+    array, a number, or a dict, list or tuple of such, whose gradient then has the same structure.
+    float32 and float16 are checked in float64, on the same numbers. names: one for each input; by
+    default those of forward's parameters. Returns the Report.
 
     Raises TypeError or ValueError where gradcheck does, for what cannot be checked.
 
@@ -137,7 +137,7 @@ def _structure(x, name):
     return [(name, x)], next, lambda g: [g]
 
 
-def _as_float64(x):
+def _as_float64(x: Any) -> Any:
     if isinstance(x, (int, float)) and not isinstance(x, bool):
         return np.asarray(x, np.float64)
     if hasattr(x, "dtype") and x.dtype.kind == "f" and x.dtype != np.float64:
