@@ -68,6 +68,16 @@ def test_the_handout_has_every_task_with_its_points(name):
     assert all(f"**{number}** (in `answers.md`)" in text for number in whole.written)
 
 
+@pytest.mark.parametrize("name", ["a1", "a2", "a3"])
+def test_the_handout_has_the_points_of_every_check(name):
+    text = (FOLDER / name / "README.md").read_text(encoding="utf-8").split("| | in points |")[1]
+    rows = dict(re.findall(r"^\| ([\w.]+) \| (.*) \|$", text, flags=re.MULTILINE))
+    for task in assignment(name).tasks:
+        row = rows["bonus" if task.title.startswith("bonus") else task.number]
+        said = sorted(float(part.split()[-1]) for part in row.split(", "))
+        assert said == sorted(task.points.values()), task.number
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_codes_are_of_one_mistake_each_and_belong_to_a_task(name):
     mistakes = assignment(name).mistakes
