@@ -6,7 +6,7 @@ command line, the tables, the pictures and the CSV files have it.
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -145,7 +145,9 @@ def ngram_cross_entropy(
     return float(-np.log(prob).mean())
 
 
-def _contexts(train, validation, n, vocab_size):
+def _contexts(
+    train: Int[Array, " N"], validation: Int[Array, " M"], n: int, vocab_size: int
+) -> Iterator[tuple[Array, Array]]:
     """For each length 0 … n−1, a number for the tokens before each target of the two texts, the
     same for the same tokens; boundaries stand before the beginning. They are counted anew for each
     length, since codes in base V would soon be larger than 2^63.
@@ -160,14 +162,16 @@ def _contexts(train, validation, n, vocab_size):
         yield number[: sizes[0]], number[sizes[0] :]
 
 
-def _tokens_before(ids, distance):
+def _tokens_before(ids: Int[Array, " N"], distance: int) -> Int[Array, " N-1"]:
     """The token `distance` places before each target."""
     found = np.zeros(len(ids) - 1, np.int64)
     found[distance - 1 :] = ids[: max(0, len(ids) - distance)]
     return found
 
 
-def _look_up(keys, values, wanted):
+def _look_up(
+    keys: Int[Array, " K"], values: Int[Array, " K"], wanted: Int[Array, " N"]
+) -> Int[Array, " N"]:
     """values of the sorted keys, 0 where a wanted key is absent."""
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[at] == wanted, values[at], 0)
@@ -263,7 +267,7 @@ def repetition(ids: Ids, times: int = 3) -> tuple[float, int]:
     return (float(inside.mean()) if len(ids) else float("nan")), longest
 
 
-def _is_repeated(phrase):
+def _is_repeated(phrase: Int[Array, " n"]) -> bool:
     """Whether a phrase (n,) is a shorter one, two or more times."""
     n = len(phrase)
     parts = (part for part in range(1, n // 2 + 1) if n % part == 0)

@@ -8,14 +8,14 @@ sequences can be listed, else by RLOO with fresh samples of Q.
 import functools
 import zlib
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from .. import estimators, exact, objectives, text, worlds
 from ..model import LanguageModel
 from ..storage import validate
-from ..storage.shapes import Array, Batch, Int, LossAndGrads, Rows
+from ..storage.shapes import Array, Batch, Grads, Int, LossAndGrads, Rows
 from ..worlds import World
 
 Step: TypeAlias = Callable[..., LossAndGrads]  # (model, batch, *, number=0) -> loss, grads
@@ -206,8 +206,20 @@ def sequence_step(
     )
 
 
-def _step(model, batch, *, number=0, name, world, max_len, eta, samples, seed):
-    loss, grads = 0.0, {}
+def _step(
+    model: LanguageModel,
+    batch: Batch,
+    *,
+    number: int = 0,
+    name: str,
+    world: World,
+    max_len: int,
+    eta: float,
+    samples: int,
+    seed: int,
+) -> LossAndGrads:
+    loss: Any = 0.0
+    grads: Grads = {}
     for share, part in objectives.parts(name, eta):
         if share == 0:
             continue

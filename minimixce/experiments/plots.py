@@ -12,9 +12,10 @@ from ..storage.shapes import FilePath
 from .measures import TEXT_MEASURES, mean_and_deviation
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 else:
-    Figure = Any  # matplotlib's, which is imported where one is made
+    Axes = Figure = Any  # matplotlib's, which is imported where a figure is made
 
 P_COLOR, Q_COLOR = "#1f77b4", "#e6710a"
 
@@ -76,7 +77,7 @@ def comparison(result: dict[str, Any], path: FilePath) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _learning_curves(ax, curves, color):
+def _learning_curves(ax: Axes, curves: dict[str, Any], color: dict[str, tuple[float, ...]]) -> None:
     for label, shade in color.items():
         for k, curve in enumerate(curves[label]):
             name = label if k == 0 else None
@@ -90,10 +91,10 @@ def _learning_curves(ax, curves, color):
     ax.legend(fontsize=8)
 
 
-_STAR = {"marker": "*", "color": P_COLOR, "markersize": 17, "linestyle": "none"}
+_STAR: dict[str, Any] = {"marker": "*", "color": P_COLOR, "markersize": 17, "linestyle": "none"}
 
 
-def _validity_against_perplexity(ax, result, labels):
+def _validity_against_perplexity(ax: Axes, result: dict[str, Any], labels: list[str]) -> None:
     groups = [result["rows"][label] for label in labels]
     _plane(ax, groups, "o-", "trained with another objective", labels, (8, -14))
     if temperatures := result["temperatures"]:
@@ -112,7 +113,14 @@ def _validity_against_perplexity(ax, result, labels):
     ax.legend(fontsize=8)
 
 
-def _plane(ax, groups, style, label, names, offset):
+def _plane(
+    ax: Axes,
+    groups: list[list[dict[str, Any]]],
+    style: str,
+    label: str,
+    names: list[str],
+    offset: tuple[int, int],
+) -> None:
     """A curve through the mean (perplexity, validity) of each group, with bars of one standard
     deviation.
     """
@@ -137,7 +145,9 @@ def _plane(ax, groups, style, label, names, offset):
         ax.annotate(name, at, xytext=offset, textcoords="offset points", fontsize=8, color=Q_COLOR)
 
 
-def _values_of_groups(ax, name, result, color):
+def _values_of_groups(
+    ax: Axes, name: str, result: dict[str, Any], color: dict[str, tuple[float, ...]]
+) -> None:
     """The measure `name` of every run, in a column for each objective and control, and of held-out
     text, where it has it.
     """
@@ -183,7 +193,9 @@ def world_comparison(result: dict[str, Any], path: FilePath) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _values_with_errors(ax, name, title, rows, style):
+def _values_with_errors(
+    ax: Axes, name: str, title: str, rows: dict[str, Any], style: dict[str, Any]
+) -> None:
     for x, (label, (color, marker)) in enumerate(style.items()):
         values = [row[name] for row in rows[label]]
         errors = [row.get(f"{name}_se", 0.0) for row in rows[label]]
@@ -261,7 +273,13 @@ def _ratios(results: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _means_against_ratio(ax, results, measure, objectives, etas):
+def _means_against_ratio(
+    ax: Axes,
+    results: Sequence[dict[str, Any]],
+    measure: str,
+    objectives: list[str],
+    etas: list[float],
+) -> None:
     """A line for each objective: the mean over seeds at each η."""
     shades, markers = _shades(len(objectives)), itertools.cycle(_MARKERS)
     for color, marker, objective in zip(shades, markers, objectives):
@@ -273,8 +291,8 @@ def _means_against_ratio(ax, results, measure, objectives, etas):
         if objective == "mle" and means:  # it has no η: a level to compare with
             ax.axhline(*means.values(), color=color, linestyle=":", label=objective)
             continue
-        x, y = list(means), list(means.values())
-        ax.plot(x, y, f"{marker}-", color=color, label=objective, markersize=5)
+        at, y = list(means), list(means.values())
+        ax.plot(at, y, f"{marker}-", color=color, label=objective, markersize=5)
 
 
 def _curves(best: dict[str, dict[str, Any]], at_a_ratio: dict[str, dict[str, Any]]) -> Figure:
@@ -301,7 +319,7 @@ def _curves(best: dict[str, dict[str, Any]], at_a_ratio: dict[str, dict[str, Any
     return figure
 
 
-def _learning(ax, best):
+def _learning(ax: Axes, best: dict[str, dict[str, Any]]) -> None:
     # a GPT's curve has its loss alone
     measured = all("avg_js" in point for run in best.values() for point in run["curve"])
     name, title = ("avg_js", "avg. JS") if measured else ("loss", "loss")

@@ -16,7 +16,7 @@ is copied from them.
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,10 @@ from ..automaton import World
 from ..backend import array_module
 from ..exact_list import sum_over_list
 from ..layers import softmax_forward
-from ..logprob import Summand, Sums, times_log
+from ..logprob import Prefixes, Summand, Sums, times_log
 from ..model import LanguageModel, complete_grads
 from ..objectives import Logits, Normalizer, Targets
-from ..storage.shapes import Array, Float, Grads, LossAndDlogits, LossAndGrads
+from ..storage.shapes import Array, ArrayModule, Float, Grads, LossAndDlogits, LossAndGrads
 from ..storage.validate import check_horizon, check_ratio
 
 CAP = 30.0  # nats, of the MixCE authors' log_prob_truncation
@@ -61,7 +61,9 @@ def js_capped(
     return sums.total("js_capped", model.xp), complete_grads(grads, model)
 
 
-def _js_capped(x, xp, *, eta, cap):
+def _js_capped(
+    x: Prefixes, xp: ArrayModule, *, eta: float, cap: float
+) -> tuple[dict[str, Array], Array]:
     """Values and weights ∂/∂log Q of whole sequences x (logprob.Prefixes)."""
     p, q, log_p = xp.exp(x.log_p), xp.exp(x.log_q), x.log_p_floored
     r = x.log_q - log_p
@@ -101,16 +103,22 @@ def tailr_clamped(
     return objectives.token_objective(logits, targets, _tailr_clamped, *arguments)
 
 
-def _tailr_clamped(log_q, ratios, xp):
+def _tailr_clamped(
+    log_q: Array, ratios: tuple[float, float], xp: ArrayModule
+) -> tuple[Array, Array]:
     gamma, least = ratios
-    f, w = objectives.OBJECTIVES["tailr"].f_and_w(log_q, gamma, xp)
+    tailr = objectives.OBJECTIVES["tailr"].f_and_w
+    mle = objectives.OBJECTIVES["mle"].f_and_w
+    assert tailr is not None
+    assert mle is not None
+    f, w = tailr(log_q, gamma, xp)
     if gamma == 0 or least == 0:  # w is 1, or is never less
         return f, w
     if least == 1:  # which w, at most 1, never exceeds
-        return objectives.OBJECTIVES["mle"].f_and_w(log_q, None, xp)
+        return mle(log_q, None, xp)
     # w = least at q = least γ / (1 − least (1−γ))
     log_edge = xp.full_like(log_q, math.log(least * gamma) - math.log1p(-least * (1 - gamma)))
-    f_at_edge, _ = objectives.OBJECTIVES["tailr"].f_and_w(log_edge, gamma, xp)
+    f_at_edge, _ = tailr(log_edge, gamma, xp)
     below = w < least
     return xp.where(below, f_at_edge - least * (log_q - log_edge), f), xp.maximum(w, least)
 
@@ -134,7 +142,9 @@ def tailr_surrogate(
     return objectives.token_objective(logits, targets, _tailr_surrogate, *arguments)
 
 
-def _tailr_surrogate(log_q, ratios, xp):
+def _tailr_surrogate(
+    log_q: Array, ratios: tuple[float, float], xp: ArrayModule
+) -> tuple[Array, Array]:
     _, w = _tailr_clamped(log_q, ratios, xp)
     return -times_log(w, log_q, xp), w
 
@@ -171,7 +181,13 @@ def emo_patched(
     return loss, (d_mle + share[..., None] * second) / 2
 
 
-def _patched_share(logits, targets, cost_embedding, nll, xp):
+def _patched_share(
+    logits: Logits,
+    targets: Targets,
+    cost_embedding: Float[Array, "V C"],
+    nll: Float[Array, "*batch"],
+    xp: ArrayModule,
+) -> Float[Array, "*batch"]:
     """d / (d + q) of each target, like targets; 0 where d is."""
     unit = cost_embedding / xp.sqrt(xp.square(cost_embedding).sum(axis=-1, keepdims=True))
     ids = xp.where(targets >= 0, targets, 0)
@@ -227,9 +243,10 @@ def authors_repetition(ids: Iterable[int], times: int = 3) -> tuple[float, int]:
     return (covered / len(ids) if ids else math.nan), longest
 
 
-def _runs(ids, places):
+def _runs(ids: list[int], places: list[int]) -> Iterator[tuple[list[int], int, int]]:
     """Runs of equal gaps between the places of one token: (phrase, repeats, start)."""
-    phrase, repeats, start = None, 0, None
+    phrase: list[int] | None = None
+    repeats, start = 0, 0
     last = places[0]
     for place in places[1:]:
         if phrase is not None and ids[last:place] == phrase:

@@ -1,7 +1,7 @@
 """The package checks its own gradients: what `minimixce gradcheck` prints."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -59,7 +59,9 @@ class _Draw(NamedTuple):
         return self.xp.asarray(self.rng.integers(low, high, shape))
 
 
-def _layer_checks(check, draw, x, seed):
+def _layer_checks(
+    check: Callable[..., tuple[str, Report]], draw: _Draw, x: Float[Array, "B T C"], seed: int
+) -> Iterator[tuple[str, Report]]:
     """Every layer except attention, on x (B,T,C)."""
     xp, normal = draw.xp, draw.normal
     linear = layers.linear_forward, layers.linear_backward
@@ -91,7 +93,9 @@ def _layer_checks(check, draw, x, seed):
     )
 
 
-def _attention_checks(check, draw):
+def _attention_checks(
+    check: Callable[..., tuple[str, Report]], draw: _Draw
+) -> Iterator[tuple[str, Report]]:
     """Attention alone, and after a past that its rows share."""
     yield check(
         "attention",
@@ -147,12 +151,14 @@ def _title(name: str, ratio: float) -> str:
     return f"{name}, {known.symbol} = {ratio:g} ({known.note})" if known else name
 
 
-def _with_loss(loss, objective, targets):
+def _with_loss(loss: Callable[[Array], Array], objective: Loss, targets: Targets) -> Loss:
     """An objective's dlogits with another value: z -> (loss(z), dlogits)."""
     return lambda z: (loss(z), objective(z, targets)[1])
 
 
-def _frozen_surrogate(logits, targets, cost_embedding, eta):
+def _frozen_surrogate(
+    logits: Logits, targets: Targets, cost_embedding: Float[Array, "V C"], eta: float
+) -> Callable[[Array], Array]:
     """−w log q with w = η + (1−η) q at the given logits."""
     xp = array_module(logits)
     is_target = targets >= 0
@@ -166,7 +172,9 @@ def _frozen_surrogate(logits, targets, cost_embedding, eta):
     return loss
 
 
-def _frozen_emo(logits, targets, cost_embedding, ratio):
+def _frozen_emo(
+    logits: Logits, targets: Targets, cost_embedding: Float[Array, "V C"], ratio: float
+) -> Callable[[Array], Array]:
     """½ (−log q + r d) with r = −log q / d at the given logits."""
     xp = array_module(logits)
     is_target = targets >= 0

@@ -166,7 +166,7 @@ def _dropout_rng(
     return backend.rng(int(drawn), model.xp)
 
 
-def _sum_of_shards(shards, shard_step):
+def _sum_of_shards(shards: int, shard_step: Callable[[int], Any]) -> LossAndGrads:
     """Run shard_step(0), …, shard_step(shards − 1) in threads and add up loss and grads."""
     with ThreadPoolExecutor(shards) as pool:
         # so that NumPy's error settings hold there too

@@ -5,6 +5,8 @@ else. It is read by tests/test_types.py, and never runs.
 import numpy as np
 
 import minimixce as mm
+from minimixce.experiments import compare, fixed_points, jobs, measures, on_worlds
+from minimixce.experiments.options import TrainingOptions
 
 config = mm.GPTConfig(6, block_size=8, n_layer=1, n_head=2, n_embd=4)
 model = mm.GPT(config)
@@ -52,6 +54,17 @@ world.sample(4, "3")  # wrong
 world.log_probs(rows)  # wrong
 mm.worlds.World(3, 4)  # wrong
 mm.worlds.random_markov(4, "half", seed=0)  # wrong
+
+options = TrainingOptions(eta=0.1, steps=10)
+TrainingOptions(eta="0.1")  # wrong
+TrainingOptions(eta=0.1, step=10)  # wrong
+jobs.train({"steps": 10}, "run")  # wrong
+jobs.train(options, 3)  # wrong
+compare.compare(options, "comparison")  # wrong
+measures.diversity(0.5)  # wrong
+measures.fit_to_text(model, [tokens])  # wrong
+fixed_points.fixed_point(0.5, tokens)  # wrong
+on_worlds.sequence_step("js", model, 4)  # wrong
 
 mm.gradcheck(mm.layers.linear_forward, None, [logits])  # wrong
 mm.gradcheck(mm.layers.linear_forward, mm.layers.linear_backward, [logits], tol=1e-3)  # wrong

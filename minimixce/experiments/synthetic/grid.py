@@ -76,7 +76,14 @@ def _ratios(objective: str, etas: Sequence[float]) -> Sequence[float]:
     return [eta for eta in etas if objective != "js" or 0 < eta < 1]
 
 
-def _check_grid(vocab_sizes, zeros, seeds, objectives, etas, corpora):
+def _check_grid(
+    vocab_sizes: Sequence[int],
+    zeros: Sequence[float],
+    seeds: Sequence[int],
+    objectives: Sequence[str],
+    etas: Sequence[float],
+    corpora: Sequence[str],
+) -> None:
     if unknown := [name for name in objectives if name not in OBJECTIVES]:
         raise ValueError(f"objectives must be among {', '.join(OBJECTIVES)}, got {unknown[0]!r}")
     for name, values, low, high in (
@@ -87,12 +94,12 @@ def _check_grid(vocab_sizes, zeros, seeds, objectives, etas, corpora):
     ):
         if wrong := [value for value in values if not low <= value <= high]:
             raise ValueError(f"{name} must be between {low} and {high}, got {wrong[0]}")
-    for name, values in (
+    for name, named in (
         ("objectives", objectives),
         ("names of corpora", [Path(path).stem for path in corpora]),
     ):
-        if len(set(values)) < len(values):
-            raise ValueError(f"{name} must be different, got {', '.join(values)}")
+        if len(set(named)) < len(named):
+            raise ValueError(f"{name} must be different, got {', '.join(named)}")
 
 
 # ---- running them --------------------------------------------------------------------------------

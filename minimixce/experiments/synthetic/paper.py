@@ -276,7 +276,9 @@ def _draw(q, log_q, log_p, n, exponentials):
     return sum_q, sum_p, steps
 
 
-def _costs(job, log_q, log_p):
+def _costs(
+    job: Job, log_q: Float[Array, " n"], log_p: Float[Array, " n"]
+) -> tuple[Array, Array, Array]:
     """What sequences with log Q and log P (n,) cost, and the derivatives in both, each (n,)."""
     if job.objective == "js":
         log_m = logprob.log_mixture(log_p, log_q, job.eta, np)
