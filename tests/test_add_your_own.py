@@ -52,6 +52,8 @@ def copy(tmp_path_factory):
     return folder
 
 
+SMALL_MODEL = ["--n-layer", "1", "--n-embd", "8", "--n-head", "1"]
+SMALL = {"train": SMALL_MODEL, "compare": SMALL_MODEL}
 END = "# ---- the end of a command\n"
 # each argument is the words of a command, as JSON: one process imports the package once
 ONE_PROCESS = f"""
@@ -92,7 +94,8 @@ def test_its_rows_show_up_in_checks_tables_and_files(copy):
     (copy / "story.txt").write_text("The cat sat on the mat. The dog sat on the log.\n" * 50)
     programs = [shlex.split(command) for command in commands]
     assert {name for name, *_ in programs} == {"minimixce"}
-    shown = run(copy, "-c", ONE_PROCESS, *(json.dumps(words) for _, *words in programs))
+    words = [[command, *rest, *SMALL.get(command, [])] for _, command, *rest in programs]
+    shown = run(copy, "-c", ONE_PROCESS, *map(json.dumps, words))
     gradcheck, on_world, world_measures, comparison, on_text, text_measures = shown.split(END)
     assert "power" in gradcheck
     assert "power" in on_world

@@ -197,7 +197,7 @@ def assert_equal(got, loss, grads, tolerance=1e-9, name=""):
 
 
 spaces = st.sampled_from(
-    [(V, T) for V in range(2, 7) for T in range(1, 8) if exact.num_sequences(V, T) <= 1500]
+    [(V, T) for V in range(2, 7) for T in range(1, 8) if exact.num_sequences(V, T) <= 400]
 )
 # −1 is above many a possible token's log P
 floors = st.sampled_from([worlds.LOG_P_FLOOR, worlds.LOG_P_FLOOR, -1.0])
@@ -209,7 +209,7 @@ seeds = st.integers(0, 99)
 @given(
     st.sampled_from(KINDS), spaces, memories, etas, floors, st.sampled_from([0.0, 0.4, 0.7]), seeds
 )
-@example("gpt", (4, 6), 3, 0.3, worlds.LOG_P_FLOOR, 0.4, 0)
+@example("gpt", (4, 5), 3, 0.3, worlds.LOG_P_FLOOR, 0.4, 0)
 @example("gpt", (3, 4), None, 0.5, worlds.LOG_P_FLOOR, 0.4, 1)
 @example("gpt", (5, 1), 2, 0.5, worlds.LOG_P_FLOOR, 0.4, 2)
 @example("gpt", (5, 2), 2, 0.5, worlds.LOG_P_FLOOR, 0.4, 3)
@@ -668,32 +668,33 @@ def test_validity_is_the_share_of_possible_samples():
 # ---- groups of rows, and precision ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [1, 3, 7, 40])
 @pytest.mark.parametrize("kind", KINDS)
-def test_groups_of_rows_change_nothing(monkeypatch, kind, rows):
+def test_groups_of_rows_change_nothing(monkeypatch, kind):
     world, model = random_world(0, 4, S=3), random_model(kind, 0, 4, 5)
-    results = []
-    for size in (10**6, rows):
-        monkeypatch.setattr(exact_list, "_ROWS", size)
-        monkeypatch.setattr(exact_tree, "_ROWS", size)
-        calls = [
-            (o, exact.loss_and_grads(model, world, 5, objective=o, eta=0.3)) for o in OBJECTIVES
-        ]
-        calls += [
-            (o, exact.loss_and_grads(model, world, 5, objective=o, method="list"))
-            for o in ("js", "mixce")
-        ]
-        calls += [("costs to go", exact.policy_gradient(model, world, 5))]
+
+    def results(rows):
+        monkeypatch.setattr(exact_list, "_ROWS", rows)
+        monkeypatch.setattr(exact_tree, "_ROWS", rows)
+        calls = {o: exact.loss_and_grads(model, world, 5, objective=o, eta=0.3) for o in OBJECTIVES}
+        for o in ("js", "mixce"):
+            calls[f"{o} by list"] = exact.loss_and_grads(
+                model, world, 5, objective=o, method="list"
+            )
+        calls["costs to go"] = exact.policy_gradient(model, world, 5)
         measures = [
             {k: float(v) for k, v in exact.measure(model, world, 5, method=m).items()}
             for m in ("tree", "list")
         ]
-        results.append((calls, measures))
-    for (name, (loss, grads)), (_, found) in zip(*(calls for calls, _ in results)):
-        assert_equal(found, float(loss), grads, 1e-12, name)
-    for expected, found in zip(*(measures for _, measures in results)):
-        for name in expected:
-            assert_close(found[name], expected[name], 1e-12, name)
+        return calls, measures
+
+    whole_calls, whole_measures = results(10**6)
+    for rows in (1, 3, 7, 40):
+        calls, measures = results(rows)
+        for name, (loss, grads) in whole_calls.items():
+            assert_equal(calls[name], float(loss), grads, 1e-12, f"{name}, {rows} rows")
+        for expected, found in zip(whole_measures, measures):
+            for name in expected:
+                assert_close(found[name], expected[name], 1e-12, f"{name}, {rows} rows")
 
 
 def test_memory_does_not_grow_with_the_space(monkeypatch):
@@ -905,7 +906,7 @@ def assert_on_device(found, expected, tolerance=1e-12):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("max_len", [1, 2, 5])
+@pytest.mark.parametrize("max_len", [1, 2, 4])
 def test_everything_stays_on_the_device(kind, max_len):
     for S in (None, 3):
         world, model = random_world(0, 4, S), random_model(kind, 0, 4, max_len)

@@ -65,17 +65,16 @@ def check_objective(title):
     return check(objective, lambda dy, dlogits: (dy * dlogits,), normal(2, 3, 4))
 
 
-def check_gpt(dropout=0.0):
+def check_gpt(n_layer=1, dropout=0.0):
     names = [
         "wte.weight",
         "wpe.weight",
         "h.0.ln_1.bias",
         "h.0.attn.c_attn.bias",
-        "h.1.mlp.c_fc.bias",
+        f"h.{n_layer - 1}.mlp.c_fc.bias",
     ]
-    return check_pieces(
-        random_gpt(n_embd=4, dropout=dropout), rows=2, shared_by=2, names=names, coordinates=12
-    )
+    model = random_gpt(n_layer=n_layer, n_embd=4, dropout=dropout)
+    return check_pieces(model, rows=2, shared_by=2, names=names, coordinates=12)
 
 
 def check_bigram():
@@ -85,16 +84,15 @@ def check_bigram():
     )
 
 
-def check_exact(find, model=None):
+def random_table(size):
+    return selfcheck.random_params(TableBigram(size, device="cpu"), np.random.default_rng(1))
+
+
+def check_exact(find, model, names=None):
     """The gradient of an exact value, find(model, world) -> loss, grads: it must be the derivative
     of that value.
     """
-    names = ["wte.weight", "h.0.attn.c_attn.weight"] if model is None else list(model.params)
-    model = (
-        random_gpt(vocab_size=3, block_size=3, n_layer=1, n_head=1, n_embd=3)
-        if model is None
-        else model
-    )
+    names = list(model.params if names is None else names)
     probs = np.random.default_rng(0).dirichlet(np.ones(3), 4)
     world = worlds.World(probs, [[0, 1, 2], [3, 2, 1], [0, 3, 2], [1, 2, 3]])
     fixed = dict(model.params)
@@ -120,21 +118,34 @@ def check_table(objective, max_len):
         loss, dlogits = exact.bigram_loss_and_grads(model.params["logits"], world, **options)
         return loss, {"logits": dlogits}
 
-    return check_exact(
-        find, selfcheck.random_params(TableBigram(3, device="cpu"), np.random.default_rng(1))
-    )
+    return check_exact(find, random_table(3))
 
 
-def check_sums(objective, method):
-    return check_exact(
-        lambda model, world: exact.loss_and_grads(
-            model, world, 4, objective=objective, eta=0.3, method=method
-        )
-    )
+def check_sums(objective, method, model=None):
+    """Of a table, unless a model is given: what is handed to the model is the same for each."""
+
+    def find(model, world):
+        return exact.loss_and_grads(model, world, 4, objective=objective, eta=0.3, method=method)
+
+    if model is None:
+        return check_exact(find, random_table(3))
+    return check_exact(find, model, ["wte.weight", "h.0.attn.c_attn.weight"])
+
+
+def small_gpt():
+    return random_gpt(vocab_size=3, block_size=3, n_layer=1, n_head=1, n_embd=3)
+
+
+def check_costs_to_go(objective):
+    def find(model, world):
+        return exact.policy_gradient(model, world, 4, objective=objective)
+
+    return check_exact(find, random_table(3))
 
 
 IDS = np.array([[0, 1, 1], [3, 1, 0]])
 EXACT = objectives.exact_names()
+OF_A_GPT = ("mixce_star", "tree"), ("mixce", "tree"), ("mixce", "list")  # sequences, and tokens
 MLE, MIXCE, SURROGATE = "mle", "mixce, η = 0.3 (η = 1 is MLE)", "mixce_surrogate, frozen weight"
 TAILR, EMO = "tailr, γ = 0.3 (γ = 0 is MLE)", "emo, frozen ratio"
 CHECKS = {
@@ -176,22 +187,18 @@ CHECKS = {
     "attention after a shared past": lambda: check_attention(past_rows=2),
     "attention with dropout": lambda: check_attention(dropout=0.4),
     "GPT in pieces": check_gpt,
-    "GPT with dropout": lambda: check_gpt(0.3),
+    "GPT of two layers in pieces": lambda: check_gpt(n_layer=2),
+    "GPT with dropout": lambda: check_gpt(dropout=0.3),
     "bigram in pieces": check_bigram,
-    "table in pieces": lambda: check_pieces(
-        selfcheck.random_params(TableBigram(4, device="cpu"), np.random.default_rng(1))
-    ),
+    "table in pieces": lambda: check_pieces(random_table(4)),
     **{
         title: lambda title=title: check_objective(title)
         for title in (MLE, MIXCE, SURROGATE, TAILR, EMO)
     },
     **{f"{o} by {m}": lambda o=o, m=m: check_sums(o, m) for o in EXACT for m in ("tree", "list")},
-    "reverse_ce by costs to go": lambda: check_exact(
-        lambda model, world: exact.policy_gradient(model, world, 4)
-    ),
-    "reverse_kl by costs to go": lambda: check_exact(
-        lambda model, world: exact.policy_gradient(model, world, 4, objective="reverse_kl")
-    ),
+    **{f"{o} by {m} of a GPT": lambda o=o, m=m: check_sums(o, m, small_gpt()) for o, m in OF_A_GPT},
+    "reverse_ce by costs to go": lambda: check_costs_to_go("reverse_ce"),
+    "reverse_kl by costs to go": lambda: check_costs_to_go("reverse_kl"),
     **{
         f"{o} of a table, T = {T}": lambda o=o, T=T: check_table(o, T)
         for o in EXACT
@@ -353,7 +360,7 @@ MUTATIONS = [
         "add_kv(dpast_of_attention, ",
         "add_kv(dpast_of_present or dpast_of_attention, ",
     ),
-    ("GPT in pieces", GPT.extend_backward, "dpast.insert(0, ", "dpast.append("),
+    ("GPT of two layers in pieces", GPT.extend_backward, "dpast.insert(0, ", "dpast.append("),
     (
         "GPT in pieces",
         model.add_grad,
@@ -458,6 +465,12 @@ MUTATIONS = [
         exact_tree.by_sequence_weights,
         "child_weight - prefix_weight[:, None] * xp.exp(log_q_next)",
         "child_weight",
+    ),
+    (
+        "mixce by tree of a GPT",
+        exact_tree.sum_over_tree,
+        "(dlogits, dpresent, cache",
+        "(dlogits, None, cache",
     ),
     ("mixce by tree", exact._expected_over_p, "-p * w", "-p"),
     ("tailr by list", exact._expected_over_p, "-p * w", "-p * f"),

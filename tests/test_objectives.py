@@ -503,7 +503,8 @@ def test_bad_cost_embedding(shape):
 
 
 def trained(objective, p, steps=1500):
-    """q after gradient descent on E_{x~p} of the objective, logits being the only parameters.
+    """q after gradient descent on E_{x~p} of the objective, logits being the only parameters: at
+    most so many steps, fewer where nothing moves any more.
 
     Every step is divided by q, which moves no fixed point and lets a q on its way to 0 arrive in
     finite time.
@@ -512,7 +513,9 @@ def trained(objective, p, steps=1500):
     z = np.zeros(V)
     for _ in range(steps):
         _, dlogits = objective(np.tile(z, (V, 1)), np.arange(V), normalizer=1)
-        z = np.maximum(z - 0.5 * (p @ dlogits) / softmax(z), z.max() - 100)
+        before, z = z, np.maximum(z - 0.5 * (p @ dlogits) / softmax(z), z.max() - 100)
+        if np.abs(z - before).max() < 1e-13:
+            break
     return softmax(z)
 
 
