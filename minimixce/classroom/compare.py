@@ -14,15 +14,23 @@ SAME = 10 * TOLERANCE  # two results of wrong programs within this come from the
 _FLOOR = 1e-5  # of the largest entry: rows smaller than this are measured against it
 
 
+_NOT_ONE = "{} where a plain array is wanted"
+
+
+def with_article(name):
+    """ "list" -> "a list", "array" -> "an array"."""
+    return f"{'an' if name[:1] in 'aeiouAEIO' else 'a'} {name}"
+
+
 def as_result(value):
     """What a function returned, as an array of numbers. Raises TypeError for anything else."""
     if isinstance(value, np.ndarray) and type(value) is not np.ndarray:
-        raise TypeError(f"a {type(value).__name__}, not a plain array")
+        raise TypeError(_NOT_ONE.format(with_article(type(value).__name__)))
     if not isinstance(value, (np.ndarray, np.generic, int, float)) or isinstance(value, bool):
         if value is None:
-            raise TypeError("None where an array is wanted")
+            raise TypeError(_NOT_ONE.format("None"))
         name = getattr(value, "type_name", type(value).__name__)  # of what stays in a sandbox
-        raise TypeError(f"a {name} where an array is wanted")
+        raise TypeError(_NOT_ONE.format(with_article(name)))
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"an array of {array.dtype} where real numbers are wanted")

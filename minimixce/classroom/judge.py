@@ -136,6 +136,10 @@ class _Trial:
         real = [row for row in rows if row.reason != _NO_SLOPE]
         return False if real else None if rows else True
 
+    def _is_known(self):
+        """Whether the finding is about an exception, which need not be said twice."""
+        return self.outcomes[0].error is not None
+
     def _has(self, names):
         """Whether the calls that return these outputs succeeded on the first probe."""
         return all(name in self.outcomes[0].outputs for name in names)
@@ -145,7 +149,8 @@ class _Trial:
         names = outputs or self.task.gradients
         if not self._has(names):
             return False, ""
-        if self._compared("forward") and self._compared("reference", outputs):
+        values = [name for name in self.catalogue.right[0].outputs if name not in self.task.apart]
+        if self._compared("forward", values) and self._compared("reference", outputs):
             return True, ""
         try:
             with np.errstate(all="ignore"):
@@ -153,7 +158,7 @@ class _Trial:
                     return False, self._said(rows)
                 said = self._too_poor(names)
         except (Exception, SystemExit) as error:
-            return False, stopped(error, self._called)
+            return False, "" if self._is_known() else stopped(error, self._called)
         return not said, said and f"earns nothing: {said}"
 
     def _too_poor(self, names):
@@ -223,8 +228,7 @@ class _Trial:
             with np.errstate(all="ignore"):
                 said = check(watched, self._ordinary())
         except (Exception, SystemExit) as error:
-            known = self.outcomes[0].error is not None  # which the finding is about
-            return False, "" if known else stopped(error, watched.__called__)
+            return False, "" if self._is_known() else stopped(error, watched.__called__)
         return not said, said
 
     def _manners(self):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .compare import as_result
+from .compare import as_result, with_article
 
 
 class WrongReturn(TypeError):
@@ -103,8 +103,7 @@ def described(value):
         return f"a {type(value).__name__} of {len(value)}"
     if callable(value):
         return "a function"
-    name = getattr(value, "type_name", type(value).__name__)  # of what stays in a sandbox
-    return f"{'an' if name[:1] in 'aeiou' else 'a'} {name}"
+    return with_article(getattr(value, "type_name", type(value).__name__))  # "type_name": remote
 
 
 def _wrong(name, returned, wanted):
