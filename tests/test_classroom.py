@@ -130,7 +130,7 @@ def test_of_200_pairs_of_mistakes_none_is_misnamed(name, variant):
     assert share_named(name, variant, numbers, 200) > 0.7
 
 
-@pytest.mark.parametrize(("name", "number"), [("a1", "1.4"), ("a2", "2.4"), ("a3", "3.7")])
+@pytest.mark.parametrize(("name", "number"), [("a1", "1.4"), ("a2", "2.4")])
 def test_of_30_pairs_of_mistakes_none_is_misnamed(name, number):
     assert share_named(name, 0, [number], 30) > 0.7
 
