@@ -8,7 +8,7 @@ import numpy as np
 from . import a3_probes as probes
 from .catalogue import functions_of, load_source
 from .mistakes import read_mistakes
-from .tasks import Assignment, Task, quarters
+from .tasks import Assignment, Task, Words, quarters
 
 
 @cache
@@ -60,6 +60,7 @@ def _list_tasks():
             probes.pair_listing,
             {"T = 1": probes.horizon_of_one_gives_zero},
             lesson="4",
+            words=Words("dlogits", "R", "the derivative of your own R"),
             nonlinear=True,
             every_row=False,
         ),
@@ -103,6 +104,7 @@ def _model_tasks():
             ("dW",),
             probes.pair_model,
             lesson="4",
+            words=Words("the gradient", "R", "the derivative of your own R"),
             nonlinear=True,
             every_row=False,
         ),
@@ -113,7 +115,7 @@ def _model_tasks():
             {"REINFORCE": 2.5, "RLOO": 2.5, "REINFORCE unbiased": 2, "RLOO unbiased": 2}
             | {"manners": 1},
             probes.weights_probes,
-            probes.run_weights,
+            (probes.run_reinforce, probes.run_rloo),
             ("weights of REINFORCE", "weights of RLOO"),
             properties={
                 "REINFORCE unbiased": probes.unbiased(_reference, "reinforce_weights"),
@@ -135,7 +137,7 @@ def _bonus_task():
         ("gumbel_softmax_forward", "gumbel_softmax_backward"),
         {"soft": 1, "hard": 1, "consistent": 1.75, "reference": 1.75, "manners": 0.5},
         probes.gumbel_probes,
-        probes.run_gumbel,
+        (probes.run_soft, probes.run_hard),
         ("dlogits of the soft", "dlogits of the hard"),
         probes.pair_gumbel,
         parts={"soft": ("forward", ("soft",)), "hard": ("forward", ("hard",))},

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import numpy as np
 
 from .grader.arguments import TinyWorld, made
-from .signatures import Functions, Inputs, Outputs, Pair
+from .returns import WrongReturn, entry_of, gradients_of, two_of
+from .signatures import Functions, Inputs, OneByOne, Outputs, Pair
 from .tasks import Probe, rng_of
 
 V, T = 4, 4
@@ -47,7 +48,10 @@ def log_prob_probes(seed: int) -> list[Probe]:
         Q, _ = _table(rng, v)
         return {"log_q": np.log(Q), "rows": _rows(rng, horizon, v)}
 
-    return [Probe("ordinary", inputs(T, 5)), Probe("degenerate", inputs(1, 3))]
+    return [
+        Probe("ordinary", inputs(T, 5)),
+        Probe("degenerate", inputs(1, 3), "with a horizon of 1"),
+    ]
 
 
 def run_log_prob(functions: Functions, inputs: Inputs) -> Outputs:
@@ -58,14 +62,14 @@ def run_log_prob(functions: Functions, inputs: Inputs) -> Outputs:
 def sequences_probes(seed: int) -> list[Probe]:
     """Two sizes; a horizon of 1; a vocabulary of one ordinary token."""
     sizes = [("ordinary", 4, 4), ("ordinary", 3, 5), ("degenerate", 4, 1), ("degenerate", 2, 3)]
-    return [Probe(kind, {"V": v, "T": horizon}) for kind, v, horizon in sizes]
+    return [Probe(kind, {"V": v, "T": t}, f"with V = {v}, T = {t}") for kind, v, t in sizes]
 
 
 def run_sequences(functions: Functions, inputs: Inputs) -> Outputs:
     """All rows, sorted."""
     rows = np.asarray(functions.enumerate_sequences(inputs["V"], inputs["T"]))
     if rows.dtype.kind not in "iu":
-        raise TypeError(f"enumerate_sequences returns {rows.dtype}, not integers")
+        raise WrongReturn(f"enumerate_sequences returned {rows.dtype} where integers are wanted")
     if rows.ndim == 2:
         rows = rows[np.lexsort(rows.T[::-1])]
     return {"rows": rows}
@@ -82,28 +86,36 @@ def table_probes(seed: int) -> list[Probe]:
         Q = e / e.sum(axis=1, keepdims=True)
         return {"logits": logits, "Q": Q, "cost": _costs(rng, V), "T": horizon}
 
-    probes = [("ordinary", inputs(T)), ("ordinary", inputs(2)), ("extreme", inputs(T, 15.0))]
-    return [Probe(*probe) for probe in [*probes, ("degenerate", inputs(1))]]
+    return [
+        Probe("ordinary", inputs(T)),
+        Probe("ordinary", inputs(2), "with a horizon of 2"),
+        Probe("extreme", inputs(T, 15.0), "with tables that are nearly certain"),
+        Probe("degenerate", inputs(1), "with a horizon of 1"),
+    ]
 
 
-def run_listing(functions: Functions, inputs: Inputs) -> Outputs:
+def _listing(functions, logits, inputs, horizon):
+    returned = functions.exact_reverse_ce(logits, inputs["cost"], horizon)
+    return two_of("exact_reverse_ce", returned, "(R, dlogits)")
+
+
+def run_listing(functions: Functions, inputs: Inputs) -> OneByOne:
     """R and its gradient, by listing."""
-    R, dlogits = functions.exact_reverse_ce(inputs["logits"], inputs["cost"], inputs["T"])
-    return {"R": R, "dlogits": dlogits}
+    yield from zip(("R", "dlogits"), _listing(functions, inputs["logits"], inputs, inputs["T"]))
 
 
 def pair_listing(functions: Functions, inputs: Inputs) -> Pair:
     """R as a function of the logits."""
 
     def forward(logits):
-        return functions.exact_reverse_ce(logits, inputs["cost"], inputs["T"])
+        return _listing(functions, logits, inputs, inputs["T"])
 
     return forward, lambda dy, dlogits: (dy * dlogits,), {"logits": inputs["logits"]}
 
 
 def horizon_of_one_gives_zero(functions: Functions, inputs: Inputs) -> str:
     """A property: where there is no choice, nothing is paid and every gradient is zero."""
-    R, dlogits = functions.exact_reverse_ce(inputs["logits"], inputs["cost"], 1)
+    R, dlogits = _listing(functions, inputs["logits"], inputs, 1)
     return "" if R == 0 and not np.any(dlogits) else "R or its gradient is not 0 at a horizon of 1"
 
 
@@ -124,22 +136,24 @@ def model_probes(seed: int) -> list[Probe]:
     def inputs(horizon):
         return {"W": rng.standard_normal((V, V)), "cost": _costs(rng, V), "T": horizon}
 
-    return [Probe("ordinary", inputs(T)), Probe("degenerate", inputs(2))]
+    return [Probe("ordinary", inputs(T)), Probe("degenerate", inputs(2), "with a horizon of 2")]
 
 
-def run_model(functions: Functions, inputs: Inputs) -> Outputs:
+def run_model(functions: Functions, inputs: Inputs) -> OneByOne:
     """R and the gradient of a linear model of the prefix."""
     logits_of, pull_back = made("prefix_model", inputs["W"])
     world = made("tiny_world", inputs["cost"])
-    R, grads = functions.model_grad(logits_of, pull_back, world, inputs["T"])
-    return {"R": R, "dW": grads["W"]}
+    returned = functions.model_grad(logits_of, pull_back, world, inputs["T"])
+    R, grads = two_of("model_grad", returned, "(R, grads)")
+    yield "R", R
+    yield "dW", entry_of("the grads of model_grad", grads, "W")
 
 
 def pair_model(functions: Functions, inputs: Inputs) -> Pair:
     """R as a function of the model's parameters."""
 
     def forward(W):
-        found = run_model(functions, inputs | {"W": W})
+        found = dict(run_model(functions, inputs | {"W": W}))
         return found["R"], found["dW"]
 
     return forward, lambda dy, dW: (dy * dW,), {"W": inputs["W"]}
@@ -154,14 +168,17 @@ def weights_probes(seed: int) -> list[Probe]:
         drawn = np.arange(length) < 1 + np.arange(n)[:, None] % length
         return {"costs": np.where(drawn, costs, 0)}
 
-    return [Probe("ordinary", inputs(9, 5)), Probe("degenerate", inputs(2, 1))]
+    return [Probe("ordinary", inputs(9, 5)), Probe("degenerate", inputs(2, 1), "with two samples")]
 
 
-def run_weights(functions: Functions, inputs: Inputs) -> Outputs:
-    """Both weights."""
-    costs = inputs["costs"]
-    reinforce, rloo = functions.reinforce_weights(costs), functions.rloo_weights(costs)
-    return {"weights of REINFORCE": reinforce, "weights of RLOO": rloo}
+def run_reinforce(functions: Functions, inputs: Inputs) -> OneByOne:
+    """The weights of REINFORCE."""
+    yield "weights of REINFORCE", functions.reinforce_weights(inputs["costs"])
+
+
+def run_rloo(functions: Functions, inputs: Inputs) -> OneByOne:
+    """The weights of RLOO."""
+    yield "weights of RLOO", functions.rloo_weights(inputs["costs"])
 
 
 def unbiased(reference: Callable[[], Functions], name: str) -> Callable[[Functions, Inputs], str]:
@@ -214,29 +231,44 @@ def gumbel_probes(seed: int) -> list[Probe]:
     far = np.array([[1000.0, 1000.3, -1000.0], [0.0, -1000.0, 0.4], [-999.0, -1000.0, -1001.0]])
     return [
         Probe("ordinary", inputs(rng.standard_normal((9, 7)), 0.7)),
-        Probe("extreme", inputs(far, 0.3)),
-        Probe("degenerate", inputs(rng.standard_normal((1, 2)), 1.6)),
-        Probe("degenerate", inputs(rng.standard_normal((2, 1)), 0.7)),
+        Probe("extreme", inputs(far, 0.3), "with logits of ±1000 and a small τ"),
+        Probe("degenerate", inputs(rng.standard_normal((1, 2)), 1.6), "with a single row"),
+        Probe("degenerate", inputs(rng.standard_normal((2, 1)), 0.7), "with a vocabulary of one"),
     ]
 
 
-def run_gumbel(functions: Functions, inputs: Inputs) -> Outputs:
-    """The soft and the hard sample of the same noise, and the gradient through each."""
-    outputs = {}
-    for name, hard in (("soft", False), ("hard", True)):
-        arguments = inputs["logits"], made("draw_from", inputs["noise"]), inputs["tau"], hard
-        outputs[name], cache = functions.gumbel_softmax_forward(*arguments)
-        (outputs[f"dlogits of the {name}"],) = functions.gumbel_softmax_backward(
-            inputs["dy"], cache
-        )
-    return outputs
+def _gumbel(functions, logits, inputs, hard):
+    draw = made("draw_from", inputs["noise"])
+    returned = functions.gumbel_softmax_forward(logits, draw, inputs["tau"], hard)
+    return two_of("gumbel_softmax_forward", returned)
+
+
+def _gumbel_backward(functions, dy, cache):
+    returned = functions.gumbel_softmax_backward(dy, cache)
+    return gradients_of("gumbel_softmax_backward", returned, ("dlogits",))
+
+
+def run_soft(functions: Functions, inputs: Inputs) -> OneByOne:
+    """The soft sample of the noise, and the gradient through it."""
+    y, cache = _gumbel(functions, inputs["logits"], inputs, False)
+    yield "soft", y
+    yield "dlogits of the soft", _gumbel_backward(functions, inputs["dy"], cache)[0]
+
+
+def run_hard(functions: Functions, inputs: Inputs) -> OneByOne:
+    """The hard sample of the same noise, and the gradient through it."""
+    y, cache = _gumbel(functions, inputs["logits"], inputs, True)
+    yield "hard", y
+    yield "dlogits of the hard", _gumbel_backward(functions, inputs["dy"], cache)[0]
 
 
 def pair_gumbel(functions: Functions, inputs: Inputs) -> Pair:
     """The soft sample as a function of the logits, with the same noise each time."""
 
     def forward(logits):
-        draw = made("draw_from", inputs["noise"])
-        return functions.gumbel_softmax_forward(logits, draw, inputs["tau"], False)
+        return _gumbel(functions, logits, inputs, False)
 
-    return forward, functions.gumbel_softmax_backward, {"logits": inputs["logits"]}
+    def backward(dy, cache):
+        return _gumbel_backward(functions, dy, cache)
+
+    return forward, backward, {"logits": inputs["logits"]}
