@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 from minimixce.classroom import release
 from minimixce.classroom.assignments import NAMES, assignment
 from minimixce.classroom.grader import arguments, batch, frames, grading, isolation, submission
+from minimixce.classroom.grader.references import References
 from minimixce.classroom.grader.remote import RemoteFunctions, Sandbox, StudentError
 from minimixce.classroom.mistakes import edit
 from minimixce.cli import main
@@ -239,7 +240,10 @@ def test_changes_in_place_come_back(remote):
     x = np.ones((2, 3))
     view = x.T[1:]
     assert remote.in_place(view) == 12
+    assert np.array_equal(x, np.ones((2, 3)))  # it has changed its copy
+    assert remote.__anew__().__in_place__().in_place(view) == 12
     assert np.array_equal(x, [[1, 3, 3], [1, 3, 3]])
+    remote.__anew__()
 
 
 def test_strides_are_those_of_here(remote):
@@ -290,21 +294,37 @@ def test_a_program_that_ends_or_loops_costs_this_check_only(remote, name, kind):
     assert remote.__anew__().double(1) == 2
 
 
-def test_supplied_functions_are_computed_here(sandbox):
-    seen = []
-
-    def helper_forward(x):
-        seen.append(x)
-        return x + 1, {"secret": x}
-
-    def cache_size(cache):
-        return len(cache)
-
-    supplied = {"helper_forward": helper_forward, "cache_size": cache_size}
-    remote = RemoteFunctions(sandbox, PROGRAM, "mine.py", supplied)
-    assert np.array_equal(remote.uses_helper(np.ones(2)), [-1, -1])
-    assert np.array_equal(seen, [np.ones(2)])
+def test_supplied_functions_are_computed_outside_the_sandbox(sandbox):
+    program = """
+def uses(x, W, b):
+    y, cache = linear_forward(x, W, b=b)
+    assert type(cache).__name__ == "Held"
+    return y, linear_backward(y, cache)[2]
+def huge():
+    return visible(10**6)
+def linear_forward(x, W, b):
+    return 0 * x, None
+"""
+    x, W, b = np.ones((4, 3)), np.ones((3, 2)), np.array([1.0, 2.0])
+    supplied = References("a2", 0, ["linear_forward", "linear_backward", "visible"])
+    remote = RemoteFunctions(sandbox, program, "mine.py", supplied)
+    y, db = remote.uses(x, W, b)
+    assert np.array_equal(y, x @ W + b)
+    assert np.array_equal(db, y.sum(axis=0))
+    with pytest.raises(StudentError, match=r"Unable to allocate|too much time or memory"):
+        remote.huge()
+    assert np.array_equal(remote.__anew__().uses(x, W, b)[1], db)
     remote.__anew__()
+    supplied.close()
+
+
+def test_a_supplied_function_may_return_one(sandbox):
+    program = "def uses(log_q):\n    f_and_w = mixce(0.5)\n    return f_and_w(log_q)[1]\n"
+    supplied = References("a1", 0, ["mixce"])
+    remote = RemoteFunctions(sandbox, program, "mine.py", supplied)
+    assert np.allclose(remote.uses(np.log([0.5, 1.0])), [0.75, 1])
+    remote.__anew__()
+    supplied.close()
 
 
 def test_a_submission_has_so_much_time(sandbox):
@@ -454,6 +474,7 @@ def test_a_solved_notebook_beside_the_untouched_starter_counts(tmp_path, name):
     names = {}
     exec(handed.text, names)
     assert all(f in names for task in whole.tasks for f in task.functions)
+    assert "minimixce" not in handed.text
     (tmp_path / whole.file).write_text(starter + "# mine\n", encoding="utf-8")
     assert submission.read_submission(tmp_path, whole.file, starter).name == whole.file
 

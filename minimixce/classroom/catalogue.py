@@ -84,6 +84,15 @@ def anew(functions):
     return functions if start is None else start()
 
 
+def in_place(functions):
+    """The functions, changing their arguments also where they run in a process of their own.
+
+    Else that process has copies. To be called before the first call of a check.
+    """
+    start = getattr(functions, "__in_place__", None)
+    return functions if start is None else start()
+
+
 def kind_of(error):
     """The class of an exception, as text; that of the student's process for one from there."""
     return getattr(error, "kind", type(error).__name__)

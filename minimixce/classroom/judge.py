@@ -1,11 +1,12 @@
 """The points of a task: each check of it tried on a student's functions."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..testing.gradients import check_gradients
-from .catalogue import anew, copied, run_probe, run_task
+from .catalogue import anew, copied, in_place, run_probe, run_task
 from .compare import TOLERANCE, distance
 from .degenerate import degenerate
 from .diagnose import Finding, diagnose, is_in_float32, right_outputs, stopped
@@ -101,10 +102,11 @@ class _Trial:
     def check(self, name):
         """Whether a check passes, and a sentence where only this check has something to say."""
         if name in self.task.properties:
-            return self._property(self.task.properties[name])
+            return self._unless_poor(*self._property(self.task.properties[name]))
         kind, outputs = self.task.parts.get(name, (name, None))
         if kind == "manners":
-            return self._manners()
+            self._called = ""  # manners are those of all functions
+            return self._unless_poor(*self._manners())
         if kind == "consistent":
             return self._consistent(outputs)
         return self._compared(kind, outputs), ""
@@ -170,6 +172,45 @@ class _Trial:
                 return said
         return ""
 
+    def _unless_poor(self, passed, said):
+        """A check that says nothing of values, not passed by what is too poor to be an attempt.
+
+        All zeros have good manners, too, and add up.
+        """
+        if passed and (poor := self._poor_forward or self._zero_gradients()):
+            return False, f"earns nothing: {poor}"
+        return passed, said
+
+    @functools.cached_property
+    def _poor_forward(self):
+        """Why the forward is no attempt at the right one, or "" where it is one."""
+        outcome, right = self.outcomes[0], self.catalogue.right[0]
+        if self._compared("forward"):
+            return ""
+        try:
+            with np.errstate(all="ignore"):
+                for pair in self.task.pairs:
+                    if said := degenerate(self.catalogue, self.functions, outcome, pair, ()):
+                        return said
+        except (Exception, SystemExit) as error:
+            return stopped(error, "")
+        pairs = ((k, v, right.outputs[k]) for k, v in outcome.outputs.items() if k in right.outputs)
+        for name, found, expected in () if self.task.pairs else pairs:
+            size = np.linalg.norm(found) * np.linalg.norm(expected)
+            if found.shape != expected.shape or not (found * expected).sum() >= 0.5 * size > 0:
+                return f"{name} is so far from the right one that it is another function"
+        return ""
+
+    def _zero_gradients(self):
+        """Of a check that called a backward, which gradient is nearly zero, or ""."""
+        outcome, right = self.outcomes[0], self.catalogue.right[0]
+        names = () if self._called.endswith("_forward") else self.task.gradients
+        for name in names:
+            found, least = outcome.outputs.get(name), 0.01 * np.linalg.norm(right.outputs[name])
+            if found is not None and np.linalg.norm(found) < least:
+                return f"{name} is nearly zero"
+        return ""
+
     def _pairs_with(self, names):
         """The pairs that some of these gradients belong to."""
         pairs = self.task.pairs
@@ -227,6 +268,7 @@ class _Trial:
         try:
             with np.errstate(all="ignore"):
                 said = check(watched, self._ordinary())
+            self._called = watched.__called__
         except (Exception, SystemExit) as error:
             return False, "" if self._is_known() else stopped(error, watched.__called__)
         return not said, said
@@ -246,7 +288,8 @@ class _Trial:
         """What is wrong with the manners, or "": inputs changed, dtype, strides."""
         task, probe, expected = self.task, self.catalogue.probes[0], self.outcomes[0]
         inputs = copied(probe.inputs)
-        again = run_probe(task, anew(self.functions), Probe("ordinary", inputs), copy=False)
+        functions = in_place(anew(self.functions))
+        again = run_probe(task, functions, Probe("ordinary", inputs), copy=False)
         if again.error is not None:
             return f"a second call: {stopped(again.error, again.called)}"
         for name, value in probe.inputs.items():

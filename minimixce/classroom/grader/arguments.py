@@ -5,6 +5,7 @@ this file imports NumPy and nothing of the package. It is one of the files that 
 """
 
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,7 +117,7 @@ def draw_from(noise):
     return draw
 
 
-MAKERS = {
+MAKERS: dict[str, Callable[..., Any]] = {
     "cubic_and_sine": cubic_and_sine,
     "draw_from": draw_from,
     "example_f_and_w": example_f_and_w,

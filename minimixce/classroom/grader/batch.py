@@ -2,20 +2,26 @@
 
 import concurrent.futures
 import csv
+import hashlib
 import io
 import json
+import multiprocessing
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any
 
-from ...experiments.pool import worker_pool
+from ...experiments.pool import end_with_parent, worker_pool
 from ...storage import files
 from ..assignments import assignment
 from ..release import starter
 from . import grading
-from .submission import _SKIPPED
+from .plain import one_line
+from .submission import _SKIPPED, CannotRead, read_submission
 
 _KEY = ("assignment", "version", "variant", "isolation", "salt")
+_ENDINGS = (".tar.gz", ".tgz", ".tar", ".zip", ".py", ".ipynb")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # of cells that a spreadsheet would run
 
 
@@ -33,7 +39,9 @@ def submissions(folder: str | Path) -> list[Path]:
 
 def student_of(path: Path) -> str:
     """The name of a submission's student: that of the folder, or the file's without its ending."""
-    return path.name if path.is_dir() else path.name.split(".", 1)[0] or path.name
+    name = one_line(path.name, 255)
+    ends = [] if path.is_dir() else [end for end in _ENDINGS if name.lower().endswith(end)]
+    return name[: -len(ends[0])] or name if ends else name
 
 
 def grade_folder(
@@ -59,46 +67,75 @@ def grade_folder(
     paths, kept_path = submissions(folder), Path(f"{out}.jsonl")
     head = _head(name, variant, isolation_tier, salt)
     kept = _read_kept(kept_path, head) if resume and kept_path.exists() else {}
-    if not kept:
-        files.write_atomically(kept_path, (json.dumps(head) + "\n").encode())
     records = {}
     for path in paths:
-        record = kept.get(student_of(path))
+        record = kept.get(path.name)
         if record is not None and record["sha256"] == _sha256(path, name, variant):
             records[path] = record
+    lines = [head, *({"file": path.name} | record for path, record in records.items())]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    files.write_atomically(kept_path, text.encode())  # without a line that was cut short
     left = [path for path in paths if path not in records]
     arguments = {"isolation_tier": isolation_tier, "variant": variant, "salt": salt}
-    with worker_pool(jobs, len(left)) as (executor, _):
-        done = _graded(name, left, arguments, executor)
-        for path, record in progress(done, len(left)):
-            record = {"student": student_of(path)} | record
-            records[path] = record
-            with open(kept_path, "a", encoding="utf-8") as stream:
-                stream.write(json.dumps(record) + "\n")
+    for path, record in progress(_graded(name, left, arguments, jobs), len(left)):
+        records[path] = record = {"student": student_of(path)} | record
+        with open(kept_path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"file": path.name} | record) + "\n")
     ordered = [records[path] for path in paths]
-    files.write_atomically(out, table(name, ordered, variant).encode())
+    files.write_atomically(out, table(name, ordered, variant).encode("utf-8", "replace"))
     return ordered
 
 
-def _graded(name, paths, arguments, executor):
-    """(path, record) of every submission as they are done; one that breaks is said to be broken."""
-    if executor is None:
-        for path in paths:
-            yield path, _grade_one(name, path, arguments)
-        return
-    waiting = {executor.submit(_grade_one, name, path, arguments): path for path in paths}
-    for future in concurrent.futures.as_completed(waiting):
-        yield waiting[future], future.result()
+def _graded(name, paths, arguments, jobs):
+    """(path, record) of every submission as they are done; one that breaks is said to be broken.
+
+    Where a worker is killed, all that wait are lost; they are graded again, each in a process of
+    its own, so that only the submission that did it goes without a grade.
+    """
+    lost = []
+    with worker_pool(jobs, len(paths)) as (executor, _):
+        if executor is None:
+            for path in paths:
+                yield path, _grade_one(name, path, arguments)
+            return
+        waiting = {executor.submit(_grade_one, name, path, arguments): path for path in paths}
+        for future in concurrent.futures.as_completed(waiting):
+            try:
+                record = future.result()
+            except BrokenExecutor:
+                lost.append(waiting[future])
+                continue
+            yield waiting[future], record
+    for path in sorted(lost, key=paths.index):
+        yield path, _grade_alone(name, path, arguments)
+
+
+def _grade_alone(name, path, arguments):
+    """As _grade_one, in a process that nothing else needs."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(
+        1, context, initializer=end_with_parent, initargs=(os.getpid(),)
+    ) as executor:
+        try:
+            return executor.submit(_grade_one, name, path, arguments).result()
+        except BrokenExecutor:
+            return _broken(name, arguments, "its process was ended, perhaps for lack of memory")
 
 
 def _grade_one(name, path, arguments):
     """The record of a submission; an error of the grader becomes its status, not its end."""
     try:
+        if path.is_symlink():  # it may lead to another student's
+            empty = grading.not_graded(name, **arguments)
+            return empty | {"status": "unreadable", "says": "it is a link, not a file or folder"}
         return grading.grade(name, path, **arguments)
     except Exception as error:  # the other submissions are not to be lost
-        empty = grading.not_graded(name, **arguments)
-        said = f"{type(error).__name__}: {error}"
-        return empty | {"status": "grader failed", "says": f"not the student's fault: {said}"}
+        return _broken(name, arguments, one_line(f"{type(error).__name__}: {error}"))
+
+
+def _broken(name, arguments, said):
+    empty = grading.not_graded(name, **arguments)
+    return empty | {"status": "grader failed", "says": f"not the student's fault: {said}"}
 
 
 def _head(name, variant, isolation_tier, salt):
@@ -109,29 +146,32 @@ def _head(name, variant, isolation_tier, salt):
 
 
 def _read_kept(path, head):
-    """{student: record} of a file that an earlier run left; a last line cut short is left out."""
+    """{name of a submission: record} of a file that an earlier run left.
+
+    Lines that were cut short are left out.
+    """
     lines = path.read_text(encoding="utf-8").split("\n")
-    try:
-        found = json.loads(lines[0])
-    except ValueError:
-        found = None
+    found = _parsed(lines[0])
     if found != head:
         raise ValueError(
             f"{path} belongs to other settings ({found}); grade without --resume, or choose another"
             " --csv"
         )
-    kept = {}
-    for line in lines[1:-1]:
-        record = json.loads(line)
-        kept[record["student"]] = record
-    return kept
+    records = [record for line in lines[1:] if (record := _parsed(line)) is not None]
+    return {record.pop("file"): record for record in records}
+
+
+def _parsed(line):
+    """A line's JSON object, or None."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _sha256(path, name, variant):
-    import hashlib
-
-    from .submission import CannotRead, read_submission
-
+    """The digest of a submission's bytes, as in its record; "" where it cannot be read."""
     try:
         file = assignment(name, variant).file
         data = read_submission(path, file, starter(name, variant)).data

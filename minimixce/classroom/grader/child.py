@@ -29,14 +29,16 @@ import frames  # noqa: E402
 import numpy as np  # noqa: E402
 
 _MAX_TEXT = 2000  # characters of an exception that are sent
+_PATIENCE = 5  # times the limit of waiting that a check may take that computes all the while
 np.linalg.svd(np.eye(2))  # so that a fork need not load it
 
 
 class Server:
     """Answers the grader's messages about one student's file, over two streams."""
 
-    def __init__(self, reader, writer):
+    def __init__(self, reader, writer, before=b""):
         self.reader, self.writer = reader, writer
+        self.before = before  # written before each message
         self.names = {}
         self.path = "submission.py"
         self.kept = {}  # objects that stay here, by number
@@ -47,7 +49,7 @@ class Server:
         while (message := frames.read(self.reader)) is not None:
             head, parts = frames.unpack(message)
             if "open" in head:
-                self._open(head["open"])
+                self._open(head["open"], parts[0])
             elif "call" in head:
                 self._call(head, parts)
             elif "close" in head:
@@ -59,17 +61,18 @@ class Server:
             message = frames.pack(head, list(parts))
         except frames.BadMessage as error:
             message = frames.pack({"error": {"kind": "MemoryError", "text": str(error)}}, [])
-        self.writer.write(message)
+        self.writer.write(self.before + message)
         self.writer.flush()
 
-    def _open(self, given):
+    def _open(self, given, text):
         """Run the student's file; functions in `supplied` are then replaced by the grader's."""
         self.path = given["path"]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self.names = {"__name__": "submission", "__file__": self.path}
-                exec(compile(given["text"], self.path, "exec"), self.names)
+                program = text.decode("utf-8", "surrogatepass")
+                exec(compile(program, self.path, "exec"), self.names)
         except BaseException as error:
             self.send({"error": self._described(error)})
             return
@@ -83,12 +86,13 @@ class Server:
         called = head["call"]
         function = self.kept.get(called) if type(called) is int else self.names.get(called)
         if function is None or (type(called) is str and called.startswith("__")):
-            self.send({"error": {"kind": "missing", "text": called}})
+            self.send({"missing": True})
             return
         given = decoder.value(head["with"])
         before = {k: array.tobytes() for k, array in decoder.arrays.items()}
         try:
-            with np.errstate(all="ignore"), warnings.catch_warnings():
+            counted = _Counted(self.names, called if head.get("counted") else "")
+            with np.errstate(all="ignore"), warnings.catch_warnings(), counted:
                 warnings.simplefilter("ignore")
                 returned = function(*given)
             encoder = frames.Encoder(self._keep)
@@ -98,6 +102,7 @@ class Server:
             return
         changed = [k for k, array in decoder.arrays.items() if array.tobytes() != before[k]]
         reply["changed"] = [[k, encoder.tree(np.array(decoder.arrays[k]))] for k in changed]
+        reply["calls"] = counted.calls
         self.send(reply, encoder.frames)
 
     def _returned(self, encoder, returned, called):
@@ -130,18 +135,43 @@ class Server:
             return {"kind": type(error).__name__[:80], "text": text[:_MAX_TEXT], "line": line[:200]}
         return {"kind": "Exception", "text": "an exception without a text", "line": line[:200]}
 
-    def ask(self, name, given, named):
-        """Have the grader call one of its own functions -> what that returns."""
+    def ask(self, function, given, named):
+        """Have the grader call a function of its own, by name or number -> what it returns."""
         encoder = frames.Encoder(_refuse)
         trees = encoder.tree(given), encoder.tree(named)
-        self.send({"supplied": name, "with": trees[0], "named": trees[1]}, encoder.frames)
+        self.send({"supplied": function, "with": trees[0], "named": trees[1]}, encoder.frames)
         message = frames.read(self.reader)
         if message is None:
             raise SystemExit
         head, parts = frames.unpack(message)
         if "error" in head:
             raise ValueError(head["error"])
-        return frames.Decoder(parts, Held).value(head["returned"])
+        return frames.Decoder(parts, self._held).value(head["returned"])
+
+    def _held(self, tree):
+        return (HeldFunction if tree["callable"] else Held)(self, tree["held"])
+
+
+class _Counted:
+    """A context that counts how often a backward calls its own forward: finite differences do."""
+
+    def __init__(self, names, called):
+        is_backward = type(called) is str and called.endswith("_backward")
+        forward = names.get(called[: -len("backward")] + "forward") if is_backward else None
+        self.code = getattr(forward, "__code__", None)
+        self.calls = 0
+
+    def __enter__(self):
+        if self.code is not None:
+            sys.setprofile(self._see)
+
+    def __exit__(self, *error):
+        if self.code is not None:
+            sys.setprofile(None)
+
+    def _see(self, frame, event, _):
+        if event == "call" and frame.f_code is self.code:
+            self.calls += 1
 
 
 class Supplied:
@@ -158,8 +188,16 @@ class Supplied:
 class Held:
     """An object that stays with the grader, such as a supplied forward's cache."""
 
-    def __init__(self, tree):
-        self.number = tree["held"]
+    def __init__(self, server, number):
+        self.server, self.number = server, number
+
+
+class HeldFunction(Held):
+    """A function that stays with the grader, such as what a supplied `mixce(eta)` returns."""
+
+    def __call__(self, *given, **named):
+        """Call it."""
+        return self.server.ask(self.number, given, named)
 
 
 def _refuse(value):
@@ -207,7 +245,8 @@ def _one_check(message, limits):
     if pid == 0:
         _become_the_student(here, there, limits)
     there.close()
-    reason = _pass_on(here, message, time.monotonic() + limits["wall"])
+    clock = _Clock(pid, limits["wall"])
+    reason = _pass_on(here, message, clock)
     here.close()
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
@@ -217,7 +256,44 @@ def _one_check(message, limits):
         reason = f"signal {os.WTERMSIG(status)}"
         if cpu >= 0.9 * limits["seconds"]:  # the limit of computing time ends it by a signal
             reason = "time"
-    _write(frames.pack({"ended": reason, "seconds": cpu}, []))
+    _write(frames.pack({"ended": reason, "seconds": cpu, "waited": clock.waited}, []))
+
+
+class _Clock:
+    """How long a fork has kept the grader waiting: not the time in which it waits for the grader.
+
+    A fork that only waits is ended after `wall` seconds. One that computes has a limit of computing
+    time, which it reaches later where other programs use the processor too.
+    """
+
+    def __init__(self, pid, wall):
+        self.pid, self.wall = pid, wall
+        self.waited, self.since = 0.0, None
+
+    def start(self):
+        """The grader begins to wait."""
+        self.since = time.monotonic()
+
+    def stop(self):
+        """The grader has its answer."""
+        self.waited += time.monotonic() - self.since
+        self.since = None
+
+    def left(self):
+        """Seconds until the fork must have answered or be looked at again; 0 where it is over."""
+        waited = self.waited + time.monotonic() - self.since
+        if waited < self.wall:
+            return self.wall - waited
+        computes = _computing_time(self.pid) > waited / 20
+        return 0.5 if computes and waited < _PATIENCE * self.wall else 0
+
+
+def _computing_time(pid):
+    """Seconds that a process has computed; 0 where the system does not say."""
+    try:
+        return time.clock_gettime((~pid << 3) | 2)  # the clock of a process, on Linux
+    except (AttributeError, OSError, OverflowError):
+        return 0.0
 
 
 def _become_the_student(here, there, limits):
@@ -234,50 +310,71 @@ def _become_the_student(here, there, limits):
         os._exit(0)
 
 
-def _pass_on(fork, message, deadline):
-    """Pass whole messages on between the grader and a fork -> why it ended.
+def _pass_on(fork, message, clock):
+    """Pass messages on between the grader and a fork, one for one -> why it ended.
 
-    "closed" by the grader, "ended" by the fork, "time", or "protocol".
+    "closed" by the grader, "ended" by the fork, "time", or "protocol". The fork is read only where
+    the grader waits for it, so that it cannot fill the grader's memory, nor answer unasked.
     """
     try:
-        fork.settimeout(max(0.01, deadline - time.monotonic()))
-        fork.sendall(message)
-        waiting = b""
+        clock.start()
+        _send_on(fork, message, clock)
         while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return "time"
-            ready, _, _ = select.select([fork, 0], [], [], left)
-            if 0 in ready:
-                message = frames.read(sys.stdin.buffer)
-                if message is None or "close" in frames.unpack(message)[0]:
-                    return "closed"
-                fork.settimeout(max(0.01, deadline - time.monotonic()))
-                fork.sendall(message)
-            if fork in ready:
-                part = fork.recv(1 << 20)
-                if not part:
-                    return "ended"
-                waiting += part
-                while (size := frames.length(waiting)) is not None and len(waiting) >= size:
-                    _write(waiting[:size])
-                    waiting = waiting[size:]
+            answer = _receive(fork, clock)
+            if type(answer) is str:
+                return answer
+            clock.stop()
+            _write(answer, frames.FROM_STUDENT)
+            message = frames.read(sys.stdin.buffer)
+            if message is None or "close" in frames.unpack(message)[0]:
+                return "closed"
+            if select.select([fork], [], [], 0)[0]:
+                return "protocol" if fork.recv(1) else "ended"
+            clock.start()
+            _send_on(fork, message, clock)
     except TimeoutError:
         return "time"
     except frames.BadMessage:
         return "protocol"
     except OSError:
         return "ended"
+    finally:
+        if clock.since is not None:
+            clock.stop()
 
 
-def _write(message):
-    sys.stdout.buffer.write(message)
+def _send_on(fork, message, clock):
+    fork.settimeout(max(0.01, clock.left()))
+    fork.sendall(message)
+
+
+def _receive(fork, clock):
+    """The fork's next message, or why there is none: "time", "ended", "closed", "protocol"."""
+    got = bytearray()
+    while (left := clock.left()) > 0:
+        ready, _, _ = select.select([fork, 0], [], [], left)
+        if 0 in ready:  # the grader does not wait for the answer: it ends, or has ended
+            return "closed"
+        if fork in ready:
+            part = fork.recv(1 << 20)
+            if not part:
+                return "ended"
+            got += part
+            size = frames.length(bytes(got[:8]))
+            if size is not None and len(got) >= size:
+                return bytes(got) if len(got) == size else "protocol"
+    return "time"
+
+
+def _write(message, sender=frames.FROM_SANDBOX):
+    sys.stdout.buffer.write(sender + message)
     sys.stdout.buffer.flush()
 
 
 def main():
     """Serve one submission on standard input and output."""
     limits = json.loads(sys.argv[2])
+    _write(frames.pack({"ready": True}, []))
     if hasattr(os, "fork") and not limits.get("single"):
         confine.protect()
         supervise(limits)
@@ -285,7 +382,7 @@ def main():
     writer = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     confine.confine(limits)
-    Server(sys.stdin.buffer, writer).serve()
+    Server(sys.stdin.buffer, writer, frames.FROM_STUDENT).serve()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import sys
 try:
     import resource
 except ImportError:  # Windows
-    resource = None
+    resource = None  # type: ignore[assignment]
 
 _NO_NEW_PRIVS, _SET_DUMPABLE, _SET_PDEATHSIG, _SET_SECCOMP = 38, 4, 1, 22
 
@@ -162,7 +162,22 @@ _REFUSED = {
     "name_to_handle_at": (303, 264),
     "setrlimit": (160, 164),
     "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118),
+    "sched_setattr": (314, 274),
+    "sched_setaffinity": (203, 122),
     "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "prlimit64": (302, 261),  # which lowers the limits of other processes, too
+    "kcmp": (312, 272),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
+    "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
+    "shmat": (30, 196),
+    "semop": (65, 193),
+    "msgsnd": (69, 189),
+    "inotify_init1": (294, 26),
+    "fanotify_init": (300, 262),
 }
 _CLONE3 = 435
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}

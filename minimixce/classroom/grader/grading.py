@@ -9,27 +9,56 @@ from typing import Any
 from .. import results
 from ..assignments import assignment
 from ..release import starter
+from .plain import one_line
+from .references import References
 from .remote import RemoteFunctions, Sandbox, Session, StudentError
 from .submission import CannotRead, Handed, read_submission
 
+_MANY_CALLS = 10  # of a forward by its backward; by hand one needs none
+
 
 class RemoteSubmission:
-    """A student's program in a sandbox, with the methods that results.judge_submission wants."""
+    """A student's program in a sandbox, with the methods that results.judge_submission wants.
 
-    def __init__(self, sandbox: Sandbox, handed: Handed):
+    name, variant: of the assignment. A context, which ends the sandbox.
+    """
+
+    def __init__(self, sandbox: Sandbox, handed: Handed, name: str, variant: int = 0):
         self.sandbox, self.handed = sandbox, handed
+        self._references = References(name, variant, ())
+        self._all: list[RemoteFunctions] = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.sandbox.close()
+        self._references.close()
 
     def functions(self) -> RemoteFunctions:
         """The student's functions as attributes."""
-        return RemoteFunctions(self.sandbox, self.handed.text, self.handed.name)
+        self._all.append(RemoteFunctions(self.sandbox, self.handed.text, self.handed.name))
+        return self._all[-1]
 
     def supplied_with(self, references: dict) -> RemoteFunctions:
-        """The same, some replaced by functions that stay in this process."""
-        return RemoteFunctions(self.sandbox, self.handed.text, self.handed.name, references)
+        """The same, those with these names replaced by the reference's, in another process."""
+        self._references.names = list(references)
+        given = self.sandbox, self.handed.text, self.handed.name, self._references
+        return RemoteFunctions(*given)
+
+    def slow(self) -> list[str]:
+        """Remarks on backwards that call their forward again and again."""
+        calls = {name: n for one in self._all for name, n in one.__dict__["__calls__"].items()}
+        return [
+            f"{name} is slow: it calls {name.removesuffix('backward')}forward {n} times, as finite"
+            " differences do"
+            for name, n in sorted(calls.items())
+            if n >= _MANY_CALLS
+        ]
 
     def load(self) -> None:
         """Run the file once. Raises StudentError if that fails."""
-        Session(self.sandbox, self.handed.text, self.handed.name, {}).close()
+        Session(self.sandbox, self.handed.text, self.handed.name).close()
 
 
 def seed_of(salt: str, data: bytes) -> int:
@@ -56,8 +85,8 @@ def grade(
     or why it could not be; "points" and "total" (what a program grades, the bonus apart in
     "bonus"); "tasks", each with its checks, mistakes and what is wrong; "remarks"; and what it
     takes to grade it again: "version", "variant", "seed", "isolation", "sha256". Equal in every
-    bit but "seconds" when graded again. Raises FileNotFoundError, and ValueError for a name,
-    variant or task that there is not.
+    bit but "seconds" when graded again. Raises FileNotFoundError, ValueError for a name, variant
+    or task that there is not, and SandboxFailed, an OSError, where no sandbox could be started.
     """
     start, whole = time.monotonic(), assignment(name, variant)
     numbers = list(tasks or [task.number for task in whole.tasks])
@@ -69,12 +98,14 @@ def grade(
     seed = seed_of(salt, handed.data)
     record |= {"seed": seed, "sha256": hashlib.sha256(handed.data).hexdigest()}
     record["remarks"] = list(handed.remarks)
-    with Sandbox(isolation_tier) as sandbox:
-        submission = RemoteSubmission(sandbox, handed)
+    with RemoteSubmission(Sandbox(isolation_tier), handed, name, variant) as submission:
         try:
             submission.load()
             found = results.judge_submission(name, submission, numbers, variant, seed)
             record |= {"status": "graded"} | _points(whole, numbers, found.judged)
+            record["remarks"] += submission.slow()
+            if submission.sandbox.failed:  # which looks like an exception in the student's code
+                raise submission.sandbox.failed
         except StudentError as error:
             record |= {"status": "does not load", "says": _why_not(handed, error)}
     record["seconds"] = round(time.monotonic() - start, 2)
@@ -101,8 +132,8 @@ def not_graded(
 
 def _why_not(handed, error):
     """In a sentence, why a file does not run."""
-    line = error.line.strip().removesuffix(",")
-    where = f"{handed.name}, {line}" if line else handed.name
+    line, name = error.line.strip().removesuffix(","), one_line(handed.name, 100)
+    where = f"{name}, {line}" if line else name
     return f"{where}: {error}" if error.kind == "too slow" else f"{where}: {error.kind}: {error}"
 
 

@@ -9,6 +9,7 @@ The first two also give up all system calls that a numerical program does not ne
 """
 
 import atexit
+import contextlib
 import functools
 import glob
 import json
@@ -31,9 +32,11 @@ TIERS = ("bwrap", "user", "docker", "none")
 IMAGE = "minimixce-grader"
 SECONDS = 2  # of computing, a check
 WALL = 6  # seconds, a check: computing or not
-SUBMISSION_SECONDS = 30  # a submission
+SUBMISSION_SECONDS = 30  # of computing, a submission
+SUBMISSION_WALL = 90  # seconds that the grader waits for a submission, computing or not
 MEMORY = 1536 << 20  # bytes of address space
 _NOBODY = 65534
+_FREE_UIDS = 1_900_000_000  # no system gives these to users; a process id is added
 _HIDDEN = ("site-packages", "dist-packages")  # they may hold the answers
 _OPTIONS = ("-I", "-S", "-B")
 _WARNING = "grade only code that you would run yourself"
@@ -54,7 +57,7 @@ def choose(wanted: str = "auto") -> Isolation:
     """
     if wanted == "none":
         return Isolation("none", (_WARNING,))
-    reasons = []
+    reasons: list[str] = []
     for tier in TIERS[:-1] if wanted == "auto" else (wanted,):
         why_not = reason_against(tier)
         if not why_not:
@@ -89,7 +92,7 @@ def limits(tier: str, **other: float) -> dict:
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     given = {
         "tier": tier,
-        "uid": _NOBODY if root and tier in ("bwrap", "user") else None,
+        "uid": _another_user() if root and tier in ("bwrap", "user") else None,
         "seconds": SECONDS,
         "wall": WALL,
         "memory": MEMORY,
@@ -97,6 +100,20 @@ def limits(tier: str, **other: float) -> dict:
         "single": os.name != "posix",
     }
     return given | other
+
+
+def _another_user():
+    """The uid of a user that no other process has, or nobody's where a container has no such.
+
+    Two submissions side by side could else send each other signals.
+    """
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/uid_map") as stream:
+        wanted = _FREE_UIDS + os.getpid()
+        for line in stream:
+            first, _, count = map(int, line.split())
+            if first <= wanted < first + count:
+                return wanted
+    return _NOBODY
 
 
 @contextmanager
@@ -132,7 +149,13 @@ def command(tier: str, given: dict) -> Iterator[tuple[list[str], dict[str, str]]
 
 def _bwrap(library):
     """bubblewrap's command up to the program: a root with Python, NumPy and our four files."""
-    line = ["bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
+    line = [
+        shutil.which("bwrap") or "bwrap",
+        "--unshare-ipc",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-uts",
+    ]
     line += ["--unshare-cgroup-try", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     if os.geteuid() == 0:  # to become another user, and to end its forks
         for right in ("CAP_SETUID", "CAP_SETGID", "CAP_KILL"):
@@ -153,7 +176,8 @@ def _bwrap(library):
             line += ["--ro-bind", str(library / name), f"/library/{name}"]
     for name in FILES:
         line += ["--ro-bind", str(HERE / name), f"/grader/{name}"]
-    line += ["--dev", "/dev", "--remount-ro", "/dev", "--size", str(16 << 20), "--tmpfs", "/tmp"]
+    # no place to write: what one check left there would be found by the next
+    line += ["--dev", "/dev", "--remount-ro", "/dev", "--tmpfs", "/tmp", "--remount-ro", "/tmp"]
     return [*line, "--chdir", "/tmp", "--remount-ro", "/", "--"]
 
 
@@ -221,7 +245,15 @@ def _readable():
 
 
 def _docker(folder, environment):
-    line = ["docker", "run", "--rm", "--interactive", "--network", "none", "--read-only"]
+    line = [
+        shutil.which("docker") or "docker",
+        "run",
+        "--rm",
+        "--interactive",
+        "--network",
+        "none",
+        "--read-only",
+    ]
     line += ["--tmpfs", "/tmp:size=16m", "--pids-limit", "16", "--memory", str(MEMORY)]
     line += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--cpus", "1"]
     line += ["--user", f"{_NOBODY}:{_NOBODY}", "--volume", f"{folder}:/grader:ro"]

@@ -12,10 +12,12 @@ import queue
 import threading
 from typing import Any
 
-import numpy as np
-
 from . import frames, isolation
+from .plain import one_line
+from .references import References
 
+_PATIENCE = 5  # as of child.py
+_START = 60  # seconds within which a sandbox must have started
 _GRACE = 10  # seconds after which a sandbox that says nothing is ended
 _TOO_SLOW = "it takes too long: more than {seconds:g} s of computing, or {wall:g} s in all"
 
@@ -23,17 +25,23 @@ _ENDS = {
     "ended": "the program ended itself in the middle of a call",
     "protocol": "the program wrote to the grader's connection, or returned too much",
 }
+_UNREADABLE = "the program's answer cannot be read"
+_OURS = ("missing", "return", "too slow", "ended", "not run", "too large")  # no class has these
 _MAX_SLOW = 2  # checks of a task that take too long; the others are then not tried
 
 
 class StudentError(Exception):
     """An exception in a student's code. kind: its class there, or "missing", "too slow",
-    "ended", "not run"; line: where, as text.
+    "ended", "not run", "too large"; line: where, as text. All are single lines.
     """
 
     def __init__(self, kind: str, text: str, line: str = ""):
-        super().__init__(text)
-        self.kind, self.line = kind, line
+        super().__init__(one_line(text))
+        self.kind, self.line = one_line(kind, 80), one_line(line, 200)
+
+
+class SandboxFailed(OSError):
+    """A sandbox that did not start: the machine's fault, and no student's."""
 
 
 class Kept:
@@ -54,15 +62,18 @@ class KeptFunction(Kept):
 class Sandbox:
     """The process in a sandbox that serves one submission: started when needed, ended by `close`.
 
-    tier: of isolation; limits: see isolation.limits. Counts the seconds that the submission used.
+    tier: of isolation; limits: see isolation.limits. Counts the seconds that the submission used:
+    `left` of computing, and `patience` of waiting.
     """
 
     def __init__(self, tier: str, limits: dict | None = None, seconds: float | None = None):
         self.tier = tier
         self.limits = limits or isolation.limits(tier)
         self.left = isolation.SUBMISSION_SECONDS if seconds is None else seconds
+        self.patience = isolation.SUBMISSION_WALL
+        self.failed: SandboxFailed | None = None
         self._process: Any = None
-        self._messages: Any = None
+        self._reader: Any = None
         self._stack = contextlib.ExitStack()
 
     def __enter__(self):
@@ -72,22 +83,24 @@ class Sandbox:
         self.close()
 
     def start(self) -> None:
-        """Start the process unless it runs."""
+        """Start the process unless it runs. Raises SandboxFailed where it does not answer."""
         if self._process is not None:
             return
         self._process = isolation.start(self.tier, self.limits, self._stack)
-        self._messages = queue.Queue()
-        arguments = (self._process.stdout, self._messages)
-        threading.Thread(target=_read_all, args=arguments, daemon=True).start()
+        self._reader = _Reader(self._process.stdout)
+        if self._reader.next(_START) is None:
+            self.close()
+            self.failed = SandboxFailed(f"the sandbox {self.tier} did not start")
+            raise self.failed
 
     def close(self) -> None:
         """End the process, and remove what it needed of files."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            for stream in (self._process.stdin, self._process.stdout):
-                with contextlib.suppress(OSError):
-                    stream.close()
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+            self._reader.close()
             self._process = None
         self._stack.close()
 
@@ -101,19 +114,14 @@ class Sandbox:
         except frames.BadMessage as error:
             raise StudentError("too large", str(error)) from None
 
-    def receive(self) -> tuple[Any, list[bytes]]:
-        """The next message. Raises StudentError where none comes, or none that is a message."""
-        try:
-            message = self._messages.get(timeout=self.limits["wall"] + _GRACE)
-        except queue.Empty:
-            message = None
-        if message is None:
+    def receive(self) -> tuple[bool, bytes]:
+        """The next message: whether it is the sandbox's own, and its bytes. Raises StudentError
+        where none comes.
+        """
+        found = self._reader.next(_PATIENCE * self.limits["wall"] + _GRACE)
+        if found is None:
             self.gone()
-        try:
-            return frames.unpack(message)
-        except frames.BadMessage:
-            self.gone()
-        raise AssertionError
+        return found
 
     def gone(self):
         """End a process that no longer answers, and say so."""
@@ -122,33 +130,67 @@ class Sandbox:
         raise StudentError("ended", "the program ended, or ended the sandbox, without an answer")
 
 
-def _read_all(stream, messages):
-    """Put all messages of a stream into a queue; None when there are no more."""
-    try:
-        while (message := frames.read(stream)) is not None:
-            messages.put(message)
-    except (frames.BadMessage, OSError, ValueError):
-        pass
-    messages.put(None)
+class _Reader:
+    """Reads messages from a stream, each when it is asked for, in a thread that may wait."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        self._asked, self._found = threading.Semaphore(0), queue.Queue()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def next(self, seconds):
+        """The next message, (whether the sandbox's own, bytes); None at the end, or too late."""
+        self._asked.release()
+        with contextlib.suppress(queue.Empty):
+            return self._found.get(timeout=seconds)
+        return None
+
+    def close(self):
+        """End the thread and close the stream, whose writer has ended."""
+        self.stream, stream = None, self.stream
+        self._asked.release()
+        self._thread.join(1)
+        if not self._thread.is_alive():  # else another process still has the stream open
+            stream.close()
+
+    def _read(self):
+        while True:
+            self._asked.acquire()
+            stream = self.stream
+            found = None
+            with contextlib.suppress(frames.BadMessage, OSError, ValueError):
+                sender = stream and stream.read(1)
+                message = frames.read(stream) if sender else None
+                if message is not None:
+                    found = sender == frames.FROM_SANDBOX, message
+            self._found.put(found)
+            if found is None:
+                return
 
 
 class Session:
     """One check: a fork of the sandbox's process in which the student's file was run.
 
-    supplied: {name: function} that take the place of the student's own, and are called here.
+    supplied: functions that take the place of the student's own, or None.
     """
 
-    def __init__(self, sandbox: Sandbox, text: str, path: str, supplied: dict):
+    def __init__(self, sandbox: Sandbox, text: str, path: str, supplied: References | None = None):
         self.sandbox, self.supplied = sandbox, supplied
-        self.held: list[Any] = []  # objects of supplied functions, which stay here
+        self.in_place = False  # whether arguments change here where the function changes them
+        self.calls: dict[str, int] = {}  # how often a backward called its own forward
         self.open = False
-        if sandbox.left <= 0:
+        if min(sandbox.left, sandbox.patience) <= 0:
             raise StudentError("not run", "the submission's time is over")
         sandbox.start()
-        given = {"text": text, "path": path, "supplied": list(supplied)}
+        names: list[str] = []
+        if supplied is not None:
+            supplied.forget()
+            names = supplied.names
         self.open = True
         try:
-            self._ask({"open": given}, [])
+            given = {"path": path, "supplied": names}
+            self._ask({"open": given}, [text.encode("utf-8", "surrogatepass")])
         except StudentError:
             self.close()
             raise
@@ -156,21 +198,25 @@ class Session:
     def call(self, function: str | int, given: tuple) -> Any:
         """Call a function there, by name or number -> what it returns.
 
-        Arrays that it changed in place are changed. Raises StudentError for what it raises.
+        With `in_place`, arrays that it changed are changed. Raises StudentError for what it raises.
         """
         if not self.open:
             raise StudentError("ended", "the program ended before")
         encoder = frames.Encoder(lambda value: self._other(value, encoder))
         arrays = _Arrays(encoder)
         tree = arrays.tree(given)
-        head, parts = self._ask({"call": function, "with": tree}, encoder.frames)
+        asked = {"call": function, "with": tree, "counted": self.in_place}
+        head, parts = self._ask(asked, encoder.frames)
         try:
             decoder = frames.Decoder(parts, self._kept)
-            arrays.change(head.get("changed", []), decoder)
+            if self.in_place:
+                arrays.change(head.get("changed", []), decoder)
+                if type(function) is str and type(head.get("calls")) is int:
+                    self.calls[function] = head["calls"]
             return decoder.value(head["returned"])
-        except (frames.BadMessage, KeyError, TypeError, ValueError, AttributeError):
+        except (frames.BadMessage, KeyError, TypeError, ValueError, AttributeError, MemoryError):
             self.close()
-            raise StudentError("ended", "the program's answer cannot be read") from None
+            raise StudentError("ended", _UNREADABLE) from None
 
     def close(self) -> None:
         """End the fork."""
@@ -181,32 +227,54 @@ class Session:
                 return
             with contextlib.suppress(StudentError):
                 self.sandbox.send({"close": True}, [])
-                while "ended" not in (head := self.sandbox.receive()[0]):
-                    pass
-                self._count(head)
+                is_own, message = False, b""
+                while not is_own:  # a student's message may be on its way
+                    is_own, message = self.sandbox.receive()
+                self._count(frames.unpack(message)[0])
 
     def _ask(self, head, parts):
         """Send a message and wait for its answer; calls of supplied functions come before it."""
+        called = head.get("call", "")
         try:
-            self.sandbox.send(head, parts)
             while True:
-                head, parts = self.sandbox.receive()
-                if type(head) is not dict:
-                    self.sandbox.gone()
+                self.sandbox.send(head, parts)
+                is_own, message = self.sandbox.receive()
+                if is_own:
+                    raise self._end(frames.unpack(message)[0])
+                head, parts = self._taken_apart(message)
                 if "supplied" not in head:
                     break
-                self.sandbox.send(*self._answer(head, parts))
-        except StudentError:
+                head, parts = self._answer(head, parts)
+        except StudentError as error:
+            if error.kind in ("not run", "too large") or str(error) == _UNREADABLE:
+                self.close()
             self.open = False
             raise
-        if "ended" in head:
-            self.open = False
-            raise self._end(head)
+        if "missing" in head:
+            raise StudentError("missing", str(called))
         if "error" in head:
-            error = head["error"] if type(head["error"]) is dict else {}
-            kind, text, line = (str(error.get(key, ""))[:2000] for key in ("kind", "text", "line"))
-            raise StudentError(kind, text, line)
+            told = head["error"] if type(head["error"]) is dict else {}
+            kind, text, line = (str(told.get(key, ""))[:4000] for key in ("kind", "text", "line"))
+            raise StudentError("Exception" if kind in _OURS else kind, text, line)
         return head, parts
+
+    def _taken_apart(self, message):
+        """A student's message -> head, a dict, and frames."""
+        with contextlib.suppress(frames.BadMessage):
+            head, parts = frames.unpack(message)
+            if type(head) is dict:
+                return head, parts
+        raise StudentError("ended", _UNREADABLE)
+
+    def _answer(self, head, parts):
+        """Call a supplied function -> the answer's head and frames."""
+        if self.supplied is None:
+            return {"error": "there is no such function to call"}, []
+        answer, parts, seconds = self.supplied.answer(head, parts)
+        self.sandbox.left -= seconds
+        if self.sandbox.left <= 0:
+            raise StudentError("not run", "the submission's time is over")
+        return answer, parts
 
     def _end(self, head):
         """Why the fork ended, as an exception."""
@@ -221,10 +289,10 @@ class Session:
 
     def _count(self, head, waited=0):
         """Take what the fork used from the submission's time; of one that only waited, that."""
-        seconds = head.get("seconds")
-        if type(seconds) is float and 0 <= seconds < 1e6:
-            computed = seconds >= 0.9 * self.sandbox.limits["seconds"]
-            self.sandbox.left -= seconds if computed else max(seconds, waited)
+        seconds = head["seconds"]
+        computed = seconds >= 0.9 * self.sandbox.limits["seconds"]
+        self.sandbox.left -= seconds if computed else max(seconds, waited)
+        self.sandbox.patience -= head["waited"]
 
     def _other(self, value, encoder):
         """The tree of what is not plain: an object kept there, a function made of arrays."""
@@ -243,27 +311,7 @@ class Session:
         if type(number) is not int or type(name) is not str:
             raise frames.BadMessage("not a value")
         made = KeptFunction if tree.get("callable") is True else Kept
-        return made(self, number, name[:80])
-
-    def _answer(self, head, parts):
-        """Call a supplied function -> the answer's head and frames."""
-        encoder = frames.Encoder(self._hold)
-        try:
-            decoder = frames.Decoder(parts, lambda tree: self.held[tree["held"]])
-            given, named = decoder.value(head["with"]), decoder.value(head["named"])
-            with np.errstate(all="ignore"):
-                returned = self.supplied[head["supplied"]](*given, **named)
-            if head["supplied"].endswith("_forward"):
-                tree = {"t": [encoder.tree(returned[0]), self._hold(returned[1])]}
-            else:
-                tree = encoder.tree(returned)
-            return {"returned": tree}, encoder.frames
-        except Exception as error:  # of arguments that the student's code chose
-            return {"error": f"{type(error).__name__}: {error}"[:500]}, []
-
-    def _hold(self, value):
-        self.held.append(value)
-        return {"held": len(self.held) - 1}
+        return made(self, number, one_line(name, 80))
 
 
 class _Arrays:
@@ -300,12 +348,14 @@ class RemoteFunctions:
     text: the student's file; path: its name in messages; supplied: see Session.
     """
 
-    def __init__(self, sandbox: Sandbox, text: str, path: str, supplied: dict | None = None):
+    def __init__(self, sandbox: Sandbox, text: str, path: str, supplied: References | None = None):
         self.__dict__.update(
             __sandbox__=sandbox,
-            __file__=(text, path, supplied or {}),
+            __file__=(text, path, supplied),
             __session__=None,
             __slow__=[],
+            __calls__={},
+            __writes__=False,
         )
 
     def __getattr__(self, name):
@@ -328,12 +378,23 @@ class RemoteFunctions:
     def __ready__(self) -> Session:
         """The session of the present check, opened if there is none."""
         if self.__dict__["__session__"] is None:
-            self.__dict__["__session__"] = Session(self.__sandbox__, *self.__file__)
+            session = Session(self.__sandbox__, *self.__file__)
+            session.in_place, session.calls = self.__writes__, self.__calls__
+            self.__dict__["__session__"] = session
         return self.__dict__["__session__"]
 
     def __anew__(self):
         """End the present check's process -> self. The next call starts another one."""
         session, self.__dict__["__session__"] = self.__dict__["__session__"], None
+        self.__dict__["__writes__"] = False
         if session is not None:
             session.close()
+        return self
+
+    def __in_place__(self):
+        """Let the present check's calls change their arguments here where they do there -> self.
+
+        Else a program could change what the grader holds its results against.
+        """
+        self.__dict__["__writes__"] = True
         return self

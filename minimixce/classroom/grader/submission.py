@@ -6,17 +6,27 @@ syntax. Nothing is unpacked to disk, so names in an archive cannot point anywher
 """
 
 import ast
+import gzip
 import io
 import json
 import stat
 import tarfile
 import tokenize
+import warnings
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
+from .plain import one_line
+
 MAX_BYTES = 1 << 20  # of a student's file
+_MAX_CODE = 1 << 18  # characters of a notebook's code, which is read by its syntax
+_MAX_ARCHIVE = 1 << 24  # bytes of an archive
+_MAX_UNPACKED = 1 << 26  # bytes of a .tar.gz once it is not compressed
 _MAX_ENTRIES = 10_000  # of an archive or a folder
+# others may take hours, or any other program's memory, to decode what is made for it
+_ENCODINGS = ("utf-8", "utf-8-sig", "ascii", "iso-8859-1", "iso-8859-15", "cp1252")
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _SKIPPED = {"__MACOSX", "__pycache__", ".git", ".ipynb_checkpoints", ".pytest_cache"}
 
@@ -49,8 +59,10 @@ def read_submission(path: str | Path, file: str, starter: str = "") -> Handed:
     path = Path(path)
     if path.is_dir():
         name, data = _choose(_in_folder(path), file, starter)
-    elif not path.is_file():
+    elif not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
+    elif not path.is_file():
+        raise CannotRead("unreadable", f"{one_line(path.name)} is no file, folder or archive")
     elif path.name.lower().endswith(_ARCHIVES):
         name, data = _choose(_in_archive(path), file, starter)
     else:
@@ -61,7 +73,7 @@ def read_submission(path: str | Path, file: str, starter: str = "") -> Handed:
 
 def _read(path):
     if path.stat().st_size > MAX_BYTES:
-        raise CannotRead("too large", f"{path.name} has more than {MAX_BYTES:,} bytes")
+        raise CannotRead("too large", f"{one_line(path.name)} has more than {MAX_BYTES:,} bytes")
     return path.read_bytes()
 
 
@@ -71,23 +83,26 @@ def _read(path):
 def _in_folder(folder):
     """{name: function that reads it} of the regular files in a folder, links left out."""
     found = {}
-    for path in sorted(folder.rglob("*")):
+    for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         if not path.is_symlink() and stat.S_ISREG(path.lstat().st_mode):
             found[name] = lambda path=path: _read(path)
         if len(found) > _MAX_ENTRIES:
             raise CannotRead("too many files", f"more than {_MAX_ENTRIES:,} files")
-    return found
+    return dict(sorted(found.items()))
 
 
 def _in_archive(path):
     """{name: function that reads it} of the regular files in an archive."""
+    if path.stat().st_size > _MAX_ARCHIVE:
+        raise CannotRead("too large", f"{one_line(path.name)} has more than {_MAX_ARCHIVE:,} bytes")
     try:
-        if path.name.lower().endswith(".zip"):
-            return _in_zip(path)
-        return _in_tar(path)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise CannotRead("unreadable", f"{path.name} cannot be unpacked: {error}") from None
+        return (_in_zip if path.name.lower().endswith(".zip") else _in_tar)(path)
+    except CannotRead:
+        raise
+    except Exception as error:  # damaged archives raise much, not all of it documented
+        said = f"{path.name} cannot be unpacked: {error}"
+        raise CannotRead("unreadable", one_line(said)) from None
 
 
 def _in_zip(path):
@@ -102,6 +117,8 @@ def _in_zip(path):
             continue
 
         def read(entry=entry):
+            if entry.compress_type not in _COMPRESSIONS:
+                raise ValueError("it is compressed in an unusual way")
             with zipfile.ZipFile(path) as archive, archive.open(entry) as stream:
                 return _at_most(stream, entry.filename)
 
@@ -111,26 +128,39 @@ def _in_zip(path):
 
 def _in_tar(path):
     found = {}
-    with tarfile.open(path) as archive:
+    with tarfile.open(fileobj=io.BytesIO(_unpacked(path)), mode="r:") as archive:
         for count, entry in enumerate(archive):
             if count > _MAX_ENTRIES:
                 raise CannotRead("too many files", f"more than {_MAX_ENTRIES:,} files")
             if not entry.isreg():
                 continue
 
-            def read(name=entry.name):
-                with tarfile.open(path) as archive:
-                    return _at_most(archive.extractfile(name), name)
+            def read(entry=entry):
+                with tarfile.open(fileobj=io.BytesIO(_unpacked(path)), mode="r:") as archive:
+                    return _at_most(archive.extractfile(entry), entry.name)
 
             found[entry.name] = read
     return found
+
+
+def _unpacked(path):
+    """The bytes of a .tar, also of one in a .gz, of which no more is unpacked than may be."""
+    data = path.read_bytes()
+    if data[:2] != b"\x1f\x8b":
+        return data
+    with gzip.open(io.BytesIO(data)) as stream:
+        data = stream.read(_MAX_UNPACKED + 1)
+    if len(data) > _MAX_UNPACKED:
+        said = f"{path.name} has more than {_MAX_UNPACKED:,} bytes when it is unpacked"
+        raise CannotRead("too large", one_line(said))
+    return data
 
 
 def _at_most(stream, name):
     """The bytes of a stream, which may claim another size than it has."""
     data = stream.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise CannotRead("too large", f"{name} has more than {MAX_BYTES:,} bytes")
+        raise CannotRead("too large", f"{one_line(name)} has more than {MAX_BYTES:,} bytes")
     return data
 
 
@@ -153,7 +183,7 @@ def _choose(files, file, starter):
         return notebook, _reading(files[notebook], notebook)
     there = [name.rsplit("/", 1)[-1] for name in safe if name.endswith((".py", ".ipynb"))]
     listed = f"; there is {', '.join(sorted(set(there))[:5])}" if there else ""
-    raise CannotRead("missing file", f"no {file}{listed}")
+    raise CannotRead("missing file", one_line(f"no {file}{listed}"))
 
 
 def _only_one(names):
@@ -163,7 +193,8 @@ def _only_one(names):
     found = top if len(top) == 1 else found
     if len(found) > 1:
         listed = ", ".join(sorted(found)[:5])
-        raise CannotRead("two candidates", f"more than one file may be meant: {listed}")
+        said = f"more than one file may be meant: {listed}"
+        raise CannotRead("two candidates", one_line(said))
     return found[0] if found else None
 
 
@@ -185,10 +216,10 @@ def _is_odd(name):
 def _reading(read, name):
     try:
         return read()
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, tarfile.TarError) as error:
-        raise CannotRead("unreadable", f"{name} cannot be read: {error}") from None
-    except (RuntimeError, NotImplementedError) as error:  # a zip with a password, or of a new kind
-        raise CannotRead("unreadable", f"{name} cannot be unpacked: {error}") from None
+    except CannotRead:
+        raise
+    except Exception as error:  # damaged, with a password, or of a kind that is not known
+        raise CannotRead("unreadable", one_line(f"{name} cannot be read: {error}")) from None
 
 
 # ---- what is in it -------------------------------------------------------------------------------
@@ -199,14 +230,16 @@ def _as_program(name, data):
     if name.endswith(".ipynb"):
         return _of_notebook(name, data)
     if b"\0" in data:
-        raise CannotRead("unreadable", f"{name} is not a text file")
+        raise CannotRead("unreadable", one_line(f"{name} is not a text file"))
     remarks = ()
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        if encoding not in _ENCODINGS:
+            raise LookupError
         text = data.decode(encoding)
     except (SyntaxError, UnicodeDecodeError, LookupError):
         text = data.decode("latin-1")
-        remarks = (f"{name} is not UTF-8; it was read as Latin-1",)
+        remarks = (one_line(f"{name} is not UTF-8; it was read as Latin-1"),)
     return text.replace("\r\n", "\n").replace("\r", "\n"), remarks
 
 
@@ -217,26 +250,54 @@ def _of_notebook(name, data):
         cells = [cell for cell in book["cells"] if cell["cell_type"] == "code"]
         sources = ["".join(cell["source"]) for cell in cells]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CannotRead("unreadable", f"{name} is not a notebook: {error}") from None
+        said = f"{name} is not a notebook: {error}"
+        raise CannotRead("unreadable", one_line(said)) from None
+    if sum(map(len, sources)) > _MAX_CODE:
+        said = f"{name} has more than {_MAX_CODE:,} characters of code"
+        raise CannotRead("too large", one_line(said))
     parts, remarks = [], []
     for number, source in enumerate(sources, 1):
-        lines = source.split("\n")
-        code = "\n".join("" if line.lstrip()[:1] in ("%", "!") else line for line in lines)
-        try:
-            body = ast.parse(code).body
-        except (SyntaxError, ValueError, RecursionError) as error:
-            said = getattr(error, "msg", error)
-            remarks.append(f"code cell {number} cannot be read and was left out: {said}")
-            continue
-        parts += [ast.get_source_segment(code, n) or "" for n in body if _is_definition(n)]
-        decorated = [n for n in body if getattr(n, "decorator_list", None)]
-        if decorated:
-            remarks.append(f"code cell {number}: decorators were left out")
+        kept, remark = _definitions(source)
+        parts += kept
+        remarks += [f"code cell {number}{remark}"] if remark else []
     return "\n\n\n".join(parts) + "\n", tuple(remarks)
 
 
+def _definitions(source):
+    """The definitions in a cell as texts, and the end of a remark on it, or ""."""
+    # lines end at \n alone for Python; str.splitlines, and ast.get_source_segment, know others
+    lines = source.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = ["" if line.lstrip()[:1] in ("%", "!") else line for line in lines]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            body = ast.parse("\n".join(lines)).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        said = getattr(error, "msg", error) or type(error).__name__
+        return [], f" cannot be read and was left out: {one_line(str(said))}"
+    decorated = any(getattr(node, "decorator_list", None) for node in body)
+    found = [_segment(lines, node) for node in body if _is_definition(node)]
+    return found, ": decorators were left out" if decorated else ""
+
+
+def _segment(lines, node):
+    """The lines of a statement; its columns are counted in bytes."""
+    own = [
+        line.encode("utf-8", "surrogatepass") for line in lines[node.lineno - 1 : node.end_lineno]
+    ]
+    own[-1] = own[-1][: node.end_col_offset]
+    own[0] = own[0][node.col_offset :]
+    return b"\n".join(own).decode("utf-8", "surrogatepass")
+
+
 def _is_definition(node):
-    """Whether a statement defines something without doing anything."""
+    """Whether a statement defines something without doing anything.
+
+    An import of this package is of the notebook's own cells, which check; no sandbox has it.
+    """
+    module = getattr(node, "module", None) or ""
+    if isinstance(node, ast.ImportFrom) and module.split(".")[0] == "minimixce":
+        return False
     kinds = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
     if isinstance(node, kinds):
         return True
