@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minimixce.classroom.assignments import assignment
+from minimixce.classroom.assignments import NAMES, assignment
 from minimixce.classroom.local import Submission, check, load
 from minimixce.classroom.release import starter
 from minimixce.classroom.results import judge_submission
 from minimixce.cli import main
 from minimixce.testing import assert_gradients
+from minimixce.testing.gradients import check_gradients
 
+FOLDER = Path(__file__).parent.parent / "tutorials" / "assignments"
 LINEAR = """
 def linear_forward(x, W, b):
     return x @ W + b, (x, W)
@@ -76,6 +78,12 @@ def test_a_mask_or_a_fixed_point_does_not_wait_for_the_rest():
     assert passed(alone) == {"visible"}
     point = assignment("a1").source(0).replace("def power", "def other")
     assert passed(judged("a1", "1.7", source=point)) == {"fixed point"}
+
+
+def test_one_estimator_does_not_wait_for_the_other():
+    found = judged("a3", "3.7", ("def rloo_weights", "def other_weights"))
+    assert passed(found) == {"REINFORCE", "REINFORCE unbiased"}
+    assert "right: weights of REINFORCE" in found.text()
 
 
 # ---- exceptions ----------------------------------------------------------------------------------
@@ -293,6 +301,17 @@ def test_a_probe_is_described_and_a_number_has_no_index():
     assert "probe" not in said
 
 
+VARIANTS = [(name, k) for name in NAMES for k in range(assignment(name).variants)]
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+def test_every_probe_but_the_first_says_what_is_special_in_it(name, variant):
+    for task in assignment(name, variant).tasks:
+        about = [probe.about for probe in task.probes(0)]
+        assert about[0] == ""
+        assert all(text.startswith(("with ", "over ")) for text in about[1:]), task.number
+
+
 # ---- points --------------------------------------------------------------------------------------
 
 
@@ -437,7 +456,31 @@ def test_integer_arrays_may_be_left_out_of_the_gradients():
     assert_gradients(forward, backward, np.array([1, 0, 1]), np.ones((3, 2)))
 
 
-FOLDER = Path(__file__).parent.parent / "tutorials" / "assignments"
+def test_the_handouts_example_of_gradcheck_runs(tmp_path, capsys):
+    handout = (FOLDER / "a2" / "README.md").read_text(encoding="utf-8")
+    block = handout.split("    # attention.py")[1].split("\n", 1)[1].split("\n\nStart")[0]
+    code = "".join(line.removeprefix("    ") for line in block.splitlines(keepends=True))
+    (tmp_path / "attention.py").write_text(code)
+    (tmp_path / "backprop.py").write_text(assignment("a2").source(0), encoding="utf-8")
+    assert main(["gradcheck", f"{tmp_path}/attention.py:forward,attention_backward"]) == 0
+    assert "OK" in capsys.readouterr().out
+
+
+def test_table_c_of_2_8_is_what_gradcheck_says_and_its_factor_has_one_cause():
+    handout = (FOLDER / "a2" / "README.md").read_text(encoding="utf-8")
+    text = assignment("a2").source(0).replace("@ q * scale", "@ q")
+    assert text != assignment("a2").source(0)
+    names = {}
+    exec(text, names)
+
+    def forward(qkv):
+        return names["attention_forward"](qkv, 4, names["visible"](5))
+
+    qkv = np.random.default_rng(0).standard_normal((2, 5, 36))
+    report, (sentence,) = check_gradients(forward, names["attention_backward"], qkv)
+    assert report.rows[0].reason in handout
+    assert sentence.split("there ")[1] in handout
+    assert f"{np.sqrt(12 / 4):.6g} times" in sentence
 
 
 @pytest.mark.slow

@@ -61,8 +61,9 @@ def run_log_prob(functions: Functions, inputs: Inputs) -> Outputs:
 
 def sequences_probes(seed: int) -> list[Probe]:
     """Two sizes; a horizon of 1; a vocabulary of one ordinary token."""
-    sizes = [("ordinary", 4, 4), ("ordinary", 3, 5), ("degenerate", 4, 1), ("degenerate", 2, 3)]
-    return [Probe(kind, {"V": v, "T": t}, f"with V = {v}, T = {t}") for kind, v, t in sizes]
+    sizes = [("ordinary", 3, 5), ("degenerate", 4, 1), ("degenerate", 2, 3)]
+    others = [Probe(kind, {"V": v, "T": t}, f"with V = {v}, T = {t}") for kind, v, t in sizes]
+    return [Probe("ordinary", {"V": 4, "T": 4}), *others]
 
 
 def run_sequences(functions: Functions, inputs: Inputs) -> Outputs:

@@ -22,7 +22,6 @@ from .tasks import Probe
 
 HINTS = ("none", "where", "why")
 _NOT_THE_STUDENTS = tuple(str(Path(p).parent) for p in (np.__file__, Path(__file__).parent))
-_KINDS = {"extreme": "With extreme numbers", "degenerate": "With the smallest sizes"}
 _MANY = 8  # arrays whose shapes are no longer listed
 _INNER_SIZES = re.compile(
     r"gufunc signature \(n\?,k\),\(k,m\?\).*size (\d+) is different from (\d+)"
@@ -171,9 +170,7 @@ def _in_words(text):
 
 def _on(probe):
     """ "With logits of ±1000: ", what is special in a probe, "" for the first."""
-    if probe.about:
-        return f"{probe.about[0].upper()}{probe.about[1:]}: "
-    return f"{_KINDS[probe.kind]}: " if probe.kind in _KINDS else ""
+    return f"{probe.about[0].upper()}{probe.about[1:]}: " if probe.about else ""
 
 
 # ---- values --------------------------------------------------------------------------------------
