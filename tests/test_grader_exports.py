@@ -332,12 +332,16 @@ def test_otters_notebook_has_all_points_and_matching_marks(name, variant, salt):
     assert ("hidden: true" in lines) == bool(salt)
 
 
-def test_a_question_in_words_is_the_handouts():
-    texts = [source_of(cell) for cell in notebooks.for_nbgrader("a2")["cells"]]
-    (text,) = [text for text in texts if text.startswith("## 2.8 In words, 12 points")]
-    assert "three tables of `minimixce gradcheck`" in text
+@pytest.mark.parametrize(("name", "number"), [(n, k) for n in NAMES for k in assignment(n).written])
+def test_a_question_in_words_is_the_handouts(name, number):
+    texts = [source_of(cell) for cell in notebooks.for_nbgrader(name)["cells"]]
+    (text,) = [text for text in texts if text.startswith(f"## {number} In words, ")]
+    assert len(text) > 200
     assert "**" not in text
     assert "answers.md" not in text
+    assert "Make that file" not in text
+    asked = text.split("\n\n", 1)[1]
+    assert asked in release.handout(name)
 
 
 def notebook_names(text):
@@ -441,6 +445,7 @@ def test_otter_gives_full_and_no_points(salt, tmp_path):
     run_in(tmp_path, "otter", "assign", "a1.ipynb", "out")
     (grader,) = (tmp_path / "out" / "autograder").glob("*.zip")
     for kind, full in (("student", 0), ("autograder", 45)):
+        (tmp_path / kind).mkdir()
         book = tmp_path / "out" / kind / "a1.ipynb"
         run_in(tmp_path, "otter", "run", "-a", str(grader), "-o", str(tmp_path / kind), str(book))
         results = json.loads((tmp_path / kind / "results.json").read_text(encoding="utf-8"))

@@ -1,9 +1,12 @@
 """What the package promises beyond what it computes: one version, few imports, its entry points."""
 
+import io
 import platform
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -79,3 +82,63 @@ def test_reports_and_proposals_ask_for_the_versions():
     templates = [*(ROOT / ".github").rglob("*.md")]
     assert len(templates) == 3
     assert all("minimixce --version" in path.read_text(encoding="utf-8") for path in templates)
+
+
+# ---- wheels --------------------------------------------------------------------------------------
+
+PARTS = ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "minimixce", "data", "tutorials")
+RELEASES = """
+import sys
+from pathlib import Path
+
+import minimixce
+from minimixce.classroom import release
+from minimixce.classroom.assignments import NAMES
+from minimixce.classroom.grader import exports
+
+out = Path(sys.argv[1])
+assert Path(sys.argv[2]) in Path(minimixce.__file__).parents
+assert len(minimixce.worlds.stories().words) > 50
+for name in (*NAMES, release.EXPERIMENT):
+    release.write(name, out / name)
+exports.write_gradescope("a1", out / "kit")
+"""
+
+
+def contents(folder):
+    """{path: bytes} of the files in a folder and of those in its archives."""
+    found = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    found = {path.as_posix(): file.read_bytes() for path, file in found.items()}
+    for path in [path for path in found if path.endswith(".zip")]:
+        with zipfile.ZipFile(io.BytesIO(found.pop(path))) as archive:
+            found |= {f"{path}/{name}": archive.read(name) for name in archive.namelist()}
+    return found
+
+
+@pytest.mark.slow
+def test_what_a_wheel_releases_is_what_a_clone_releases(tmp_path):
+    """Built from a copy, because a build leaves files behind."""
+    source, environment = tmp_path / "source", tmp_path / "environment"
+    for part in PARTS:
+        if (ROOT / part).is_dir():
+            left_out = shutil.ignore_patterns("__pycache__", "results", "figures", "runs")
+            shutil.copytree(ROOT / part, source / part, ignore=left_out)
+        else:
+            source.mkdir(exist_ok=True)
+            shutil.copyfile(ROOT / part, source / part)
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path)]
+    subprocess.run([*pip, str(source)], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    folder = environment / ("Scripts" if sys.platform == "win32" else "bin")
+    subprocess.run([str(folder / "pip"), "install", "-q", str(wheel)], check=True)
+    for python, place, cwd in (
+        (folder / "python", environment, tmp_path),
+        (sys.executable, source, source),
+    ):
+        run = [str(python), "-c", RELEASES, str(tmp_path / "out" / place.name), str(place)]
+        done = subprocess.run(run, cwd=cwd, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    of_wheel, of_clone = (contents(tmp_path / "out" / p.name) for p in (environment, source))
+    assert len(of_wheel) > 150
+    assert of_wheel == of_clone

@@ -97,7 +97,7 @@ def _package():
     if f"{root.name}/data/stories.json" not in found:  # a clone has it beside the package
         world = root.parent / "data" / "stories.json"
         found[f"{root.name}/data/stories.json"] = world.read_bytes()
-    return found
+    return dict(sorted(found.items()))
 
 
 def _zipped(contents):

@@ -168,18 +168,16 @@ def _blocks(name, variant) -> Iterator[_Block]:
 
 
 def _written(name, variant, number):
-    """A written task, as the handout has it."""
-    text = release.handout(name, variant)
+    """A written task, as the handout has it, without what it says of a file for the answer."""
     found = re.search(
-        rf"^\*\*{re.escape(number)}\*\* \(in `answers\.md`\) (.*?)(?=^\*\*|^## |\Z)",
-        text,
+        rf"^\*\*{re.escape(number)}\*\* (.*?)(?=^\*\*|^## |\Z)",
+        release.handout(name, variant),
         re.MULTILINE | re.DOTALL,
     )
-    if found is None:
-        raise ValueError(f"the handout of {name} has no text of {number}")
+    text = found[1] if found else f"See {number} in the [handout](README.md)."
+    text = re.sub(r"\(in `answers\.md`\) (Make that file; a person reads it\. )?", "", text).strip()
     worth = assignment(name, variant).written[number]
-    text = f"## {number} In words, {worth:g} points\n\n{found[1].strip()}"
-    return _Block(number, [("markdown", text)])
+    return _Block(number, [("markdown", f"## {number} In words, {worth:g} points\n\n{text}")])
 
 
 def _order(number):
