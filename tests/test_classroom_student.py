@@ -262,7 +262,8 @@ def test_a_gradient_of_another_function_earns_nothing_and_is_told_why():
     )
     found = judged("a1", "1.4", *edits)
     assert "consistent" not in passed(found)
-    assert "consistent: earns nothing: f is so far from the right one that it" in found.text()
+    said = "consistent, manners, η = 1: no points: f is so far from the right one that it is another"
+    assert said in found.text()
     assert "η and 1−η are swapped" in found.text()
 
 

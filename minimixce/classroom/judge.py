@@ -67,7 +67,11 @@ class Judged:
             return lines[0]
         if self.finding:
             lines += self.finding.text(hints).splitlines()
-        lines += [f"{c.name}: {c.says}" for c in self.checks if not c.passed and c.says]
+        said = {}  # the checks of each sentence
+        for check in self.checks:
+            if check.says and not check.passed:
+                said.setdefault(check.says, []).append(check.name)
+        lines += [f"{', '.join(names)}: {says}" for says, names in said.items()]
         return "\n    ".join(lines)
 
     def _unfinished(self):
@@ -161,7 +165,7 @@ class _Trial:
                 said = self._too_poor(names)
         except (Exception, SystemExit) as error:
             return False, "" if self._is_known() else stopped(error, self._called)
-        return not said, said and f"earns nothing: {said}"
+        return not said, said and f"no points: {said}"
 
     def _too_poor(self, names):
         for pair in self._pairs_with(names):
@@ -178,7 +182,7 @@ class _Trial:
         All zeros have good manners, too, and add up.
         """
         if passed and (poor := self._poor_forward or self._zero_gradients()):
-            return False, f"earns nothing: {poor}"
+            return False, f"no points: {poor}"
         return passed, said
 
     @functools.cached_property
