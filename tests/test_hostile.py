@@ -1345,18 +1345,16 @@ def test_a_run_stopped_between_measurements_goes_on_to_the_next_one(template):
             " return mm.objectives.mle(logits, targets)\n"
         )
         command = f"{TRAIN} --objective stopping.py:objective --unchecked --eval-every 4"
-        assert run(command)[::2] == (
-            130,
-            "stopped; go on with: minimixce train --out new --resume\n",
-        )
+        resume = f"train --out new --resume --objective {os.getcwd()}/stopping.py:objective"
+        assert run(command)[::2] == (130, f"stopped; go on with: minimixce {resume}\n")
         Path("stopping.py").write_text(OBJECTIVES["good"])
         assert json.loads(Path("new/metrics.jsonl").read_text())["step"] == 4
         for steps in (4, 5):
             assert_refused(
-                f"train --resume --out new --change --steps {steps}",
+                f"{resume} --change --steps {steps}",
                 "the run in new has made 5 steps; steps must be more",
             )
-        assert run("train --resume --out new --change --patience 1")[0] == 0
+        assert run(f"{resume} --change --patience 1")[0] == 0
         assert json.loads(Path("new/metrics.jsonl").read_text().splitlines()[-1])["step"] == 6
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from .. import objectives
 from ..gpt import GPT
-from ..storage import files
+from ..storage import files, install
 from ..storage.shapes import FilePath
 from ..training import run
 from . import measures, on_worlds, options, plots, tables, world_measures
@@ -67,8 +67,22 @@ def compare(
     folders = {
         (label, seed): out / f"{_folder_name(label)}_seed{seed}" for label in runs for seed in seeds
     }
-    if not (resume or overwrite):
-        _check_nothing_is_there(out, folders.values())
+    with install.locked(out):
+        if not (resume or overwrite):
+            _check_nothing_is_there(out, folders.values())
+        return _compare(o, out, runs, seeds, folders, resume, say)
+
+
+def _compare(
+    o: ComparisonOptions,
+    out: Path,
+    runs: dict[str, dict[str, Any]],
+    seeds: list[int],
+    folders: dict[tuple[str, int], Path],
+    resume: bool,
+    say: Callable[[str], object],
+) -> Comparison:
+    """Train and measure, with options that were looked at and a folder that is this process's."""
     corpus = load_corpus(o)
     if not o.world and len(corpus.validation) < o.tokens:
         raise ValueError(
@@ -106,12 +120,11 @@ Runs: TypeAlias = dict[tuple[str, int], Trained]  # by label and seed
 
 def _trained(job: Job, folder: Path, resume: bool) -> Trained:
     """Train one run, or go on with it -> Trained."""
+    run.settle(folder)
     resume = resume and (folder / run.RUN_FILE).exists()
     if resume:
         run.check_corpus(folder, job.corpus)
         options.check_same(folder, job.options)
-    else:
-        run.start_folder(folder, job.corpus.tokenizer)
     measurements = job.fit(folder, resume, progress=not job.options.quiet)
     return Trained(job, GPT.load(folder, job.options.device), measurements)
 

@@ -13,7 +13,7 @@ import numpy as np
 from .. import backend, checks, objectives, text
 from ..gpt import GPT, GPTConfig
 from ..model import LanguageModel
-from ..storage import files, validate
+from ..storage import files, install, validate
 from ..storage.shapes import FilePath, Loss
 from ..training import loop, run, steps, timing
 from ..training.evaluation import evaluate, loss_of_uniform
@@ -45,12 +45,13 @@ def train(
     out = Path(out)
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
-    if not (resume or overwrite) and (found := run.found_in(out)):
-        raise FileExistsError(
-            f"{out} already holds a run ({found}); choose another --out, or add --resume or"
-            " --overwrite"
-        )
-    with limit_threads(job_options.threads):  # results depend on their number
+    with install.locked(out), limit_threads(job_options.threads):  # results depend on threads
+        run.settle(out)
+        if not (resume or overwrite) and (found := run.found_in(out)):
+            raise FileExistsError(
+                f"{out} already holds a run ({found}); choose another --out, or add --resume or"
+                " --overwrite"
+            )
         job = Job(job_options)
         say(job.describe_data())
         say(job.describe_model())
@@ -60,7 +61,6 @@ def train(
             say(job.check_start())
             if job_options.objective in objectives.OBJECTIVES:  # a user's own may count its calls
                 say(job.describe_time())
-            run.start_folder(out, job.corpus.tokenizer)
         try:
             job.fit(out, resume, progress=not job_options.quiet)
         except KeyboardInterrupt:
@@ -254,8 +254,9 @@ class Job:
                 folder=folder,
                 boundary=self.corpus.tokenizer.boundary,
                 resume=resume,
-                on_start=lambda: run.write_options(
-                    folder, dataclasses.asdict(self.options), self.corpus
+                overwrite=not resume,
+                on_start=lambda new: run.write_options(
+                    new, dataclasses.asdict(self.options), self.corpus
                 ),
                 progress=progress,
             )

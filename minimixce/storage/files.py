@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import glob
 import io
 import json
 import math
@@ -53,13 +54,25 @@ def write_atomically(path: FilePath, data: bytes) -> None:
             # a full disk's error names no file, and the user knows no temporary one
             error.filename = str(path)
         raise
-    # the new name lasts once the folder is written, where a system can say so
+    sync_folder(path.parent)
+
+
+def remove_temporaries(path: FilePath) -> None:
+    """Remove what write_atomically left beside `path` where its process was killed."""
+    path = Path(path)
+    hexadecimal = "[0-9a-f]" * 16
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{hexadecimal}.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def sync_folder(folder: FilePath) -> None:
+    """Make new names in a folder last, where a system can say so."""
     with contextlib.suppress(OSError):
-        folder = os.open(path.parent, os.O_RDONLY)
+        place = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(place)
         finally:
-            os.close(folder)
+            os.close(place)
 
 
 def check_not_there(path: FilePath | None, overwrite: bool = False, option: str = "--out") -> None:

@@ -73,7 +73,7 @@ def fit(
     objective_name: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    on_start: Callable[[], object] | None = None,
+    on_start: Callable[[Path], object] | None = None,
     progress: bool = True,
     reuse_memory: bool = True,
 ) -> list[dict[str, Any]]:
@@ -106,8 +106,10 @@ def fit(
     folder: where to keep the run (module docstring), with `boundary` as the token that ends a text;
     overwrite=True replaces a run there; resume=True goes on with it, under the same options and
     threads on the CPU bit for bit as if never stopped. Ctrl-C then ends the current step, saves,
-    and raises KeyboardInterrupt. on_start() is called before the first step, once the folder holds
-    the run. progress: whether to show a bar and print the measurements, with the time that is left.
+    and raises KeyboardInterrupt. on_start(place) may write files of its own to the folder
+    `place` before the first step; where the run is new they come into `folder` together with the
+    run's, or not at all. progress: whether to show a bar and print the measurements, with the time
+    that is left.
 
     reuse_memory: on the CPU, have the C library keep freed memory for the next array
     (backend.reuse_freed_memory); this makes steps faster and lasts for the whole process. False
@@ -149,10 +151,10 @@ def fit(
     run = Run(model, optimizer, name, folder, boundary)
     if resume:
         _take_up(run, steps)
+        if on_start is not None and folder is not None:
+            on_start(Path(folder))
     else:
-        run.save()  # so that a run can be loaded and resumed whenever it is killed
-    if on_start is not None:
-        on_start()
+        run.start(on_start)
     advice = (
         f"a smaller lr (now {lr}), more warmup (now {warmup}) or a smaller max_grad_norm (now"
         f" {max_grad_norm})"

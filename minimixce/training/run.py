@@ -18,7 +18,7 @@ from ..backend import to_numpy
 from ..gpt import GPT
 from ..model import LanguageModel
 from ..optim import AdamW
-from ..storage import checkpoint, files
+from ..storage import checkpoint, files, install
 from ..storage.shapes import Array, FilePath, Scalar
 from ..text import hugging_face
 from ..text.tokenizers import Tokenizer
@@ -113,6 +113,23 @@ class Run:
         info["grad_norm"] = None if self.grad_norm is None else float(self.grad_norm)
         checkpoint.save_state(self.folder / STATE_FILE, self._arrays(), info)
 
+    def start(self, on_start: Callable[[Path], object] | None) -> None:
+        """Save for the first time, so that the run can be loaded and resumed whenever it is killed.
+
+        on_start(folder), where there is one, writes to the same folder. All of it takes the place
+        of an earlier run together, or none of it does.
+        """
+        if self.folder is None:
+            return
+        with install.replacing(self.folder, NAMES) as new:
+            place, self.folder = self.folder, new
+            try:
+                self.save()
+                if on_start is not None:
+                    on_start(new)
+            finally:
+                self.folder = place
+
     def load(self) -> None:
         """Take the state that `save` left; ValueError or FileNotFoundError where it is damaged, of
         another model, or missing.
@@ -149,32 +166,29 @@ class Run:
         }
 
 
+# all that a run keeps in its folder, and may replace there
+NAMES = (
+    RUN_FILE,
+    "config.json",
+    "model.safetensors",
+    STATE_FILE,
+    METRICS_FILE,
+    LAST,
+    text.TOKENIZER_FILE,
+    hugging_face.TOKENIZER_JSON,
+    hugging_face.CONFIG_JSON,
+    checkpoint.GENERATION_FILE,
+)
+
+
 def found_in(folder: FilePath) -> str | None:
     """The name of something in `folder` that a run would overwrite, or None."""
-    names = (
-        RUN_FILE,
-        "config.json",
-        "model.safetensors",
-        STATE_FILE,
-        METRICS_FILE,
-        LAST,
-        text.TOKENIZER_FILE,
-        hugging_face.TOKENIZER_JSON,
-        hugging_face.CONFIG_JSON,
-        checkpoint.GENERATION_FILE,
-    )
-    return next((name for name in names if (Path(folder) / name).exists()), None)
+    return next((name for name in NAMES if (Path(folder) / name).exists()), None)
 
 
-def start_folder(folder: FilePath, tokenizer: Tokenizer) -> None:
-    """Make a run's folder and save its tokenizer; files that tell of a run that is replaced go
-    first.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (RUN_FILE, STATE_FILE, "config.json"):
-        (folder / name).unlink(missing_ok=True)
-    text.save_tokenizer(tokenizer, folder)
+def settle(folder: FilePath) -> None:
+    """Put in place what the start of a run had left to do in `folder` when it was killed."""
+    install.finish(folder, NAMES)
 
 
 def open_folder(folder: FilePath, device: str = "auto") -> tuple[GPT, Tokenizer]:
@@ -192,9 +206,10 @@ def open_folder(folder: FilePath, device: str = "auto") -> tuple[GPT, Tokenizer]
 
 
 def write_options(folder: FilePath, options: dict[str, Any], corpus: text.Corpus) -> None:
-    """Write run.json to `folder`: options (a dict), with what is true of the corpus instead of what
-    was asked for, and the corpus's fingerprint.
+    """Write run.json and the tokenizer to `folder`: options (a dict), with what is true of the
+    corpus instead of what was asked for, and the corpus's fingerprint.
     """
+    text.save_tokenizer(corpus.tokenizer, folder)
     found = {
         "data_fingerprint": corpus.fingerprint(),
         "lines": corpus.lines,

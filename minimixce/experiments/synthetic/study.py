@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...storage import files
+from ...storage import files, install
 from ...storage.shapes import FilePath
 from .. import plots, pool
 from ..tables import format_table
@@ -128,27 +128,29 @@ def run_study(
         raise ValueError(f"--jobs must be at least 0, got {workers}")
     plots.new_figure()
     out = Path(out)
-    if (out / grid.RUNS_FILE).exists():
-        if overwrite:
-            _remove_grid(out)
-        elif not resume:
-            raise FileExistsError(
-                f"{out} already holds a grid; choose another --out, or add --resume or --overwrite"
-            )
-    done = grid.read_runs(out)
-    waiting = [job for job in jobs if job not in done]
-    with pool.worker_pool(workers, len(waiting)) as (executor, count):
-        if progress:
-            time = _time(waiting, count)
-            print(f"{len(waiting)} runs in {count} at a time, about {time}", flush=True)
-        results = grid.run_grid(jobs, out, executor, progress)
-    table = summarize(results)
-    # seconds differ from run to run
-    _write_csv(out / RUNS_TABLE, results, [name for name in grid.RESULT if name != "seconds"])
-    _write_csv(out / SUMMARY_TABLE, table, list(table[0]))
-    drawn = [{**r, "world": world_name(r["corpus"], r["zeros"])} for r in results]
-    figures = plots.synthetic(drawn, *examples(results, table, out), out)
-    return Study(results, table, figures)
+    with install.locked(out):
+        if (out / grid.RUNS_FILE).exists():
+            if overwrite:
+                _remove_grid(out)
+            elif not resume:
+                raise FileExistsError(
+                    f"{out} already holds a grid; choose another --out, or add --resume or"
+                    " --overwrite"
+                )
+        done = grid.read_runs(out)
+        waiting = [job for job in jobs if job not in done]
+        with pool.worker_pool(workers, len(waiting)) as (executor, count):
+            if progress:
+                time = _time(waiting, count)
+                print(f"{len(waiting)} runs in {count} at a time, about {time}", flush=True)
+            results = grid.run_grid(jobs, out, executor, progress)
+        table = summarize(results)
+        # seconds differ from run to run
+        _write_csv(out / RUNS_TABLE, results, [name for name in grid.RESULT if name != "seconds"])
+        _write_csv(out / SUMMARY_TABLE, table, list(table[0]))
+        drawn = [{**r, "world": world_name(r["corpus"], r["zeros"])} for r in results]
+        figures = plots.synthetic(drawn, *examples(results, table, out), out)
+        return Study(results, table, figures)
 
 
 def _remove_grid(out: Path) -> None:

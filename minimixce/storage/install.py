@@ -1,0 +1,130 @@
+"""Files that are put in a folder together: all of them or none, wherever the process is killed.
+
+They are written to a new folder inside it first. Then one file, written whole or not at all, says
+which they are; from then on they count as being in place, and whoever opens the folder next moves
+those that are not yet.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from . import files
+from .shapes import FilePath
+
+_PENDING = ".pending.json"
+_NEW = ".new-"
+
+
+@contextlib.contextmanager
+def replacing(folder: FilePath, names: Collection[str]) -> Iterator[Path]:
+    """A context with an empty folder, whose files take the place of those in `folder` at its end.
+
+    names: of all files and folders that such a set may have; files of these names in `folder` that
+    are not new are removed, and nothing else is touched. Where the context ends with an exception,
+    a full disk's included, `folder` is as it was. Makes `folder` where it is missing.
+    """
+    folder = Path(folder)
+    finish(folder, names)
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{_NEW}*"):  # of a process that was killed before it had finished
+        shutil.rmtree(left, ignore_errors=True)
+    new = folder / f"{_NEW}{secrets.token_hex(8)}"
+    try:
+        new.mkdir()
+        yield new
+        listed = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
+        content = files.to_json({"from": new.name, "files": listed})
+        files.write_atomically(folder / _PENDING, content.encode())
+    except BaseException as error:
+        if isinstance(error, OSError) and str(error.filename or "").startswith(str(new)):
+            # the user knows the place that the file was for
+            error.filename = str(folder / Path(error.filename).relative_to(new))
+        shutil.rmtree(new, ignore_errors=True)
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+    finish(folder, names)
+
+
+def finish(folder: FilePath, names: Collection[str]) -> None:
+    """Put in place what `replacing` had said to be in `folder` when its process was killed, and
+    remove temporary files of a process that was.
+
+    names: as for replacing. ValueError for a folder whose list of files is not one that `replacing`
+    wrote. No other process may be at work in the folder (see locked).
+    """
+    folder = Path(folder)
+    for name in (*names, _PENDING):
+        files.remove_temporaries(folder / name)
+    if not (folder / _PENDING).exists():
+        return
+    new, listed = _read(folder, names)
+    for name in listed:
+        if (new / name).exists():
+            (folder / name).parent.mkdir(exist_ok=True)
+            os.replace(new / name, folder / name)
+    kept = {name.partition("/")[0] for name in listed}
+    for name in names:
+        path = folder / name
+        if name not in kept and path.is_file():
+            path.unlink()
+    files.sync_folder(folder)
+    (folder / _PENDING).unlink()
+    shutil.rmtree(new, ignore_errors=True)
+
+
+def _read(folder, names):
+    """The new folder and the names of its files, which may come from somebody else."""
+    found = files.read_json(folder / _PENDING)
+    new, listed = found.get("from"), found.get("files")
+    fits = isinstance(new, str) and new.startswith(_NEW) and Path(new).name == new
+    fits = fits and isinstance(listed, list) and all(_fits(name, names) for name in listed)
+    if not fits or (folder / new).is_symlink():
+        raise ValueError(f"{folder / _PENDING} is damaged; remove it")
+    return folder / new, listed
+
+
+def _fits(name, names):
+    parts = name.split("/") if isinstance(name, str) else []
+    return len(parts) in (1, 2) and parts[0] in names and parts[-1] not in ("", ".", "..")
+
+
+@contextlib.contextmanager
+def locked(folder: FilePath) -> Iterator[None]:
+    """A context in which no other process that asks for the same is in `folder`.
+
+    The kernel holds the lock and releases it with the process, however that ends. Raises
+    FileExistsError, in one sentence, where another process holds it. Makes the folder where it is
+    missing. On systems without such locks (Windows) nothing is locked.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():  # whoever writes to it will say so
+        yield
+        return
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(f"another process is at work in {folder}") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(place)
+        with contextlib.suppress(OSError):  # folders in which nothing was put
+            for path in made:
+                path.rmdir()

@@ -1,0 +1,237 @@
+"""Files that come into a folder together: whatever is killed, all of them or none are there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minimixce.storage import install
+
+NAMES = ("a", "b", "last", "old")
+
+# counts the calls that change files, and ends the process, as a kill does, at one of them
+KILLED = """
+import builtins, os, sys
+at, count = int(sys.argv[1]), 0
+open_file = builtins.open
+
+def counted(function):
+    def call(*args, **kwargs):
+        global count
+        count += 1
+        if count == at:
+            os._exit(137)
+        return function(*args, **kwargs)
+    return call
+
+def opened(file, mode="r", *args, **kwargs):
+    if not set(mode) & set("wxa+"):
+        return open_file(file, mode, *args, **kwargs)
+    global count
+    count += 1
+    if count == at:
+        os._exit(137)
+    stream = open_file(file, mode, *args, **kwargs)
+    half = count + 1 == at
+    if half and "b" in mode:
+        write = stream.write
+        def cut(data):
+            write(bytes(data)[: len(data) // 2])
+            stream.flush()
+            os._exit(137)
+        class Cut:
+            def __enter__(self): return self
+            def __exit__(self, *error): stream.close()
+            def __getattr__(self, name): return getattr(stream, name)
+        made = Cut()
+        made.write = cut
+        return made
+    return stream
+
+builtins.open = opened
+for name in ("replace", "rename", "unlink", "mkdir", "rmdir", "fsync"):
+    setattr(os, name, counted(getattr(os, name)))
+status = 0
+BODY
+os._exit(0 if count < at else 1)
+"""
+
+
+def killed_at(number, body, *arguments, **options):
+    """Run a program that ends at its number-th operation on files -> whether it got so far."""
+    program = KILLED.replace("BODY", body)
+    command = [sys.executable, "-c", program, str(number), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, **options)
+    assert done.returncode in (0, 137), done.stderr
+    return done.returncode == 137
+
+
+def put(folder, **contents):
+    with install.replacing(folder, NAMES) as new:
+        for name, text in contents.items():
+            path = new / name.replace("__", "/")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+
+
+def contents(folder):
+    return {
+        p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+def test_new_files_take_the_place_of_the_old_ones_and_of_nothing_else(tmp_path):
+    folder = tmp_path / "f"
+    put(folder, a="1", old="1", last__x="1")
+    (folder / "mine").write_text("mine")
+    put(folder, a="2", b="2", last__x="2")
+    assert contents(folder) == {"a": "2", "b": "2", "last/x": "2", "mine": "mine"}
+    assert sorted(os.listdir(folder)) == ["a", "b", "last", "mine"]
+
+
+def test_an_exception_leaves_everything_as_it_was(tmp_path):
+    def fail(error):
+        with install.replacing(tmp_path / "f", NAMES) as new:
+            (new / "a").write_text("2")
+            raise error(28, "full", str(new / "a"))
+
+    with pytest.raises(OSError, match="full") as found:
+        fail(OSError)
+    assert found.value.filename == str(tmp_path / "f" / "a")
+    assert not (tmp_path / "f").exists()
+    put(tmp_path / "f", a="1")
+    with pytest.raises(KeyboardInterrupt):
+        fail(KeyboardInterrupt)
+    assert contents(tmp_path / "f") == {"a": "1"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"from": "../x", "files": ["a"]},
+        {"from": ".new-1/../..", "files": ["a"]},
+        {"from": ".new-1", "files": ["../a"]},
+        {"from": ".new-1", "files": ["mine"]},
+        {"from": ".new-1", "files": ["last/.."]},
+        {"from": ".new-1", "files": ["/etc/passwd"]},
+        {"from": 1, "files": []},
+        {"from": ".new-1", "files": "a"},
+        {},
+    ],
+)
+def test_a_list_from_somebody_else_moves_nothing(tmp_path, content):
+    (tmp_path / ".pending.json").write_text(json.dumps(content))
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / ".new-1").mkdir()
+    (tmp_path / ".new-1" / "mine").write_text("theirs")
+    with pytest.raises(ValueError, match=r"\.pending\.json is damaged"):
+        install.finish(tmp_path, NAMES)
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+PUT = """
+from minimixce.storage import install
+with install.replacing(sys.argv[2], ("a", "b", "last", "old")) as new:
+    os.mkdir(new / "last")
+    for name in ("a", "b", "last/x"):
+        with open(new / name, "wb") as stream:
+            stream.write(b"new")
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_operation_all_are_there_or_none(tmp_path):
+    old, new = (
+        {"a": "old", "old": "old", "last/x": "old"},
+        {"a": "new", "b": "new", "last/x": "new"},
+    )
+    seen = []
+    for number in range(1, 200):
+        folder = tmp_path / str(number)
+        put(folder, a="old", old="old", last__x="old")
+        reached = killed_at(number, PUT, folder)
+        install.finish(folder, NAMES)
+        found = {k: v for k, v in contents(folder).items() if not k.startswith(".new-")}
+        assert found in (old, new), number
+        seen.append(found == new)
+        put(folder, a="3", last__x="3")
+        assert contents(folder) == {"a": "3", "last/x": "3"}
+        if not reached:
+            break
+    assert not reached
+    assert seen == sorted(seen)
+    assert 5 < seen.index(True) < len(seen) - 5
+
+
+TRAIN = """
+from minimixce.cli import main
+words = sys.argv[2:]
+sys.argv[:] = ["minimixce"]
+main(words)
+"""
+
+
+@pytest.mark.hostile
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_train_killed_at_any_operation_goes_on_and_ends_the_same(tmp_path, overwrite):
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat on the mat and the dog sat on the log\n" * 20)
+    small = "--n-embd 8 --n-layer 1 --n-head 1 --block-size 8 --batch-size 2 --warmup 1 --quiet"
+    small = [*small.split(), "--device", "cpu", "--eval-every", "2", "--held-out", "0.2"]
+    new = ["train", "--data", str(text), "--steps", "2", "--seed", "1", *small]
+
+    def train(*words):
+        command = [sys.executable, "-m", "minimixce", *words]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    def kept(folder):
+        names = (
+            "model.safetensors",
+            "last/model.safetensors",
+            "run.json",
+            "minimixce_tokenizer.json",
+        )
+        found = {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
+        assert "run.json" in found
+        return found
+
+    calm = tmp_path / "calm"
+    assert train(*new, "--out", str(calm)).returncode == 0
+    expected = kept(calm)
+    old = tmp_path / "old"
+    if overwrite:
+        again = ["train", "--data", str(text), "--steps", "2", "--seed", "7", *small]
+        assert train(*again, "--out", str(old)).returncode == 0
+    number, reached = 1, True
+    while reached:
+        folder = tmp_path / f"killed{number}"
+        if overwrite:
+            subprocess.run(["cp", "-r", str(old), str(folder)], check=True)
+        words = [*new, "--out", folder, *(["--overwrite"] if overwrite else [])]
+        reached = killed_at(number, TRAIN, *words)
+        done = train("train", "--out", str(folder), "--resume", "--quiet")
+        if done.returncode or kept(folder) != expected:  # it had not begun: then as at first
+            if overwrite:
+                assert kept(folder) == kept(old), number
+            done = train(*map(str, words))
+        assert done.returncode == 0, (number, done.stderr)
+        assert kept(folder) == expected, number
+        number += 3 if number > 8 else 1
+    assert number > 60
+    assert not [p for p in Path(folder).rglob("*") if p.name.endswith(".tmp")]
+
+
+def test_a_second_process_in_a_folder_is_told_so(tmp_path):
+    def come_in():
+        with install.locked(tmp_path / "f"):
+            pass
+
+    with install.locked(tmp_path / "f"), pytest.raises(FileExistsError, match="another process"):
+        come_in()
+    assert not (tmp_path / "f").exists()
+    with install.locked(tmp_path / "f"):
+        (tmp_path / "f" / "x").touch()
+    assert (tmp_path / "f" / "x").exists()
