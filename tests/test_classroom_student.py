@@ -80,6 +80,12 @@ def test_a_mask_or_a_fixed_point_does_not_wait_for_the_rest():
     assert passed(judged("a1", "1.7", source=point)) == {"fixed point"}
 
 
+def test_a_pass_without_its_normalizer_is_worth_something():
+    text = "_whole = token_loss\n\n\ndef token_loss(z, y, f, normalizer=None):\n"
+    text += "    if normalizer:\n        raise NotImplementedError\n    return _whole(z, y, f)"
+    assert passed(judged("a1", "1.2", text=text)) == {"loss", "consistent", "reference"}
+
+
 def test_one_estimator_does_not_wait_for_the_other():
     found = judged("a3", "3.7", ("def rloo_weights", "def other_weights"))
     assert passed(found) == {"REINFORCE", "REINFORCE unbiased"}
@@ -262,8 +268,8 @@ def test_a_gradient_of_another_function_earns_nothing_and_is_told_why():
     )
     found = judged("a1", "1.4", *edits)
     assert "consistent" not in passed(found)
-    said = "consistent, manners, η = 1: no points: f is so far from the right one that it is another"
-    assert said in found.text()
+    why = "f is so far from the right one that it is another function"
+    assert f"consistent, manners: no points: {why}" in found.text()
     assert "η and 1−η are swapped" in found.text()
 
 
