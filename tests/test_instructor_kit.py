@@ -434,3 +434,50 @@ def test_the_command_makes_a_zip_with_the_site(tmp_path):
     assert "class/tutorials/assignments/a2/backprop.py" in names
     assert "a2 --variant 3" in readme
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".bundle")]
+
+
+# ---- samples -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_are_right_empty_and_wrong_in_one_task_each(name):
+    for variant in range(assignment(name).variants):
+        found = script(KIT / "samples.py").samples(name, variant)
+        right, empty, *wrong = found.values()
+        assert list(found)[:2] == ["right", "empty"]
+        assert right == assignment(name, variant).source(variant)
+        assert empty == release.starter(name, variant)
+        assert len(wrong) == min(3, len(assignment(name).tasks))
+        assert len({right, empty, *wrong}) == 2 + len(wrong)
+
+
+def test_a_sample_with_a_mistake_is_told_so():
+    for code, text in list(script(KIT / "samples.py").samples("a1").items())[2:]:
+        (mistake,) = (m for m in assignment("a1").mistakes if m.code == code)
+        (one,) = judge_submission("a1", Submission(text), [mistake.task]).judged
+        assert (code,) in one.finding.codes
+        assert one.points < one.total
+
+
+@pytest.mark.slow
+def test_the_first_ten_minutes_of_the_guide(tmp_path):
+    """The commands as they are printed, except for the first, which installs."""
+    text = (KIT / "guide.md").read_text(encoding="utf-8")
+    block = text.split("## The first ten minutes")[1].split("\n\n")[2]
+    install, *commands = [line.strip() for line in block.splitlines()]
+    assert install == "pip install -e ."
+    assert len(commands) == 3
+    for command in commands:
+        words = command.replace("tutorials/", f"{ROOT}/tutorials/").split()
+        words = (
+            [sys.executable, "-m", *words]
+            if words[0] == "minimixce"
+            else [sys.executable, *words[1:]]
+        )
+        words += ["--isolation", "none"] if "--csv" in words else []
+        subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+    with open(tmp_path / "class" / "grades.csv", encoding="utf-8", newline="") as stream:
+        rows = {row["student"]: row for row in csv.DictReader(stream)}
+    assert rows["right"]["total"] == "45"
+    assert rows["empty"]["total"] == "0"
+    assert len(rows) == 5
