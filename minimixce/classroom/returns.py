@@ -1,5 +1,8 @@
 """What a student's function returned, taken apart; and in a sentence, what it must return."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from .compare import as_result, with_article
@@ -17,7 +20,7 @@ class Watched:
     functions: an object whose attributes they are, here or in a sandbox.
     """
 
-    def __init__(self, functions):
+    def __init__(self, functions: Any):
         self.__dict__.update(__functions__=functions, __called__="", __returned__=None)
 
     def __getattr__(self, name):
@@ -33,13 +36,13 @@ class Watched:
         return call
 
 
-def now_calls(functions, name):
+def now_calls(functions: Any, name: str) -> None:
     """Note that what a student's function returned is called next, under this name."""
     if isinstance(functions, Watched):
         functions.__dict__.update(__called__=name, __returned__=None)
 
 
-def array_of(functions, output, value):
+def array_of(functions: Any, output: str, value: Any) -> np.ndarray:
     """An output as an array -> a copy. Raises WrongReturn, with the function that returned it.
 
     functions: the Watched functions, of which the last that was called returned `value`.
@@ -55,14 +58,14 @@ def array_of(functions, output, value):
         raise WrongReturn(f"{called} returned {error}{place}") from None
 
 
-def two_of(name, returned, wanted="(y, cache)"):
+def two_of(name: str, returned: Any, wanted: str = "(y, cache)") -> Any:
     """The two things that a function returned. Raises WrongReturn where there are not two."""
     if isinstance(returned, (tuple, list)) and len(returned) == 2:
         return returned
     raise _wrong(name, returned, wanted)
 
 
-def gradients_of(name, returned, wanted):
+def gradients_of(name: str, returned: Any, wanted: Sequence[str]) -> tuple[Any, ...]:
     """The gradients that a backward returned, a tuple.
 
     wanted: their names. A single one may be returned without a tuple, and None for inputs that are
@@ -77,14 +80,14 @@ def gradients_of(name, returned, wanted):
     raise _wrong(name, returned, f"({', '.join(wanted)}{comma})")
 
 
-def function_of(name, returned, wanted="f_and_w"):
+def function_of(name: str, returned: Any, wanted: str = "f_and_w") -> Any:
     """The function that a function returned. Raises WrongReturn where it is none."""
     if callable(returned):
         return returned
     raise _wrong(name, returned, f"a function, {wanted}")
 
 
-def entry_of(name, returned, key):
+def entry_of(name: str, returned: Any, key: str) -> Any:
     """An entry of a dict, called `name`. Raises WrongReturn where it has none."""
     if isinstance(returned, dict) and key in returned:
         return returned[key]
@@ -93,7 +96,7 @@ def entry_of(name, returned, key):
     raise WrongReturn(f"{name} are {described(returned)}; a dict is wanted")
 
 
-def described(value):
+def described(value: Any) -> str:
     """What something is, in a word or two: "None", "one array", "a tuple of 3"."""
     if value is None:
         return "None"

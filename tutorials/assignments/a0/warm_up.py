@@ -2,7 +2,7 @@
 # # A0 Warm-up
 #
 # Three tasks, 10 points, about an hour. The [handout](README.md) says what each function must do
-# and how it is checked. Read lesson 1 first.
+# and how it is checked. Read lesson 1 and the first half of lesson 3 first.
 
 # %%
 import numpy as np
