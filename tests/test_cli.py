@@ -509,3 +509,18 @@ def test_a_file_that_a_folder_names_is_run_only_where_the_call_names_it(capsys, 
     how = ["--resume", "--steps", 4, "--change", *objective]
     assert run(capsys, *train, *how)[0] == 0
     assert len(mark.read_text()) > times
+
+
+def test_closed_output_is_no_error(tmp_path):
+    command = f"{sys.executable} -m minimixce gradcheck --device cpu --help >&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run(
+        f"{sys.executable} -m minimixce sample {tmp_path} >&-",
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("minimixce sample: ")
+    assert done.stderr.count("\n") == 1

@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..experiments.options import option
@@ -74,7 +75,7 @@ def run(given: dict[str, Any]) -> int:
     """Judge a submission, or a folder of them, or write what belongs to an assignment -> exit
     status, 1 unless a submission has all points, or some submission of a folder was not graded.
     """
-    from ..classroom.assignments import assignment
+    from ..classroom.assignments import NAMES, assignment
     from ..storage import files
 
     flags, name = chosen(Flags, given), given["assignment"]
@@ -89,6 +90,9 @@ def run(given: dict[str, Any]) -> int:
     files.check_not_there(flags.csv, flags.overwrite or flags.resume, "--csv")
     if name == _EXPERIMENT:
         return _check_experiment(path, flags)
+    if name not in NAMES:
+        names = ", ".join([*NAMES, _EXPERIMENT])
+        raise ValueError(f"assignment must be one of {names}, got {name!r}")
     whole = assignment(name, flags.variant)
     if flags.release:
         return _release(name, path, flags)
@@ -104,7 +108,8 @@ def _judge_here(whole, path, tasks, flags):
     """A student's own check, in this process."""
     from ..classroom import local, results
 
-    print(local.NOTICE.format(path), flush=True)
+    file = whole.file if Path(path).is_dir() else Path(path).name
+    print(local.NOTICE.format(file), flush=True)
     submission = local.load(whole.name, path, flags.variant)
     found = results.judge_submission(whole.name, submission, tasks, flags.variant)
     print(found.text(flags.hints))
