@@ -162,6 +162,7 @@ def _bwrap(library):
             line += ["--cap-add", right]
     else:
         line += ["--unshare-user", "--uid", str(_NOBODY), "--gid", str(_NOBODY)]
+    line += ["--tmpfs", "/tmp"]  # before what may be under it
     for path in _system_folders():
         for above in reversed(Path(path).parents):  # or they have the rights that they have here
             line += ["--perms", "0755", "--dir", str(above)] if above.name else []
@@ -177,7 +178,7 @@ def _bwrap(library):
     for name in FILES:
         line += ["--ro-bind", str(HERE / name), f"/grader/{name}"]
     # no place to write: what one check left there would be found by the next
-    line += ["--dev", "/dev", "--remount-ro", "/dev", "--tmpfs", "/tmp", "--remount-ro", "/tmp"]
+    line += ["--dev", "/dev", "--remount-ro", "/dev", "--remount-ro", "/tmp"]
     return [*line, "--chdir", "/tmp", "--remount-ro", "/", "--"]
 
 

@@ -290,7 +290,7 @@ class Session:
     def _count(self, head, waited=0):
         """Take what the fork used from the submission's time; of one that only waited, that."""
         seconds = head["seconds"]
-        computed = seconds >= 0.9 * self.sandbox.limits["seconds"]
+        computed = seconds >= 0.5 * self.sandbox.limits["seconds"]
         self.sandbox.left -= seconds if computed else max(seconds, waited)
         self.sandbox.patience -= head["waited"]
 
