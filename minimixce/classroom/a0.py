@@ -7,7 +7,8 @@ import numpy as np
 
 from .grader.arguments import made
 from .mistakes import read_mistakes
-from .tasks import Assignment, Probe, Task, layer, quarters, rng_of
+from .signatures import Probe
+from .tasks import Assignment, Task, layer, quarters, rng_of
 
 
 def _gradient_probes(seed):
@@ -58,7 +59,7 @@ def _source(variant=0):
 
 
 @cache
-def assignment(variant=0):
+def assignment(variant: int = 0) -> Assignment:
     """A0, which has one variant -> Assignment."""
     gradient = Task(
         "0.1",

@@ -9,7 +9,8 @@ from .compare import FLOAT32, TOLERANCE, is_float32
 from .grader.arguments import made
 from .mistakes import read_mistakes
 from .returns import function_of, now_calls, two_of
-from .tasks import Assignment, Probe, Task, Words, quarters, rng_of
+from .signatures import Probe
+from .tasks import Assignment, Task, Words, quarters, rng_of
 
 _OF_A_WEIGHT = Words("w", "f", "−df/d log q of your own f")
 POWERS = (1 / 2, 1 / 3, 2 / 3)  # a of task 1.7, by variant
@@ -265,7 +266,7 @@ def _reference():
     return functions_of(load_source(_source(), "reference"))
 
 
-def assignment(variant=0):
+def assignment(variant: int = 0) -> Assignment:
     """A1, with the a of its variant in task 1.7 -> Assignment."""
     _mle, _mle_pair = _objective("mle", None)
     _mixce, _mixce_pair = _objective("mixce", "eta")

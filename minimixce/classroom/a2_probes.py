@@ -8,8 +8,8 @@ import numpy as np
 
 from .a2_source import has_bias, has_cap, reference
 from .returns import WrongReturn, entry_of, gradients_of, two_of
-from .signatures import Functions, Inputs, OneByOne, Pair, Probes
-from .tasks import Probe, rng_of
+from .signatures import Functions, Inputs, OneByOne, Pair, Probe, Probes
+from .tasks import rng_of
 
 B, T, H, D, V, O = 2, 5, 3, 4, 7, 11  # noqa: E741
 C = H * D

@@ -7,8 +7,8 @@ import numpy as np
 
 from .grader.arguments import TinyWorld, made
 from .returns import WrongReturn, entry_of, gradients_of, two_of
-from .signatures import Functions, Inputs, OneByOne, Outputs, Pair
-from .tasks import Probe, rng_of
+from .signatures import Functions, Inputs, OneByOne, Outputs, Pair, Probe
+from .tasks import rng_of
 
 V, T = 4, 4
 

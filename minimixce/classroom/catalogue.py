@@ -14,7 +14,7 @@ import numpy as np
 from .compare import SAME, distance
 from .mistakes import edit
 from .returns import Watched, array_of
-from .tasks import Probe
+from .signatures import Probe
 
 
 def load_source(text, name="submission", given=None):

@@ -6,7 +6,12 @@ row is what the last axis runs over, each entry of a vector is a row of its own,
 is relative to that row.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
+
+from ..storage.shapes import Array, Float
 
 TOLERANCE = 1e-7  # a result in float64 is right within this
 FLOAT32 = 2e-5  # and one in float32 within this, relative to the whole array
@@ -17,12 +22,12 @@ _FLOOR = 1e-5  # of the largest entry: rows smaller than this are measured again
 _NOT_ONE = "{} where a plain array is wanted"
 
 
-def with_article(name):
+def with_article(name: str) -> str:
     """ "list" -> "a list", "array" -> "an array"."""
     return f"{'an' if name[:1] in 'aeiouAEIO' else 'a'} {name}"
 
 
-def as_result(value):
+def as_result(value: Any) -> np.ndarray:
     """What a function returned, as an array of numbers. Raises TypeError for anything else."""
     if isinstance(value, np.ndarray) and type(value) is not np.ndarray:
         raise TypeError(_NOT_ONE.format(with_article(type(value).__name__)))
@@ -37,7 +42,7 @@ def as_result(value):
     return array
 
 
-def row_errors(a, b, floor=_FLOOR):
+def row_errors(a: np.ndarray, b: np.ndarray, floor: float = _FLOOR) -> Float[Array, " rows"]:
     """The relative error of each row of a against b, arrays of the same shape -> (rows,).
 
     Rows smaller than `floor` times the largest entry are measured against that. NaN and infinities
@@ -60,14 +65,14 @@ def _rows(a):
     return a.reshape(-1, a.shape[-1]) if a.ndim >= 2 else a.reshape(-1, 1)
 
 
-def distance(a, b, floor=_FLOOR):
+def distance(a: np.ndarray, b: np.ndarray, floor: float = _FLOOR) -> float:
     """The largest row error of two arrays; infinite where their shapes differ."""
     if a.shape != b.shape:
         return np.inf
     return float(row_errors(a, b, floor).max(initial=0))
 
 
-def is_float32(arrays):
+def is_float32(arrays: Iterable[np.ndarray]) -> bool:
     """Whether results were computed in float32: every number in them is one of float32's."""
     with np.errstate(over="ignore"):
         return all(np.array_equal(a, a.astype(np.float32), equal_nan=True) for a in arrays)

@@ -4,16 +4,26 @@ A constant forward with a zero backward is consistent, and so is a linear stand-
 is not linear: the points for consistency want a forward that is nearly the right one.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from .catalogue import anew, copied
+from .catalogue import Catalogue, Outcome, anew, copied
 from .returns import Watched
+from .signatures import Functions, MakePair
 
 
-def degenerate(catalogue, functions, outcome, pair, names):
+def degenerate(
+    catalogue: Catalogue,
+    functions: Functions,
+    outcome: Outcome,
+    pair: MakePair,
+    names: Sequence[str],
+) -> str:
     """Why the forward of the ordinary probe is too poor, in a sentence, or "".
 
-    pair: one of the task's; names: of the gradients that are judged.
+    outcome: of the ordinary probe; pair: one of the task's; names: of the gradients that are
+    judged. Raises what the student's functions raise.
     """
     task, right = catalogue.task, catalogue.right[0].outputs
     called = task.words.forward

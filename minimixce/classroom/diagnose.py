@@ -8,6 +8,7 @@ every row of every probe. What none of this explains is called wrong and nothing
 
 import re
 import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,9 @@ import numpy as np
 from ..checks import Row
 from ..slopes import WRONG
 from ..testing.sentences import explain
-from .catalogue import anew, copied, kind_of, run_probe
+from .catalogue import Catalogue, Outcome, anew, copied, kind_of, run_probe
 from .compare import FLOAT32, TOLERANCE, distance, is_float32, row_errors
-from .tasks import Probe
+from .signatures import Codes, Functions, Probe
 
 HINTS = ("none", "where", "why")
 _NOT_THE_STUDENTS = tuple(str(Path(p).parent) for p in (np.__file__, Path(__file__).parent))
@@ -38,10 +39,10 @@ class Finding:
     kind: str
     where: str
     why: str = ""
-    codes: tuple = ()
+    codes: tuple[Codes, ...] = ()
     lesson: str = ""
 
-    def text(self, hints="why"):
+    def text(self, hints: str = "why") -> str:
         """The hint as text: "none" says nothing, "where" what differs, "why" the mistake too."""
         if hints == "none":
             return ""
@@ -51,13 +52,16 @@ class Finding:
         return "\n".join(part for part in parts if part)
 
 
-def is_in_float32(outcomes, right):
-    """Whether the ordinary results were computed in float32."""
+def is_in_float32(outcomes: Sequence[Outcome], right: Sequence[Outcome]) -> bool:
+    """Whether the ordinary results were computed in float32, and those of the reference not.
+
+    outcomes, right: of run_task, with the student's functions and the reference's.
+    """
     mine, expected = outcomes[0].outputs, right[0].outputs
     return bool(mine) and is_float32(mine.values()) and not is_float32(expected.values())
 
 
-def right_outputs(outcome, right, float32=False):
+def right_outputs(outcome: Outcome, right: Outcome, float32: bool = False) -> dict[str, bool]:
     """{name: whether it is right} for every output that there should be on one probe.
 
     float32: the ordinary probe is compared more coarsely, on others only shapes are.
@@ -76,7 +80,12 @@ def right_outputs(outcome, right, float32=False):
     return verdicts
 
 
-def diagnose(catalogue, functions, outcomes, consistency=None):
+def diagnose(
+    catalogue: Catalogue,
+    functions: Functions,
+    outcomes: Sequence[Outcome],
+    consistency: Callable[[], bool | None] | None = None,
+) -> Finding | None:
     """What is wrong, from the first probe that shows something -> Finding, or None.
 
     outcomes: of run_task with the student's functions; consistency: a function () -> whether the
@@ -119,7 +128,7 @@ def _of_error(outcome, right, verdicts):
     return Finding(kinds.get(kind, "exception"), "\n".join(sentences))
 
 
-def stopped(error, called, probe=None):
+def stopped(error: BaseException, called: str, probe: Probe | None = None) -> str:
     """A sentence on an exception: which function stops where, with which shapes, and why.
 
     called: the name of the student's function that was called, "" where none was.
@@ -210,7 +219,7 @@ def _of_output(name, outcome, right):
     return "wrong", said or _rows(name, found, expected)
 
 
-def without_cause(sentence):
+def without_cause(sentence: str) -> str:
     """A sentence of testing.sentences that ends with a factor, without where it may come from.
 
     2 may be a sum over an axis of 2, or √4: which of them is for the catalogue to say.
@@ -330,6 +339,6 @@ def _sentence_of(text):
     return f"{text.replace('the ', 'The ', 1) if text.startswith('the ') else text}."
 
 
-def lesson_text(lesson):
+def lesson_text(lesson: str) -> str:
     """ "3" -> "lesson 3"; "math §6" stays."""
     return f"lesson {lesson}" if lesson.isdigit() else lesson

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..testing.gradients import check_gradients
-from .catalogue import anew, copied, in_place, run_probe, run_task
+from .catalogue import Catalogue, anew, copied, in_place, run_probe, run_task
 from .compare import TOLERANCE, distance
 from .degenerate import degenerate
 from .diagnose import Finding, diagnose, is_in_float32, right_outputs, stopped
 from .grader.frames import with_gaps
 from .returns import Watched
-from .tasks import Probe
+from .signatures import Functions, Probe
 
 _LEFT_OUT = {("forward", True), ("reference", False)}  # check, whether an output is a gradient
 _KINDS = {"value": "ordinary", "extreme": "extreme", "degenerate": "degenerate"}
@@ -41,33 +41,36 @@ class Judged:
 
     number: str
     title: str
-    checks: tuple
+    checks: tuple[Checked, ...]
     finding: Finding | None
 
     @property
-    def points(self):
+    def points(self) -> float:
         """The points that were earned."""
         return sum(check.points for check in self.checks if check.passed)
 
     @property
-    def total(self):
+    def total(self) -> float:
         """The points that there are."""
         return sum(check.points for check in self.checks)
 
     @property
-    def passed(self):
+    def passed(self) -> bool:
         """Whether all points were earned."""
         return self.points == self.total
 
-    def text(self, hints="why"):
-        """A line for the task and, unless all is well, what is wrong."""
+    def text(self, hints: str = "why") -> str:
+        """A line for the task and, unless all is well, what is wrong.
+
+        hints: "none", "where" or "why", as in minimixce.classroom.diagnose.
+        """
         state = "ok" if self.passed else "not written yet" if self._unfinished() else "not yet"
         lines = [f"{self.number} {self.title}: {self.points:g} of {self.total:g}, {state}"]
         if self.passed or hints == "none" or self._unfinished():
             return lines[0]
         if self.finding:
             lines += self.finding.text(hints).splitlines()
-        said = {}  # the checks of each sentence
+        said: dict[str, list[str]] = {}  # the checks of each sentence
         for check in self.checks:
             if check.says and not check.passed:
                 said.setdefault(check.says, []).append(check.name)
@@ -78,10 +81,11 @@ class Judged:
         return self.finding is not None and self.finding.kind == "unfinished"
 
 
-def judge(catalogue, functions):
+def judge(catalogue: Catalogue, functions: Functions) -> Judged:
     """Try every check of a task on a student's functions -> Judged.
 
-    catalogue: the Catalogue of the task; functions: an object whose attributes they are.
+    catalogue: the Catalogue of the task; functions: an object whose attributes they are. What the
+    functions raise is part of the finding.
     """
     task = catalogue.task
     outcomes = run_task(task, functions, catalogue.probes)

@@ -13,15 +13,25 @@ from .catalogue import functions_of
 from .grader.submission import CannotRead, read_submission
 from .release import starter
 from .results import judge_submission
+from .signatures import Functions, Names
 
 NOTICE = "{} runs in this process, with your rights: grade only code you trust."
 _NOT_RUN = "the notebook defines no function {!r}: run its cell"
 
 
 class Submission:
-    """A student's functions, from the text of a file or from a dict of names."""
+    """A student's functions, from the text of a file or from a dict of names.
 
-    def __init__(self, text=None, path="submission.py", names=None):
+    text: run here at once, raises what it raises; path: its name in tracebacks; names: used as they
+    are, in place of a text.
+    """
+
+    def __init__(
+        self,
+        text: str | None = None,
+        path: str | Path = "submission.py",
+        names: Names | None = None,
+    ) -> None:
         self.text, self.path = text, str(path)
         self.names = self._run() if names is None else names
 
@@ -30,11 +40,11 @@ class Submission:
         exec(compile(self.text, self.path, "exec"), names)
         return names
 
-    def functions(self):
+    def functions(self) -> Functions:
         """The student's functions as attributes."""
         return self._functions(self.names)
 
-    def supplied_with(self, references):
+    def supplied_with(self, references: Names) -> Functions:
         """The same program with some of its functions replaced -> functions as attributes."""
         names = _again(self.names) if self.text is None else self._run()
         names.update(references)
@@ -55,10 +65,11 @@ def _again(names):
     return new
 
 
-def load(name, folder, variant=0):
+def load(name: str, folder: str | Path, variant: int = 0) -> Submission:
     """The submission in a folder, or the file or notebook itself -> Submission.
 
-    Raises FileNotFoundError where it is not there, ValueError where it does not run.
+    name, variant: of the assignment. Raises FileNotFoundError where it is not there, ValueError
+    where it cannot be read or does not run, and for an assignment or variant that there is not.
     """
     try:
         whole = assignment(name, variant)
@@ -88,10 +99,11 @@ def _line(error, path):
     return f", line {lines[-1]}" if lines else ""
 
 
-def assert_task(name, number, path, variant=0):
+def assert_task(name: str, number: str, path: str | Path, variant: int = 0) -> None:
     """Raise AssertionError with what is wrong unless a task of the file has all its points.
 
-    For the public tests: pytest shows the message that the command prints.
+    name, number: "a1", "1.4"; path: as for `load`, which is called. For the public tests: pytest
+    shows the message that the command prints.
     """
     __tracebackhide__ = True
     found = judge_submission(name, load(name, path, variant), [number], variant)
@@ -99,7 +111,10 @@ def assert_task(name, number, path, variant=0):
         raise AssertionError(found.judged[0].text())
 
 
-def check(name, number, names, variant=0):
-    """Print what there is to say of a task; names: `globals()` of a notebook."""
+def check(name: str, number: str, names: Names, variant: int = 0) -> None:
+    """Print what there is to say of a task.
+
+    name, number: "a1", "1.4"; names: `globals()` of a notebook.
+    """
     found = judge_submission(name, Submission(names=names), [number], variant)
     print(found.judged[0].text())

@@ -1,21 +1,39 @@
 """An assignment judged: its tasks one after the other, with the points that they earned.
 
-A submission is an object with two methods: functions(), the student's functions as attributes, and
-supplied_with({name: function}), the same with some of them replaced.
-local.Submission runs them in this process, grader.grading.RemoteSubmission in a sandbox.
+A submission is a Program: local.Submission runs a student's functions in this process,
+grader.grading.RemoteSubmission in a sandbox.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Protocol, runtime_checkable
 
 from .assignments import assignment
 from .catalogue import Catalogue
 from .judge import Judged, judge
+from .signatures import Functions, Names
+
+
+@runtime_checkable
+class Program(Protocol):
+    """What can be judged: a student's functions, and the same with some of them replaced."""
+
+    def functions(self) -> Functions:
+        """The student's functions as attributes."""
+        ...
+
+    def supplied_with(self, references: Names) -> Functions:
+        """The same, {name: function} in place of the student's of these names."""
+        ...
 
 
 @lru_cache(maxsize=64)  # seeds differ from one submission to the next
-def catalogue(name, number, variant=0, seed=0):
-    """The Catalogue of a task, made once while it is needed."""
+def catalogue(name: str, number: str, variant: int = 0, seed: int = 0) -> Catalogue:
+    """The Catalogue of a task, made once while it is needed.
+
+    Raises ValueError for an assignment, variant or task that there is not.
+    """
     whole = assignment(name, variant)
     return Catalogue(whole, whole.task(number), variant, seed)
 
@@ -24,20 +42,20 @@ def catalogue(name, number, variant=0, seed=0):
 class Result:
     """An assignment, or some tasks of it, judged."""
 
-    judged: tuple
+    judged: tuple[Judged, ...]
 
     @property
-    def points(self):
+    def points(self) -> float:
         """The points that were earned."""
         return sum(one.points for one in self.judged)
 
     @property
-    def total(self):
+    def total(self) -> float:
         """The points that there are, for what is graded by a program."""
         return sum(one.total for one in self.judged)
 
-    def text(self, hints="why"):
-        """All tasks as lines, and the sum."""
+    def text(self, hints: str = "why") -> str:
+        """All tasks as lines, and the sum. hints: "none", "where" or "why", as in diagnose."""
         bonus = [one for one in self.judged if one.title.startswith("bonus")]
         earned, there = sum(one.points for one in bonus), sum(one.total for one in bonus)
         lines = [one.text(hints) for one in self.judged]
@@ -45,7 +63,7 @@ class Result:
         lines.append(f"{total}, bonus {earned:g} of {there:g}" if bonus else total)
         return "\n".join(lines)
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """Points, checks and codes of mistakes, as JSON has them."""
         tasks = [
             {
@@ -61,8 +79,18 @@ class Result:
         return {"points": self.points, "total": self.total, "tasks": tasks}
 
 
-def judge_submission(name, submission, tasks=None, variant=0, seed=0):
-    """Judge the tasks of these numbers, by default all -> Result."""
+def judge_submission(
+    name: str,
+    submission: Program,
+    tasks: Sequence[str] | None = None,
+    variant: int = 0,
+    seed: int = 0,
+) -> Result:
+    """Judge the tasks of these numbers, by default all -> Result.
+
+    name, variant: of the assignment; seed: of the probes. Raises ValueError for an assignment,
+    variant or task that there is not.
+    """
     numbers = tasks or [task.number for task in assignment(name, variant).tasks]
     return Result(tuple(_judge(name, submission, n, variant, seed) for n in numbers))
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from .compare import as_result, with_article
+from .signatures import Functions
 
 
 class WrongReturn(TypeError):
@@ -20,7 +21,7 @@ class Watched:
     functions: an object whose attributes they are, here or in a sandbox.
     """
 
-    def __init__(self, functions: Any):
+    def __init__(self, functions: Functions) -> None:
         self.__dict__.update(__functions__=functions, __called__="", __returned__=None)
 
     def __getattr__(self, name):
@@ -36,13 +37,13 @@ class Watched:
         return call
 
 
-def now_calls(functions: Any, name: str) -> None:
+def now_calls(functions: Functions, name: str) -> None:
     """Note that what a student's function returned is called next, under this name."""
     if isinstance(functions, Watched):
         functions.__dict__.update(__called__=name, __returned__=None)
 
 
-def array_of(functions: Any, output: str, value: Any) -> np.ndarray:
+def array_of(functions: Functions, output: str, value: Any) -> np.ndarray:
     """An output as an array -> a copy. Raises WrongReturn, with the function that returned it.
 
     functions: the Watched functions, of which the last that was called returned `value`.

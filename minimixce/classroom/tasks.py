@@ -1,25 +1,15 @@
 """A task of an assignment: what the student writes, how it is run, and what its points are for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .returns import gradients_of, two_of
+from .signatures import Edit, MakePair, Probes, Property, Run
 
 _SHARES = {"forward": 0.25, "consistent": 0.35, "reference": 0.3, "manners": 0.1}
-
-
-class Probe(NamedTuple):
-    """One set of inputs. kind: "ordinary", "extreme" or "degenerate"; the first is ordinary.
-
-    about: what is special in it, "with logits of ±1000", for students.
-    """
-
-    kind: str
-    inputs: dict
-    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,7 +22,7 @@ class Mistake:
     code: str
     task: str
     says: str  # to the student: what the program does, and what to look at
-    edits: tuple
+    edits: tuple[tuple[Edit, ...], ...]
     lesson: str = ""  # "3" or "math §6": what to read; by default the task's
 
 
@@ -65,32 +55,32 @@ class Task:
 
     number: str
     title: str
-    functions: tuple
-    points: dict
-    probes: Callable  # (seed) -> list of Probe
-    run: Callable | tuple
-    gradients: tuple = ()
-    pair: Callable | tuple | None = None
-    properties: dict = field(default_factory=dict)
-    parts: dict = field(default_factory=dict)
+    functions: tuple[str, ...]
+    points: dict[str, float]
+    probes: Probes
+    run: Run | tuple[Run, ...]
+    gradients: tuple[str, ...] = ()
+    pair: MakePair | tuple[MakePair, ...] | None = None
+    properties: dict[str, Property] = field(default_factory=dict)
+    parts: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
     lesson: str = "3"
     nonlinear: bool = False  # y is not linear in the first input
     every_row: bool = True  # y depends on every row of the first input
-    apart: tuple = ()
+    apart: tuple[str, ...] = ()
     words: Words = _WORDS
 
     @property
-    def total(self):
+    def total(self) -> float:
         """The points of the task."""
         return sum(self.points.values())
 
     @property
-    def runs(self):
+    def runs(self) -> tuple[Run, ...]:
         """`run` as a tuple of functions."""
         return self.run if isinstance(self.run, tuple) else (self.run,)
 
     @property
-    def pairs(self):
+    def pairs(self) -> tuple[MakePair, ...]:
         """`pair` as a tuple of functions, which may be empty."""
         return self.pair if isinstance(self.pair, tuple) else (self.pair,) if self.pair else ()
 
@@ -102,19 +92,19 @@ class Assignment:
     name: str  # "a1"
     title: str
     file: str  # the student's file, "objectives.py"
-    tasks: tuple
-    mistakes: tuple
-    source: Callable  # (variant) -> text
+    tasks: tuple[Task, ...]
+    mistakes: tuple[Mistake, ...]
+    source: Callable[[int], str]  # of a variant
     variants: int = 1
     hours: str = ""
-    written: dict = field(default_factory=dict)  # {number: points} of what a person grades
+    written: dict[str, float] = field(default_factory=dict)  # points of what a person grades
 
     @property
-    def total(self):
+    def total(self) -> float:
         """The points of the assignment, what a person grades included."""
         return sum(task.total for task in self.tasks) + sum(self.written.values())
 
-    def task(self, number):
+    def task(self, number: str) -> Task:
         """The task of a number, "2.5". Raises ValueError for one that no program can judge."""
         for task in self.tasks:
             if task.number == number:
@@ -125,7 +115,14 @@ class Assignment:
         raise ValueError(f"task must be one of {known}, got {number!r}")
 
 
-def layer(name, arguments, gradients, *, constants=(), y="y"):
+def layer(
+    name: str,
+    arguments: Sequence[str],
+    gradients: Sequence[str],
+    *,
+    constants: Sequence[str] = (),
+    y: str = "y",
+) -> dict[str, Any]:
     """run, gradients and pair of a task that is a pair of functions -> dict of fields of Task.
 
     The functions are `name_forward(…) -> (y, cache)` and `name_backward(dy, cache) -> tuple`.
@@ -159,14 +156,14 @@ def layer(name, arguments, gradients, *, constants=(), y="y"):
     return {"run": run, "gradients": tuple(gradients), "pair": pair}
 
 
-def quarters(total):
+def quarters(total: float) -> dict[str, float]:
     """Points of a task with forward and backward: 25, 35, 30 and 10 %, in quarters of a point."""
     points = {name: round(4 * share * total) / 4 for name, share in _SHARES.items()}
     points["consistent"] += total - sum(points.values())
     return points
 
 
-def by_tensor(total, gradients, values=()):
+def by_tensor(total: float, gradients: Sequence[str], values: Sequence[str] = ()) -> dict[str, Any]:
     """Points as of `quarters`, the gradients' parts split among them -> fields of Task, a dict.
 
     gradients: their names; values: names of the other outputs, where they are several.
@@ -187,6 +184,6 @@ def by_tensor(total, gradients, values=()):
     return {"points": points | {"manners": shares["manners"]}, "parts": parts}
 
 
-def rng_of(seed, *key):
+def rng_of(seed: int, *key: int) -> np.random.Generator:
     """A generator for probes: the same for the same seed and key."""
     return np.random.default_rng([seed, *key])
