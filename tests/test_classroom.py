@@ -112,22 +112,28 @@ def test_every_mistake_is_named(name, variant, number):
 
 def share_named(name, variant, numbers, count):
     """Of pairs of mistakes in these tasks, `count` at most, how many get one name; no name lies."""
-    found = {number: catalogue(name, number, variant).pairs for number in numbers}
-    pairs = [(number, key) for number in numbers for key in found[number]]
-    chosen = random.Random(0).sample(pairs, min(count, len(pairs)))
-    named = 0
-    for number, key in chosen:
-        names = catalogue(name, number, variant).name(found[number][key])
+    pairs = [
+        (catalogue(name, n, variant), k) for n in numbers for k in catalogue(name, n, variant).pairs
+    ]
+    random.Random(0).shuffle(pairs)
+    tried = named = 0
+    for this, key in pairs:
+        results = this.results_of_pair(key)
+        if results is None or tried == count:
+            continue
+        names = this.name(results)
         assert any(set(codes) <= set(key[:2]) for codes in names), (key, names)
+        tried += 1
         named += len(names) == 1
-    return named / len(chosen)
+    assert tried >= min(count, 10)
+    return named / tried
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
 def test_of_200_pairs_of_mistakes_none_is_misnamed(name, variant):
     numbers = [task.number for task in assignment(name, variant).tasks]
-    assert share_named(name, variant, numbers, 200) > 0.7
+    assert share_named(name, variant, numbers, 200 if variant == 0 else 40) > 0.7
 
 
 @pytest.mark.parametrize(("name", "number"), [("a1", "1.4"), ("a2", "2.4")])

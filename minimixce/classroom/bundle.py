@@ -26,6 +26,7 @@ LESSONS = ("[1-9]_*.py", "[1-9]_*.ipynb", "one_file.py")
 PAGES = ("math", "glossary", "which_objective", "gradient_checking", "map", "synthetic_results")
 EXTRAS = ("testing", "plots")
 _SOURCE = ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "minimixce", "data")
+_HANDOUTS = "tutorials/assignments"  # which a wheel has, too
 _NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.py[co]", ".ipynb_checkpoints")
 _NEVER = ("minimixce/classroom/sources", "minimixce/classroom/catalogues", "concept_test", "key.md")
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
@@ -184,6 +185,7 @@ def _make_wheels(root: Path, folder: Path, extras: Sequence[str]) -> None:
                 shutil.copytree(root / name, Path(work) / name, ignore=_NOT_COPIED)
             else:
                 shutil.copyfile(root / name, Path(work) / name)
+        shutil.copytree(root / _HANDOUTS, Path(work) / _HANDOUTS, ignore=_NOT_COPIED)
         wanted = f"{work}[{','.join(extras)}]" if extras else work
         pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(folder)]
         subprocess.run([*pip, wanted], check=True)

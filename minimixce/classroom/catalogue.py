@@ -173,29 +173,47 @@ class Catalogue:
         """{key: results} of edited references, those left out that return what is right."""
         found = {}
         for key, all_edits in programs:
-            text = self.own_text
-            for edits in all_edits:
-                text = text and edit(text, edits)
-            if text is None:
+            functions = self._edited(all_edits)
+            if functions is None:
                 continue
-            names = load_source(text, "wrong", self.names)
-            outcomes = run_task(self.task, functions_of(names), self.probes)
-            if all(o.error is not None for o in outcomes) or same(outcomes, self.right):
-                continue
-            found[key] = outcomes
+            outcomes = run_task(self.task, functions, self.probes)
+            if self._shows_a_mistake(outcomes):
+                found[key] = outcomes
         return found
+
+    def _edited(self, all_edits):
+        """The functions of the reference with edits made to it, None where one does not apply."""
+        text = self.own_text
+        for edits in all_edits:
+            text = text and edit(text, edits)
+        return None if text is None else functions_of(load_source(text, "wrong", self.names))
+
+    def _shows_a_mistake(self, outcomes):
+        return any(o.error is None for o in outcomes) and not same(outcomes, self.right)
 
     @functools.cached_property
     def pairs(self):
-        """Results of two mistakes at once, those left out that show only one of the two."""
-        programs = []
+        """Two mistakes at once: {(code, code, form, form): (functions, Outcome on probe 0)}.
+
+        There are hundreds, so that the other probes are tried only where that one fits.
+        """
+        found = {}
         for (a, form_a), (b, form_b) in itertools.combinations(self.singles, 2):
-            if a != b:
-                both = self.mistakes[a].edits[form_a], self.mistakes[b].edits[form_b]
-                programs.append(((a, b, form_a, form_b), both))
-        found = self._results(programs)
-        singles = list(self.singles.values())
-        return {k: v for k, v in found.items() if not any(same(v, s) for s in singles)}
+            both = self.mistakes[a].edits[form_a], self.mistakes[b].edits[form_b]
+            if a != b and (functions := self._edited(both)) is not None:
+                first = run_probe(self.task, functions, self.probes[0])
+                found[a, b, form_a, form_b] = functions, first
+        return found
+
+    def results_of_pair(self, key):
+        """The results of a pair on all probes; None where it shows only one of the two, or none."""
+        functions, first = self.pairs[key]
+        outcomes = [first, *run_task(self.task, functions, self.probes[1:])]
+        if not self._shows_a_mistake(outcomes):
+            return None
+        if any(same(outcomes, single) for single in self.singles.values()):
+            return None
+        return outcomes
 
     def codes(self):
         """The codes that can be named in this variant."""
@@ -215,10 +233,10 @@ class Catalogue:
         single one does, unless pairs=False. Empty where nothing explains them; more than one
         alternative where several do, between which these probes cannot tell.
         """
-        for entries, length in ((lambda: self.singles, 1), (lambda: self.pairs, 2)):
-            if length == 2 and not pairs:
-                break
-            found = {k[:length] for k, v in entries().items() if same(outcomes, v)}
-            if found:
-                return sorted(found)
-        return []
+        found = {code for (code, _), v in self.singles.items() if same(outcomes, v)}
+        if found or not pairs:
+            return sorted((code,) for code in found)
+        for key, (_, first) in self.pairs.items():
+            if _same(outcomes[0], first) and (results := self.results_of_pair(key)) is not None:
+                found |= {key[:2]} if same(outcomes, results) else set()
+        return sorted(found)

@@ -88,14 +88,14 @@ def run(given: dict[str, Any]) -> int:
         raise ValueError("--resume goes on with a table: it needs --csv")
     files.check_not_there(flags.json, flags.overwrite, "--json")
     files.check_not_there(flags.csv, flags.overwrite or flags.resume, "--csv")
+    if flags.release:
+        return _release(name, path, flags)
     if name == _EXPERIMENT:
         return _check_experiment(path, flags)
     if name not in NAMES:
         names = ", ".join([*NAMES, _EXPERIMENT])
         raise ValueError(f"assignment must be one of {names}, got {name!r}")
     whole = assignment(name, flags.variant)
-    if flags.release:
-        return _release(name, path, flags)
     tasks = None if flags.task is None else [whole.task(flags.task).number]
     if flags.local:
         return _judge_here(whole, path, tasks, flags)
@@ -165,9 +165,9 @@ def _grade_folder(name, folder, flags):
 
 def _isolation(flags):
     """The tier to use, after saying which it is and why."""
-    from ..classroom.grader import isolation
+    from ..classroom.grader import tiers
 
-    found = isolation.choose(flags.isolation)
+    found = tiers.choose(flags.isolation)
     print(f"isolation: {found.tier}" + "".join(f"; {note}" for note in found.notes), flush=True)
     return found.tier
 
