@@ -16,7 +16,15 @@ from hypothesis.extra import numpy as hnp
 
 from minimixce.classroom import release
 from minimixce.classroom.assignments import NAMES, assignment
-from minimixce.classroom.grader import arguments, batch, frames, grading, isolation, submission
+from minimixce.classroom.grader import (
+    arguments,
+    batch,
+    frames,
+    grading,
+    isolation,
+    submission,
+    tiers,
+)
 from minimixce.classroom.grader.references import References
 from minimixce.classroom.grader.remote import RemoteFunctions, Sandbox, StudentError
 from minimixce.classroom.mistakes import edit
@@ -579,17 +587,17 @@ def test_the_command_makes_a_table_and_exits_1_if_one_is_not_graded(folder, tmp_
 
 def test_a_tier_that_does_not_work_is_refused_with_the_reason(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    assert "not installed" in isolation.reason_against("docker")
+    assert "not installed" in tiers.reason_against("docker")
     with pytest.raises(ValueError, match="isolation docker does not work here: docker: docker is"):
-        isolation.choose("docker")
+        tiers.choose("docker")
     with pytest.raises(ValueError, match="isolation must be"):
-        isolation.reason_against("magic")
+        tiers.reason_against("magic")
 
 
 @pytest.mark.hostile
 @pytest.mark.parametrize("tier", ["bwrap", "user"])
 def test_reference_solutions_have_all_points_in_every_tier(tier, tmp_path):
-    if why_not := isolation.reason_against(tier):
+    if why_not := tiers.reason_against(tier):
         pytest.skip(why_not)
     for name in NAMES:
         whole = assignment(name)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import minimixce
 from minimixce.classroom import release
 from minimixce.classroom.assignments import NAMES, assignment
-from minimixce.classroom.grader import exports, gradescope, grading, in_kernel, isolation, notebooks
+from minimixce.classroom.grader import exports, gradescope, grading, in_kernel, notebooks, tiers
 
 PACKAGE = Path(minimixce.__file__).parent
 VARIANTS = [(name, k) for name in NAMES for k in range(assignment(name).variants)]
@@ -218,7 +218,7 @@ def autograder(folder, archive, submission):
         (folder / "submission" / name).write_text(text, encoding="utf-8")
     settings = json.loads((folder / "source" / "settings.json").read_text())
     try:
-        isolation.choose("auto")
+        tiers.choose("auto")
     except ValueError:  # no sandbox works on this machine
         settings["isolation"] = "none"
     (folder / "source" / "settings.json").write_text(json.dumps(settings))

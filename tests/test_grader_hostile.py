@@ -26,14 +26,14 @@ import pytest
 
 import minimixce
 from minimixce.classroom.assignments import assignment
-from minimixce.classroom.grader import batch, frames, grading, isolation, remote, submission
+from minimixce.classroom.grader import batch, frames, grading, isolation, remote, submission, tiers
 from minimixce.classroom.grader.plain import one_line
 from minimixce.classroom.grader.references import References
 
 pytestmark = pytest.mark.hostile
 
 SEALED = ("bwrap", "user", "docker")  # tiers that promise more than limits
-REASONS = {tier: isolation.reason_against(tier) for tier in isolation.TIERS}
+REASONS = {tier: tiers.reason_against(tier) for tier in isolation.TIERS}
 
 # what hostile programs use; tried(action) -> whether it worked
 HELP = """

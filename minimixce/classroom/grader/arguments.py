@@ -38,7 +38,7 @@ def made(name: str, *arrays: Any) -> Any:
     return value
 
 
-def cubic_and_sine(a):
+def cubic_and_sine(a: np.ndarray) -> Callable[[Any], float]:
     """f(x) = Σ a x³ + (Σ sin x)², with third derivatives, and a part where all x meet."""
     a = a.astype(float)
 
@@ -49,7 +49,7 @@ def cubic_and_sine(a):
     return f
 
 
-def example_f_and_w():
+def example_f_and_w() -> Callable[[Any], tuple[Any, Any]]:
     """An objective whose weight differs from token to token."""
 
     def f_and_w(log_q):
@@ -62,22 +62,22 @@ def example_f_and_w():
 class TinyWorld:
     """A bigram world with the methods that model_grad calls. cost: −log P, (V,V)."""
 
-    def __init__(self, cost):
+    def __init__(self, cost: np.ndarray) -> None:
         self.vocab_size = len(cost)
         self._cost = cost
 
-    def batch(self, rows):
+    def batch(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows (n,T+1) -> inputs, −1 read as 0, and targets, both (n,T−1)."""
         inputs, targets = rows[:, :-2], rows[:, 1:-1]
         return np.maximum(inputs, 0), targets.copy()
 
-    def token_costs(self, rows):
+    def token_costs(self, rows: np.ndarray) -> np.ndarray:
         """−log P of each target, (n,T−1), 0 where there is none."""
         inputs, targets = self.batch(rows)
         return np.where(targets >= 0, self._cost[inputs, targets], 0)
 
 
-def prefix_model(W):
+def prefix_model(W: np.ndarray) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """logits_of(tokens) and pull_back(dlogits) of a model that is linear in its whole prefix.
 
     W (V,V). pull_back gives the gradients {"W": …} of the tokens that logits_of saw last.
@@ -104,7 +104,7 @@ def _features(inputs, v):
     return features
 
 
-def draw_from(noise):
+def draw_from(noise: np.ndarray) -> Callable[[], np.ndarray]:
     """The draw of task 3.9, from an array of noise (k,n,V): draw() returns one after the other.
 
     After the last comes the first again.

@@ -20,6 +20,8 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), sys.argv[1]]
 
@@ -36,15 +38,15 @@ np.linalg.svd(np.eye(2))  # so that a fork need not load it
 class Server:
     """Answers the grader's messages about one student's file, over two streams."""
 
-    def __init__(self, reader, writer, before=b""):
+    def __init__(self, reader: Any, writer: Any, before: bytes = b"") -> None:
         self.reader, self.writer = reader, writer
         self.before = before  # written before each message
-        self.names = {}
+        self.names: dict[str, Any] = {}
         self.path = "submission.py"
-        self.kept = {}  # objects that stay here, by number
+        self.kept: dict[int, Any] = {}  # objects that stay here, by number
         self.numbers = itertools.count()
 
-    def serve(self):
+    def serve(self) -> None:
         """Answer until the grader ends the check."""
         while (message := frames.read(self.reader)) is not None:
             head, parts = frames.unpack(message)
@@ -55,7 +57,7 @@ class Server:
             elif "close" in head:
                 return
 
-    def send(self, head, parts=()):
+    def send(self, head: Any, parts: Sequence[bytes] = ()) -> None:
         """Send a message; one that is too large is sent as the exception that it is."""
         try:
             message = frames.pack(head, list(parts))
@@ -135,7 +137,7 @@ class Server:
             return {"kind": type(error).__name__[:80], "text": text[:_MAX_TEXT], "line": line[:200]}
         return {"kind": "Exception", "text": "an exception without a text", "line": line[:200]}
 
-    def ask(self, function, given, named):
+    def ask(self, function: str | int, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Have the grader call a function of its own, by name or number -> what it returns."""
         encoder = frames.Encoder(_refuse)
         trees = encoder.tree(given), encoder.tree(named)
@@ -177,10 +179,10 @@ class _Counted:
 class Supplied:
     """A function of an earlier task that the grader computes, where the student's is wrong."""
 
-    def __init__(self, server, name):
+    def __init__(self, server: Server, name: str) -> None:
         self._server, self.__name__ = server, name
 
-    def __call__(self, *given, **named):
+    def __call__(self, *given: Any, **named: Any) -> Any:
         """Call it."""
         return self._server.ask(self.__name__, given, named)
 
@@ -188,14 +190,14 @@ class Supplied:
 class Held:
     """An object that stays with the grader, such as a supplied forward's cache."""
 
-    def __init__(self, server, number):
+    def __init__(self, server: Server, number: int) -> None:
         self.server, self.number = server, number
 
 
 class HeldFunction(Held):
     """A function that stays with the grader, such as what a supplied `mixce(eta)` returns."""
 
-    def __call__(self, *given, **named):
+    def __call__(self, *given: Any, **named: Any) -> Any:
         """Call it."""
         return self.server.ask(self.number, given, named)
 
@@ -209,12 +211,12 @@ def _refuse(value):
 class Made:
     """Makes what is not plain among arguments: objects kept here, functions of `arguments`."""
 
-    def __init__(self, kept):
+    def __init__(self, kept: dict[int, Any]) -> None:
         self.kept = kept
-        self.groups = {}
-        self.decoder = None
+        self.groups: dict[int, Any] = {}
+        self.decoder: Any = None
 
-    def __call__(self, tree):
+    def __call__(self, tree: dict[str, Any]) -> Any:
         """The object of a tree."""
         if "kept" in tree:
             return self.kept[tree["kept"]]
@@ -229,7 +231,7 @@ class Made:
 # ---- one fork for each check ---------------------------------------------------------------------
 
 
-def supervise(limits):
+def supervise(limits: dict[str, Any]) -> None:
     """Fork for each check that the grader opens, and pass messages on, until the input ends."""
     while (message := frames.read(sys.stdin.buffer)) is not None:
         if "open" in frames.unpack(message)[0]:
@@ -385,7 +387,7 @@ def _write(message, sender=frames.FROM_SANDBOX):
     sys.stdout.buffer.flush()
 
 
-def main():
+def main() -> None:
     """Serve one submission on standard input and output."""
     limits = json.loads(sys.argv[2])
     _write(frames.pack({"ready": True}, []))

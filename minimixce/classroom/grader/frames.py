@@ -99,7 +99,7 @@ def read(stream: Any) -> bytes | None:
 class Encoder:
     """Turns values into trees and frames. other(value) -> the tree of what is not plain."""
 
-    def __init__(self, other: Callable[[Any], Any]):
+    def __init__(self, other: Callable[[Any], Any]) -> None:
         self.other = other
         self.frames: list[bytes] = []
 
@@ -139,7 +139,7 @@ def _has_gaps(array):
 class Decoder:
     """Turns trees into values. other(tree) -> the value of what `Encoder.other` made."""
 
-    def __init__(self, frames: list[bytes], other: Callable[[Any], Any]):
+    def __init__(self, frames: list[bytes], other: Callable[[Any], Any]) -> None:
         self.frames = frames
         self.other = other
         self.arrays: dict[int, np.ndarray] = {}  # by frame, as they were made

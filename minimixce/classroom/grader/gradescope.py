@@ -101,13 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _grade(root):
     """The record of the submission under the root, and the hints to give."""
-    from . import grading, isolation
+    from . import grading, tiers
 
     settings = files.read_json(root / "source" / "settings.json")
     missing = [key for key in SETTINGS if key not in settings]
     if missing:
         raise ValueError(f"settings.json lacks {', '.join(missing)}")
-    found = isolation.choose(settings["isolation"])
+    found = tiers.choose(settings["isolation"])
     print(f"isolation: {found.tier}", *found.notes, sep="; ", flush=True)
     chosen = {key: settings[key] for key in ("variant", "salt")}
     submission = root / "submission"
@@ -116,10 +116,10 @@ def _grade(root):
 
 
 def _probe():
-    from . import isolation
+    from . import tiers
 
     try:
-        found = isolation.choose("auto")
+        found = tiers.choose("auto")
     except ValueError as error:
         print(error)
         return 1

@@ -23,7 +23,7 @@ class RemoteSubmission:
     name, variant: of the assignment. A context, which ends the sandbox.
     """
 
-    def __init__(self, sandbox: Sandbox, handed: Handed, name: str, variant: int = 0):
+    def __init__(self, sandbox: Sandbox, handed: Handed, name: str, variant: int = 0) -> None:
         self.sandbox, self.handed = sandbox, handed
         self._references = References(name, variant, ())
         self._all: list[RemoteFunctions] = []
@@ -40,7 +40,7 @@ class RemoteSubmission:
         self._all.append(RemoteFunctions(self.sandbox, self.handed.text, self.handed.name))
         return self._all[-1]
 
-    def supplied_with(self, references: dict) -> RemoteFunctions:
+    def supplied_with(self, references: dict[str, Any]) -> RemoteFunctions:
         """The same, those with these names replaced by the reference's, in another process."""
         self._references.names = list(references)
         given = self.sandbox, self.handed.text, self.handed.name, self._references
@@ -81,7 +81,7 @@ def grade(
     """Grade a submission -> its record, a dict of plain values.
 
     name: of the assignment, "a2"; path: a file, folder or archive; isolation_tier: one that
-    isolation.choose returned; tasks: numbers, by default all. Of the record: "status" is "graded",
+    tiers.choose returned; tasks: numbers, by default all. Of the record: "status" is "graded",
     or why it could not be; "points" and "total" (what a program grades, the bonus apart in
     "bonus"); "tasks", each with its checks, mistakes and what is wrong; "remarks"; and what it
     takes to grade it again: "version", "variant", "seed", "isolation", "sha256". Equal in every

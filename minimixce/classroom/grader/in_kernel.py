@@ -19,7 +19,7 @@ _OF_NOTEBOOK = ("__main__", "builtins", None)  # what __module__ is of functions
 class InKernel(Submission):
     """A student's functions, by the names of a notebook."""
 
-    def __init__(self, names: dict[str, Any]):
+    def __init__(self, names: dict[str, Any]) -> None:
         super().__init__(names=names)
 
     def supplied_with(self, references: dict[str, Any]) -> Any:

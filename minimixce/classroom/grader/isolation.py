@@ -1,4 +1,4 @@
-"""In what a student's code is shut: the tiers of isolation, each tried before it is used.
+"""In what a student's code is shut: the tiers of isolation (tiers.py tries and chooses one).
 
 bwrap    namespaces and an own file system, by bubblewrap; another user, seccomp, limits
 user     another user, Landlock, seccomp, limits; for containers without namespaces; needs root
@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -39,55 +39,9 @@ _NOBODY = 65534
 _FREE_UIDS = 1_900_000_000  # no system gives these to users; a process id is added
 _HIDDEN = ("site-packages", "dist-packages")  # they may hold the answers
 _OPTIONS = ("-I", "-S", "-B")
-_WARNING = "grade only code that you would run yourself"
 
 
-class Isolation(NamedTuple):
-    """A tier that was tried and works. notes: why better ones do not, and what to bear in mind."""
-
-    tier: str
-    notes: tuple[str, ...] = ()
-
-
-def choose(wanted: str = "auto") -> Isolation:
-    """The isolation to use -> Isolation. "auto": the best tier that works here, "none" excepted.
-
-    Every tier is tried by a program that does what it should not be able to do. Raises ValueError,
-    with the reasons, where the wanted tier, or any for "auto", does not work.
-    """
-    if wanted == "none":
-        return Isolation("none", (_WARNING,))
-    reasons: list[str] = []
-    for tier in TIERS[:-1] if wanted == "auto" else (wanted,):
-        why_not = reason_against(tier)
-        if not why_not:
-            return Isolation(tier, tuple(reasons))
-        reasons.append(f"{tier}: {why_not}")
-    said = "; ".join(reasons)
-    if wanted == "auto":
-        said += f"; without any, --isolation none: {_WARNING}"
-    raise ValueError(f"isolation {wanted} does not work here: {said}")
-
-
-def reason_against(tier: str) -> str:
-    """Why a tier cannot be used here, or "" if it was tried and holds."""
-    if tier not in TIERS:
-        raise ValueError(f"isolation must be auto, {', '.join(TIERS)}, got {tier!r}")
-    if tier == "none":
-        return ""
-    if sys.platform != "linux" and tier != "docker":
-        return "only on Linux"
-    if tier in ("bwrap", "docker") and shutil.which(tier) is None:
-        install = {"bwrap": "apt install bubblewrap", "docker": "see docs.docker.com"}[tier]
-        return f"{tier} is not installed ({install})"
-    if tier == "user" and os.geteuid() != 0:
-        return "needs root, to become another user"
-    from .attack import escapes  # which uses this module
-
-    return escapes(tier)
-
-
-def limits(tier: str, **other: float) -> dict:
+def limits(tier: str, **other: float) -> dict[str, Any]:
     """What confine.confine is told in a tier; `other` replaces single limits."""
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     given = {
@@ -117,7 +71,7 @@ def _another_user():
 
 
 @contextmanager
-def command(tier: str, given: dict) -> Iterator[tuple[list[str], dict[str, str]]]:
+def command(tier: str, given: dict[str, Any]) -> Iterator[tuple[list[str], dict[str, str]]]:
     """A context with the command that starts child.py in a tier, and its environment.
 
     given: what `limits` returned. What the command needs of files is removed at the end.
@@ -263,8 +217,11 @@ def _docker(folder, environment):
     return [*line, IMAGE, "python3", "-I", "-B"]
 
 
-def start(tier: str, given: dict, stack) -> subprocess.Popen:
-    """Start child.py in a tier; `stack`, an ExitStack, removes what it needs of files."""
+def start(tier: str, given: dict[str, Any], stack: contextlib.ExitStack) -> subprocess.Popen[bytes]:
+    """Start child.py in a tier; `stack` removes what it needs of files. Raises OSError.
+
+    given: what `limits` returned.
+    """
     line, environment = stack.enter_context(command(tier, given))
     return subprocess.Popen(
         line,

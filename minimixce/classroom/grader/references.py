@@ -34,7 +34,7 @@ class References:
     name, variant: of the assignment; names: of the functions that may be called.
     """
 
-    def __init__(self, name: str, variant: int, names: Iterable[str]):
+    def __init__(self, name: str, variant: int, names: Iterable[str]) -> None:
         self.names = list(names)
         self._arguments = name, str(variant)
         self._process: Any = None

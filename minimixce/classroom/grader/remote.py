@@ -10,7 +10,7 @@ with `__anew__`.
 import contextlib
 import queue
 import threading
-from typing import Any
+from typing import Any, NoReturn
 
 from . import frames, isolation
 from .plain import one_line
@@ -35,7 +35,7 @@ class StudentError(Exception):
     "ended", "not run", "too large"; line: where, as text. All are single lines.
     """
 
-    def __init__(self, kind: str, text: str, line: str = ""):
+    def __init__(self, kind: str, text: str, line: str = "") -> None:
         super().__init__(one_line(text))
         self.kind, self.line = one_line(kind, 80), one_line(line, 200)
 
@@ -47,15 +47,15 @@ class SandboxFailed(OSError):
 class Kept:
     """An object that stays in the sandbox. type_name: its class there."""
 
-    def __init__(self, session, number, type_name):
+    def __init__(self, session: "Session", number: int, type_name: str) -> None:
         self.session, self.number, self.type_name = session, number, type_name
 
 
 class KeptFunction(Kept):
     """A function that stays in the sandbox, such as what `mixce(eta)` returns."""
 
-    def __call__(self, *given):
-        """Call it there."""
+    def __call__(self, *given: Any) -> Any:
+        """Call it there. Raises StudentError for what it raises."""
         return self.session.call(self.number, given)
 
 
@@ -66,7 +66,9 @@ class Sandbox:
     `left` of computing, and `patience` of waiting.
     """
 
-    def __init__(self, tier: str, limits: dict | None = None, seconds: float | None = None):
+    def __init__(
+        self, tier: str, limits: dict[str, Any] | None = None, seconds: float | None = None
+    ) -> None:
         self.tier = tier
         self.limits = limits or isolation.limits(tier)
         self.left = isolation.SUBMISSION_SECONDS if seconds is None else seconds
@@ -123,8 +125,8 @@ class Sandbox:
             self.gone()
         return found
 
-    def gone(self):
-        """End a process that no longer answers, and say so."""
+    def gone(self) -> NoReturn:
+        """End a process that no longer answers, and raise the StudentError that says so."""
         self.close()
         self.left -= self.limits["wall"]
         raise StudentError("ended", "the program ended, or ended the sandbox, without an answer")
@@ -175,7 +177,9 @@ class Session:
     supplied: functions that take the place of the student's own, or None.
     """
 
-    def __init__(self, sandbox: Sandbox, text: str, path: str, supplied: References | None = None):
+    def __init__(
+        self, sandbox: Sandbox, text: str, path: str, supplied: References | None = None
+    ) -> None:
         self.sandbox, self.supplied = sandbox, supplied
         self.in_place = False  # whether arguments change here where the function changes them
         self.calls: dict[str, int] = {}  # how often a backward called its own forward
@@ -348,7 +352,9 @@ class RemoteFunctions:
     text: the student's file; path: its name in messages; supplied: see Session.
     """
 
-    def __init__(self, sandbox: Sandbox, text: str, path: str, supplied: References | None = None):
+    def __init__(
+        self, sandbox: Sandbox, text: str, path: str, supplied: References | None = None
+    ) -> None:
         self.__dict__.update(
             __sandbox__=sandbox,
             __file__=(text, path, supplied),

@@ -34,7 +34,7 @@ _SKIPPED = {"__MACOSX", "__pycache__", ".git", ".ipynb_checkpoints", ".pytest_ca
 class CannotRead(Exception):
     """A submission that cannot be graded, in a sentence. status: one or two words for tables."""
 
-    def __init__(self, status: str, text: str):
+    def __init__(self, status: str, text: str) -> None:
         super().__init__(text)
         self.status = status
 
