@@ -8,16 +8,21 @@ a variant, or changes nothing there, is dropped.
 import ast
 import functools
 import itertools
+from collections.abc import Collection, Iterable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from .compare import SAME, distance
 from .mistakes import edit
 from .returns import Watched, array_of
-from .signatures import Probe
+from .signatures import Codes, Functions, Inputs, Names, Probe
+from .tasks import Assignment, Task
+
+PairKey: TypeAlias = tuple[str, str, int, int]  # the codes of two mistakes, and the form of each
 
 
-def load_source(text, name="submission", given=None):
+def load_source(text: str, name: str = "submission", given: Names | None = None) -> Names:
     """Run the text of a program -> its names. Raises whatever it raises.
 
     given: names that are there before, which the text may replace.
@@ -27,11 +32,11 @@ def load_source(text, name="submission", given=None):
     return names
 
 
-def source_of(text, functions):
-    """The part of a program that defines these functions, as text."""
+def source_of(text: str, functions: Collection[str]) -> str:
+    """The part of a program that defines functions of these names, as text."""
     tree = ast.parse(text)
     defined = [node for node in tree.body if getattr(node, "name", None) in functions]
-    return "\n\n".join(ast.get_source_segment(text, node) for node in defined) + "\n"
+    return "\n\n".join(ast.get_source_segment(text, node) or "" for node in defined) + "\n"
 
 
 class Missing(AttributeError):
@@ -42,12 +47,12 @@ class Missing(AttributeError):
 
     kind = "missing"
 
-    def __init__(self, name, says):
+    def __init__(self, name: str, says: str) -> None:
         super().__init__(name)
         self.says = says
 
 
-class Functions:
+class _Attributes:
     """A dict of names as attributes; Missing for one that there is not."""
 
     def __init__(self, names, missing):
@@ -58,9 +63,12 @@ class Functions:
         raise Missing(name, self.__missing__)
 
 
-def functions_of(names, missing="the file defines no function {!r}"):
-    """A dict of names as an object with attributes. missing: what to say of one not there."""
-    return Functions(names, missing)
+def functions_of(names: Names, missing: str = "the file defines no function {!r}") -> Functions:
+    """A dict of names as an object with attributes; one that is not there raises Missing.
+
+    missing: what to say of it, a sentence with {!r} for the name.
+    """
+    return _Attributes(names, missing)
 
 
 class Outcome:
@@ -68,23 +76,29 @@ class Outcome:
     first error that was raised, or None; and the name of the function whose call raised it.
     """
 
-    def __init__(self, probe, outputs, error=None, called=""):
+    def __init__(
+        self,
+        probe: Probe,
+        outputs: dict[str, np.ndarray],
+        error: BaseException | None = None,
+        called: str = "",
+    ) -> None:
         self.probe, self.outputs = probe, outputs
         self.error, self.called = error, called
 
 
-def run_task(task, functions, probes):
-    """Run a task on copies of the probes -> a list of Outcome."""
+def run_task(task: Task, functions: Functions, probes: Iterable[Probe]) -> list[Outcome]:
+    """Run a task on copies of the probes -> an Outcome for each, with what was raised."""
     return [run_probe(task, anew(functions), probe) for probe in probes]
 
 
-def anew(functions):
+def anew(functions: Functions) -> Functions:
     """The functions as no earlier check has left them, where they run in a process of their own."""
     start = getattr(functions, "__anew__", None)
     return functions if start is None else start()
 
 
-def in_place(functions):
+def in_place(functions: Functions) -> Functions:
     """The functions, changing their arguments also where they run in a process of their own.
 
     Else that process has copies. To be called before the first call of a check.
@@ -93,13 +107,16 @@ def in_place(functions):
     return functions if start is None else start()
 
 
-def kind_of(error):
+def kind_of(error: BaseException) -> str:
     """The class of an exception, as text; that of the student's process for one from there."""
     return getattr(error, "kind", type(error).__name__)
 
 
-def run_probe(task, functions, probe, copy=True):
-    """Run a task on one probe -> Outcome. copy: on copies of its arrays, which are contiguous."""
+def run_probe(task: Task, functions: Functions, probe: Probe, copy: bool = True) -> Outcome:
+    """Run a task on one probe -> Outcome, with what was raised.
+
+    copy: on copies of its arrays, which are contiguous.
+    """
     found = Outcome(probe, {})
     watched = Watched(functions)
     with np.errstate(all="ignore"):
@@ -127,12 +144,12 @@ def _note(found, error, watched):
         found.error, found.called = error, watched.__called__
 
 
-def copied(inputs):
+def copied(inputs: Inputs) -> Inputs:
     """Inputs with every array copied."""
     return {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in inputs.items()}
 
 
-def same(outcomes, others):
+def same(outcomes: Sequence[Outcome], others: Sequence[Outcome]) -> bool:
     """Whether two lists of Outcome agree in every row of every output of every probe."""
     return all(_same(a, b) for a, b in zip(outcomes, others))
 
@@ -148,9 +165,12 @@ def _same(a, b):
 
 
 class Catalogue:
-    """The wrong solutions of one task in one variant, and their results on the probes of a seed."""
+    """The wrong solutions of one task in one variant, and their results on the probes of a seed.
 
-    def __init__(self, assignment, task, variant=0, seed=0):
+    reference: the right functions, as attributes; right: their Outcome on each of `probes`.
+    """
+
+    def __init__(self, assignment: Assignment, task: Task, variant: int = 0, seed: int = 0) -> None:
         self.task = task
         self.text = assignment.source(variant)
         self.probes = [Probe(*probe) for probe in task.probes(seed)]
@@ -161,7 +181,7 @@ class Catalogue:
         self.mistakes = {m.code: m for m in assignment.mistakes if m.task == task.number}
 
     @functools.cached_property
-    def singles(self):
+    def singles(self) -> dict[tuple[str, int], list[Outcome]]:
         """Results of one mistake, {(code, form): results}."""
         return self._results(
             ((code, form), (edits,))
@@ -192,7 +212,7 @@ class Catalogue:
         return any(o.error is None for o in outcomes) and not same(outcomes, self.right)
 
     @functools.cached_property
-    def pairs(self):
+    def pairs(self) -> dict[PairKey, tuple[Functions, Outcome]]:
         """Two mistakes at once: {(code, code, form, form): (functions, Outcome on probe 0)}.
 
         There are hundreds, so that the other probes are tried only where that one fits.
@@ -205,7 +225,7 @@ class Catalogue:
                 found[a, b, form_a, form_b] = functions, first
         return found
 
-    def results_of_pair(self, key):
+    def results_of_pair(self, key: PairKey) -> list[Outcome] | None:
         """The results of a pair on all probes; None where it shows only one of the two, or none."""
         functions, first = self.pairs[key]
         outcomes = [first, *run_task(self.task, functions, self.probes[1:])]
@@ -215,27 +235,27 @@ class Catalogue:
             return None
         return outcomes
 
-    def codes(self):
+    def codes(self) -> list[str]:
         """The codes that can be named in this variant."""
         return sorted({code for code, _ in self.singles})
 
-    def same_class(self, code):
+    def same_class(self, code: str) -> set[str]:
         """All codes with a form that returns on every probe what a form of `code` returns."""
         mine = [found for (c, _), found in self.singles.items() if c == code]
         return {
             c for (c, _), found in self.singles.items() if any(same(found, one) for one in mine)
         }
 
-    def name(self, outcomes, pairs=True):
+    def name(self, outcomes: Sequence[Outcome], pairs: bool = True) -> list[Codes]:
         """The mistakes that explain results -> a list of alternatives, each a tuple of codes.
 
         One mistake explains them if it returns the same on every probe. Two are tried where no
         single one does, unless pairs=False. Empty where nothing explains them; more than one
         alternative where several do, between which these probes cannot tell.
         """
-        found = {code for (code, _), v in self.singles.items() if same(outcomes, v)}
+        found: set[Codes] = {(c,) for (c, _), v in self.singles.items() if same(outcomes, v)}
         if found or not pairs:
-            return sorted((code,) for code in found)
+            return sorted(found)
         for key, (_, first) in self.pairs.items():
             if _same(outcomes[0], first) and (results := self.results_of_pair(key)) is not None:
                 found |= {key[:2]} if same(outcomes, results) else set()
