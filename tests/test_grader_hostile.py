@@ -241,7 +241,7 @@ def test_limits_hold(name, tier, place, tmp_path):
 
 SHUT = "return right(z)"  # what could be done raises, and costs the points
 FORBIDDEN = {
-    "a list that grows": ("x = []\nwhile True: x.append(np.ones(10**8))", 0, "MemoryError"),
+    "a list that grows": ("x = []\nwhile True: x.append(np.zeros(10**7))", 0, "MemoryError"),
     "fork bomb": ("while True: os.fork()", 0, "PermissionError"),
     "a process": ("os.posix_spawn('/bin/true', ['true'], {})", 0, "Error"),
     "threads": (
@@ -502,7 +502,7 @@ VALUES = {
     "the input itself": ("z", 0, ""),
     "zeros": ("0 * z", 0, ""),
     "a longer copy": ("np.concatenate([right(z)] * 2)", 0, "shape"),
-    "longdouble": ("right(z.astype(np.longdouble)).astype(np.longdouble)", 4 - 0.0, ""),
+    "longdouble": ("right(z.astype(np.longdouble)).astype(np.longdouble)", 3.5, ""),
     "float32": ("right(z.astype(np.float32))", "full", ""),
     "Fortran order": ("np.asfortranarray(right(z))", "full", ""),
     "negative strides": ("right(z)[::-1].copy()[::-1]", "full", ""),
