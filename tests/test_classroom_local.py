@@ -62,7 +62,12 @@ def test_the_result_is_a_file(folder, tmp_path, capsys):
         (["a1", "nowhere", "--local"], "does not exist"),
         (["a1", ".", "--local", "--variant", "9"], "variant must be in 0 … 2"),
         (["a1", ".", "--local", "--task", "9.9"], "task must be one of 1.1, "),
-        (["a1"], "grade needs a submission"),
+        (["a1", ".", "--jobs", "2"], "--jobs has no meaning beside one submission"),
+        (["a1", ".", "--local", "--csv", "x.csv"], "--local and --csv exclude each other"),
+        (["a1", ".", "--local", "--salt", "x"], "--salt has no meaning beside --local"),
+        (["a1", ".", "--csv", "x.csv", "--task", "1.1"], "--task has no meaning beside --csv"),
+        (["a1", ".", "--release", "--json", "x"], "--json has no meaning beside --release"),
+        (["a1", ".", "--csv", "x", "--resume", "--overwrite"], "exclude each other"),
     ],
 )
 def test_bad_arguments_are_one_sentence(arguments, says, capsys):
@@ -136,3 +141,10 @@ def test_public_tests_pass_with_the_solution_and_fail_with_the_starter(name, tmp
     (tmp_path / "mine" / whole.file).write_text(whole.source(0), encoding="utf-8")
     solution = subprocess.run(command, cwd=tmp_path / "mine", capture_output=True, text=True)
     assert solution.returncode == 0, solution.stdout
+
+
+def test_options_may_stand_anywhere(folder, tmp_path, capsys):
+    for words in (["--local", "a1", folder], ["a1", "--local", folder], ["a1", folder, "--local"]):
+        assert main(["grade", *map(str, words), "--task", "1.2"]) == 0
+    assert main(["grade", "a0", "--release", str(tmp_path / "a0")]) == 0
+    assert (tmp_path / "a0" / "warm_up.py").is_file()

@@ -1,6 +1,7 @@
 """minimixce grade."""
 
 import argparse
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,18 @@ from .options import add_fields, chosen
 
 _EXPERIMENT = "a4"
 _KITS = ("gradescope", "nbgrader", "otter")
+# what is done, by the option that asks for it (None: one submission, in a sandbox), and the options
+# that have a meaning there
+_TOGETHER = {
+    "local": {"task", "variant", "hints", "json", "overwrite"},
+    "csv": {"variant", "isolation", "salt", "json", "jobs", "resume", "overwrite"},
+    "release": {"variant"},
+    "gradescope": {"variant", "hints", "salt"},
+    "nbgrader": {"variant", "hints", "salt"},
+    "otter": {"variant", "hints", "salt"},
+    None: {"task", "variant", "hints", "isolation", "salt", "json", "overwrite"},
+}
+_OF_EXPERIMENT = {"local", "task", "json", "overwrite"}  # of a4, unless it is released
 
 
 @dataclass
@@ -39,20 +52,18 @@ class Flags:
     )
     json: str | None = option(None, "also write the result to FILE as JSON", metavar="FILE")
     csv: str | None = option(
-        None, "grade every submission in the folder SUBMISSION, into the table FILE", metavar="FILE"
+        None, "grade every submission in the folder PLACE, into the table FILE", metavar="FILE"
     )
     jobs: int = option(0, "with --csv: how many side by side, 0 is one for each core", metavar="N")
     resume: bool = option(False, "with --csv: go on where an earlier run was stopped")
     overwrite: bool = option(False, "replace the files of --json and --csv")
-    release: bool = option(False, "write to SUBMISSION, a folder, what students get")
-    gradescope: str | None = option(
-        None, "write the autograder for Gradescope to a folder", metavar="DIR"
+    release: bool = option(False, "write what students get to the folder PLACE")
+    gradescope: bool = option(False, "write the autograder for Gradescope to the folder PLACE")
+    nbgrader: bool = option(
+        False, "write the assignment as nbgrader's source notebook to the folder PLACE"
     )
-    nbgrader: str | None = option(
-        None, "write the assignment as nbgrader's source notebook to a folder", metavar="DIR"
-    )
-    otter: str | None = option(
-        None, "write the assignment as a notebook for otter assign to a folder", metavar="DIR"
+    otter: bool = option(
+        False, "write the assignment as a notebook for otter assign to the folder PLACE"
     )
 
 
@@ -63,10 +74,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
     names = ", ".join([*NAMES, _EXPERIMENT])
     parser.add_argument("assignment", default=argparse.SUPPRESS, help=names)
     parser.add_argument(
-        "submission",
-        nargs="?",
+        "place",
         default=argparse.SUPPRESS,
-        help="a file, folder or archive; with --csv a folder of such, with --release a new folder",
+        metavar="PLACE",
+        help="a submission: a file, folder or archive; with --csv a folder of submissions; what is"
+        " written with --release, --gradescope, --nbgrader and --otter",
     )
     add_fields(parser, Flags)
 
@@ -78,14 +90,10 @@ def run(given: dict[str, Any]) -> int:
     from ..classroom.assignments import NAMES, assignment
     from ..storage import files
 
-    flags, name = chosen(Flags, given), given["assignment"]
-    if any(getattr(flags, kit) is not None for kit in _KITS):
-        return _write_kits(name, flags)
-    if "submission" not in given:
-        raise ValueError("grade needs a submission: a file, folder or archive")
-    path = given["submission"]
-    if flags.resume and flags.csv is None:
-        raise ValueError("--resume goes on with a table: it needs --csv")
+    flags, name, path = chosen(Flags, given), given["assignment"], given["place"]
+    _check_together(name, given)
+    if any(getattr(flags, kit) for kit in _KITS):
+        return _write_kits(name, path, flags)
     files.check_not_there(flags.json, flags.overwrite, "--json")
     files.check_not_there(flags.csv, flags.overwrite or flags.resume, "--csv")
     if flags.release:
@@ -102,6 +110,23 @@ def run(given: dict[str, Any]) -> int:
     if flags.csv:
         return _grade_folder(name, path, flags)
     return _grade(whole, path, tasks, flags)
+
+
+def _check_together(name, given):
+    """Raise ValueError for an option that has no meaning beside the others."""
+    asked = [job for job in _TOGETHER if job in given]
+    if {"resume", "overwrite"} <= set(given):
+        raise ValueError("--resume and --overwrite exclude each other")
+    if len(asked) > 1 and not set(asked) <= set(_KITS):
+        raise ValueError(f"--{asked[0]} and --{asked[1]} exclude each other")
+    job = asked[0] if asked else None
+    allowed = _TOGETHER[job]
+    if name == _EXPERIMENT and job != "release":
+        allowed = _OF_EXPERIMENT
+    options = {field.name for field in dataclasses.fields(Flags)} - set(asked)
+    for option_name in sorted(options & set(given) - allowed):
+        beside = f"--{job}" if job else f"one submission of {name}"
+        raise ValueError(f"--{option_name} has no meaning beside {beside}; leave it out")
 
 
 def _judge_here(whole, path, tasks, flags):
@@ -181,13 +206,12 @@ def _release(name, folder, flags):
     return 0
 
 
-def _write_kits(name, flags):
+def _write_kits(name, folder, flags):
     """The files for other systems."""
     from ..classroom.grader import exports
 
     for kit in _KITS:
-        folder = getattr(flags, kit)
-        if folder is not None:
+        if getattr(flags, kit):
             settings = {"variant": flags.variant, "hints": flags.hints, "salt": flags.salt}
             for path in exports.WRITERS[kit](name, folder, **settings):
                 print(path)
