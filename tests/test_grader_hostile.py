@@ -726,9 +726,10 @@ def linear_backward(dy, cache):
 
 
 def test_references_are_there_for_later_tasks_only(tier, place, tmp_path):
-    """A wrong log_softmax, and a loss that calls the one it is given, for what it is worth."""
-    body = "return 0 * z\n\ndef mle():\n    return lambda log_q: token_loss(log_q, 0, mle())"
-    record = graded("a1", a1(body), tier, tmp_path / "bad", ["1.1", "1.2", "1.3"])
+    code = "\n\ndef log_softmax(z):\n    return 0 * z\n\ndef mle():\n    return log_softmax\n"
+    text, tasks = assignment("a1").source(0) + code, ["1.1", "1.2", "1.3"]
+    record = graded("a1", text, tier, tmp_path / "bad", tasks)
+    place.check()
     found = points(record)
     assert found["1.1"][0] == 0
     assert found["1.2"] == (10, 10)  # right, once log_softmax is

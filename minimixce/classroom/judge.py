@@ -125,10 +125,10 @@ class _Trial:
 
     def _compared(self, name, outputs=None):
         """Values against the reference: which outputs and which probes depends on the check."""
-        if self.float32 and name in ("extreme", "degenerate"):
-            # of which nothing but finite numbers is asked then, and zeros are finite
-            if not self._compared("value", outputs):
-                return False
+        # of other probes nothing but finite numbers is asked in float32, and zeros are finite
+        alone = self.float32 and name in ("extreme", "degenerate")
+        if alone and not self._compared("value", outputs):
+            return False
         for outcome, right in zip(self.outcomes, self.catalogue.right):
             if name in _KINDS and outcome.probe.kind != _KINDS[name]:
                 continue

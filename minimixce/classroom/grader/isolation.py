@@ -6,6 +6,13 @@ docker   a container without a network; limits
 none     a process of the same user, with limits of time and memory: for code one would run anyway
 
 The first two also give up all system calls that a numerical program does not need (confine.py).
+
+Tried with tests/test_grader_hostile.py: bwrap (0.8, Linux 6.18, x86_64) as root, where each
+submission is a user of its own, and as a user without rights, where bubblewrap makes a user
+namespace and the program has the uid of the process that watches over it: it could end that one,
+were the calls for it not refused, and then only its own sandbox; Python under a home folder that
+others cannot enter, and under /tmp; user as root, with Landlock; none. Not tried: docker, aarch64,
+a kernel without Landlock, AppArmor's refusal of user namespaces.
 """
 
 import atexit
