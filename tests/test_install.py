@@ -79,7 +79,9 @@ def put(folder, **contents):
 
 def contents(folder):
     return {
-        p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*") if p.is_file()
+        p.relative_to(folder).as_posix(): p.read_bytes().decode("latin-1")
+        for p in folder.rglob("*")
+        if p.is_file()
     }
 
 
@@ -222,6 +224,36 @@ def test_train_killed_at_any_operation_goes_on_and_ends_the_same(tmp_path, overw
         number += 3 if number > 8 else 1
     assert number > 60
     assert not [p for p in Path(folder).rglob("*") if p.name.endswith(".tmp")]
+
+
+def test_a_run_that_is_half_in_place_is_read_as_the_whole_one(tmp_path, capsys):
+    """As a kill leaves it between the first rename and the last."""
+    from minimixce.cli import main
+    from minimixce.training import run
+
+    small = "--n-embd 8 --n-layer 1 --n-head 1 --block-size 8 --batch-size 2 --warmup 1 --quiet"
+    for name, letters in (("old", "abcd"), ("new", "wxyz")):
+        (tmp_path / f"{name}.txt").write_text(f"{letters} {letters[::-1]}\n" * 60)
+        words = f"train --data {tmp_path}/{name}.txt --out {tmp_path}/{name} --steps 2 {small}"
+        assert main(words.split()) == 0
+    old, new = tmp_path / "old", tmp_path / "new"
+    waiting = old / ".new-0123456789abcdef"
+    waiting.mkdir()
+    listed = []
+    for path in sorted(new.rglob("*")):
+        name = path.relative_to(new)
+        if path.is_file():
+            (waiting / name).parent.mkdir(exist_ok=True)
+            (waiting / name).write_bytes(path.read_bytes())
+            listed.append(name.as_posix())
+    (old / ".pending.json").write_text(json.dumps({"from": waiting.name, "files": listed}))
+    os.replace(waiting / "minimixce_tokenizer.json", old / "minimixce_tokenizer.json")
+    capsys.readouterr()
+    assert main(["sample", str(old), "--tokens", "40"]) == 0
+    assert not set("abcd") & set(capsys.readouterr().out)
+    assert run.found_in(old)
+    assert not install.is_pending(old)
+    assert contents(old) == {name: text for name, text in contents(new).items()}
 
 
 def test_a_second_process_in_a_folder_is_told_so(tmp_path):

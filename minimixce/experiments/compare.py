@@ -120,7 +120,7 @@ Runs: TypeAlias = dict[tuple[str, int], Trained]  # by label and seed
 
 def _trained(job: Job, folder: Path, resume: bool) -> Trained:
     """Train one run, or go on with it -> Trained."""
-    run.settle(folder)
+    install.finish(folder, run.NAMES)
     resume = resume and (folder / run.RUN_FILE).exists()
     if resume:
         run.check_corpus(folder, job.corpus)

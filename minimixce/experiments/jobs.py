@@ -46,7 +46,7 @@ def train(
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
     with install.locked(out), limit_threads(job_options.threads):  # results depend on threads
-        run.settle(out)
+        install.finish(out, run.NAMES)
         if not (resume or overwrite) and (found := run.found_in(out)):
             raise FileExistsError(
                 f"{out} already holds a run ({found}); choose another --out, or add --resume or"

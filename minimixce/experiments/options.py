@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import objectives, text
-from ..storage import install
 from ..storage.shapes import FilePath
 from ..training import run
 from ..training.threads import can_limit_threads
@@ -256,8 +255,7 @@ def resumed(folder: FilePath, given: dict[str, Any], change: bool = False) -> Tr
     with change=True. An objective in a file must be given again: a folder that came from somebody
     else may name any file, and what is run is what the call says.
     """
-    with install.locked(folder):
-        run.settle(folder)
+    run.settle(folder)
     options = read_run(folder)
     if is_in_file(options.objective) and "objective" not in given:
         raise ValueError(

@@ -52,6 +52,11 @@ def replacing(folder: FilePath, names: Collection[str]) -> Iterator[Path]:
     finish(folder, names)
 
 
+def is_pending(folder: FilePath) -> bool:
+    """Whether files are in `folder` that count as being in place and are not there yet."""
+    return (Path(folder) / _PENDING).exists()
+
+
 def finish(folder: FilePath, names: Collection[str]) -> None:
     """Put in place what `replacing` had said to be in `folder` when its process was killed, and
     remove temporary files of a process that was.
@@ -62,7 +67,7 @@ def finish(folder: FilePath, names: Collection[str]) -> None:
     folder = Path(folder)
     for name in (*names, _PENDING):
         files.remove_temporaries(folder / name)
-    if not (folder / _PENDING).exists():
+    if not is_pending(folder):
         return
     new, listed = _read(folder, names)
     for name in listed:

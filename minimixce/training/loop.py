@@ -23,7 +23,7 @@ from ..storage.shapes import Batch, FilePath, Loss, LossAndGrads
 from ..storage.validate import NotFinite, check_finite
 from ..training import timing
 from ..training.evaluation import check_batch, check_targets, evaluate
-from ..training.run import STATE_FILE, Run
+from ..training.run import STATE_FILE, Run, settle
 from ..training.steps import (
     GroupStep,
     check_callable,
@@ -144,6 +144,8 @@ def fit(
     lr = float(lr)
     final_lr = float(final_lr)
     objective, group_step = _objective_and_step(objective, step, model, seed, shards)
+    if folder is not None:
+        settle(folder)
     _check_places(folder, validation, model.config.vocab_size, resume, overwrite)
     optimizer = AdamW(model.params, lr, betas, weight_decay=weight_decay)
     given = cast(Callable[..., Any], objective if step is None else step)

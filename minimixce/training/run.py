@@ -187,14 +187,20 @@ def found_in(folder: FilePath) -> str | None:
 
 
 def settle(folder: FilePath) -> None:
-    """Put in place what the start of a run had left to do in `folder` when it was killed."""
-    install.finish(folder, NAMES)
+    """Put in place what the start of a run had left to do in `folder` when it was killed.
+
+    Raises FileExistsError where that run is still starting.
+    """
+    if install.is_pending(folder):
+        with install.locked(folder):
+            install.finish(folder, NAMES)
 
 
 def open_folder(folder: FilePath, device: str = "auto") -> tuple[GPT, Tokenizer]:
     """The best model of a run's folder, on `device`, and its tokenizer -> (GPT, tokenizer). Raises
     FileNotFoundError or ValueError where one is missing, damaged, or does not fit the other.
     """
+    settle(folder)
     model = GPT.load(folder, device)
     tokenizer = text.load_tokenizer(folder)
     if tokenizer.vocab_size != model.config.vocab_size:
