@@ -40,6 +40,9 @@ class BuildWithData(build_py):
         found = []
         for folder, (where, patterns) in DATA.items():
             target = Path(self.build_lib, "minimixce", folder)
-            paths = sorted(path for pattern in patterns for path in (ROOT / where).glob(pattern))
+            by_pattern = [sorted((ROOT / where).glob(pattern)) for pattern in patterns]
+            if not all(by_pattern):
+                raise FileNotFoundError(f"{where} lacks one of {', '.join(patterns)}")
+            paths = sorted(path for paths in by_pattern for path in paths)
             found += [(str(path), str(target / path.name)) for path in paths]
         return found

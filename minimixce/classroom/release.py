@@ -37,6 +37,8 @@ def clear_solutions(text: str) -> str:
             indent = line[: len(line) - len(line.lstrip())]
             lines += [indent + stub for stub in _STUB]
         elif END in line:
+            if not inside:
+                raise ValueError(f"line {number}: {END} without a beginning")
             inside = False
         elif not inside:
             lines.append(line)

@@ -1,4 +1,4 @@
-"""The command line: minimixce train, sample, eval, compare, synthetic, prepare, gradcheck.
+"""The command line: minimixce train, sample, eval, compare, synthetic, prepare, gradcheck, grade.
 
 Nothing is computed here. A command declares its options, makes the call that a program would make,
 and prints what comes back.
