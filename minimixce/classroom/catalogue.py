@@ -107,8 +107,11 @@ def in_place(functions: Functions) -> Functions:
     return functions if start is None else start()
 
 
-def kind_of(error: BaseException) -> str:
-    """The class of an exception, as text; that of the student's process for one from there."""
+def kind_of(error: BaseException | None) -> str:
+    """The class of an exception, as text; that of the student's process for one from there.
+
+    "NoneType" for None.
+    """
     return getattr(error, "kind", type(error).__name__)
 
 
