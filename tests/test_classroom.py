@@ -182,7 +182,7 @@ def test_markers_that_do_not_match_are_refused():
         release.clear_solutions(f"{begin}\n{begin}\n{end}")
     with pytest.raises(ValueError, match="no ### END SOLUTION"):
         release.clear_solutions(f"{begin}\nx = 1")
-    with pytest.raises(ValueError, match="line 2: .* without a beginning"):
+    with pytest.raises(ValueError, match=r"line 2: .* without a beginning"):
         release.clear_solutions(f"x = 1\n{end}")
 
 
