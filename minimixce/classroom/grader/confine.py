@@ -179,6 +179,12 @@ _REFUSED = {
     "inotify_init1": (294, 26),
     "fanotify_init": (300, 262),
 }
+# calls refused with some second arguments: those that have the kernel send a signal, by which a
+# program could end the process that watches over it, where that has the same user
+_REFUSED_SECOND = {
+    "fcntl": ((72, 25), (8, 10, 15)),  # F_SETOWN, F_SETSIG, F_SETOWN_EX
+    "ioctl": ((16, 29), (0x8901, 0x8902)),  # FIOSETOWN, SIOCSPGRP
+}
 _CLONE3 = 435
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
@@ -199,6 +205,12 @@ def _seccomp(libc):
     lines += [(equal, 0, 1, _CLONE3), (done, 0, 0, _REFUSE | errno.ENOSYS)]
     for number in numbers:
         lines += [(equal, 0, 1, number), (done, 0, 0, _REFUSE | errno.EPERM)]
+    for pair, values in _REFUSED_SECOND.values():
+        lines.append((equal, 0, 2 * len(values) + 2, pair[column]))
+        lines.append((load, 0, 0, 24))  # the lower half of the second argument
+        for value in values:
+            lines += [(equal, 0, 1, value), (done, 0, 0, _REFUSE | errno.EPERM)]
+        lines.append((load, 0, 0, 0))
     lines.append((done, 0, 0, _ALLOW))
     code = b"".join(struct.pack("=HBBI", *line) for line in lines)
     buffer = ctypes.create_string_buffer(code, len(code))

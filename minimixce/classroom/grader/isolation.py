@@ -9,8 +9,8 @@ The first two also give up all system calls that a numerical program does not ne
 
 Tried with tests/test_grader_hostile.py: bwrap (0.8, Linux 6.18, x86_64) as root, where each
 submission is a user of its own, and as a user without rights, where bubblewrap makes a user
-namespace and the program has the uid of the process that watches over it: it could end that one,
-were the calls for it not refused, and then only its own sandbox; Python under a home folder that
+namespace and the program has the uid of the process that watches over it: the calls by which it
+could end that one are refused; Python under a home folder that
 others cannot enter, and under /tmp; user as root, with Landlock; none. Not tried: docker, aarch64,
 a kernel without Landlock, AppArmor's refusal of user namespaces.
 """
