@@ -15,7 +15,6 @@ others cannot enter, and under /tmp; user as root, with Landlock; none. Not trie
 a kernel without Landlock, AppArmor's refusal of user namespaces.
 """
 
-import atexit
 import contextlib
 import functools
 import glob
@@ -28,6 +27,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,8 @@ def _python_for_others():
     if all(_is_open(path) for path in (program, library / "numpy", standard)):
         return str(program), library
     copy = Path(tempfile.mkdtemp(prefix="minimixce-python-"))
-    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    # not by atexit, which the workers of a pool do not run
+    Finalize(None, shutil.rmtree, (copy,), {"ignore_errors": True}, exitpriority=1)
     copy.chmod(0o755)
     left_out = shutil.ignore_patterns(*_HIDDEN, "test", "idlelib", "tkinter")
     shutil.copytree(standard, copy / "lib" / standard.name, ignore=left_out, symlinks=True)
