@@ -5,6 +5,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -22,6 +24,7 @@ from minimixce.classroom.grader import (
     frames,
     grading,
     isolation,
+    references,
     submission,
     tiers,
 )
@@ -302,6 +305,15 @@ def test_a_program_that_ends_or_loops_costs_this_check_only(remote, name, kind):
     assert remote.__anew__().double(1) == 2
 
 
+def test_no_two_objects_share_a_process(sandbox):
+    first, second = (RemoteFunctions(sandbox, PROGRAM, "mine.py") for _ in range(2))
+    assert [first.count(), first.count(), second.count()] == [1, 2, 1]
+    with pytest.raises(StudentError, match="before"):
+        first.count()
+    assert first.__anew__().count() == 1
+    first.__anew__()
+
+
 def test_supplied_functions_are_computed_outside_the_sandbox(sandbox):
     program = """
 def uses(x, W, b):
@@ -468,7 +480,10 @@ def test_of_a_notebook_what_defines_something_is_taken(tmp_path):
     assert names["EPS"] == 1e-5
     assert "A" not in names
     assert "print" not in handed.text
-    assert handed.remarks == ("code cell 5 cannot be read and was left out: invalid syntax",)
+    assert handed.remarks == (
+        "code cell 3, line 3: was left out, since it is no function, class, import or constant",
+        "code cell 5 cannot be read and was left out: invalid syntax",
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -570,6 +585,61 @@ def test_the_command_grades_in_a_sandbox_and_says_in_which(folder, tmp_path, cap
     assert json.loads(out.read_text(encoding="utf-8"))["isolation"] == "none"
     assert main(arguments) == 2
     assert "choose another --json" in capsys.readouterr().err
+
+
+def with_softmax_wrong():
+    """A0 in which 0.2 is wrong, and 0.3 right once it has another softmax."""
+    text = assignment("a0").source(0).replace("np.exp(log_p)", "softmax(log_p)")
+    return text.replace("def softmax(z):", "def softmax(z):\n    return z\n\n\ndef other(z):")
+
+
+def test_modules_beside_a_submission_are_not_run_by_the_grader(tmp_path):
+    """With an earlier task wrong, so that references are supplied."""
+    place = tmp_path / "in"
+    place.mkdir()
+    trap = f"if __name__ != 'submission':\n    open({str(tmp_path / 'mark')!r}, 'w').close()\n"
+    for name in ("json", "numpy", "multiprocessing", "pickle", "encodings", "minimixce"):
+        (place / f"{name}.py").write_text(trap, encoding="utf-8")
+    (place / "warm_up.py").write_text(with_softmax_wrong(), encoding="utf-8")
+    program = "import sys; from minimixce.cli import main; sys.exit(main(sys.argv[1:]))"
+    start = [sys.executable, "-I", "-c", program, "grade", "a0", "--isolation", "none"]
+    one = subprocess.run([*start, "."], cwd=place, capture_output=True, text=True)
+    assert "(right, once the earlier tasks that it uses are): 5 of 5" in one.stdout
+    words = [*start, ".", "--csv", "../t.csv", "--jobs", "2"]
+    subprocess.run(words, cwd=place, capture_output=True, text=True)
+    assert (tmp_path / "t.csv").exists()
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_table_in_the_folder_of_submissions_is_not_one_of_them(folder, tmp_path):
+    shutil.copytree(folder / "ada", tmp_path / "ada")
+    (tmp_path / "README.txt").write_text("for the grader")
+    out = tmp_path / "t.csv"
+    for resume in (False, True):
+        records = batch.grade_folder(
+            "a0", tmp_path, out, isolation_tier=TIER, jobs=1, resume=resume
+        )
+        assert [record["student"] for record in records] == ["README.txt", "ada"]
+    assert "is not a Python file, a notebook or an archive" in records[0]["says"]
+    with pytest.raises(ValueError, match="jobs must be at least 0"):
+        batch.grade_folder("a0", tmp_path, out, isolation_tier=TIER, jobs=-1)
+
+
+def test_what_was_graded_is_not_overwritten_unasked(folder, tmp_path, capsys):
+    """Not even while there is no table yet."""
+    out, kept = tmp_path / "t.csv", tmp_path / "t.csv.jsonl"
+    kept.write_text("precious")
+    words = ["grade", "a0", str(folder), "--isolation", "none", "--csv", str(out)]
+    assert main(words) == 2
+    assert "t.csv.jsonl exists already" in capsys.readouterr().err
+    assert kept.read_text() == "precious"
+
+
+def test_references_that_do_not_start_are_the_graders_fault(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(references, "_START", "raise SystemExit")
+    (tmp_path / "warm_up.py").write_text(with_softmax_wrong(), encoding="utf-8")
+    with pytest.raises(references.ReferencesFailed, match="did not start"):
+        grading.grade("a0", tmp_path, isolation_tier=TIER)
 
 
 def test_the_command_makes_a_table_and_exits_1_if_one_is_not_graded(folder, tmp_path, capsys):

@@ -95,7 +95,11 @@ def run(given: dict[str, Any]) -> int:
     if any(getattr(flags, kit) for kit in _KITS):
         return _write_kits(name, path, flags)
     files.check_not_there(flags.json, flags.overwrite, "--json")
-    files.check_not_there(flags.csv, flags.overwrite or flags.resume, "--csv")
+    if flags.csv:
+        from ..classroom.grader.batch import kept_beside
+
+        for file in (flags.csv, kept_beside(flags.csv)):
+            files.check_not_there(file, flags.overwrite or flags.resume, "--csv")
     if flags.release:
         return _release(name, path, flags)
     if name == _EXPERIMENT:

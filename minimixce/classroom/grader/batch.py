@@ -1,6 +1,7 @@
 """A folder of submissions graded: a table with a row for each, made by several processes."""
 
 import concurrent.futures
+import contextlib
 import csv
 import hashlib
 import io
@@ -22,19 +23,28 @@ from .submission import _SKIPPED, CannotRead, read_submission
 
 _KEY = ("assignment", "version", "variant", "isolation", "salt")
 _ENDINGS = (".tar.gz", ".tgz", ".tar", ".zip", ".py", ".ipynb")
+_FIELDS = {"file", "student", "status", "points", "bonus", "mistakes", "tasks", "sha256"}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # of cells that a spreadsheet would run
 
 
-def submissions(folder: str | Path) -> list[Path]:
+def submissions(folder: str | Path, out: str | Path | None = None) -> list[Path]:
     """The submissions in a folder, in the order of their names: each entry is one.
 
-    Raises ValueError where there are none.
+    out: a table that may lie in the same folder, and is not one. Raises ValueError where there are
+    none.
     """
-    found = [p for p in Path(folder).iterdir() if not p.name.startswith(".")]
-    found = sorted((p for p in found if p.name not in _SKIPPED), key=lambda path: path.name)
+    tables = () if out is None else (Path(out).absolute(), kept_beside(out).absolute())
+    found = [p.absolute() for p in Path(folder).iterdir() if not p.name.startswith(".")]
+    found = [p for p in found if p.name not in _SKIPPED and p not in tables]
+    found.sort(key=lambda path: path.name)
     if not found:
         raise ValueError(f"{folder} holds no submissions")
     return found
+
+
+def kept_beside(out: str | Path) -> Path:
+    """The file in which grade_folder keeps what it has done of the table `out`."""
+    return Path(f"{out}.jsonl")
 
 
 def student_of(path: Path) -> str:
@@ -61,10 +71,13 @@ def grade_folder(
     jobs: how many processes, 0 for one a core. Each record is added to `out` + ".jsonl" when it is
     there, so that `resume` goes on where a run was stopped: submissions whose bytes, like version,
     variant, isolation and salt, are the same are not graded again. progress(iterator, total) may
-    show how far it is. Raises ValueError for a folder without submissions, or a file to resume from
-    that belongs to something else.
+    show how far it is. Raises ValueError for jobs below 0, a folder without submissions, or a file
+    to resume from that belongs to something else.
     """
-    paths, kept_path = submissions(folder), Path(f"{out}.jsonl")
+    if jobs < 0:
+        raise ValueError(f"--jobs must be at least 0, got {jobs}")
+    out = Path(out).absolute()
+    paths, kept_path = submissions(folder, out), kept_beside(out)
     head = _head(name, variant, isolation_tier, salt)
     kept = _read_kept(kept_path, head) if resume and kept_path.exists() else {}
     records = {}
@@ -77,13 +90,27 @@ def grade_folder(
     files.write_atomically(kept_path, text.encode())  # without a line that was cut short
     left = [path for path in paths if path not in records]
     arguments = {"isolation_tier": isolation_tier, "variant": variant, "salt": salt}
-    for path, record in progress(_graded(name, left, arguments, jobs), len(left)):
-        records[path] = record = {"student": student_of(path)} | record
-        with open(kept_path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"file": path.name} | record) + "\n")
+    with _away_from_submissions():
+        for path, record in progress(_graded(name, left, arguments, jobs), len(left)):
+            records[path] = record = {"student": student_of(path)} | record
+            with open(kept_path, "a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"file": path.name} | record) + "\n")
     ordered = [records[path] for path in paths]
     files.write_atomically(out, table(name, ordered, variant).encode("utf-8", "replace"))
     return ordered
+
+
+@contextlib.contextmanager
+def _away_from_submissions():
+    """A context with another working folder: a new process of Python looks for modules in the
+    present one, which may hold a submission called json.py.
+    """
+    before = os.getcwd()
+    os.chdir(os.path.abspath(os.sep))
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def _graded(name, paths, arguments, jobs):
@@ -151,7 +178,7 @@ def _read_kept(path, head):
     Lines that were cut short are left out.
     """
     lines = path.read_text(encoding="utf-8").split("\n")
-    found = _parsed(lines[0])
+    found = _json_of(lines[0])
     if found != head:
         raise ValueError(
             f"{path} belongs to other settings ({found}); grade without --resume, or choose another"
@@ -161,13 +188,18 @@ def _read_kept(path, head):
     return {record.pop("file"): record for record in records}
 
 
-def _parsed(line):
-    """A line's JSON object, or None."""
+def _json_of(line):
+    """A line's JSON, or None."""
     try:
-        found = json.loads(line)
-    except ValueError:
+        return json.loads(line)
+    except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+
+
+def _parsed(line):
+    """The record of a line, or None."""
+    found = _json_of(line)
+    return found if isinstance(found, dict) and _FIELDS <= found.keys() else None
 
 
 def _sha256(path, name, variant):

@@ -56,6 +56,10 @@ class RemoteSubmission:
             if n >= _MANY_CALLS
         ]
 
+    def failed(self) -> OSError | None:
+        """What of the grader's own did not start, if something did not."""
+        return self.sandbox.failed or self._references.failed
+
     def load(self) -> None:
         """Run the file once. Raises StudentError if that fails."""
         Session(self.sandbox, self.handed.text, self.handed.name).close()
@@ -104,8 +108,8 @@ def grade(
             found = results.judge_submission(name, submission, numbers, variant, seed)
             record |= {"status": "graded"} | _points(whole, numbers, found.judged)
             record["remarks"] += submission.slow()
-            if submission.sandbox.failed:  # which looks like an exception in the student's code
-                raise submission.sandbox.failed
+            if failed := submission.failed():  # it looks like an exception in the student's code
+                raise failed
         except StudentError as error:
             record |= {"status": "does not load", "says": _why_not(handed, error)}
     record["seconds"] = round(time.monotonic() - start, 2)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,16 @@ import numpy as np
 from . import frames
 
 SECONDS = 2  # of computing, a call
-MEMORY = 3 << 30  # bytes of address space
+MEMORY = 1 << 30  # bytes of address space
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
     "from minimixce.classroom.grader.references import serve;"
     "serve(sys.argv[2], int(sys.argv[3]))"
 )
+
+
+class ReferencesFailed(OSError):
+    """References that did not start: the machine's fault, not a student's."""
 
 
 class References:
@@ -37,6 +42,7 @@ class References:
     def __init__(self, name: str, variant: int, names: Iterable[str]) -> None:
         self.names = list(names)
         self._arguments = name, str(variant)
+        self.failed: ReferencesFailed | None = None
         self._process: Any = None
 
     def answer(self, head: dict, parts: list[bytes]) -> tuple[dict, list[bytes], float]:
@@ -48,8 +54,8 @@ class References:
         if type(called) is not int and called not in self.names:
             return {"error": "there is no such function to call"}, [], 0.0
         start = time.monotonic()
+        self._start()
         try:
-            self._start()
             self._process.stdin.write(frames.pack(head, parts))
             self._process.stdin.flush()
             message = frames.read(self._process.stdout)
@@ -81,14 +87,28 @@ class References:
 
     def _start(self):
         if self._process is None:
-            line = [sys.executable, "-c", _START, json.dumps(sys.path), *self._arguments]
+            # -I, and another working folder: the present one may hold a submission's json.py
+            line = [sys.executable, "-I", "-c", _START, json.dumps(_safe_path()), *self._arguments]
             self._process = subprocess.Popen(
                 line,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                cwd=os.path.abspath(os.sep),
                 start_new_session=os.name == "posix",
             )
+            if frames.read(self._process.stdout) is None:
+                self.close()
+                self.failed = ReferencesFailed("the process of the references did not start")
+                raise self.failed
+
+
+def _safe_path():
+    """sys.path without the working folder, unless this package itself is in that."""
+    own = Path(__file__).resolve().parents[3]
+    here = Path.cwd()
+    absolute = [path for path in sys.path if os.path.isabs(path)]
+    return [path for path in absolute if Path(path) != here or Path(path).resolve() == own]
 
 
 # ---- in the process ------------------------------------------------------------------------------
@@ -101,6 +121,8 @@ def serve(name: str, variant: int) -> None:
 
     functions = load_source(assignment(name, variant).source(variant), "reference")
     _limit_memory()
+    sys.stdout.buffer.write(frames.pack({"ready": True}, []))
+    sys.stdout.buffer.flush()
     held: list[Any] = []
     while (message := frames.read(sys.stdin.buffer)) is not None:
         head, parts = frames.unpack(message)

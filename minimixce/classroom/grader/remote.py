@@ -74,6 +74,7 @@ class Sandbox:
         self.left = isolation.SUBMISSION_SECONDS if seconds is None else seconds
         self.patience = isolation.SUBMISSION_WALL
         self.failed: SandboxFailed | None = None
+        self.check: Session | None = None  # the present one
         self._process: Any = None
         self._reader: Any = None
         self._stack = contextlib.ExitStack()
@@ -186,6 +187,9 @@ class Session:
         self.open = False
         if min(sandbox.left, sandbox.patience) <= 0:
             raise StudentError("not run", "the submission's time is over")
+        if sandbox.check is not None:  # it has a fork, which this one is not to share
+            sandbox.check.close()
+        sandbox.check = self
         sandbox.start()
         names: list[str] = []
         if supplied is not None:

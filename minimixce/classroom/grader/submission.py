@@ -65,8 +65,11 @@ def read_submission(path: str | Path, file: str, starter: str = "") -> Handed:
         raise CannotRead("unreadable", f"{one_line(path.name)} is no file, folder or archive")
     elif path.name.lower().endswith(_ARCHIVES):
         name, data = _choose(_in_archive(path), file, starter)
-    else:
+    elif path.name.lower().endswith((".py", ".ipynb")):
         name, data = path.name, _read(path)
+    else:
+        said = f"{one_line(path.name)} is not a Python file, a notebook or an archive"
+        raise CannotRead("unreadable", said)
     text, remarks = _as_program(name, data)
     return Handed(text, name, data, remarks)
 
@@ -275,9 +278,23 @@ def _definitions(source):
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         said = getattr(error, "msg", error) or type(error).__name__
         return [], f" cannot be read and was left out: {one_line(str(said))}"
-    decorated = any(getattr(node, "decorator_list", None) for node in body)
     found = [_segment(lines, node) for node in body if _is_definition(node)]
-    return found, ": decorators were left out" if decorated else ""
+    if any(getattr(node, "decorator_list", None) for node in body):
+        return found, ": decorators were left out"
+    other = [node.lineno for node in body if not _is_definition(node) and _binds(node)]
+    if other:
+        said = "it is no function, class, import or constant"
+        return found, f", line {other[0]}: was left out, since {said}"
+    return found, ""
+
+
+def _binds(node):
+    """Whether a statement gives something a name that functions may ask for."""
+    if isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign)):
+        return True
+    compound = (ast.If, ast.Try, ast.With, ast.For, ast.While)
+    inside = (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign)
+    return isinstance(node, compound) and any(isinstance(part, inside) for part in ast.walk(node))
 
 
 def _segment(lines, node):
