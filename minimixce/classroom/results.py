@@ -11,8 +11,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from .assignments import assignment
 from .catalogue import Catalogue
+from .diagnose import HINTS
 from .judge import Judged, judge
 from .signatures import Functions, Names
+from .tasks import Assignment, Task
 
 
 @runtime_checkable
@@ -56,27 +58,60 @@ class Result:
 
     def text(self, hints: str = "why") -> str:
         """All tasks as lines, and the sum. hints: "none", "where" or "why", as in diagnose."""
-        bonus = [one for one in self.judged if one.title.startswith("bonus")]
-        earned, there = sum(one.points for one in bonus), sum(one.total for one in bonus)
         lines = [one.text(hints) for one in self.judged]
-        total = f"{self.points - earned:g} of {self.total - there:g} points"
-        lines.append(f"{total}, bonus {earned:g} of {there:g}" if bonus else total)
-        return "\n".join(lines)
+        return "\n".join([*lines, sum_of({"tasks": [_task(one) for one in self.judged]})])
 
-    def as_dict(self) -> dict[str, Any]:
-        """Points, checks and codes of mistakes, as JSON has them."""
-        tasks = [
-            {
-                "number": one.number,
-                "points": one.points,
-                "total": one.total,
-                "checks": {c.name: c.passed for c in one.checks},
-                "mistakes": [list(codes) for codes in one.finding.codes] if one.finding else [],
-                "says": one.finding.text() if one.finding else "",
-            }
-            for one in self.judged
-        ]
-        return {"points": self.points, "total": self.total, "tasks": tasks}
+
+def points_of(
+    whole: Assignment, numbers: Sequence[str], judged: Sequence[Judged]
+) -> dict[str, Any]:
+    """Points, checks and mistakes of the tasks with these numbers, judged or not, as a dict of
+    plain values: "points" and "total" of all but the bonus, "bonus", "mistakes", "tasks".
+    """
+    by_number = {one.number: one for one in judged}
+    tasks = [
+        _task(by_number[number]) if number in by_number else _not_judged(whole.task(number))
+        for number in numbers
+    ]
+    graded = [task for task in tasks if not task["bonus"]]
+    return {
+        "points": float(sum(task["points"] for task in graded)),
+        "total": float(sum(task["total"] for task in graded)),
+        "bonus": float(sum(task["points"] for task in tasks if task["bonus"])),
+        "mistakes": sorted({code for t in tasks for codes in t["mistakes"] for code in codes}),
+        "tasks": tasks,
+    }
+
+
+def _task(one: Judged) -> dict[str, Any]:
+    found = one.finding
+    return {
+        "number": one.number,
+        "title": one.title,
+        "bonus": one.title.startswith("bonus"),
+        "points": float(one.points),
+        "total": float(one.total),
+        "checks": {c.name: c.passed for c in one.checks},
+        "mistakes": [list(codes) for codes in found.codes] if found else [],
+        "hints": {hints: one.text(hints) for hints in HINTS},
+    }
+
+
+def _not_judged(task: Task) -> dict[str, Any]:
+    record = {"number": task.number, "title": task.title, "points": 0.0, "total": float(task.total)}
+    record |= {"bonus": task.title.startswith("bonus"), "checks": {}, "mistakes": []}
+    return record | {"hints": dict.fromkeys(HINTS, "")}
+
+
+def sum_of(record: dict[str, Any]) -> str:
+    """The sum of the tasks in a record as text: "52 of 88 points, bonus 0 of 10"."""
+
+    def share(tasks):
+        return f"{sum(t['points'] for t in tasks):g} of {sum(t['total'] for t in tasks):g}"
+
+    bonus = [task for task in record["tasks"] if task["bonus"]]
+    total = share([task for task in record["tasks"] if not task["bonus"]]) + " points"
+    return f"{total}, bonus {share(bonus)}" if bonus else total
 
 
 def judge_submission(

@@ -143,8 +143,10 @@ def _judge_here(whole, path, tasks, flags):
     found = results.judge_submission(whole.name, submission, tasks, flags.variant)
     print(found.text(flags.hints))
     _say_what_is_written(whole, tasks)
-    _write_json(flags, {"assignment": whole.name, "variant": flags.variant, **found.as_dict()})
-    return 0 if found.points == found.total else 1
+    numbers = tasks or [task.number for task in whole.tasks]
+    record = results.points_of(whole, numbers, found.judged)
+    _write_json(flags, {"assignment": whole.name, "variant": flags.variant, **record})
+    return 0 if record["points"] == record["total"] else 1
 
 
 def _grade(whole, path, tasks, flags):

@@ -137,7 +137,7 @@ def _structure(x, name):
     return [(name, x)], next, lambda g: [g]
 
 
-def _as_float64(x: Any) -> Any:
+def _as_float64(x):
     if isinstance(x, (int, float)) and not isinstance(x, bool):
         return np.asarray(x, np.float64)
     if hasattr(x, "dtype") and x.dtype.kind == "f" and x.dtype != np.float64:

@@ -106,7 +106,7 @@ def grade(
         try:
             submission.load()
             found = results.judge_submission(name, submission, numbers, variant, seed)
-            record |= {"status": "graded"} | _points(whole, numbers, found.judged)
+            record |= {"status": "graded"} | results.points_of(whole, numbers, found.judged)
             record["remarks"] += submission.slow()
             if failed := submission.failed():  # it looks like an exception in the student's code
                 raise failed
@@ -131,7 +131,7 @@ def not_graded(
     record: dict[str, Any] = {"assignment": name, "status": "not graded", "says": ""}
     record |= {"version": __version__, "variant": variant, "seed": 0, "isolation": isolation_tier}
     record |= {"sha256": "", "seconds": 0.0, "remarks": []}
-    return record | _points(whole, tasks or [task.number for task in whole.tasks], ())
+    return record | results.points_of(whole, tasks or [task.number for task in whole.tasks], ())
 
 
 def _why_not(handed, error):
@@ -139,35 +139,6 @@ def _why_not(handed, error):
     line, name = error.line.strip().removesuffix(","), one_line(handed.name, 100)
     where = f"{name}, {line}" if line else name
     return f"{where}: {error}" if error.kind == "too slow" else f"{where}: {error.kind}: {error}"
-
-
-def _points(whole, numbers, judged):
-    """Points, checks and mistakes of every task, judged or not."""
-    by_number = {one.number: one for one in judged}
-    tasks = [_task(whole.task(number), by_number.get(number)) for number in numbers]
-    graded = [task for task in tasks if not task["bonus"]]
-    return {
-        "points": float(sum(task["points"] for task in graded)),
-        "total": float(sum(task["total"] for task in graded)),
-        "bonus": float(sum(task["points"] for task in tasks if task["bonus"])),
-        "mistakes": sorted({code for t in tasks for codes in t["mistakes"] for code in codes}),
-        "tasks": tasks,
-    }
-
-
-def _task(task, one):
-    """One task of a record; `one` is None where it was not judged."""
-    found = one.finding if one else None
-    return {
-        "number": task.number,
-        "title": one.title if one else task.title,
-        "bonus": task.title.startswith("bonus"),
-        "points": float(one.points) if one else 0.0,
-        "total": float(task.total),
-        "checks": {c.name: c.passed for c in one.checks} if one else {},
-        "mistakes": [list(codes) for codes in found.codes] if found else [],
-        "hints": {h: one.text(h) if one else "" for h in ("none", "where", "why")},
-    }
 
 
 def text_of(record: dict[str, Any], hints: str = "why") -> str:
@@ -179,8 +150,4 @@ def text_of(record: dict[str, Any], hints: str = "why") -> str:
     if record["status"] != "graded":
         lines.append(f"{record['status']}: {record['says']}")
     lines += [task["hints"][hints] for task in record["tasks"] if task["hints"][hints]]
-    bonus = [task for task in record["tasks"] if task["bonus"]]
-    total = f"{record['points']:g} of {record['total']:g} points"
-    if bonus:
-        total += f", bonus {record['bonus']:g} of {sum(task['total'] for task in bonus):g}"
-    return "\n".join([*lines, total])
+    return "\n".join([*lines, results.sum_of(record)])
