@@ -125,7 +125,7 @@ RIGHT = {
         *pair(lambda x: np.maximum(x, 0), lambda x: (x > 0) * 1.0),
         lambda rng: np.round(rng.standard_normal(50)),
     ),
-    "|x| close to 0": (*pair(np.abs, np.sign), lambda rng: 1e-5 * rng.standard_normal(50)),
+    "abs(x) close to 0": (*pair(np.abs, np.sign), lambda rng: 1e-5 * rng.standard_normal(50)),
     "softmax": (*softmax_pair(), lambda rng: 3 * rng.standard_normal((5, 7))),
     "softmax, saturated": (*softmax_pair(), lambda rng: 30 * rng.standard_normal((5, 7))),
     "layer norm": (
