@@ -537,6 +537,19 @@ def test_graded_twice_a_record_is_the_same_but_for_seconds(folder):
     assert [task["number"] for task in other["tasks"]] == ["0.2"]
 
 
+@pytest.mark.parametrize("as_notebook", [False, True])
+def test_a_forgotten_variant_is_remarked(tmp_path, as_notebook):
+    text = assignment("a2", 3).source(3)
+    path = tmp_path / ("a2.ipynb" if as_notebook else "backprop.py")
+    path.write_text(release.notebook("a2", 3, text) if as_notebook else text, encoding="utf-8")
+    right, wrong = (
+        grading.grade("a2", path, isolation_tier=TIER, variant=variant, tasks=["2.1"])
+        for variant in (3, 0)
+    )
+    assert right["remarks"] == []
+    assert wrong["remarks"] == ["its headings are those of variant 3; graded as variant 0"]
+
+
 def test_a_folder_becomes_a_table_and_goes_on_where_it_was_stopped(folder, tmp_path):
     out = tmp_path / "grades.csv"
     records = batch.grade_folder("a0", folder, out, isolation_tier=TIER, jobs=1)
@@ -566,7 +579,7 @@ def test_a_folder_becomes_a_table_and_goes_on_where_it_was_stopped(folder, tmp_p
     )
     assert seen == [3]
     assert strip(out.read_bytes()) == strip(whole)
-    with pytest.raises(ValueError, match="belongs to other settings"):
+    with pytest.raises(ValueError, match="made with another --salt: give the same, or choose"):
         batch.grade_folder("a0", folder, out, isolation_tier=TIER, salt="x", resume=True)
 
 
@@ -631,7 +644,7 @@ def test_what_was_graded_is_not_overwritten_unasked(folder, tmp_path, capsys):
     kept.write_text("precious")
     words = ["grade", "a0", str(folder), "--isolation", "none", "--csv", str(out)]
     assert main(words) == 2
-    assert "t.csv.jsonl exists already" in capsys.readouterr().err
+    assert "t.csv.jsonl is from an earlier run: add --resume" in capsys.readouterr().err
     assert kept.read_text() == "precious"
 
 
@@ -650,7 +663,7 @@ def test_the_command_makes_a_table_and_exits_1_if_one_is_not_graded(folder, tmp_
     assert main([*arguments, "--jobs", "1"]) == 1
     said = capsys.readouterr().out
     assert "nothing: missing file: no warm_up.py" in said
-    assert "1 of 2 submissions graded" in said
+    assert "1 of 2 submissions graded (2 now, 0 kept from before)" in said
     assert main(arguments) == 2
     assert "--csv" in capsys.readouterr().err
 

@@ -98,8 +98,13 @@ def run(given: dict[str, Any]) -> int:
     if flags.csv:
         from ..classroom.grader.batch import kept_beside
 
-        for file in (flags.csv, kept_beside(flags.csv)):
-            files.check_not_there(file, flags.overwrite or flags.resume, "--csv")
+        kept = kept_beside(flags.csv)
+        if kept.exists() and not (flags.overwrite or flags.resume):
+            raise FileExistsError(
+                f"{kept} is from an earlier run: add --resume to go on with it, --overwrite to"
+                " grade everything again, or choose another --csv"
+            )
+        files.check_not_there(flags.csv, flags.overwrite or flags.resume, "--csv")
     if flags.release:
         return _release(name, path, flags)
     if name == _EXPERIMENT:
@@ -153,6 +158,8 @@ def _grade(whole, path, tasks, flags):
     """One submission, in a sandbox."""
     from ..classroom.grader import grading
 
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path} does not exist")
     tier = _isolation(flags)
     record = grading.grade(
         whole.name,
@@ -164,7 +171,8 @@ def _grade(whole, path, tasks, flags):
     )
     print(grading.text_of(record, flags.hints))
     _say_what_is_written(whole, tasks)
-    print(f"seed {record['seed']}, isolation {tier}, version {record['version']}")
+    how = f"variant {flags.variant}, seed {record['seed']}, isolation {tier}"
+    print(f"{how}, version {record['version']}")
     _write_json(flags, record)
     return 0 if record["status"] == "graded" and record["points"] == record["total"] else 1
 
@@ -175,21 +183,36 @@ def _grade_folder(name, folder, flags):
 
     from ..classroom.grader import batch
 
-    records = batch.grade_folder(
-        name,
-        folder,
-        flags.csv,
-        isolation_tier=_isolation(flags),
-        variant=flags.variant,
-        salt=flags.salt,
-        jobs=flags.jobs,
-        resume=flags.resume,
-        progress=lambda done, total: tqdm(done, total=total, unit="submission", disable=None),
-    )
+    new = 0
+
+    def progress(done, total):
+        nonlocal new
+        new = total
+        return tqdm(done, total=total, unit="submission", disable=None)
+
+    batch.submissions(folder, flags.csv)  # what is wrong with it is said before the trial of tiers
+    try:
+        records = batch.grade_folder(
+            name,
+            folder,
+            flags.csv,
+            isolation_tier=_isolation(flags),
+            variant=flags.variant,
+            salt=flags.salt,
+            jobs=flags.jobs,
+            resume=flags.resume,
+            progress=progress,
+        )
+    except KeyboardInterrupt:
+        kept = batch.kept_beside(flags.csv)
+        said = f"interrupted; what is graded is in {kept}: the same command with --resume goes on"
+        raise KeyboardInterrupt(said) from None
     others = [record for record in records if record["status"] != "graded"]
     for record in others:
         print(f"{record['student']}: {record['status']}: {record['says']}")
-    print(f"{len(records) - len(others)} of {len(records)} submissions graded, into {flags.csv}")
+    counts = f"{new} now, {len(records) - new} kept from before"
+    graded = len(records) - len(others)
+    print(f"{graded} of {len(records)} submissions graded ({counts}), into {flags.csv}")
     _write_json(flags, {"submissions": records})
     return 1 if others else 0
 

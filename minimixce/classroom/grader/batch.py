@@ -33,12 +33,20 @@ def submissions(folder: str | Path, out: str | Path | None = None) -> list[Path]
     out: a table that may lie in the same folder, and is not one. Raises ValueError where there are
     none.
     """
+    if not Path(folder).is_dir():
+        raise ValueError(f"--csv needs a folder with an entry for each student, got {folder}")
     tables = () if out is None else (Path(out).absolute(), kept_beside(out).absolute())
     found = [p.absolute() for p in Path(folder).iterdir() if not p.name.startswith(".")]
     found = [p for p in found if p.name not in _SKIPPED and p not in tables]
     found.sort(key=lambda path: path.name)
     if not found:
         raise ValueError(f"{folder} holds no submissions")
+    by_student: dict[str, Path] = {}
+    for path in found:
+        other = by_student.setdefault(student_of(path), path)
+        if other is not path:
+            both = f"{one_line(other.name)} and {one_line(path.name)}"
+            raise ValueError(f"{folder}: {both} would both be {student_of(path)} in the table")
     return found
 
 
@@ -180,12 +188,24 @@ def _read_kept(path, head):
     lines = path.read_text(encoding="utf-8").split("\n")
     found = _json_of(lines[0])
     if found != head:
-        raise ValueError(
-            f"{path} belongs to other settings ({found}); grade without --resume, or choose another"
-            " --csv"
-        )
+        raise ValueError(f"{path} {_difference(found, head)}, or choose another --csv")
     records = [record for line in lines[1:] if (record := _parsed(line)) is not None]
     return {record.pop("file"): record for record in records}
+
+
+def _difference(found, head):
+    """In words, what an earlier run had that this one has not."""
+    found = found if isinstance(found, dict) and found.keys() == head.keys() else {}
+    if not found:
+        return "is not of a run of this command: remove it"
+    names = [name for name in head if found[name] != head[name]]
+    if names == ["salt"]:
+        return "was made with another --salt: give the same"
+    said = ", ".join(
+        "salt another" if name == "salt" else f"{name} {found[name]}, not {head[name]}"
+        for name in names
+    )
+    return f"was made with {said}: give the same options"
 
 
 def _json_of(line):

@@ -1,6 +1,7 @@
 """One submission graded: read, run in a sandbox, judged -> a record of what it earned and why."""
 
 import hashlib
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,7 +102,7 @@ def grade(
         return record | {"status": error.status, "says": str(error)}
     seed = seed_of(salt, handed.data)
     record |= {"seed": seed, "sha256": hashlib.sha256(handed.data).hexdigest()}
-    record["remarks"] = list(handed.remarks)
+    record["remarks"] = [*handed.remarks, *_of_another_variant(whole, variant, handed)]
     with RemoteSubmission(Sandbox(isolation_tier), handed, name, variant) as submission:
         try:
             submission.load()
@@ -114,6 +115,23 @@ def grade(
             record |= {"status": "does not load", "says": _why_not(handed, error)}
     record["seconds"] = round(time.monotonic() - start, 2)
     return record
+
+
+def _of_another_variant(whole, variant, handed):
+    """A remark where the headings of a file are those of another variant's starter."""
+    text = handed.data.decode("utf-8", "replace")
+
+    def has_headings_of(number):
+        found = re.findall(r"^# (## \d\S* .*)$", whole.source(number), re.MULTILINE)
+        return all(heading in text for heading in found)
+
+    if has_headings_of(variant):
+        return []
+    others = [number for number in range(whole.variants) if has_headings_of(number)]
+    return [
+        f"its headings are those of variant {number}; graded as variant {variant}"
+        for number in others[:1]
+    ]
 
 
 def not_graded(

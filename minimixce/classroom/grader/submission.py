@@ -28,6 +28,7 @@ _MAX_ENTRIES = 10_000  # of an archive or a folder
 _ENCODINGS = ("utf-8", "utf-8-sig", "ascii", "iso-8859-1", "iso-8859-15", "cp1252")
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+_MORE = "; for a folder with an entry for each student add --csv FILE"
 _SKIPPED = {"__MACOSX", "__pycache__", ".git", ".ipynb_checkpoints", ".pytest_cache"}
 
 
@@ -196,8 +197,8 @@ def _only_one(names):
     found = top if len(top) == 1 else found
     if len(found) > 1:
         listed = ", ".join(sorted(found)[:5])
-        said = f"more than one file may be meant: {listed}"
-        raise CannotRead("two candidates", one_line(said))
+        said = one_line(f"more than one file may be meant: {listed}")
+        raise CannotRead("two candidates", said + _MORE)
     return found[0] if found else None
 
 
