@@ -467,6 +467,8 @@ def test_the_first_ten_minutes_of_the_guide(tmp_path):
     install, *commands = [line.strip() for line in block.splitlines()]
     assert install == "pip install -e ."
     assert len(commands) == 3
+    place = tmp_path / "clone"
+    place.mkdir()
     for command in commands:
         words = command.replace("tutorials/", f"{ROOT}/tutorials/").split()
         words = (
@@ -475,7 +477,7 @@ def test_the_first_ten_minutes_of_the_guide(tmp_path):
             else [sys.executable, *words[1:]]
         )
         words += ["--isolation", "none"] if "--csv" in words else []
-        subprocess.run(words, cwd=tmp_path, check=True, capture_output=True)
+        subprocess.run(words, cwd=place, check=True, capture_output=True)
     with open(tmp_path / "class" / "grades.csv", encoding="utf-8", newline="") as stream:
         rows = {row["student"]: row for row in csv.DictReader(stream)}
     assert rows["right"]["total"] == "45"
