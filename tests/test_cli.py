@@ -390,6 +390,7 @@ def test_a_new_objective_starts_a_new_count_of_the_best(tmp_path):
         fit(mm.objectives.mle, 5, False)
 
 
+@pytest.mark.slow
 def test_a_comparison_grows_by_seeds_objectives_and_samples(capsys, tmp_path, story):
     pytest.importorskip("matplotlib")
     compare = [

@@ -992,7 +992,13 @@ def best_table(world, max_len, objective, eta, steps=1500):
     return loss, logits
 
 
-@pytest.mark.parametrize(("objective", "eta"), AGREEMENT)
+@pytest.mark.parametrize(
+    ("objective", "eta"),
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] if 0 < k < len(AGREEMENT) - 1 else [])
+        for k, case in enumerate(AGREEMENT)
+    ],
+)
 def test_the_best_bigrams_of_a_world_no_bigram_can_learn(objective, eta):
     """Maximum likelihood spends 24 % on the impossible; the more reverse the objective, the less,
     and the fewer sentences.

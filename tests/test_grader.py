@@ -606,6 +606,7 @@ def with_softmax_wrong():
     return text.replace("def softmax(z):", "def softmax(z):\n    return z\n\n\ndef other(z):")
 
 
+@pytest.mark.hostile
 def test_modules_beside_a_submission_are_not_run_by_the_grader(tmp_path):
     """With an earlier task wrong, so that references are supplied."""
     place = tmp_path / "in"

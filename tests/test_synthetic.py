@@ -263,7 +263,14 @@ def test_the_network_s_js_is_sampled_and_its_own(five_thousand_sequences, monkey
     assert np.abs(learned - grid.run(Job("", 6, 0.5, 3, "js", 0.5))[1]).max() > 1e-6
 
 
-@pytest.mark.parametrize(("objective", "eta"), [("mle", 1.0), ("two_kls", 0.5), ("js", 0.5)])
+@pytest.mark.parametrize(
+    ("objective", "eta"),
+    [
+        ("mle", 1.0),
+        pytest.param("two_kls", 0.5, marks=pytest.mark.slow),
+        pytest.param("js", 0.5, marks=pytest.mark.slow),
+    ],
+)
 def test_a_gpt_learns_a_small_world(five_thousand_sequences, monkeypatch, objective, eta):
     monkeypatch.setattr(optima, "fit_gpt", functools.partial(optima.fit_gpt, steps=150, longest=6))
     result, learned, _ = grid.run(Job("", 4, 0.3, 1, objective, eta, "exact", "gpt"))
