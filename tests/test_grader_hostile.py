@@ -35,9 +35,9 @@ from minimixce.classroom.grader.references import References
 pytestmark = pytest.mark.hostile
 
 SEALED = ("bwrap", "user", "docker")  # tiers that promise more than limits
-# all in every tier, and each submission graded twice: a quarter of an hour, else a third of it
+# all in every tier, and each submission graded twice: a quarter of an hour, otherwise a third of it
 ALL = os.environ.get("MINIMIXCE_ALL_TIERS") == "1"
-IN_EVERY_TIER = ("test_what_is_forbidden_does_not_work", "test_forged_messages_end_one_check")
+IN_EVERY_TIER = ("test_what_is_forbidden_does_not_work",)
 why_not = functools.cache(tiers.reason_against)  # each tier is attacked once, when it is asked for
 
 # what hostile programs use; tried(action) -> whether it worked

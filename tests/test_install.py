@@ -221,7 +221,7 @@ def test_train_killed_at_any_operation_goes_on_and_ends_the_same(tmp_path, overw
             done = train(*map(str, words))
         assert done.returncode == 0, (number, done.stderr)
         assert kept(folder) == expected, number
-        number += 3 if number > 8 else 1
+        number += 5 if number > 8 else 1
     assert number > 60
     assert not [p for p in Path(folder).rglob("*") if p.name.endswith(".tmp")]
 
