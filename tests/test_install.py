@@ -113,14 +113,16 @@ def test_an_exception_leaves_everything_as_it_was(tmp_path):
 @pytest.mark.parametrize(
     "content",
     [
-        {"from": "../x", "files": ["a"]},
-        {"from": ".new-1/../..", "files": ["a"]},
-        {"from": ".new-1", "files": ["../a"]},
-        {"from": ".new-1", "files": ["mine"]},
-        {"from": ".new-1", "files": ["last/.."]},
-        {"from": ".new-1", "files": ["/etc/passwd"]},
-        {"from": 1, "files": []},
-        {"from": ".new-1", "files": "a"},
+        {"from": "../x", "files": ["a"], "remove": []},
+        {"from": ".new-1/../..", "files": ["a"], "remove": []},
+        {"from": ".new-1", "files": ["../a"], "remove": []},
+        {"from": ".new-1", "files": ["mine"], "remove": []},
+        {"from": ".new-1", "files": ["last/.."], "remove": []},
+        {"from": ".new-1", "files": ["/etc/passwd"], "remove": []},
+        {"from": 1, "files": [], "remove": []},
+        {"from": ".new-1", "files": [], "remove": ["mine"]},
+        {"from": ".new-1", "files": ["a"]},
+        {"from": ".new-1", "files": "a", "remove": []},
         {},
     ],
 )
@@ -142,6 +144,23 @@ with install.replacing(sys.argv[2], ("a", "b", "last", "old")) as new:
         with open(new / name, "wb") as stream:
             stream.write(b"new")
 """
+
+
+def test_a_tokenizer_that_a_program_saved_itself_stays(tmp_path):
+    import numpy as np
+
+    import minimixce as mm
+    from minimixce import text
+
+    tokenizer = text.CharTokenizer("abcd")
+    text.save_tokenizer(tokenizer, tmp_path)
+    before = contents(tmp_path)
+    model = mm.GPT(mm.GPTConfig(tokenizer.vocab_size, 4, 1, 1, 4), device="cpu")
+    batches = [(np.ones((1, 4), int), np.ones((1, 4), int))]
+    for overwrite in (False, True):
+        mm.fit(model, batches, folder=tmp_path, overwrite=overwrite, progress=False)
+        after = contents(tmp_path)
+        assert {name: after.get(name) for name in before} == before
 
 
 @pytest.mark.slow
@@ -246,7 +265,9 @@ def test_a_run_that_is_half_in_place_is_read_as_the_whole_one(tmp_path, capsys):
             (waiting / name).parent.mkdir(exist_ok=True)
             (waiting / name).write_bytes(path.read_bytes())
             listed.append(name.as_posix())
-    (old / ".pending.json").write_text(json.dumps({"from": waiting.name, "files": listed}))
+    (old / ".pending.json").write_text(
+        json.dumps({"from": waiting.name, "files": listed, "remove": []})
+    )
     os.replace(waiting / "minimixce_tokenizer.json", old / "minimixce_tokenizer.json")
     capsys.readouterr()
     assert main(["sample", str(old), "--tokens", "40"]) == 0

@@ -94,7 +94,7 @@ def run(given: dict[str, Any]) -> int:
     _check_together(name, given)
     if any(getattr(flags, kit) for kit in _KITS):
         return _write_kits(name, path, flags)
-    files.check_not_there(flags.json, flags.overwrite, "--json")
+    files.check_not_there(flags.json, flags.overwrite or flags.resume, "--json")
     if flags.csv:
         from ..classroom.grader.batch import kept_beside
 

@@ -20,12 +20,15 @@ _NEW = ".new-"
 
 
 @contextlib.contextmanager
-def replacing(folder: FilePath, names: Collection[str]) -> Iterator[Path]:
+def replacing(
+    folder: FilePath, names: Collection[str], keep: Collection[str] = ()
+) -> Iterator[Path]:
     """A context with an empty folder, whose files take the place of those in `folder` at its end.
 
     names: of all files and folders that such a set may have; files of these names in `folder` that
-    are not new are removed, and nothing else is touched. Where the context ends with an exception,
-    a full disk's included, `folder` is as it was. Makes `folder` where it is missing.
+    are not new are removed, except those in `keep`, and nothing else is touched. Where the context
+    ends with an exception, a full disk's included, `folder` is as it was. Makes `folder` where it
+    is missing.
     """
     folder = Path(folder)
     finish(folder, names)
@@ -38,7 +41,8 @@ def replacing(folder: FilePath, names: Collection[str]) -> Iterator[Path]:
         new.mkdir()
         yield new
         listed = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
-        content = files.to_json({"from": new.name, "files": listed})
+        stale = sorted(set(names) - set(keep) - {name.partition("/")[0] for name in listed})
+        content = files.to_json({"from": new.name, "files": listed, "remove": stale})
         files.write_atomically(folder / _PENDING, content.encode())
     except BaseException as error:
         if isinstance(error, OSError) and str(error.filename or "").startswith(str(new)):
@@ -69,30 +73,31 @@ def finish(folder: FilePath, names: Collection[str]) -> None:
         files.remove_temporaries(folder / name)
     if not is_pending(folder):
         return
-    new, listed = _read(folder, names)
+    new, listed, stale = _read(folder, names)
     for name in listed:
         if (new / name).exists():
             (folder / name).parent.mkdir(exist_ok=True)
             os.replace(new / name, folder / name)
-    kept = {name.partition("/")[0] for name in listed}
-    for name in names:
-        path = folder / name
-        if name not in kept and path.is_file():
-            path.unlink()
+    for name in stale:
+        if (folder / name).is_file():
+            (folder / name).unlink()
     files.sync_folder(folder)
     (folder / _PENDING).unlink()
     shutil.rmtree(new, ignore_errors=True)
 
 
 def _read(folder, names):
-    """The new folder and the names of its files, which may come from somebody else."""
+    """The new folder, the names of its files and of those to remove: a list that may come from
+    somebody else.
+    """
     found = files.read_json(folder / _PENDING)
-    new, listed = found.get("from"), found.get("files")
+    new, listed, stale = found.get("from"), found.get("files"), found.get("remove")
     fits = isinstance(new, str) and new.startswith(_NEW) and Path(new).name == new
     fits = fits and isinstance(listed, list) and all(_fits(name, names) for name in listed)
+    fits = fits and isinstance(stale, list) and all(name in names for name in stale)
     if not fits or (folder / new).is_symlink():
         raise ValueError(f"{folder / _PENDING} is damaged; remove it")
-    return folder / new, listed
+    return folder / new, listed, stale
 
 
 def _fits(name, names):

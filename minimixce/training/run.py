@@ -121,7 +121,9 @@ class Run:
         """
         if self.folder is None:
             return
-        with install.replacing(self.folder, NAMES) as new:
+        # a tokenizer that a program put there itself stays
+        keep = TOKENIZER_NAMES if on_start is None else ()
+        with install.replacing(self.folder, NAMES, keep) as new:
             place, self.folder = self.folder, new
             try:
                 self.save()
@@ -166,17 +168,16 @@ class Run:
         }
 
 
+TOKENIZER_NAMES = (text.TOKENIZER_FILE, hugging_face.TOKENIZER_JSON, hugging_face.CONFIG_JSON)
 # all that a run keeps in its folder, and may replace there
 NAMES = (
+    *TOKENIZER_NAMES,
     RUN_FILE,
     "config.json",
     "model.safetensors",
     STATE_FILE,
     METRICS_FILE,
     LAST,
-    text.TOKENIZER_FILE,
-    hugging_face.TOKENIZER_JSON,
-    hugging_face.CONFIG_JSON,
     checkpoint.GENERATION_FILE,
 )
 
