@@ -101,7 +101,7 @@ def anew(functions: Functions) -> Functions:
 def in_place(functions: Functions) -> Functions:
     """The functions, changing their arguments also where they run in a process of their own.
 
-    Else that process has copies. To be called before the first call of a check.
+    Otherwise that process has copies. To be called before the first call of a check.
     """
     start = getattr(functions, "__in_place__", None)
     return functions if start is None else start()

@@ -43,7 +43,7 @@ class Task:
 
     run(functions, inputs) calls the student's functions -> {name of output: what came}, or yields
     (name, what came), so that an exception in a later call leaves what came before it. run may be a
-    tuple of such functions, each of which is tried whatever became of the others. The gradients
+    tuple of such functions, each of which is tried even if others fail. The gradients
     among the outputs are named in `gradients`. pair(functions, inputs) -> forward, backward and a
     dict of arrays, for a check of the derivative; a tuple of such functions where there are several
     pairs; None where there is none. apart: outputs that no pair's forward has. points:

@@ -26,7 +26,7 @@ SEQUENCE_OBJECTIVES = tuple(objectives.names("sequences"))
 WORLDS = {"agreement": worlds.agreement, "stories": worlds.stories}
 
 # a tag that keeps the random numbers of data apart from those of measures (world_measures),
-# whatever the seeds
+# for any seeds
 _DATA = 1
 
 
@@ -68,7 +68,7 @@ def horizon(world: World, most: int) -> int:
 
 class WorldCorpus(text.Corpus):
     """Sequences that a world sampled, in a corpus's place: the streams of both splits, and .world,
-    .max_len, .rows and .held_out, the rows they come from. The same in every run, whatever its
+    .max_len, .rows and .held_out, the rows they come from. The same in every run, for any
     seed.
     """
 

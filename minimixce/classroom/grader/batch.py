@@ -76,11 +76,11 @@ def grade_folder(
 ) -> list[dict[str, Any]]:
     """Grade every submission in a folder -> records, each with its "student"; writes the CSV `out`.
 
-    jobs: how many processes, 0 for one a core. Each record is added to `out` + ".jsonl" when it is
-    there, so that `resume` goes on where a run was stopped: submissions whose bytes, like version,
-    variant, isolation and salt, are the same are not graded again. progress(iterator, total) may
+    jobs: how many processes, 0 for one a core. Each record is added to `out` + ".jsonl" as it is
+    made, so that `resume` goes on where a run was stopped: a submission whose bytes have not changed
+    is not graded again. progress(iterator, total) may
     show how far it is. Raises ValueError for jobs below 0, a folder without submissions, or a file
-    to resume from that belongs to something else.
+    to resume from that was made with another version, variant, isolation or salt.
     """
     if jobs < 0:
         raise ValueError(f"--jobs must be at least 0, got {jobs}")

@@ -1,6 +1,6 @@
 """An assignment for other systems: an autograder for Gradescope, notebooks for nbgrader and otter.
 
-Only Gradescope's runs students' code in the sandbox of this package. nbgrader and otter run it in
+Only the one for Gradescope runs students' code in the sandbox of this package. nbgrader and otter run it in
 the notebook's own kernel, beside the checks, with the rights of who starts them.
 """
 

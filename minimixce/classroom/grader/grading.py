@@ -67,8 +67,8 @@ class RemoteSubmission:
 
 
 def seed_of(salt: str, data: bytes) -> int:
-    """The seed of a submission's probes: the same for the same salt and bytes, and known to nobody
-    who does not know the salt.
+    """The seed of a submission's probes: the same for the same salt and bytes, and a secret as
+    long as the salt is one.
     """
     digest = hashlib.sha256(salt.encode() + b"\0" + data).digest()
     return int.from_bytes(digest[:6], "big")

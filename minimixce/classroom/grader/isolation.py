@@ -1,4 +1,4 @@
-"""In what a student's code is shut: the tiers of isolation (tiers.py tries and chooses one).
+"""The sandboxes for a student's code: tiers of isolation (tiers.py tries and chooses one).
 
 bwrap    namespaces and an own file system, by bubblewrap; another user, seccomp, limits
 user     another user, Landlock, seccomp, limits; for containers without namespaces; needs root
@@ -64,9 +64,9 @@ def limits(tier: str, **other: float) -> dict[str, Any]:
 
 
 def _another_user():
-    """The uid of a user that no other process has, or nobody's where a container has no such.
+    """The uid of a user that no other process has, or that of "nobody" in a container without one.
 
-    Two submissions side by side could else send each other signals.
+    With one uid, two submissions side by side could send each other signals.
     """
     with contextlib.suppress(OSError, ValueError), open("/proc/self/uid_map") as stream:
         wanted = _FREE_UIDS + os.getpid()

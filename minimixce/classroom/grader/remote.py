@@ -41,7 +41,7 @@ class StudentError(Exception):
 
 
 class SandboxFailed(OSError):
-    """A sandbox that did not start: the machine's fault, and no student's."""
+    """A sandbox that did not start: a fault of the machine, not of a student."""
 
 
 class Kept:
@@ -404,7 +404,7 @@ class RemoteFunctions:
     def __in_place__(self):
         """Let the present check's calls change their arguments here where they do there -> self.
 
-        Else a program could change what the grader holds its results against.
+        Otherwise a program could change what the grader compares its results with.
         """
         self.__dict__["__writes__"] = True
         return self
