@@ -1,8 +1,8 @@
 """Files that are put in a folder together: all of them or none, wherever the process is killed.
 
 They are written to a new folder inside it first. Then one file, written whole or not at all, says
-which they are; from then on they count as being in place, and the next command that opens the folder
-moves those that are not yet.
+which they are; from then on they count as being in place, and the next command that opens the
+folder moves those that are not yet.
 """
 
 import contextlib

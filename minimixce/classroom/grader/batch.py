@@ -77,10 +77,10 @@ def grade_folder(
     """Grade every submission in a folder -> records, each with its "student"; writes the CSV `out`.
 
     jobs: how many processes, 0 for one a core. Each record is added to `out` + ".jsonl" as it is
-    made, so that `resume` goes on where a run was stopped: a submission whose bytes have not changed
-    is not graded again. progress(iterator, total) may
-    show how far it is. Raises ValueError for jobs below 0, a folder without submissions, or a file
-    to resume from that was made with another version, variant, isolation or salt.
+    made, so that `resume` goes on where a run was stopped: a submission whose bytes are the same
+    is not graded again. progress(iterator, total) may show how far it is. Raises
+    ValueError for jobs below 0, a folder without submissions, or a file to resume from that was
+    made with another version, variant, isolation or salt.
     """
     if jobs < 0:
         raise ValueError(f"--jobs must be at least 0, got {jobs}")

@@ -1,7 +1,7 @@
 """An assignment for other systems: an autograder for Gradescope, notebooks for nbgrader and otter.
 
-Only the one for Gradescope runs students' code in the sandbox of this package. nbgrader and otter run it in
-the notebook's own kernel, beside the checks, with the rights of who starts them.
+Only the one for Gradescope runs students' code in this package's sandbox. nbgrader and otter run it
+in the notebook's own kernel, beside the checks, with the rights of the person who starts them.
 """
 
 import io
