@@ -1,8 +1,9 @@
 """Corpora, tokenizers and batches: from files to arrays of ids."""
 
 from .batches import Batches, consecutive_batches, random_batches
-from .corpus import Corpus, encode_files, is_prepared, load_corpus, split_documents
+from .corpus import Corpus, encode_files, load_corpus, split_documents
 from .documents import drop_repeated_paragraphs, python_docs
+from .prepared import is_prepared
 from .tokenizers import (
     BOUNDARY,
     TOKENIZER_FILE,

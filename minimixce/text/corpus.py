@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import backend
-from ..storage import files
 from ..storage.shapes import Array, FilePath, Int, Seed
-from ..text.documents import find_files, lines_of, python_docs, read_chunks
-from ..text.tokenizers import BOUNDARY, ByteTokenizer, CharTokenizer, Tokenizer, tokenizer_of
+from . import prepared
+from .documents import find_files, lines_of, python_docs, read_chunks
+from .tokenizers import BOUNDARY, ByteTokenizer, CharTokenizer, Tokenizer
 
 
 class Corpus(NamedTuple):
@@ -59,12 +59,12 @@ def load_corpus(
     if not 0 < held_out < 1:
         raise ValueError(f"held_out must be between 0 and 1, got {held_out}")
     paths = [paths] if isinstance(paths, (str, Path)) else paths
-    if paths is not None and len(paths) == 1 and is_prepared(paths[0]):
+    if paths is not None and len(paths) == 1 and prepared.is_prepared(paths[0]):
         if folder is not None:
             raise ValueError(f"{paths[0]} is a prepared corpus already")
-        return _open_prepared(Path(paths[0]))
+        return Corpus(*prepared.open_streams(paths[0]))
     if folder is not None:
-        _check_nothing_is_prepared(Path(folder))
+        prepared.check_nothing_is_prepared(folder)
     if paths is None:
         sources = [lambda d=d: iter([d]) for d in python_docs()]
     else:
@@ -91,8 +91,9 @@ def load_corpus(
         if lines
         else _document_splits(sources, sizes, held_out, seed)
     )
-    write = _write_to(Path(folder), made) if folder is not None else _keep_in_memory(made)
-    train, validation = write(splits, lines)
+    if folder is not None:
+        return Corpus(*prepared.write_streams(folder, made, splits, lines))
+    train, validation = _keep_in_memory(made, splits)
     return Corpus(train, validation, made, lines)
 
 
@@ -165,83 +166,7 @@ def _line_splits(sources, held_out, seed):
             yield split, None
 
 
-def _encode_splits(tokenizer, splits, append):
-    """Pass the ids of each piece to append(split, ids), with boundaries before, between and after
-    documents.
-    """
-    for split in ("train", "validation"):
-        append(split, np.array([BOUNDARY], np.int32))
-    for split, piece in splits:
-        append(split, np.array([BOUNDARY], np.int32) if piece is None else tokenizer.encode(piece))
-
-
-def _keep_in_memory(tokenizer):
-    def write(splits, lines):
-        parts = {"train": [], "validation": []}
-        _encode_splits(tokenizer, splits, lambda split, ids: parts[split].append(ids))
-        return [np.concatenate(parts[split]) for split in ("train", "validation")]
-
-    return write
-
-
-_CORPUS_FILE, _STREAMS = "minimixce_corpus.json", ("train.bin", "validation.bin")
-
-
-def _check_nothing_is_prepared(folder):
-    for name in (_CORPUS_FILE, *_STREAMS):
-        if (folder / name).exists():
-            raise FileExistsError(
-                f"{folder} already holds {name}; delete what is there or choose another folder"
-            )
-
-
-def is_prepared(path: FilePath) -> bool:
-    """Whether `path` is a folder of token files that load_corpus wrote."""
-    return (Path(path) / _CORPUS_FILE).exists()
-
-
-def _write_to(folder, tokenizer):
-    """Write the streams to files and map them. The description comes last, so a half-written folder
-    is not mistaken for one.
-    """
-    dtype = np.dtype("<u2") if tokenizer.vocab_size <= 1 << 16 else np.dtype("<u4")
-
-    def write(splits, lines):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with (
-                open(folder / _STREAMS[0], "wb") as train,
-                open(folder / _STREAMS[1], "wb") as validation,
-            ):
-                streams = {"train": train, "validation": validation}
-                _encode_splits(
-                    tokenizer,
-                    splits,
-                    lambda split, ids: streams[split].write(ids.astype(dtype).tobytes()),
-                )
-        except BaseException:
-            for name in _STREAMS:
-                (folder / name).unlink(missing_ok=True)
-            raise
-        description = {"tokenizer": tokenizer.fields(), "lines": lines, "dtype": dtype.str}
-        data = json.dumps(description, ensure_ascii=False).encode()
-        files.write_atomically(folder / _CORPUS_FILE, data)
-        return _open_prepared(folder)[:2]
-
-    return write
-
-
-def _open_prepared(folder: Path) -> Corpus:
-    description = files.read_json(folder / _CORPUS_FILE)
-    tokenizer = tokenizer_of(description.get("tokenizer", {}), folder / _CORPUS_FILE)
-    if description.get("dtype") not in ("<u2", "<u4"):
-        raise ValueError(
-            f"{folder / _CORPUS_FILE}: dtype must be <u2 or <u4, got {description.get('dtype')!r}"
-        )
-    dtype, streams = np.dtype(description["dtype"]), []
-    for path in (folder / name for name in _STREAMS):
-        if not path.exists() or path.stat().st_size == 0 or path.stat().st_size % dtype.itemsize:
-            raise ValueError(f"{path} is missing or cut short; prepare the corpus again")
-        streams.append(np.memmap(path, dtype, mode="r"))
-    train, validation = streams
-    return Corpus(train, validation, tokenizer, bool(description.get("lines")))
+def _keep_in_memory(tokenizer, splits):
+    parts = {"train": [], "validation": []}
+    prepared.encode_splits(tokenizer, splits, lambda split, ids: parts[split].append(ids))
+    return [np.concatenate(parts[split]) for split in ("train", "validation")]
