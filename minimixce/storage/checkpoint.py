@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..backend import to_numpy
-from ..storage.files import read_json, write_atomically
+from ..storage.files import read_bytes, read_json, write_atomically
 from .shapes import Array, Arrays, FilePath
 
 # Hugging Face's fields that change GPT-2's computation, and the values under which it is the one in
@@ -257,9 +257,7 @@ def read_safetensors(path: FilePath) -> dict[str, Array]:
     from safetensors import SafetensorError, deserialize
 
     try:
-        entries = deserialize(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist") from None
+        entries = deserialize(read_bytes(path))
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or is cut short ({error})") from None
     return {name: _to_array(path, name, entry) for name, entry in entries}
