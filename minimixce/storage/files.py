@@ -19,7 +19,6 @@ import numpy as np
 
 from .shapes import FilePath
 
-
 MOST_JSON = 1 << 26  # bytes of a JSON file; in memory it takes up to twenty times as many
 _MOST_DIGITS = 300  # of an integer in a JSON file: any of them can be made a float
 _MOST_CODE = 1 << 22  # bytes of a Python file

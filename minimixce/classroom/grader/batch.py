@@ -185,7 +185,7 @@ def _read_kept(path, head):
 
     Lines that were cut short are left out.
     """
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = files.read_bytes(path).decode("utf-8", "replace").split("\n")
     found = _json_of(lines[0])
     if found != head:
         raise ValueError(f"{path} {_difference(found, head)}, or choose another --csv")

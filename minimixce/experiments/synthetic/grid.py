@@ -200,7 +200,8 @@ def read_runs(folder: FilePath) -> dict[Job, dict[str, Any]]:
     """
     path = Path(folder) / RUNS_FILE
     done = {}
-    whole, _, _ = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
+    data = files.read_bytes(path) if path.exists() else b""
+    whole, _, _ = data.rpartition(b"\n")
     for number, line in enumerate(whole.splitlines(), 1):
         try:
             result = json.loads(line)
