@@ -214,7 +214,7 @@ OF_A_RUN = [
     ("--held-out nan", "held_out must be between 0 and 1, got nan"),
     ("--tokenizer word", 'tokenizer must be "character" or "byte", got \'word\''),
     ("--lines --eval-tokens 3", "no whole line is in the 3 tokens"),
-    ("--batch-size 1000000000000", "GiB of memory, this machine has"),
+    ("--batch-size 1000000000000", "GiB of memory, and there is"),
     ("--out ''", "--out must name a place"),
     ("--out story.txt", "story.txt"),
 ]
@@ -247,10 +247,10 @@ MORE_OF_A_RUN = [  # for train
     ("--gamma nan", "--gamma must be between 0 and 1, got nan"),
     ("--held-out 0", "held_out must be between 0 and 1, got 0.0"),
     ("--held-out 1", "held_out must be between 0 and 1, got 1.0"),
-    ("--n-embd 100000000", "GiB of memory, this machine has"),
-    ("--n-layer 1000000000000", "GiB of memory, this machine has"),
-    ("--lines --block-size 1000000000000", "GiB of memory, this machine has"),
-    (f"--accumulate {2**62}", "GiB of memory, this machine has"),
+    ("--n-embd 100000000", "GiB of memory, and there is"),
+    ("--n-layer 1000000000000", "GiB of memory, and there is"),
+    ("--lines --block-size 1000000000000", "GiB of memory, and there is"),
+    (f"--accumulate {2**62}", "GiB of memory, and there is"),
     ("--out story.txt/run", "story.txt"),
     ("--out /proc/minimixce/run", "/proc/minimixce"),
 ]

@@ -3,7 +3,6 @@
 """
 
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from .. import backend, checks, objectives, text
 from ..gpt import GPT, GPTConfig
 from ..model import LanguageModel
-from ..storage import files, install, validate
+from ..storage import files, install, memory, validate
 from ..storage.shapes import FilePath, Loss
 from ..training import loop, run, steps, timing
 from ..training.evaluation import evaluate, loss_of_uniform
@@ -316,14 +315,12 @@ def load_corpus(job_options: TrainingOptions, folder: FilePath | None = None) ->
 
 
 def check_memory(config: GPTConfig, batch_size: int, accumulate: int, on_cpu: bool) -> None:
-    """Raise MemoryError where training is sure to need more memory than the machine has, before it
-    is used up.
+    """Raise MemoryError where training is sure to need more memory than there is (memory.available),
+    before it is used up.
 
     config: the model's sizes; batch_size sequences a batch, `accumulate` batches a step. on_cpu:
     whether activations are in this memory, too.
     """
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
-        return
     C, T, L = config.n_embd, config.block_size, config.n_layer
     params = L * (12 * C * C + 13 * C) + (config.vocab_size + T + 2) * C
     positions = batch_size * T
@@ -333,13 +330,8 @@ def check_memory(config: GPTConfig, batch_size: int, accumulate: int, on_cpu: bo
     )
     # bytes; the 4: weights, gradients, AdamW's two means
     needed = 4 * (4 * params + activations if on_cpu else params)
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > available:
-        raise MemoryError(
-            f"training this model needs more than {needed >> 30:,} GiB of memory, this machine has"
-            f" {available >> 30:,}; choose a smaller --n-embd, --n-layer, --block-size,"
-            " --batch-size or --accumulate"
-        )
+    advice = "choose a smaller --n-embd, --n-layer, --block-size, --batch-size or --accumulate"
+    memory.check(needed, "training this model", advice)
 
 
 def objective_or_step(
