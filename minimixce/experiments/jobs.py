@@ -315,8 +315,8 @@ def load_corpus(job_options: TrainingOptions, folder: FilePath | None = None) ->
 
 
 def check_memory(config: GPTConfig, batch_size: int, accumulate: int, on_cpu: bool) -> None:
-    """Raise MemoryError where training is sure to need more memory than there is (memory.available),
-    before it is used up.
+    """Raise MemoryError where training is sure to need more memory than there is
+    (memory.available), before it is used up.
 
     config: the model's sizes; batch_size sequences a batch, `accumulate` batches a step. on_cpu:
     whether activations are in this memory, too.
