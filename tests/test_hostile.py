@@ -830,12 +830,12 @@ DAMAGE = {
     "foreign tokens": (
         lambda: write("prepared/train.bin", b"\xff" * 2000),
         (ON_PREPARED,),
-        "must be in 0 … 14",
+        "prepared/train.bin",
     ),
     "no lines": (
         lambda: write("prepared_lines/train.bin", b"\1\0" * 400),
         (f"{TRAIN} --data prepared_lines",),
-        "no whole line",
+        "prepared_lines/train.bin is missing or cut short",
     ),
 }
 

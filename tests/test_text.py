@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from minimixce import text
 from minimixce.experiments import measures
-from minimixce.text import documents
+from minimixce.text import documents, prepared
 
 
 def test_default_corpus_is_split_by_topic_without_leaks():
@@ -112,8 +112,8 @@ def test_prepared_files_hold_the_same_streams(tmp_path, monkeypatch, tokenizer, 
     )
     opened = text.load_corpus(tmp_path / "prepared")
     for a, b, c in zip(kept[:2], written[:2], opened[:2]):
-        assert isinstance(c, np.memmap)
-        assert a.tolist() == b.tolist() == c.tolist()
+        assert isinstance(c, prepared.TokenFile)
+        assert a.tolist() == b[:].tolist() == c[:].tolist()
     assert kept.lines == opened.lines == lines
     assert kept.fingerprint() == opened.fingerprint()
     assert opened.tokenizer.fields() == kept.tokenizer.fields()

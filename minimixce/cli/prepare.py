@@ -13,12 +13,17 @@ class Flags:
     """The options of the command itself."""
 
     out: str = option("prepared", "folder for the token files: give it to --data", metavar="FOLDER")
+    overwrite: bool = option(
+        False,
+        "replace the prepared corpus in FOLDER once the new one is complete; until then both take"
+        " space",
+    )
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command on `parser`."""
     add_fields(parser, CommonOptions)
-    add_fields(parser, TextOptions)
+    add_fields(parser, TextOptions, leave_out=("verify",))
     add_fields(parser, Flags)
 
 
@@ -28,13 +33,14 @@ def run(given: dict[str, Any]) -> int:
     """
     from ..experiments import jobs
 
-    out = chosen(Flags, given).out
+    flags = chosen(Flags, given)
     given = of(TextOptions, given)
     options = TrainingOptions(**given)
     check_given(options, given)
-    corpus = jobs.load_corpus(options, out)
+    corpus = jobs.load_corpus(options, flags.out, flags.overwrite)
     print(
         f"{len(corpus.train):,} training and {len(corpus.validation):,} validation tokens,"
-        f" {corpus.tokenizer.vocab_size} different, in {out}/; train on them with --data {out}"
+        f" {corpus.tokenizer.vocab_size} different, in {flags.out}/;"
+        f" train on them with --data {flags.out}"
     )
     return 0

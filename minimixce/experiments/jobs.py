@@ -298,9 +298,12 @@ class Job:
         return tokenizer.decode(backend.to_numpy(tokens)[0])
 
 
-def load_corpus(job_options: TrainingOptions, folder: FilePath | None = None) -> text.Corpus:
+def load_corpus(
+    job_options: TrainingOptions, folder: FilePath | None = None, overwrite: bool = False
+) -> text.Corpus:
     """The corpus that job_options name: a world's samples (on_worlds.WorldCorpus) or a text's
-    (text.Corpus), written to `folder` and mapped into memory if there is one.
+    (text.Corpus), written to `folder` if there is one, where it may replace another one with
+    overwrite=True.
 
     The split of a text does not depend on the seed: runs with different seeds are measured on the
     same held-out text. Raises ValueError or FileNotFoundError as text.load_corpus and
@@ -310,7 +313,13 @@ def load_corpus(job_options: TrainingOptions, folder: FilePath | None = None) ->
     if o.world:
         return on_worlds.load_corpus(o.world, o.sequences, o.max_len, o.block_size + 1)
     return text.load_corpus(
-        o.data, tokenizer=o.tokenizer, lines=o.lines, held_out=o.held_out, folder=folder
+        o.data,
+        tokenizer=o.tokenizer,
+        lines=o.lines,
+        held_out=o.held_out,
+        folder=folder,
+        overwrite=overwrite,
+        verify=o.verify,
     )
 
 

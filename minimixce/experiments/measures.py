@@ -17,6 +17,7 @@ from ..model import LanguageModel, check_drawn
 from ..storage import validate
 from ..storage.shapes import Array, Batch, Float, Int, Seed
 from ..text import Corpus
+from ..text.prepared import Tokens
 from ..text.tokenizers import Tokenizer
 from ..training.evaluation import check_targets
 
@@ -115,9 +116,7 @@ def matching_temperature(model: LanguageModel, batches: Iterable[Batch], entropy
 # ---- the counting baseline ----------------------------------------------------------------------
 
 
-def ngram_cross_entropy(
-    train: Int[Array, " N"], validation: Int[Array, " M"], n: int, vocab_size: int
-) -> float:
+def ngram_cross_entropy(train: Tokens, validation: Tokens, n: int, vocab_size: int) -> float:
     """Nats per token of an interpolated Witten–Bell n-gram model: the counting baseline for a
     character model.
 
@@ -129,6 +128,7 @@ def ngram_cross_entropy(
     for name, ids in (("train", train), ("validation", validation)):
         if len(ids) < 2:
             raise ValueError(f"{name} must hold at least 2 tokens, got {len(ids)}")
+    train, validation = train[:], validation[:]  # of files, too, their ids
     targets = validation[1:].astype(np.int64)
     seen_next = train[1:].astype(np.int64)
     prob = np.full(len(targets), 1 / vocab_size)
@@ -216,7 +216,7 @@ def _on_host(tokens: Int[Array, "..."]) -> Int[Array, "..."]:
     return tokens
 
 
-def held_out_texts(ids: Int[Array, " N"], count: int, tokens: int) -> Texts:
+def held_out_texts(ids: Tokens, count: int, tokens: int) -> Texts:
     """`count` stretches of held-out text, `ids` (n,), of the same length, evenly spread -> ids (n,
     tokens), n ≤ count.
     """

@@ -78,6 +78,12 @@ class TextOptions(CommonOptions):
         "character", "character or byte", metavar="{character,byte}", on_resume=FIXED
     )
     held_out: float = option(0.1, "share of the text kept for validation", on_resume=FIXED)
+    verify: bool = option(
+        False,
+        "read a prepared folder of more than 1 GB whole, to see that it is as it was prepared;"
+        " smaller ones always are",
+        on_resume=FREE,
+    )
 
 
 def _ratio_help(name: str, ratio: objectives.Ratio) -> str:
@@ -318,7 +324,8 @@ def check_given(options: TrainingOptions, given: Iterable[str]) -> None:
     of_worlds = {"max_len", "sequences", "rloo_samples"} & set(given)
     if not options.world and of_worlds:
         raise ValueError(f"{flag(min(of_worlds))} is for worlds: add --world, or leave it out")
-    of_text = {"data", "tokenizer", "lines", "held_out", "samples", "tokens"} & set(given)
+    of_text = {"data", "tokenizer", "lines", "held_out", "verify", "samples", "tokens"}
+    of_text &= set(given)
     if options.world and of_text:
         raise ValueError(
             f"--world brings its own text and measures and goes without {flag(min(of_text))}"

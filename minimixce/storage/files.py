@@ -30,19 +30,32 @@ def read_bytes(path: FilePath, most: int | None = None) -> bytes:
     Raises FileNotFoundError, or ValueError for what is no file (a pipe, which would be waited for,
     a device, which may never end, a folder) and for a file of more than `most` bytes.
     """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise ValueError(f"{path} has {size:,} bytes; at most {most:,} are read")
+        data: bytes = file.read()
+    return data
+
+
+def open_regular(path: FilePath) -> io.BufferedReader:
+    """A regular file, opened to read bytes from.
+
+    Raises FileNotFoundError, or ValueError for what is no file (see read_bytes).
+    """
     try:
         # looked at before it is opened, since opening a device can already do something
         _check_regular(path, os.stat(path).st_mode)
         place = os.open(path, os.O_RDONLY | _NO_WAIT | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist") from None
-    with open(place, "rb") as file:
-        about = os.fstat(file.fileno())
-        _check_regular(path, about.st_mode)  # it may have been replaced in between
-        if most is not None and about.st_size > most:
-            raise ValueError(f"{path} has {about.st_size:,} bytes; at most {most:,} are read")
-        data: bytes = file.read()
-    return data
+    file = open(place, "rb")  # noqa: SIM115 - for the caller to close
+    try:
+        _check_regular(path, os.fstat(place).st_mode)  # it may have been replaced in between
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # a pipe that nothing writes to is opened at once

@@ -1,7 +1,8 @@
 """A corpus: one stream of ids for training and one for validation."""
 
+import contextlib
+import hashlib
 import json
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,24 +18,23 @@ from .tokenizers import BOUNDARY, ByteTokenizer, CharTokenizer, Tokenizer
 
 class Corpus(NamedTuple):
     """What training needs of a text: ids of both splits (n,), the tokenizer they were made with,
-    and whether each line is a sequence of its own.
+    and whether each line is a sequence of its own. The ids of a prepared folder are
+    prepared.TokenFiles, which are sliced like arrays; np.asarray reads a whole one.
     """
 
-    train: Int[Array, " N"]
-    validation: Int[Array, " M"]
+    train: prepared.Tokens
+    validation: prepared.Tokens
     tokenizer: Tokenizer
     lines: bool = False
 
     def fingerprint(self) -> int:
-        """A number that tells one training stream from another, to notice that data changed under a
-        run.
+        """A number that changes with every token of both streams and with how they are read, to
+        notice that data changed under a run.
         """
-        sample = self.train
-        if len(sample) > 1_000_000:  # stretches, so that a mapped file is not read whole
-            starts = np.linspace(0, len(sample) - 1000, 1000).astype(np.int64)
-            sample = sample[starts[:, None] + np.arange(1000)]
-        letters = zlib.crc32(json.dumps(self.tokenizer.fields()).encode())
-        return zlib.crc32(sample.astype(np.int32).tobytes(), letters) ^ len(self.train)
+        streams = [prepared.digest(ids, self.tokenizer.vocab_size) for ids in self[:2]]
+        content = json.dumps([self.tokenizer.fields(), self.lines, *streams])
+        # 48 bits: an integer that every reader of JSON takes as it is
+        return int.from_bytes(hashlib.sha256(content.encode()).digest()[:6], "big")
 
 
 def load_corpus(
@@ -45,14 +45,18 @@ def load_corpus(
     held_out: float = 0.1,
     seed: Seed = 0,
     folder: FilePath | None = None,
+    overwrite: bool = False,
+    verify: bool = False,
 ) -> Corpus:
     """A corpus from UTF-8 text files and folders, or by default from Python's documentation.
 
     Each file is a document, or with lines=True each line. Documents are drawn at random into the
     validation split until it holds `held_out` of the characters; a single document is cut, its end
-    held out. With `folder` the streams are written there and memory-mapped, so that memory stays
-    bounded at any size; such a folder is itself a path to load from. Raises FileNotFoundError
-    or ValueError, naming the file, for what is missing, empty or not text.
+    held out. With `folder` the streams are written there and read from there as they are needed, so
+    that memory stays bounded at any size; overwrite: whether they may replace a prepared corpus.
+    Such a folder is itself a path to load from; one of more than 1 GB is only read whole, to check
+    it, with verify=True. Raises FileNotFoundError or ValueError, naming the file, for what is
+    missing, empty, not text or not as it was prepared.
     """
     if tokenizer not in ("character", "byte"):
         raise ValueError(f'tokenizer must be "character" or "byte", got {tokenizer!r}')
@@ -62,14 +66,21 @@ def load_corpus(
     if paths is not None and len(paths) == 1 and prepared.is_prepared(paths[0]):
         if folder is not None:
             raise ValueError(f"{paths[0]} is a prepared corpus already")
-        return Corpus(*prepared.open_streams(paths[0]))
-    if folder is not None:
-        prepared.check_nothing_is_prepared(folder)
+        return Corpus(*prepared.open_streams(paths[0], verify))
     if paths is None:
         sources = [lambda d=d: iter([d]) for d in python_docs()]
     else:
         sources = [lambda p=p: read_chunks(p) for p in find_files(paths)]
 
+    into = contextlib.nullcontext(_keep_in_memory)
+    with into if folder is None else prepared.preparing(folder, overwrite) as write:
+        return _make(sources, paths, tokenizer, lines, held_out, seed, write)
+
+
+def _make(sources, paths, tokenizer, lines, held_out, seed, write):
+    """The corpus of `sources`, each a function that yields a document piece by piece, whose streams
+    write(tokenizer, splits, lines) keeps.
+    """
     sizes, characters = [], set()
     for source in sources:
         size = 0
@@ -91,9 +102,7 @@ def load_corpus(
         if lines
         else _document_splits(sources, sizes, held_out, seed)
     )
-    if folder is not None:
-        return Corpus(*prepared.write_streams(folder, made, splits, lines))
-    train, validation = _keep_in_memory(made, splits)
+    train, validation = write(made, splits, lines)[:2]
     return Corpus(train, validation, made, lines)
 
 
@@ -166,7 +175,7 @@ def _line_splits(sources, held_out, seed):
             yield split, None
 
 
-def _keep_in_memory(tokenizer, splits):
+def _keep_in_memory(tokenizer, splits, lines):
     parts = {"train": [], "validation": []}
     prepared.encode_splits(tokenizer, splits, lambda split, ids: parts[split].append(ids))
     return [np.concatenate(parts[split]) for split in ("train", "validation")]
