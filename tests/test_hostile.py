@@ -491,7 +491,9 @@ def test_compare_overwrites_nothing_unasked(template, found):
     with world(template):
         Path("new", found).parent.mkdir(parents=True)
         Path("new", found).write_text("what a user made")
-        assert_refused(COMPARE, f"new already holds a comparison ({Path(found).parts[0]})")
+        named = f"new/{Path(found).parts[0]} is there already, and not by minimixce compare"
+        assert_refused(COMPARE, named)
+        assert_refused(f"{COMPARE} --overwrite", named)
 
 
 def test_all_runs_of_a_comparison_resume_and_evaluate(template):

@@ -1,6 +1,6 @@
 """Figures from plain results (matplotlib, the extra 'plots'). One visual grammar: the data
-distribution P is blue, models Q are vermillion, lighter from one objective to the next, hollow where
-only the temperature changed, held-out text is a blue star.
+distribution P is blue, models Q are vermillion, lighter from one objective to the next, hollow
+where only the temperature changed, held-out text is a blue star.
 """
 
 import io
@@ -24,6 +24,9 @@ P_COLOR, Q_COLOR = "#0072b2", "#d55e00"
 
 
 _MARKERS = "osv^<>DPXhp"
+
+
+SYNTHETIC_FIGURES = ("matrices.png", "ratios.png", "curves.png")
 
 
 _LEAST_SHOWN = 1e-12  # where logarithmic axes of the synthetic experiments end
@@ -231,15 +234,10 @@ def synthetic(
     first world and with the first seed; gold (V,V): that world; at_a_ratio: such a dict with the
     one run of mixce whose loss is drawn, or an empty one.
     """
-    folder = Path(folder)
-    figures = {
-        "matrices.png": _matrices(best, gold),
-        "ratios.png": _ratios(results),
-        "curves.png": _curves(best, at_a_ratio),
-    }
-    for name, figure in figures.items():
-        _save(figure, folder / name)
-    return tuple(figures)
+    figures = (_matrices(best, gold), _ratios(results), _curves(best, at_a_ratio))
+    for name, figure in zip(SYNTHETIC_FIGURES, figures):
+        _save(figure, Path(folder) / name)
+    return SYNTHETIC_FIGURES
 
 
 def _matrices(best: dict[str, dict[str, Any]], gold: Sequence[Sequence[float]]) -> Figure:
