@@ -23,7 +23,7 @@ COMMANDS = {
     "eval": "measure a trained model on text",
     "compare": "train with several objectives on the same data, seeds and budget, and measure",
     "synthetic": "how well each objective recovers a known bigram world: the paper's table",
-    "prepare": "encode a large text once, into files that training maps into memory",
+    "prepare": "encode a large text once, into files that training reads as it needs them",
     "gradcheck": "check every gradient against numerical derivatives, tensor by tensor",
     "grade": "what is wrong with a solution of an assignment, and its points",
 }

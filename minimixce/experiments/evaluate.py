@@ -2,6 +2,7 @@
 do.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def evaluate_run(
     eval_tokens: int = 50_000,
     seed: int = 0,
     device: str = "auto",
+    verify: bool = False,
     say: Callable[[str], object] = print,
 ) -> dict[str, Any]:
     """Measure the best model of a run folder -> dict, the content of eval's JSON file.
@@ -36,9 +38,10 @@ def evaluate_run(
     `eval_tokens` tokens of the files and folders `data`, by default the run's own validation text:
     targets, mle, mixce at `eta`, mean_q, and the TEXT_MEASURES of `samples` texts of `tokens`
     tokens, drawn by `seed` at `temperature` ("model"), and of as many of the text measured on
-    ("text"). device: where the model is loaded, as for backend.select_device. say: takes the lines
-    of the report. Raises FileNotFoundError or ValueError for a folder that is not complete, or
-    options out of range.
+    ("text"). device: where the model is loaded, as for backend.select_device. verify: whether the
+    prepared folder that the run was trained on is read whole to check it (text.load_corpus). say:
+    takes the lines of the report. Raises FileNotFoundError or ValueError for a folder that is not
+    complete, for data that are not as they were, and for options out of range.
     """
     measures.check_sampling_options(samples, tokens, temperature)
     validate.check_ratio("eta", eta)
@@ -50,10 +53,12 @@ def evaluate_run(
     if run_options.world:
         return _evaluate_on_world(folder, run_options, model, seed, say)
     if data is not None:
+        if prepared := next(filter(text.is_prepared, data), None):
+            raise ValueError(f"--data must name texts to measure on, got the prepared {prepared}")
         ids = text.encode_files(data, tokenizer, run_options.lines)[:eval_tokens]
         corpus = text.Corpus(ids, ids, tokenizer, run_options.lines)
     elif has_options:
-        corpus = _corpus_of_run(folder, run_options)
+        corpus = _corpus_of_run(folder, dataclasses.replace(run_options, verify=verify))
         ids = corpus.validation[:eval_tokens]
     else:
         raise ValueError(
@@ -112,7 +117,8 @@ def check_nothing_to_ignore(folder: FilePath, given: Iterable[str]) -> None:
     """Raise ValueError for options of text measures (names in `given`) where the run in `folder`
     was trained on a world.
     """
-    of_text = {"data", "eta", "samples", "tokens", "temperature", "eval_tokens"} & set(given)
+    of_text = {"data", "eta", "samples", "tokens", "temperature", "eval_tokens", "verify"}
+    of_text &= set(given)
     on_a_world = (Path(folder) / run.RUN_FILE).exists() and options.read_run(folder).world
     if on_a_world and of_text:
         raise ValueError(

@@ -4,6 +4,7 @@ A measure is a function and a row of a table, TEXT_MEASURES or WORLD_MEASURES: f
 command line, the tables, the pictures and the CSV files have it.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -299,7 +300,30 @@ def vocabulary_of(corpus: Corpus) -> set[str]:
     """The words of the training text of a corpus; of a very long one, of its first ten million
     tokens.
     """
-    return set(words(_decode(corpus.tokenizer, np.asarray(corpus.train[:10_000_000]))))
+    found: set[str] = set()
+    ends = _ends_of_words(corpus.tokenizer)
+    rest = corpus.train[:0]
+    length = min(len(corpus.train), _MOST_READ)
+    for start in range(0, length, _PIECE):
+        # piece by piece, to take little memory; what is after the last end of a word waits
+        ids = np.concatenate([rest, corpus.train[start : min(start + _PIECE, length)]])
+        cut = np.flatnonzero(np.isin(ids, ends)).max(initial=0)
+        found.update(words(_decode(corpus.tokenizer, ids[:cut])))
+        rest = ids[cut:]
+    return found | set(words(_decode(corpus.tokenizer, rest)))
+
+
+_MOST_READ = 10_000_000  # tokens of a text to count words of
+_PIECE = 1 << 18  # tokens of it at a time
+
+
+def _ends_of_words(tokenizer: Tokenizer) -> list[int]:
+    """Ids that are never inside a word: of the boundary, spaces and ends of lines."""
+    ends = [tokenizer.boundary]
+    for character in " \n":
+        with contextlib.suppress(ValueError):  # of a tokenizer without it
+            ends += tokenizer.encode(character).tolist()
+    return ends
 
 
 @dataclass

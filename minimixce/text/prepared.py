@@ -79,7 +79,7 @@ class TokenFile:
     @overload
     def __getitem__(self, key: slice) -> Int[Array, " n"]: ...
 
-    def __getitem__(self, key):
+    def __getitem__(self, key: int | slice) -> int | Int[Array, " n"]:
         if isinstance(key, slice):
             start, stop, step = key.indices(len(self))
             if step != 1:

@@ -245,4 +245,7 @@ def check_corpus(folder: FilePath, corpus: text.Corpus) -> None:
     """
     fingerprint = files.read_json(Path(folder) / RUN_FILE).get("data_fingerprint")
     if fingerprint != corpus.fingerprint():
-        raise ValueError(f"the training text is not the one the run in {folder} was started with")
+        raise ValueError(
+            f"the training text is not the one the run in {folder} was started with, or its"
+            " held-out part is not"
+        )
