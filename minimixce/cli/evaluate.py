@@ -24,6 +24,11 @@ class Flags:
     tokens: int = option(500, "most tokens in each")
     temperature: float = option(1.0, "of those samples")
     eval_tokens: int = option(50_000, "most tokens of the text to measure on")
+    verify: bool = option(
+        False,
+        "read the run's prepared folder whole, to see that it is as it was prepared, also where it"
+        " has more than 1 GB",
+    )
 
 
 def declare(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,14 @@ from typing import Any
 from ..experiments.options import TextOptions, TrainingOptions, check_given, option
 from .options import CommonOptions, add_fields, chosen, of
 
+_DESCRIPTION = (
+    "encode a large text once, into files that training reads as it needs them: memory stays small"
+    " at any size. FOLDER then holds train.bin and validation.bin, the ids of both streams, and"
+    " minimixce_corpus.json, which records the length and SHA-256 of each. A folder that has"
+    " changed since is refused: prepare it again. The files come into FOLDER all together at the"
+    " end; after a kill or a full disk, run the same command again."
+)
+
 
 @dataclass
 class Flags:
@@ -22,6 +30,7 @@ class Flags:
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command on `parser`."""
+    parser.description = _DESCRIPTION
     add_fields(parser, CommonOptions)
     add_fields(parser, TextOptions, leave_out=("verify",))
     add_fields(parser, Flags)
