@@ -33,7 +33,7 @@ def replacing(
     folder = Path(folder)
     finish(folder, names)
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for left in folder.glob(f"{_NEW}*"):  # of a process that was killed before it had finished
         shutil.rmtree(left, ignore_errors=True)
     new = folder / f"{_NEW}{secrets.token_hex(8)}"
@@ -42,6 +42,7 @@ def replacing(
         yield new
         listed = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
         stale = sorted(set(names) - set(keep) - {name.partition("/")[0] for name in listed})
+        _sync_all(new)
         content = files.to_json({"from": new.name, "files": listed, "remove": stale})
         files.write_atomically(folder / _PENDING, content.encode())
     except BaseException as error:
@@ -54,6 +55,29 @@ def replacing(
                 folder.rmdir()
         raise
     finish(folder, names)
+
+
+def make_folder(folder: FilePath) -> list[Path]:
+    """Make a folder where it is missing, and its parents, so that they last -> those that were
+    made, the innermost first.
+    """
+    folder = Path(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in made:
+        files.sync_folder(path.parent)
+    return made
+
+
+def _sync_all(folder):
+    """Put on the disk what is in a folder, also what was written there without `files`."""
+    mode = "rb" if os.name == "posix" else "r+b"  # Windows syncs only what can be written to
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir():
+            files.sync_folder(path)
+        elif path.is_file() and not path.is_symlink():
+            with open(path, mode) as file:
+                os.fsync(file.fileno())
 
 
 def is_pending(folder: FilePath) -> bool:
@@ -76,13 +100,16 @@ def finish(folder: FilePath, names: Collection[str]) -> None:
     new, listed, stale = _read(folder, names)
     for name in listed:
         if (new / name).exists():
-            (folder / name).parent.mkdir(exist_ok=True)
+            make_folder((folder / name).parent)
             os.replace(new / name, folder / name)
     for name in stale:
         if (folder / name).is_file():
             (folder / name).unlink()
-    files.sync_folder(folder)
+    for place in {folder, *((folder / name).parent for name in listed)}:
+        files.sync_folder(place)
     (folder / _PENDING).unlink()
+    # or, after a crash, the list would be back and files be removed that came later
+    files.sync_folder(folder)
     shutil.rmtree(new, ignore_errors=True)
 
 
@@ -122,8 +149,7 @@ def locked(folder: FilePath) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():  # the error comes where something is written to it
         yield
         return
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    made = make_folder(folder)
     place = os.open(folder, os.O_RDONLY)
     try:
         try:
