@@ -1,11 +1,14 @@
 """minimixce prepare."""
 
 import argparse
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from ..experiments.options import TextOptions, TrainingOptions, check_given, option
+from ..storage.terminal import one_line
 from .options import CommonOptions, add_fields, chosen, of
+from .output import say
 
 _DESCRIPTION = (
     "encode a large text once, into files that training reads as it needs them: memory stays small"
@@ -47,9 +50,11 @@ def run(given: dict[str, Any]) -> int:
     options = TrainingOptions(**given)
     check_given(options, given)
     corpus = jobs.load_corpus(options, flags.out, flags.overwrite)
-    print(
+    say(
         f"{len(corpus.train):,} training and {len(corpus.validation):,} validation tokens,"
-        f" {corpus.tokenizer.vocab_size} different, in {flags.out}/;"
-        f" train on them with --data {flags.out}"
+        f" {corpus.tokenizer.vocab_size} different, in {one_line(flags.out)}/;"
+        f" train on them with --data {one_line(shlex.quote(flags.out))}"
     )
+    for line in jobs.describe_reading(corpus):
+        say(line)
     return 0

@@ -15,7 +15,7 @@ from ..storage import files, install
 from ..storage.shapes import FilePath
 from ..training import run
 from . import measures, on_worlds, options, plots, tables, world_measures, written
-from .jobs import Job, load_corpus
+from .jobs import Job, describe_reading, load_corpus
 from .options import ComparisonOptions
 
 TABLE_FILE = "table.json"
@@ -73,19 +73,19 @@ def compare(
     with install.locked(out):
         if written.check(out, _KIND, names, resume=resume, overwrite=overwrite):
             install.finish(out, _RESULTS)
-        jobs = _jobs(o, runs, seeds)
+        jobs = _jobs(o, out, runs, seeds)
         written.begin(out, _KIND, names, overwrite=overwrite)
         _check_runs(jobs, out, folders)
         return _compare(o, out, jobs, folders, say)
 
 
 def _jobs(
-    o: ComparisonOptions, runs: dict[str, dict[str, Any]], seeds: list[int]
+    o: ComparisonOptions, out: Path, runs: dict[str, dict[str, Any]], seeds: list[int]
 ) -> dict[tuple[str, int], Job]:
     """The jobs of all runs, by label and seed. All are made before the first is trained, so that
     bad options fail at once.
     """
-    corpus = load_corpus(o)
+    corpus = load_corpus(o, out=out)
     if not o.world and len(corpus.validation) < o.tokens:
         raise ValueError(
             f"--tokens must be at most the {len(corpus.validation)} tokens held out, got {o.tokens}"
@@ -105,6 +105,8 @@ def _compare(
     say: Callable[[str], object],
 ) -> Comparison:
     """Train and measure, in a folder that is this process's."""
+    for line in describe_reading(next(iter(jobs.values())).corpus):
+        say(line.strip())
     trained: Runs = {}
     for (label, seed), job in jobs.items():
         if not o.quiet:

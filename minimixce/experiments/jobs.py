@@ -3,6 +3,7 @@
 """
 
 import dataclasses
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ..gpt import GPT, GPTConfig
 from ..model import LanguageModel
 from ..storage import files, install, memory, validate
 from ..storage.shapes import FilePath, Loss
+from ..storage.terminal import one_line
 from ..training import loop, run, steps, timing
 from ..training.evaluation import evaluate, loss_of_uniform
 from ..training.threads import limit_threads, share_of_threads
@@ -34,12 +36,14 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     say: Callable[[str], object] = print,
+    warn: Callable[[str], object] | None = None,
 ) -> "Job":
     """Train a model as job_options say, keep the run in the folder `out`, and report -> the Job.
 
     resume: go on with the run in `out`, whose options are options.resumed(out, …); otherwise
     FileExistsError where `out` holds a run, unless overwrite=True. say: takes each line of the
-    report. Ctrl-C raises Stopped once the run is saved.
+    report; warn: those on text that was not read as one would expect, by default say. Ctrl-C raises
+    Stopped once the run is saved.
     """
     out = Path(out)
     if resume and overwrite:
@@ -51,8 +55,10 @@ def train(
                 f"{out} already holds a run ({found}); choose another --out, or add --resume or"
                 " --overwrite"
             )
-        job = Job(job_options)
+        job = Job(job_options, out=out)
         say(job.describe_data())
+        for line in describe_reading(job.corpus):
+            (warn or say)(line)
         say(job.describe_model())
         if resume:
             run.check_corpus(out, job.corpus)
@@ -67,14 +73,14 @@ def train(
                 raise
             name = job_options.objective
             again = f" --objective {name}" if options.is_in_file(name) else ""
-            how = f"minimixce train --out {out} --resume{again}"
+            how = f"minimixce train --out {one_line(shlex.quote(str(out)))} --resume{again}"
             raise Stopped(f"stopped; go on with: {how}") from None
         best = GPT.load(out, job_options.device)
         say(job.result(best))
         say(f"sample   {job.sample(best)}")
         say(
-            f"files    {out}/: config.json and model.safetensors (the best model), {run.LAST}/,"
-            f" {run.METRICS_FILE}"
+            f"files    {one_line(out)}/: config.json and model.safetensors (the best model),"
+            f" {run.LAST}/, {run.METRICS_FILE}"
         )
     return job
 
@@ -82,16 +88,22 @@ def train(
 class Job:
     """One training run: corpus, model, objective and batches made from job_options.
 
-    corpus: a text.Corpus or on_worlds.WorldCorpus in place of the one that the options name. Raises
-    ValueError, TypeError, FileNotFoundError or MemoryError for options that cannot work.
+    corpus: a text.Corpus or on_worlds.WorldCorpus in place of the one that the options name; out:
+    the folder of the run, which is not read as text. Raises ValueError, TypeError,
+    FileNotFoundError or MemoryError for options that cannot work.
     """
 
-    def __init__(self, job_options: TrainingOptions, corpus: text.Corpus | None = None) -> None:
+    def __init__(
+        self,
+        job_options: TrainingOptions,
+        corpus: text.Corpus | None = None,
+        out: FilePath | None = None,
+    ) -> None:
         self.options = job_options
         self._check_options()
         xp = backend.select_device(job_options.device)
         backend.reuse_freed_memory()
-        self.corpus = corpus or load_corpus(job_options)
+        self.corpus = corpus or load_corpus(job_options, out=out)
         config = GPTConfig(
             self.corpus.tokenizer.vocab_size,
             job_options.block_size,
@@ -161,9 +173,12 @@ class Job:
             name = f"{sampled.world.name}, horizon {sampled.max_len}"
             if cut := float((sampled.rows[:, sampled.max_len] == 0).mean()):
                 name += f" (which ends {cut:.1%} of the sequences)"
+        if corpus.sources is not None:
+            name += corpus.sources.count()
         return (
-            f"data     {name}: {len(corpus.train):,} training and {len(corpus.validation):,}"
-            f" validation tokens, {corpus.tokenizer.vocab_size} different"
+            f"data     {one_line(name)}: {len(corpus.train):,} training and"
+            f" {len(corpus.validation):,} validation tokens,"
+            f" {corpus.tokenizer.vocab_size} different"
         )
 
     def describe_model(self) -> str:
@@ -299,11 +314,14 @@ class Job:
 
 
 def load_corpus(
-    job_options: TrainingOptions, folder: FilePath | None = None, overwrite: bool = False
+    job_options: TrainingOptions,
+    folder: FilePath | None = None,
+    overwrite: bool = False,
+    out: FilePath | None = None,
 ) -> text.Corpus:
     """The corpus that job_options name: a world's samples (on_worlds.WorldCorpus) or a text's
     (text.Corpus), written to `folder` if there is one, where it may replace another one with
-    overwrite=True.
+    overwrite=True. out: where results go, which is not read as text.
 
     The split of a text does not depend on the seed: runs with different seeds are measured on the
     same held-out text. Raises ValueError or FileNotFoundError as text.load_corpus and
@@ -317,10 +335,22 @@ def load_corpus(
         tokenizer=o.tokenizer,
         lines=o.lines,
         held_out=o.held_out,
+        include=o.include,
+        exclude=o.exclude,
+        validation=o.validation,
+        without=[] if out is None else [out],
         folder=folder,
         overwrite=overwrite,
         verify=o.verify,
     )
+
+
+def describe_reading(corpus: text.Corpus) -> list[str]:
+    """Lines on what was not read of the files of a corpus, or not as one would expect; often
+    none.
+    """
+    remarks = [] if corpus.sources is None else corpus.sources.describe()
+    return [f"         {remark}" for remark in remarks]
 
 
 def check_memory(config: GPTConfig, batch_size: int, accumulate: int, on_cpu: bool) -> None:
@@ -403,8 +433,9 @@ def objective_of_file(path: FilePath, name: str, unchecked: bool = False) -> Los
     if not unchecked:
         report = checks.check_objective(objective)
         if not report.ok:
-            raise ValueError(
+            raise validate.WithTable(
                 f"the dlogits of {name} are not the derivative of its loss; if it stops a gradient"
-                f" on purpose, add --unchecked\n{report}"
+                " on purpose, add --unchecked",
+                str(report),
             )
     return objective

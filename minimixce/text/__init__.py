@@ -1,7 +1,7 @@
 """Corpora, tokenizers and batches: from files to arrays of ids."""
 
 from .batches import Batches, consecutive_batches, random_batches
-from .corpus import Corpus, encode_files, load_corpus
+from .corpus import HELD_OUT, Corpus, encode_files, load_corpus
 from .documents import drop_repeated_paragraphs, python_docs
 from .prepared import is_prepared
 from .sources import LeftOut, Sources
@@ -18,6 +18,7 @@ from .tokenizers import (
 
 __all__ = [
     "BOUNDARY",
+    "HELD_OUT",
     "TOKENIZER_FILE",
     "Batches",
     "ByteTokenizer",

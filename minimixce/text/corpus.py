@@ -108,7 +108,8 @@ def load_corpus(
         remarks += given.remarks()
     elif lines or len(found.documents) > 1:
         remarks += _on_share(len(held) / (len(train) + len(held)), held_out, lines)
-    return Corpus(train, held, made, lines, found.sources(remarks) if paths is not None else None)
+    no_files = paths is None and validation is None
+    return Corpus(train, held, made, lines, None if no_files else found.sources(remarks))
 
 
 def _tokenizer(name: str, characters: set[str]) -> Tokenizer:

@@ -1,5 +1,6 @@
 """Which files a corpus is read from, which are left out, and why."""
 
+import contextlib
 import fnmatch
 import os
 import stat
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..storage.shapes import FilePath
+from ..storage.terminal import one_line
 from .documents import NotText, read_chunks
 
 _SHOWN = 5  # names in a sentence
@@ -56,6 +58,13 @@ class Sources(NamedTuple):
     left_out: tuple[LeftOut, ...] = ()
     remarks: tuple[str, ...] = ()
 
+    def count(self) -> str:
+        """How many files, to go behind the names that the user gave: nothing for one file."""
+        numbers = [f"{len(self.files):,} files"] if len(self.files) > 1 else []
+        if self.validation:
+            numbers.append(f"{len(self.validation):,} for validation")
+        return f" ({', '.join(numbers)})" if numbers else ""
+
     def describe(self) -> list[str]:
         """Lines on what is not as one would expect: what was left out, and the remarks."""
         left_out = [describe_left_out(self.left_out)] if self.left_out else []
@@ -80,11 +89,13 @@ def reason_of(error: NotText | OSError) -> str:
 
 
 def shown(path: Path) -> str:
-    """A path as the user is likely to know it: from the working directory where that is shorter."""
-    try:
-        return min(os.path.relpath(path), str(path), key=len)
-    except (OSError, ValueError):  # a directory that is gone, another drive
-        return str(path)
+    """A path as the user is likely to know it, from the working directory where that is shorter; in
+    one line.
+    """
+    name = str(path)
+    with contextlib.suppress(OSError, ValueError):  # a directory that is gone, another drive
+        name = min(os.path.relpath(path), name, key=len)
+    return one_line(name)
 
 
 def listed(name: str, value: FilePath | Sequence[FilePath] | None) -> list[FilePath]:
