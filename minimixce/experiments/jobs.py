@@ -174,7 +174,7 @@ class Job:
             if cut := float((sampled.rows[:, sampled.max_len] == 0).mean()):
                 name += f" (which ends {cut:.1%} of the sequences)"
         if corpus.sources is not None:
-            name += corpus.sources.count()
+            name += corpus.sources.describe_count()
         return (
             f"data     {one_line(name)}: {len(corpus.train):,} training and"
             f" {len(corpus.validation):,} validation tokens,"

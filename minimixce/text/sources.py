@@ -58,7 +58,7 @@ class Sources(NamedTuple):
     left_out: tuple[LeftOut, ...] = ()
     remarks: tuple[str, ...] = ()
 
-    def count(self) -> str:
+    def describe_count(self) -> str:
         """How many files, to go behind the names that the user gave: nothing for one file."""
         numbers = [f"{len(self.files):,} files"] if len(self.files) > 1 else []
         if self.validation:
