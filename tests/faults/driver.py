@@ -46,9 +46,12 @@ class Ended(NamedTuple):
 
 
 class Machine:
-    """Runs commands, one after another, each in a process of its own. A context."""
+    """Runs commands, one after another, each in a process of its own. A context.
 
-    def __init__(self):
+    program: what reads requests and forks the processes, in this folder.
+    """
+
+    def __init__(self, program="warm.py"):
         self.place = tempfile.TemporaryDirectory()
         library = compile_library(self.place.name)
         self.environment = os.environ | {
@@ -57,7 +60,7 @@ class Machine:
             "MPLBACKEND": "Agg",
         }
         self.process = subprocess.Popen(
-            [sys.executable, HERE / "warm.py"],
+            [sys.executable, HERE / program],
             env=self.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
