@@ -10,6 +10,7 @@ import json
 import math
 import os
 import reprlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,8 +157,8 @@ class Run:
         arrays, info = checkpoint.load_state(state)
         if not os.access(self.folder, os.W_OK):
             raise PermissionError(f"{self.folder} is read-only, so that its run cannot go on there")
-        losses = arrays.pop(_LOSSES, np.zeros(0))
-        _check_arrays(state, arrays | {_LOSSES: losses}, self._arrays() | {_LOSSES: losses})
+        losses = arrays.get(_LOSSES, np.zeros(0))
+        _check_arrays(state, arrays, self._arrays() | {_LOSSES: losses})
         _check_info(state, info)
         self._journal = Journal(**info["metrics"])
         self.measurements = self._journal.read(self.folder / METRICS_FILE)
@@ -206,7 +207,7 @@ def _is_count(value):
 
 
 def _is_number(value):
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 # how each thing that a state remembers can be, beside its arrays
