@@ -1,5 +1,6 @@
 """Corpora: what is held out is not trained on, encodings round-trip, tokens are targets once."""
 
+import time
 import tracemalloc
 
 import numpy as np
@@ -243,3 +244,13 @@ def test_preparing_and_reading_a_large_text_takes_bounded_memory(tmp_path, monke
     tracemalloc.stop()
     assert len(corpus.train) + len(corpus.validation) > 3_000_000
     assert peak < 1_000_000
+
+
+def test_a_tokenizer_of_many_words_takes_no_time():
+    start = time.perf_counter()
+    tokenizer = text.WordTokenizer(f"w{i}" for i in range(20_000))
+    assert time.perf_counter() - start < 5  # 0.02 s; 24 s where each is compared with all others
+    assert tokenizer.encode("w3 w19999").tolist() == [4, 20_000]
+    for words in (["a", "b", "a"], ["a b"], [""], ["a "]):
+        with pytest.raises(ValueError, match=f"different and without spaces.*{words[-1]!r}"):
+            text.WordTokenizer(words)
