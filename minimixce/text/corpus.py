@@ -161,7 +161,7 @@ def _read_first(
     reading: FirstReading,
 ) -> _Found:
     """Find the documents and read them once. What both name is held out."""
-    held = reading.files(search.find(validation))
+    held = reading.files(search.find(validation, again="in the validation text"))
     _check_some_text(validation, reading, search)
     if paths is None:
         documents = reading.texts(python_docs())

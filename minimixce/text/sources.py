@@ -1,5 +1,6 @@
 """Which files a corpus is read from, which are left out, and why."""
 
+import collections
 import contextlib
 import fnmatch
 import os
@@ -13,7 +14,8 @@ from ..storage.terminal import one_line
 from .documents import NotText, read_chunks
 
 _SHOWN = 5  # names in a sentence
-_HIDDEN = "hidden"
+_HIDDEN, _EXCLUDED, _NOT_INCLUDED = "hidden", "excluded", "not included"
+_EXPECTED = (_HIDDEN, _EXCLUDED, _NOT_INCLUDED)  # these are counted, and not named
 
 # what a folder is that holds these files: results of this package, which are no text to train on
 _RESULTS = {
@@ -59,11 +61,15 @@ class Sources(NamedTuple):
     remarks: tuple[str, ...] = ()
 
     def describe_count(self) -> str:
-        """How many files, to go behind the names that the user gave: nothing for one file."""
-        numbers = [f"{len(self.files):,} files"] if len(self.files) > 1 else []
+        """How many files, and of which kinds, to go behind what the user named: nothing for a
+        single file.
+        """
+        if len(self.files) == 1 and not self.validation:
+            return ""
+        found = _number_of(self.files)
         if self.validation:
-            numbers.append(f"{len(self.validation):,} for validation")
-        return f" ({', '.join(numbers)})" if numbers else ""
+            found += f"; for validation {_number_of(self.validation)}"
+        return f" ({found})"
 
     def describe(self) -> list[str]:
         """Lines on what is not as one would expect: what was left out, and the remarks."""
@@ -73,14 +79,33 @@ class Sources(NamedTuple):
 
 def describe_left_out(left_out: Sequence[LeftOut]) -> str:
     """A line: how many files and folders were left out, the first of them, and why."""
-    told = [each for each in left_out if each.reason != _HIDDEN]
-    hidden = len(left_out) - len(told)
-    names = list(map(str, told[:_SHOWN]))
-    if len(told) > _SHOWN:
-        names.append(f"{len(told) - _SHOWN:,} more")
-    if hidden:
-        names.append(f"{hidden:,} hidden")
-    return f"left out {len(left_out):,}: {', '.join(names)}"
+    named = [each for each in left_out if each.reason not in _EXPECTED]
+    parts = list(map(str, named[:_SHOWN]))
+    if len(named) > _SHOWN:
+        parts.append(f"{len(named) - _SHOWN:,} more")
+    for reason in _EXPECTED:
+        if number := sum(each.reason == reason for each in left_out):
+            parts.append(f"{number:,} {reason}")
+    return f"left out {len(left_out):,}: {', '.join(parts)}"
+
+
+def _number_of(paths: Sequence[Path]) -> str:
+    """A number of files and, where they differ, of those with each suffix; single ones are named,
+    such as a README that came with the texts.
+    """
+    total = "1 file" if len(paths) == 1 else f"{len(paths):,} files"
+    by_suffix = collections.Counter(path.suffix for path in paths)
+    if len(by_suffix) < 2:
+        return total
+    kinds = [
+        f"{number:,} {suffix or 'without a suffix'}"
+        if number > 1
+        else next(one_line(path.name) for path in paths if path.suffix == suffix)
+        for suffix, number in by_suffix.most_common(_SHOWN)
+    ]
+    if len(by_suffix) > _SHOWN:
+        kinds.append("others")
+    return f"{total}: {', '.join(kinds)}"
 
 
 def reason_of(error: NotText | OSError) -> str:
@@ -126,17 +151,22 @@ class Search:
         self._include, self._exclude = include, exclude
         self._without = {_identity(os.stat(path)) for path in without if os.path.exists(path)}
         self._unmatched = {*include, *exclude}
-        self._found: dict[tuple[int, int], Path] = {}
+        # where a file was found first, and why it is left out from then on
+        self._found: dict[tuple[int, int], tuple[Path, str]] = {}
+        self._times_again = 0
+        self._again = ""
         self.left_out: list[LeftOut] = []
 
-    def find(self, paths: Iterable[FilePath]) -> list[Source]:
+    def find(self, paths: Iterable[FilePath], again: str = "named twice") -> list[Source]:
         """Files as they are, folders as all their files, in the order of their names.
 
-        What a folder has that is no text file, hidden or excluded is left out. Raises
-        FileNotFoundError or ValueError, naming the path, for one that is missing, no file or
-        folder, a folder of results, or a folder without files.
+        again: why one of them is left out where it is found once more. What a folder has that is no
+        file, hidden or excluded is left out. Raises FileNotFoundError or ValueError, naming the
+        path, for one that is missing, no file or folder, a folder of results, or a folder without
+        files.
         """
         found: list[Source] = []
+        self._again = again
         for path in map(Path, paths):
             try:
                 mode = path.stat().st_mode
@@ -164,20 +194,19 @@ class Search:
             )
         if results := _results_in(os.listdir(top)):
             raise ValueError(f"{top} is {results}; name the texts themselves")
-        before = len(self.left_out)
-        found = []
+        before, times_again = len(self.left_out), self._times_again
+        paths = []
         for folder, folders, names in os.walk(top, onerror=self._leave_unreadable):
             place = Path(folder)
             folders[:] = [each for each in folders if self._enters(place / each, top)]
-            for name in names:
-                path = place / name
-                if name.startswith("."):
-                    self._leave(path, _HIDDEN)
-                else:
-                    found += self._taken(path, path.relative_to(top).as_posix(), is_named=False)
+            paths += [place / name for name in names]
+        found = []
+        # a link is read where the file itself is not there
+        for path in sorted(paths, key=lambda path: (path.is_symlink(), path)):
+            found += self._taken(path, path.relative_to(top).as_posix(), is_named=False)
         left_out = sorted(self.left_out[before:])
         self.left_out[before:] = left_out
-        if not found and not any(each.reason.startswith("the same") for each in left_out):
+        if not found and self._times_again == times_again:
             why = f" to read: {describe_left_out(left_out)}" if left_out else ""
             raise ValueError(f"{top} holds no files{why}")
         return sorted(found)
@@ -190,19 +219,19 @@ class Search:
         elif folder.is_symlink():  # which may lead anywhere, back to where it is, too
             reason = "a link to a folder"
         elif self._is_excluded(folder.relative_to(top).as_posix()):
-            reason = "excluded"
+            reason = _EXCLUDED
         else:
             try:
-                inside = os.listdir(folder)
+                inside, identity = os.listdir(folder), _identity(folder.stat())
             except OSError as error:
                 self._leave_unreadable(error)
                 return False
-            if _identity(folder.stat()) in self._without:
-                reason = "where the results go"
-                if not inside:  # made for this run, and not worth a word
-                    return False
-            else:
+            if identity not in self._without:
                 reason = _results_in(inside)
+            elif inside:
+                reason = "where the results go"
+            else:  # made for this run, and not worth a word
+                return False
         if reason:
             self._leave(folder, reason)
         return not reason
@@ -217,18 +246,20 @@ class Search:
             else:
                 self._leave_unreadable(error)
             return []
-        before = self._found.get(_identity(about))
-        if not stat.S_ISREG(about.st_mode):
+        before, again = self._found.get(_identity(about), (path, ""))
+        if not is_named and path.name.startswith("."):
+            self._leave(path, _HIDDEN)
+        elif not stat.S_ISREG(about.st_mode):
             self._leave(path, "neither a file nor a folder")
         elif self._is_excluded(below):
-            self._leave(path, "excluded")
+            self._leave(path, _EXCLUDED)
         elif not self._is_included(below):
-            self._leave(path, "not included")
-        elif before is not None:
-            twice = before == path
-            self._leave(path, "the same path" if twice else f"the same file as {shown(before)}")
+            self._leave(path, _NOT_INCLUDED)
+        elif again:
+            self._times_again += 1
+            self._leave(path, again if before == path else f"the same file as {shown(before)}")
         else:
-            self._found[_identity(about)] = path
+            self._found[_identity(about)] = (path, self._again)
             return [Source(path, is_named)]
         return []
 
