@@ -76,14 +76,7 @@ def read(path: FilePath) -> tuple[dict[str, Array], dict[str, Any]]:
 
     Raises FileNotFoundError, or ValueError for what is no such file or was changed since `write`.
     """
-    from safetensors import SafetensorError, deserialize
-
-    data = files.read_bytes(path)
-    try:
-        entries = deserialize(data)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file, or is cut short ({error})") from None
-    metadata = _check(path, data)
+    entries, metadata = _open(path)
     return {name: _to_array(path, name, entry) for name, entry in entries}, metadata
 
 
@@ -91,7 +84,19 @@ def check(path: FilePath) -> None:
     """Raise ValueError where a file that `write` wrote was changed since; FileNotFoundError for
     none.
     """
-    _check(path, files.read_bytes(path))
+    _open(path)
+
+
+def _open(path):
+    """The library's entries of a file that has not changed, and its metadata."""
+    from safetensors import SafetensorError, deserialize
+
+    data = files.read_bytes(path)
+    try:
+        entries = deserialize(data)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file, or is cut short ({error})") from None
+    return entries, _check(path, data)
 
 
 def read_metadata(path: FilePath) -> dict[str, Any]:
