@@ -28,7 +28,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def machine():
-    with driver.Machine() as made:
+    with driver.Machine("warm_studies.py") as made:
         yield made
 
 

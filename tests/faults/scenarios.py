@@ -2,9 +2,11 @@
 whatever happened on the way: the command, or --resume, brings it to the same end, byte for byte.
 """
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +35,7 @@ class Scenario(NamedTuple):
     reads: tuple[str, ...] = ()  # commands that must work at any moment
     mine: bool = True  # whether files of the user's are in the folder from the start
     cut: int = 0  # the last of `before` is killed at that part in ten of its operations
+    done: str = ""  # a refusal with these words says that all is in place already
 
 
 def write_texts(folder):
@@ -59,6 +62,7 @@ def scenarios(texts):
     grid = f"{grid} --quiet"
     other_grid = grid.replace("--seeds 7", "--seeds 42")
     prepare = f"prepare {data} --held-out 0.2 --out {OUT}"
+    anew = (f"{prepare} --overwrite",)
     sample = f"sample {OUT} --tokens 3 --device cpu"
     found = {
         "train": Scenario(train, ways=((resume, train), (train, resume))),
@@ -67,8 +71,10 @@ def scenarios(texts):
             f"{train} --overwrite", (other,), ((f"{train} --overwrite",),), (sample,)
         ),
         "train --resume": Scenario(resume, (train,), ((resume,),), (sample,), cut=7),
-        "prepare": Scenario(prepare, ways=((prepare,),)),
-        "prepare, no folder": Scenario(prepare, ways=((prepare,),), mine=False),
+        "prepare": Scenario(prepare, ways=((prepare,), anew), done="already holds"),
+        "prepare, no folder": Scenario(
+            prepare, ways=((prepare,), anew), mine=False, done="already holds"
+        ),
     }
     for name, command, old in (
         ("compare", world, other_world),
@@ -76,11 +82,11 @@ def scenarios(texts):
         ("synthetic", grid, other_grid),
     ):
         again = f"{command} --resume"
-        anew = f"{command} --overwrite"
+        over = f"{command} --overwrite"
         found[name] = Scenario(command, ways=((again,), (command, again)))
         found[f"{name} --resume"] = Scenario(again, (command,), ((again,),), cut=7)
         if old:
-            found[f"{name} --overwrite"] = Scenario(anew, (old,), ((anew,),))
+            found[f"{name} --overwrite"] = Scenario(over, (old,), ((over,),))
     return found
 
 
@@ -164,30 +170,32 @@ class Stage:
         for k, command in enumerate(scenario.before):
             self._make_ready(command, cut=scenario.cut if k + 1 == len(scenario.before) else 0)
         self.old = content(self.start / OUT) if (self.start / OUT).exists() else {}
-        calm = self.new_case("calm")
-        ended = machine.run(scenario.command, calm, OUT)
-        if ended.status != 0:
-            raise AssertionError(f"{scenario.command}: {ended}")
-        self.operations = ended.operations
-        self.calm = content(calm / OUT)
-        assert not scenario.mine or mine_is_there(calm / OUT)
-        shutil.rmtree(calm)
+        with self.case("calm") as calm:
+            ended = machine.run(scenario.command, calm, OUT)
+            assert ended.status == 0, f"{scenario.command}: {ended}"
+            self.operations = ended.operations
+            self.seconds = ended.seconds
+            self.calm = content(calm / OUT)
+            assert not scenario.mine or mine_is_there(calm / OUT)
 
     def _make_ready(self, command, cut):
         if not cut:
             ended = self.machine.run(command, self.start)
             assert ended.status == 0, ended
             return
-        trial = self.new_case("trial")
-        number = len(self.machine.run(command, trial, OUT).operations) * cut // 10
-        shutil.rmtree(trial)
+        with self.case("trial") as trial:
+            number = len(self.machine.run(command, trial, OUT).operations) * cut // 10
         assert self.machine.run(command, self.start, OUT, number, "kill").status == -9
 
-    def new_case(self, name):
-        """A copy of what the scenario starts from -> its folder."""
+    @contextlib.contextmanager
+    def case(self, name, source=None):
+        """A context with a folder that is a copy of what the scenario starts from, or of source."""
         case = self.place / name
-        shutil.copytree(self.start, case, symlinks=True)
-        return case
+        shutil.copytree(source or self.start, case, symlinks=True)
+        try:
+            yield case
+        finally:
+            shutil.rmtree(case, ignore_errors=True)
 
     def run(self, command, case, **options):
         """machine.run in a case -> (Ended, what is wrong with the way it ended or None)."""
@@ -206,7 +214,8 @@ class Stage:
             ended, wrong = self.run(command, case)
             if wrong:
                 return f"{command}: {wrong}"
-            if ended.status == 0:
+            done = bool(self.scenario.done) and self.scenario.done in ended.err
+            if ended.status == 0 or done:
                 found = differences(content(case / OUT), self.calm)
                 return f"unequal after {command}: {', '.join(found)}" if found else None
         return f"stuck: {command}: {ended.err}"
@@ -261,7 +270,7 @@ def wrong_ending(command, ended, statuses=(0, 2)):
 
 KILLS = ("kill", "half")
 ERRORS = ("full", "eio", "dead", "eintr", "short")
-SIGNALS = {"int": (130, 0), "term": (-15, 143, 130, 0), "hup": (-1, 129, 130, 0)}
+SIGNALS = {"int": (130, 0, -2), "term": (-15, 143, 130, 0), "hup": (-1, 129, 130, 0)}
 
 
 def problem_at(stage, at, mode, way, second=0):
@@ -269,42 +278,46 @@ def problem_at(stage, at, mode, way, second=0):
     number `way` -> what is wrong, or None. second: of a kill, the operation of the first command
     afterwards at which that is killed, too.
     """
-    case = stage.new_case(f"case_{mode}_{at}")
-    try:
-        return _problem_in(stage, case, at, mode, way, second)
-    finally:
-        shutil.rmtree(case, ignore_errors=True)
-
-
-def _problem_in(stage, case, at, mode, way, second):
-    scenario = stage.scenario
     statuses = (-9, 0) if mode in KILLS else SIGNALS.get(mode, (0, 2))
-    ended = stage.machine.run(scenario.command, case, OUT, at, mode)
-    if wrong := wrong_ending(scenario.command, ended, statuses):
+    with stage.case(f"{mode}_{at}") as case:
+        ended = stage.machine.run(stage.scenario.command, case, OUT, at, mode)
+        if mode in KILLS and ended.status == 0 and at <= len(stage.operations) - 2:
+            return f"was not killed at {at} of {len(stage.operations)}"
+        if second:
+            first_way = stage.scenario.ways[way % len(stage.scenario.ways)]
+            stage.machine.run(first_way[0], case, OUT, second, "kill")
+        return _problem_after(stage, case, ended, statuses, way, mode in ERRORS, mode == "full")
+
+
+def problem_at_a_moment(stage, chance):
+    """Send a signal at a random moment, then go on -> what is wrong, or None."""
+    name = chance.choice(["kill", *SIGNALS])
+    number = getattr(signal, f"SIG{name.upper()}")
+    seconds = chance.uniform(0, stage.seconds)
+    with stage.case(f"moment_{chance.random()}") as case:
+        command = stage.scenario.command
+        ended = stage.machine.run(command, case, OUT, signals=[(int(number), seconds)])
+        statuses = SIGNALS.get(name, (-9, 0))
+        return _problem_after(stage, case, ended, statuses, chance.randrange(2))
+
+
+def _problem_after(stage, case, ended, statuses, way, errors=False, full=False):
+    """What is wrong in a case after its command has ended, or None."""
+    command = stage.scenario.command
+    if wrong := wrong_ending(command, ended, statuses):
         return wrong
-    if mode in KILLS and ended.status == 0 and at <= len(stage.operations) - 2:
-        return f"was not killed at {at} of {len(stage.operations)}"
     if ended.status == 0:
-        left = litter(case / OUT) if mode in ERRORS else []  # what could not be removed is left
+        left = litter(case / OUT) if errors else []  # what could not be removed is left
         got = {name: data for name, data in content(case / OUT).items() if name not in left}
-        if found := differences(got, stage.calm):
-            return f"unequal with status 0: {', '.join(found)}"
-    if ended.status == 2 and mode == "full" and (left := litter(case / OUT)):
+        found = differences(got, stage.calm)
+        return f"unequal with status 0: {', '.join(found)}" if found else None
+    if ended.status == 2 and full and (left := litter(case / OUT)):
         return f"left behind: {', '.join(left)}"
-    ways = scenario.ways[way % len(scenario.ways)]
-    if second:
-        stage.machine.run(ways[0], case, OUT, second, "kill")
-    if scenario.command.startswith("train") and scenario.command.endswith("--overwrite"):
-        copy = case.with_name(case.name + "_copy")
-        shutil.copytree(case, copy, symlinks=True)
-        try:
+    if command.startswith("train") and command.endswith("--overwrite"):
+        with stage.case(f"{case.name}_copy", case) as copy:
             if wrong := stage.resumed_is_old_or_new(copy):
                 return wrong
-        finally:
-            shutil.rmtree(copy)
-    if ended.status == 0:
-        return None
-    return stage.problem_afterwards(case, ways)
+    return stage.problem_afterwards(case, stage.scenario.ways[way % len(stage.scenario.ways)])
 
 
 def litter(folder):
@@ -321,29 +334,23 @@ def problem_of_two(stage, at):
     """Stop a command at an operation, start it once more, and let the first go on: the second is
     told so, or both end well, and the end is the same -> what is wrong, or None.
     """
-    case = stage.new_case(f"two_{at}")
     command = stage.scenario.command
-    first = stage.machine.run(command, case, OUT, at, "stop")
-    try:
+    with stage.case(f"two_{at}") as case:
+        first = stage.machine.run(command, case, OUT, at, "stop")
         if first.stopped is None:
             return wrong_ending(command, first)
         before = content_of_all(case / OUT)
-        second, wrong = stage.run(command, case)
-        after = content_of_all(case / OUT)
+        second = stage.machine.run(command, case)
+        changed = differences(content_of_all(case / OUT), before)
         first = stage.machine.go_on(first.stopped)
-        wrong = wrong or wrong_ending(command, first)
-        if wrong:
+        if wrong := wrong_ending(command, second) or wrong_ending(command, first):
             return wrong
-        if second.status == 2 and before != after:
-            return f"the second was refused and changed {differences(after, before)}"
+        if second.status == 2 and changed:
+            return f"the second was refused, and {', '.join(changed)}"
         if first.status == second.status == 2:
             return f"both were refused: {first.err}{second.err}"
         found = differences(content(case / OUT), stage.calm)
         return f"unequal: {', '.join(found)}" if found else None
-    finally:
-        if first.stopped is not None:
-            stage.machine.go_on(first.stopped, by=9)
-        shutil.rmtree(case, ignore_errors=True)
 
 
 def content_of_all(folder):

@@ -36,21 +36,29 @@ def run_command(request, log):
         folder, at, mode = request["fault"]
         ctypes.CDLL(None).faults_set(folder.encode(), ctypes.c_long(at), mode.encode(), log)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDED)
         status = cli.main(request["argv"])
     except SystemExit as stop:  # argparse
         status = stop.code
-    except KeyboardInterrupt:
-        traceback.print_exc()
+    except KeyboardInterrupt as error:
+        if any(Path(cli.__file__).parent in Path(frame.filename).parents for frame in trace(error)):
+            traceback.print_exc()  # otherwise it came before the command began, or after its end
         status = -signal.SIGINT
     except BaseException:
         traceback.print_exc()
     finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDED)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         if status == -signal.SIGINT:  # as Python ends where nothing caught it
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDED)
         os._exit(status)
+
+
+def trace(error):
+    return traceback.extract_tb(error.__traceback__)
 
 
 class Child:
@@ -62,12 +70,14 @@ class Child:
         self.limit = request["limit"]
         self.started = time.monotonic()
         files = [os.open(self._path(name), os.O_RDWR | os.O_CREAT) for name in "oel"]
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDED)
         self.pid = os.fork()
         if not self.pid:
             os.setpgid(0, 0)
             for number, place in enumerate([os.open(os.devnull, os.O_RDONLY), *files[:2]]):
                 os.dup2(place, number)
             run_command(request, files[2])
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDED)
         for file in files:
             os.close(file)
 
