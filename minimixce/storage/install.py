@@ -34,8 +34,6 @@ def replacing(
     finish(folder, names)
     made = not folder.exists()
     make_folder(folder)
-    for left in folder.glob(f"{_NEW}*"):  # of a process that was killed before it had finished
-        shutil.rmtree(left, ignore_errors=True)
     new = folder / f"{_NEW}{secrets.token_hex(8)}"
     try:
         new.mkdir()
@@ -87,7 +85,7 @@ def is_pending(folder: FilePath) -> bool:
 
 def finish(folder: FilePath, names: Collection[str]) -> None:
     """Put in place what `replacing` had said to be in `folder` when its process was killed, and
-    remove temporary files of a process that was.
+    remove temporary files and folders of a process that was.
 
     names: as for replacing. ValueError for a folder whose list of files is not one that `replacing`
     wrote. No other process may be at work in the folder (see locked).
@@ -96,6 +94,7 @@ def finish(folder: FilePath, names: Collection[str]) -> None:
     for name in (*names, _PENDING):
         files.remove_temporaries(folder / name)
     if not is_pending(folder):
+        _remove_new(folder)
         return
     new, listed, stale = _read(folder, names)
     for name in listed:
@@ -110,7 +109,13 @@ def finish(folder: FilePath, names: Collection[str]) -> None:
     (folder / _PENDING).unlink()
     # or, after a crash, the list would be back and files be removed that came later
     files.sync_folder(folder)
-    shutil.rmtree(new, ignore_errors=True)
+    _remove_new(folder)
+
+
+def _remove_new(folder):
+    """Remove new folders, of processes that were killed before or after theirs was needed."""
+    for left in folder.glob(f"{_NEW}{'[0-9a-f]' * 16}"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _read(folder, names):
