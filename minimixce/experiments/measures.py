@@ -23,6 +23,7 @@ from ..text.tokenizers import Tokenizer
 from ..training.evaluation import check_targets
 
 Ids: TypeAlias = Int[Array, " n"] | Sequence[int]  # of one text
+_PIECE = 250_000  # tokens to count words of at a time
 # ids of texts of one length; without a text, NumPy calls the empty array one of floats
 Texts: TypeAlias = Int[Array, "n T"] | Float[Array, "0 T"] | Sequence[Ids]
 
@@ -303,18 +304,13 @@ def vocabulary_of(corpus: Corpus) -> set[str]:
     found: set[str] = set()
     ends = _ends_of_words(corpus.tokenizer)
     rest = corpus.train[:0]
-    length = min(len(corpus.train), _MOST_READ)
-    for start in range(0, length, _PIECE):
+    for start in range(0, min(len(corpus.train), 10_000_000), _PIECE):
         # piece by piece, to take little memory; what is after the last end of a word waits
-        ids = np.concatenate([rest, corpus.train[start : min(start + _PIECE, length)]])
+        ids = np.concatenate([rest, corpus.train[start : start + _PIECE]])
         cut = np.flatnonzero(np.isin(ids, ends)).max(initial=0)
         found.update(words(_decode(corpus.tokenizer, ids[:cut])))
         rest = ids[cut:]
     return found | set(words(_decode(corpus.tokenizer, rest)))
-
-
-_MOST_READ = 10_000_000  # tokens of a text to count words of
-_PIECE = 1 << 18  # tokens of it at a time
 
 
 def _ends_of_words(tokenizer: Tokenizer) -> list[int]:
