@@ -55,7 +55,12 @@ def train(
                 f"{out} already holds a run ({found}); choose another --out, or add --resume or"
                 " --overwrite"
             )
-        job = Job(job_options, out=out)
+        try:
+            job = Job(job_options, out=out)
+        except FileNotFoundError as error:
+            if not resume or job_options.data is None:
+                raise
+            raise FileNotFoundError(f"{error}; name its new place with --data") from None
         say(job.describe_data())
         for line in describe_reading(job.corpus):
             (warn or say)(line)

@@ -170,12 +170,13 @@ def _read_first(
         documents = reading.files(search.find(paths))
         _check_some_text(paths, reading, search)
         reading.characters |= before
-    return _Found(documents, held, reading.characters, [*search.left_out, *reading.left_out])
+    left_out = sorted([*search.left_out, *reading.left_out])
+    return _Found(documents, held, reading.characters, left_out)
 
 
 def _check_some_text(paths, reading, search):
     if paths and not "".join(reading.characters).strip():
-        left_out = [*search.left_out, *reading.left_out]
+        left_out = sorted([*search.left_out, *reading.left_out])
         why = f"; {describe_left_out(left_out)}" if left_out else ""
         raise ValueError(f"{', '.join(map(str, paths))} holds no text{why}")
 
@@ -263,7 +264,7 @@ def read_files(
         if most is not None and len(stream) >= most:
             stream.cut(most)
             break
-    left_out = [*search.left_out, *left_out]
+    left_out = sorted([*search.left_out, *left_out])
     ids = stream.array()
     if not ids.any():
         why = f"; {describe_left_out(left_out)}" if left_out else ""

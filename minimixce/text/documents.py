@@ -60,17 +60,21 @@ def read_chunks(path: FilePath) -> Iterator[str]:
 
     Raises NotText, a ValueError that says where the first byte is that no text has.
     """
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    decoder = codecs.getincrementaldecoder("utf-8")()
     newlines = io.IncrementalNewlineDecoder(decoder, translate=True)
     with files.open_regular(path) as file:
         position = 0
-        while data := file.read(_CHUNK):
+        while data := file.read(max(_CHUNK, len(codecs.BOM_UTF8))):
             if position == 0 and (kind := _wide_encoding(data)):
                 raise NotText(path, f"{kind}, not UTF-8 text; convert it, as with iconv -t UTF-8")
             if b"\0" in data:
                 found = position + data.index(b"\0")
                 raise NotText(path, f"not a text file: it holds a NUL character at byte {found:,}")
-            position += len(data)
+            if position == 0:
+                position = len(data)
+                data = data.removeprefix(codecs.BOM_UTF8)
+            else:
+                position += len(data)
             yield from _decoded(path, newlines, data, position)
         yield from _decoded(path, newlines, b"", position)
 

@@ -204,9 +204,8 @@ class Search:
         # a link is read where the file itself is not there
         for path in sorted(paths, key=lambda path: (path.is_symlink(), path)):
             found += self._taken(path, path.relative_to(top).as_posix(), is_named=False)
-        left_out = sorted(self.left_out[before:])
-        self.left_out[before:] = left_out
         if not found and self._times_again == times_again:
+            left_out = sorted(self.left_out[before:])
             why = f" to read: {describe_left_out(left_out)}" if left_out else ""
             raise ValueError(f"{top} holds no files{why}")
         return sorted(found)
