@@ -164,16 +164,25 @@ def to_json(value: Any) -> str:
 def write_lines(path: FilePath, records: Iterable[dict[str, Any]]) -> None:
     """Write dicts to a file as JSON lines, whole or not at all."""
     data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    write_atomically(path, data.encode())
+    # half of a surrogate pair, as an undecodable byte of a prompt, becomes JSON's escape for it
+    write_atomically(path, data.encode(errors="backslashreplace"))
 
 
 def to_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """CSV of dicts with the same keys, a heading first -> str."""
+    """CSV of dicts with the same keys, a heading first -> str; cells are csv_cell's."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer.writerow({name: csv_cell(name) for name in rows[0]})
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     return buffer.getvalue()
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def csv_cell(value: Any) -> Any:
+    """`value`, with a quote before a text that a spreadsheet would take for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def load_functions(path: FilePath, *names: str) -> Any:
