@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ..storage.shapes import Array, Batch, Int
-from .prepared import Tokens
+from .prepared import TokenFile, Tokens
 from .tokenizers import BOUNDARY
 
 _PIECE = 1 << 17  # tokens in which boundaries are looked for at a time
@@ -37,13 +37,17 @@ class Batches:
         if self._count is not None and not 0 <= k < self._count:
             raise IndexError(k)
         starts, lengths = self._pick(k)
-        inputs = np.zeros((len(starts), self.block_size), np.int32)
-        targets = np.full_like(inputs, -1)
-        for row, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist())):
-            block = self._tokens[start : start + length + 1]
-            inputs[row, :length] = block[:-1]
-            targets[row, :length] = block[1:]
-        return inputs, targets
+        offsets = np.arange(self.block_size + 1)
+        if isinstance(self._tokens, TokenFile):  # one stretch after another
+            blocks = np.zeros((len(starts), len(offsets)), np.int32)
+            for row, start in zip(blocks, starts.tolist()):
+                found = self._tokens[start : start + len(offsets)]
+                row[: len(found)] = found
+        else:
+            places = np.minimum(starts[:, None] + offsets, len(self._tokens) - 1)
+            blocks = self._tokens[places].astype(np.int32)
+        inside = offsets[:-1] < lengths[:, None]
+        return np.where(inside, blocks[:, :-1], 0), np.where(inside, blocks[:, 1:], -1)
 
     def __iter__(self) -> Iterator[Batch]:
         for k in itertools.count() if self._count is None else range(self._count):

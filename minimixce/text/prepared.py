@@ -111,14 +111,19 @@ class TokenFile:
         return ids
 
     def _bytes(self, start, count):
-        parts, left = [], count
-        with _naming(self.path):
-            while left and (part := self._some_bytes(start + count - left, left)):
-                parts.append(part)
-                left -= len(part)
-        if left:
+        data = b""
+        try:
+            while left := count - len(data):
+                more = self._some_bytes(start + len(data), left)
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
+        if len(data) < count:
             raise ValueError(f"{self.path} was cut short while it was in use; {_AGAIN}")
-        return b"".join(parts)
+        return data
 
     def _some_bytes(self, start, count):
         if hasattr(os, "pread"):
