@@ -178,7 +178,7 @@ def link_to_a_device(chance, path, world):
 
 
 def huge(chance, path, world):
-    os.truncate(path, chance.choice([2**31, 2**36, 2**40]))  # of zeros, which take no room
+    os.truncate(path, chance.choice([2**28, 2**36, 2**40]))  # of zeros, which take no room
 
 
 def link_to_a_folder(chance, path, world):

@@ -109,7 +109,8 @@ def content(folder):
     return found
 
 
-_TIMES = ("seconds", "tokens_per_second")
+# what a clock says, and the length and checksum of a file that holds it
+_TIMES = ("seconds", "tokens_per_second", "metrics")
 
 
 def _without_times(name, data):
@@ -128,12 +129,15 @@ def _clean(value):
 
 
 def _state_without_times(data):
-    """A safetensors file, in whose header a text holds measurements, and a checksum of them."""
+    """A safetensors file, without the checksums in its header of what holds times."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     metadata = header["__metadata__"]
-    del metadata["checksum"]
-    metadata["info"] = _clean(json.loads(metadata["info"]))
+    texts = {name: text for name, text in metadata.items() if not name.endswith("checksum")}
+    header["__metadata__"] = {
+        name: _clean(json.loads(text)) if text.startswith("{") else text
+        for name, text in texts.items()
+    }
     return json.dumps(header).encode() + data[8 + length :]
 
 
@@ -324,9 +328,9 @@ def litter(folder):
     """Names of temporary files in a folder, those of the user's left out, and those that count as
     being in place.
     """
-    if Path(folder, ".pending.json").exists():
-        return []
-    names = (path.relative_to(folder).as_posix() for path in Path(folder).rglob("*"))
+    pending = [path.parent for path in Path(folder).rglob(".pending.json")]
+    found = [path for path in Path(folder).rglob("*") if not set(pending) & set(path.parents)]
+    names = (path.relative_to(folder).as_posix() for path in found)
     return [n for n in names if n not in MINE and (n.endswith(".tmp") or "/.new-" in f"/{n}")]
 
 
