@@ -94,7 +94,7 @@ def split(source: str, name: str = "the file") -> tuple[str, str, list[Section]]
 
     Raises ValueError, with `name` in its sentence, where there is no docstring or no section.
     """
-    introduction = ast.get_docstring(ast.parse(source))
+    introduction = (ast.get_docstring(ast.parse(source), clean=False) or "").strip("\n")
     headers = list(_HEADER.finditer(source))
     if not introduction:
         raise ValueError(f"{name} has no docstring, which an annotated page starts with")

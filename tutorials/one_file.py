@@ -282,7 +282,7 @@ def backward(params, dlogits, cache, n_head):
     return grads
 
 
-# ---- 10. Is it right? Nudge the parameters and see -----------------------------------------------
+# ---- 10. The check: is it right? Nudge the parameters and see ------------------------------------
 # A gradient is a promise: move a parameter a little, and the loss moves by so much. Try it: move
 # all parameters at once along a random direction u, a small step forward and one back. The loss
 # must change as the gradient says, by its product with u; a mistake in any backward shows.
