@@ -793,7 +793,7 @@ DAMAGE = {
     "no description": (
         lambda: os.remove(CORPUS),
         (ON_PREPARED,),
-        "prepared/train.bin is not a text file",
+        "prepared holds no text",
     ),
     "cut description": (
         lambda: cut(CORPUS),
