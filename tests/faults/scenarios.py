@@ -315,8 +315,9 @@ def _problem_after(stage, case, ended, statuses, way, errors=False, full=False):
         got = {name: data for name, data in content(case / OUT).items() if name not in left}
         found = differences(got, stage.calm)
         return f"unequal with status 0: {', '.join(found)}" if found else None
-    if ended.status == 2 and full and (left := litter(case / OUT)):
-        return f"left behind: {', '.join(left)}"
+    left = set(litter(case / OUT)) - set(litter(stage.start / OUT))
+    if ended.status == 2 and full and left:
+        return f"left behind: {', '.join(sorted(left))}"
     if command.startswith("train") and command.endswith("--overwrite"):
         with stage.case(f"{case.name}_copy", case) as copy:
             if wrong := stage.resumed_is_old_or_new(copy):
