@@ -56,6 +56,7 @@ PAGES = (  # file in tutorials/, title in the menu
     ("code.md", "Reading the code"),
     ("speed.md", "Speed"),
     ("reproducibility.md", "What repeats"),
+    ("promises.md", "What is promised"),
     ("assignments/README.md", "Assignments"),
     ("assignments/a0/README.md", "A0 Warm-up"),
     ("assignments/a1/README.md", "A1 Objectives"),
