@@ -238,6 +238,8 @@ def assert_nothing_wrong(problems):
         ("synthetic", 2),
         ("synthetic --resume", 1),
         ("synthetic --overwrite", 2),
+        ("sample --out FILE", 5),
+        ("eval --out FILE", 2),
     ],
 )
 def test_a_kill_at_an_operation_loses_nothing(stages, name, number, mode):
@@ -272,7 +274,9 @@ def test_an_error_of_the_disk_is_a_sentence_and_loses_nothing(stages, name, numb
 
 
 @pytest.mark.parametrize("mode", scenarios.SIGNALS)
-@pytest.mark.parametrize("name", ["train", "train --resume", "prepare", "synthetic"])
+@pytest.mark.parametrize(
+    "name", ["train", "train --resume", "prepare", "synthetic", "sample --out FILE"]
+)
 def test_a_signal_loses_nothing(stages, name, mode):
     stage = stages(name)
     where = some(stage, mode, 1 if name == "synthetic" else 3)

@@ -40,6 +40,8 @@ PLAN = {
     "train --resume": ALL,
     "prepare": OF_FEW,
     "prepare, no folder": {"kill": 1, "half": 1},
+    "sample --out FILE": OF_FEW | {"kill twice": 5, "moment": 20},
+    "eval --out FILE": OF_FEW | {"kill twice": 5, "moment": 10},
     "compare": LONG,
     "compare --resume": {"kill": 1, "half": 6, "full": 12},
     "compare --overwrite": {"kill": 1, "half": 12, "full": 24},
