@@ -300,11 +300,14 @@ def template(machine, tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize("first", range(0, 60, 20))
+FOUND = [205, 746]  # numbers of damages that once ended in a traceback
+
+
+@pytest.mark.parametrize("seeds", [range(20), range(20, 40), FOUND], ids=["some", "more", "found"])
 def test_a_folder_that_was_damaged_at_random_is_no_traceback_and_no_loss(
-    machine, template, tmp_path, first
+    machine, template, tmp_path, seeds
 ):
-    for seed in range(first, first + 20):
+    for seed in seeds:
         found = mutations.problem_of(machine, template, tmp_path, seed)
         assert found.problem is None, found
 

@@ -210,15 +210,30 @@ def read_matrix(folder: FilePath, job: Job) -> dict[str, Any]:
     found = files.read_json(path, _MOST_MATRIX)
     try:
         learned = np.array(found["learned"], float)
-        curve = list(found["curve"])
-    except (KeyError, TypeError, ValueError):
+        curve = found["curve"]
+    except (KeyError, TypeError, ValueError, OverflowError):
         curve = []
-    if not curve or learned.shape != (job.vocab_size, job.vocab_size):
+    if not _is_curve(curve) or learned.shape != (job.vocab_size, job.vocab_size):
         raise ValueError(
             f"{path} is damaged: it holds no learned matrix of {job.vocab_size} tokens with its"
             " curve"
         )
     return {"learned": learned, "curve": curve}
+
+
+def _is_curve(found: Any) -> bool:
+    """Whether it is a list of points that all have numbers by the same names."""
+    if not isinstance(found, list) or not found or not isinstance(found[0], dict):
+        return False
+    names = found[0].keys()
+    return names >= {"step", "loss"} and all(
+        isinstance(point, dict) and point.keys() == names and all(map(_is_number, point.values()))
+        for point in found
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 1 << 63)
 
 
 def _results(
