@@ -666,7 +666,7 @@ DAMAGE = {
     "weights a folder": (
         lambda: (os.remove(WEIGHTS), os.mkdir(WEIGHTS)),
         (SAMPLE,),
-        "run/model.safetensors: Is a directory",
+        "run/model.safetensors is not a regular file but a folder",
     ),
     "weights of a state": (lambda: shutil.copy(STATE, WEIGHTS), (SAMPLE,), "run lacks the weights"),
     "only a pickle": (
