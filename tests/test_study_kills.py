@@ -1,6 +1,6 @@
 """compare and synthetic where something goes wrong: killed at any operation on files, a full or
-broken disk, a worker that is ended, Ctrl-C, files of the user's in the way. Nothing of the user's is
-lost, and the command, or --resume, comes to the same end byte for byte.
+broken disk, a worker that is ended, Ctrl-C, files of the user's in the way. Nothing of the user's
+is lost, and the command, or --resume, comes to the same end byte for byte.
 
 With MINIMIXCE_CAMPAIGN=1 every operation of every command is tried (an hour on one core).
 """
@@ -15,7 +15,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from faults import driver, scenarios
 from faults.scenarios import MODEL, OUT, Scenario
@@ -274,6 +273,7 @@ def start(command, place):
 
 def workers_of(process):
     """The workers of a pool that have begun to compute."""
+    psutil = pytest.importorskip("psutil")
     children = psutil.Process(process.pid).children() if process.poll() is None else []
     return [
         child
@@ -287,6 +287,7 @@ def workers_of(process):
 def test_a_worker_that_is_killed_and_ctrl_c_end_in_a_sentence_and_without_workers(
     tmp_path, signalled
 ):
+    psutil = pytest.importorskip("psutil")
     process = start(LONG, tmp_path)
     workers = workers_of(process)
     assert len(workers) == 2
