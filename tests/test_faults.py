@@ -210,8 +210,11 @@ def test_a_forked_process_leaves_what_one_of_its_own_leaves(machine, library, kn
 
 
 def unnamed(found):
-    """Contents without the random part of temporary names."""
-    return {re.sub(r"[0-9a-f]{16}", "X", name): data for name, data in found.items()}
+    """Contents without the random part of temporary names, also where a file lists them."""
+    return {
+        re.sub(r"[0-9a-f]{16}", "X", name): data and re.sub(rb"[0-9a-f]{16}", b"X", data)
+        for name, data in found.items()
+    }
 
 
 # ---- kills, errors, signals, two processes -------------------------------------------------------
