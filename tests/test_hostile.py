@@ -507,7 +507,7 @@ def test_all_runs_of_a_comparison_resume_and_evaluate(template):
         Path("texts").mkdir()
         for k in range(12):
             Path(f"texts/{k}.txt").write_text(Path("story.txt").read_text()[k : 300 + 30 * k])
-        assert run(on(COMPARE, "texts --seeds 1,5"))[0] == 0
+        assert run(f"{on(COMPARE, 'texts')} --seeds 1,5")[0] == 0
         for seed in (1, 5):
             status, _, error = run(f"eval new/mle_seed{seed} --device cpu --samples 0 --tokens 10")
             assert status == 0, error

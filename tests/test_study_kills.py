@@ -21,6 +21,7 @@ from faults.scenarios import MODEL, OUT, Scenario
 
 from minimixce import cli
 from minimixce.experiments import plots
+from minimixce.experiments.synthetic import data as data_module
 from minimixce.experiments.synthetic import grid
 from minimixce.storage import install
 
@@ -188,7 +189,7 @@ def test_a_list_from_somebody_else_replaces_nothing(tmp_path, capsys, record):
 
 def test_what_a_study_wrote_is_listed_and_only_that_is_replaced(tmp_path, monkeypatch):
     """Of the study before, too: no matrix of a job that is not of the new one is left."""
-    draw_nothing(monkeypatch)
+    make_cheaper(monkeypatch)
     scenarios.put_mine(tmp_path / OUT)
     matrices = tmp_path / OUT / "matrices"
     matrices.mkdir()
@@ -207,7 +208,9 @@ def test_what_a_study_wrote_is_listed_and_only_that_is_replaced(tmp_path, monkey
     assert not [name for name in there if "two_kls" in name]
 
 
-def draw_nothing(monkeypatch):
+def make_cheaper(monkeypatch):
+    data_of = functools.partial(data_module.data_of, train=1_000, development=100)
+    monkeypatch.setattr(data_module, "data_of", data_of)
     for name in ("_matrices", "_ratios", "_curves"):
         monkeypatch.setattr(plots, name, lambda *_: plots.new_figure(figsize=(1, 1)))
 
@@ -242,6 +245,7 @@ def test_a_grid_that_does_not_fit_is_refused_before_anything_is_written(
 def test_a_matrix_of_many_tokens_is_read(tmp_path, monkeypatch):
     """It may be larger than other JSON files are allowed to be."""
     job = grid.jobs_of_grid((4,), (0.5,), (7,), ("mle",))[0]
+    make_cheaper(monkeypatch)
     monkeypatch.setattr("minimixce.storage.files.MOST_JSON", 10)
     grid.run_grid([job], tmp_path, progress=False)
     assert grid.read_matrix(tmp_path, job)["learned"].shape == (4, 4)
