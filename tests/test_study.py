@@ -171,7 +171,8 @@ def test_starting_anew_leaves_nothing_of_the_old_grid(
     monkeypatch.setattr(grid, "run_grid", stop_here())
     with pytest.raises(Stopped):
         cli.main([*words, "--overwrite", "--seeds", "4"])
-    assert not [path for path in tmp_path.rglob("*") if path.suffix in (".csv", ".json", ".jsonl")]
+    found = [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    assert found == ["study.json"]
 
 
 def test_without_options_the_command_runs_the_default_grid(tmp_path, monkeypatch):
