@@ -238,8 +238,12 @@ def test_a_grid_that_does_not_fit_is_refused_before_anything_is_written(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr("minimixce.storage.memory.available", lambda: 4 << 30)
-    command = SYNTHETIC.replace("--vocab 4", "--vocab 5000")
-    refused(command, tmp_path, capsys, "5,000 or more tokens at a time needs more than 7,247 MiB")
+    command = SYNTHETIC.replace("--vocab 4", "--vocab 4,5000")
+    sentence = "running 1 of the jobs at a time, with up to 5,000 tokens, needs more than 7,247 MiB"
+    refused(command, tmp_path, capsys, sentence)
+    monkeypatch.setattr("minimixce.storage.memory.available", lambda: 1 << 30)
+    command = SYNTHETIC.replace("--vocab 4", "--vocab 5000 --model gpt")
+    refused(command, tmp_path, capsys, "drawing the first world, of 5,000 tokens, needs more than")
 
 
 def test_a_matrix_of_many_tokens_is_read(tmp_path, monkeypatch):
