@@ -67,7 +67,7 @@ class Stage(scenarios.Stage):
 
     def __init__(self, machine, scenario, place):
         super().__init__(machine, scenario, place)
-        self.whole = scenarios.content(self.start / OUT)
+        self.whole = scenarios.content_of_all(self.start / OUT)
 
     def _make_ready(self, command, cut):
         super()._make_ready(command, cut)
@@ -78,7 +78,7 @@ class Stage(scenarios.Stage):
         """After a killed --overwrite the old is whole, or the new one goes on: never both."""
         if self.scenario.command.endswith("--overwrite"):
             left = set(scenarios.litter(case / OUT))
-            found = scenarios.content(case / OUT)
+            found = scenarios.content_of_all(case / OUT)
             if {name: data for name, data in found.items() if name not in left} == self.whole:
                 way = (self.scenario.command,)
         return super().problem_afterwards(case, way)
