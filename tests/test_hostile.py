@@ -291,15 +291,18 @@ CASES = [
     (f"{TRAIN} --objective missing.py:objective", "missing.py does not exist"),
     (f"{TRAIN} --objective good.py:", "good.py defines no function ''"),
     (f"{TRAIN} --objective good.py:nothing", "good.py defines no function 'nothing'"),
-    (f"{TRAIN} --objective pretend.py:objective", "pretend.py fails to run"),
+    (f"{TRAIN} --objective pretend.py:objective", "pretend.py is not a regular file but a folder"),
     (f"{TRAIN} --objective number.py:objective", "number.py defines no function 'objective'"),
-    (f"{TRAIN} --objective syntax.py:objective", "syntax.py fails to run: SyntaxError"),
+    (f"{TRAIN} --objective syntax.py:objective", "syntax.py, line 1 fails to run: SyntaxError"),
     (
         f"{TRAIN} --objective importing.py:objective",
-        "importing.py fails to run: ModuleNotFoundError",
+        "importing.py, line 1 fails to run: ModuleNotFoundError",
     ),
-    (f"{TRAIN} --objective raising.py:objective", "raising.py fails to run: KeyError: 'at import'"),
-    (f"{TRAIN} --objective exiting.py:objective", "exiting.py fails to run: SystemExit"),
+    (
+        f"{TRAIN} --objective raising.py:objective",
+        "raising.py, line 1 fails to run: KeyError: 'at import'",
+    ),
+    (f"{TRAIN} --objective exiting.py:objective", "exiting.py, line 2 fails to run: SystemExit"),
     (f"{TRAIN} --objective nul.py:objective", "nul.py fails to run"),
     *[
         (

@@ -183,9 +183,9 @@ def test_integers_of_json_can_be_made_floats(tmp_path, digits):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("x = 1\n\ndef f():\n    return 1 / 0\nf()\n", "line 4, fails to run: ZeroDivisionError:"),
-        ("x = 1\ndef f(:\n", "line 2, fails to run: SyntaxError: invalid syntax"),
-        ("import sys\nsys.exit()\n", "line 2, fails to run: SystemExit"),
+        ("x = 1\n\ndef f():\n    return 1 / 0\nf()\n", "line 4 fails to run: ZeroDivisionError:"),
+        ("x = 1\ndef f(:\n", "line 2 fails to run: SyntaxError: invalid syntax"),
+        ("import sys\nsys.exit()\n", "line 2 fails to run: SystemExit"),
     ],
 )
 def test_a_file_of_functions_that_fails_says_at_which_line(tmp_path, source, words):
@@ -422,7 +422,10 @@ RAW = ["", "a\udcffb", ESCAPE, "a\nb", "/dev/null", "/dev/zero", "random:5:0.5:"
 WORDS = [*NUMBERS.split(), *NAMES.split(), *STRANGE.split(), *HUGE, *RAW]
 BEGINNINGS = {
     "train": f"train --out new --data story.txt {SMALL}",
-    "compare": f"compare --out new --data story.txt --samples 1 --tokens 3 {SMALL}",
+    "compare": (
+        "compare --out new --data story.txt --objectives mle --seeds 0 --samples 1 --tokens 3"
+        f" {SMALL}"
+    ),
     "sample": SAMPLE,
     "eval": EVAL,
     "prepare": "prepare --out new --data story.txt",

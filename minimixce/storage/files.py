@@ -196,7 +196,7 @@ def load_functions(path: FilePath, *names: str) -> Any:
         defined = runpy.run_path(str(path))
     except (Exception, SystemExit) as error:
         line = _line_in(path, error)
-        where = f", line {line}," if line else ""
+        where = f", line {line}" if line else ""
         said = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise ValueError(f"{path}{where} fails to run: {said}") from error
     for name in names:
