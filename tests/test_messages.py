@@ -167,6 +167,10 @@ def test_a_file_has_at_most_so_many_bytes(tmp_path):
     assert files.read_bytes(tmp_path / "it", 5) == files.read_bytes(tmp_path / "it") == b"12345"
     with pytest.raises(ValueError, match="it has 5 bytes; at most 4 are read"):
         files.read_bytes(tmp_path / "it", 4)
+    with open(tmp_path / "large", "wb") as large:
+        large.truncate(1 << 42)  # of holes
+    with pytest.raises(MemoryError, match="large, read whole, needs more than 4,096 GiB"):
+        files.read_bytes(tmp_path / "large")
     with pytest.raises(FileNotFoundError, match="other does not exist"):
         files.read_bytes(tmp_path / "other")
 
