@@ -233,7 +233,7 @@ def _change_field(chance, value):
         if isinstance(inner, (dict, list)) and inner and chance.random() < 0.7:
             value = inner
             continue
-        if chance.random() < 0.3:
+        if chance.random() < 0.3 and key != "steps":  # without it a run makes its default of them
             del value[key]
         else:
             value[key] = chance.choice(WEIRD)
