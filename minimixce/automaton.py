@@ -62,7 +62,8 @@ class World:
         log_p_floor: float = LOG_P_FLOOR,
     ) -> None:
         probs = check_probs("probs", probs)
-        next_state = to_array("next_state", next_state, "iu", "integers").astype(np.int64)
+        next_state = to_array("next_state", next_state, "iu", "integers")
+        next_state = next_state.astype(np.int64, copy=False)
         if next_state.shape != probs.shape:
             raise ValueError(
                 f"next_state must have the shape of probs, {probs.shape}, got {next_state.shape}"

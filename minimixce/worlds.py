@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .automaton import LOG_P_FLOOR, World, batch, reach
-from .storage import files
+from .storage import files, memory
 from .storage.shapes import Array, FilePath, Int, Matrix
 from .storage.validate import check_count, check_number, check_probs, check_text, to_array
 
@@ -33,18 +33,22 @@ __all__ = [
 ]
 
 
+_MOST_BYTES = 1 << 30  # of a world's file, which has 25 or so for each possible move
+
+
 def load(path: FilePath) -> World:
     """The world that World.save wrote to the file `path`.
 
     Raises FileNotFoundError, or ValueError for a damaged file.
     """
-    fields = files.read_json(path)
+    fields = files.read_json(path, _MOST_BYTES)
     if missing := [key for key in ("name", "log_p_floor", "words", "states") if key not in fields]:
         raise ValueError(f"{path} does not describe a world: it lacks {', '.join(missing)}")
     words, states = fields["words"], fields["states"]
     try:
         if not isinstance(words, list) or not isinstance(states, list):
             raise ValueError("words and states must be lists")
+        _check_room(len(states), len(words), f"{path}, a world")
         probs = np.zeros((len(states), len(words)))
         next_state = np.zeros((len(states), len(words)), np.int64)
         for s, state in enumerate(states):
@@ -94,6 +98,7 @@ def random_markov(vocab_size: int, zero_fraction: float, seed: int) -> World:
     check_number("zero_fraction", zero_fraction)
     if not 0 <= zero_fraction <= 1:
         raise ValueError(f"zero_fraction must be between 0 and 1, got {zero_fraction}")
+    _check_room(vocab_size, vocab_size)
     # the legacy generator, which the authors' code uses
     rng = np.random.RandomState(check_count("seed", seed, 0))
     # in the authors' order: words, then the boundary
@@ -129,6 +134,7 @@ def ngram(
         context = (*context, token)[1 - n :] if token and n > 1 else ()
     contexts = sorted(counts, key=lambda context: (len(context), context))
     number = {context: s for s, context in enumerate(contexts)}
+    _check_room(len(contexts), vocab_size)
     longer: dict[
         tuple[int, ...], list[tuple[int, ...]]
     ] = {}  # context -> the states that lengthen it by one token
@@ -152,6 +158,17 @@ def ngram(
     probs /= probs.sum(axis=1, keepdims=True)
     next_state = np.stack([targets_of(c[1:] if c and len(c) == n - 1 else c) for c in contexts])
     return World(probs, next_state, words, name=f"{n}-gram")
+
+
+def _check_room(num_states, vocab_size, what="a world"):
+    """Raise MemoryError where the tables of a world (64-bit numbers for every state and token:
+    probs and next_state, a copy of each while it is made) are sure not to fit.
+    """
+    memory.check(
+        4 * 8 * num_states * vocab_size,
+        f"{what} of {num_states:,} states and {vocab_size:,} tokens",
+        "make one of fewer",
+    )
 
 
 def _stream(tokens: Int[Array, "..."] | Sequence[Any], vocab_size: int) -> Int[Array, " N"]:
@@ -207,6 +224,7 @@ def from_text(text: str, vocab_size: int) -> World:
             f"text must have at least vocab_size − 1 = {vocab_size - 1} different words, got"
             f" {len(frequency)}"
         )
+    _check_room(vocab_size, vocab_size)
     kept = sorted(frequency, key=lambda word: (-frequency[word], word))[: vocab_size - 1]
     number, counts = {word: v for v, word in enumerate(kept, 1)}, np.zeros((vocab_size, vocab_size))
     for sequence in filter(None, sequences):

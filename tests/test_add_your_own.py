@@ -81,6 +81,7 @@ def run(copy, *arguments):
     return result.stdout
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_page_pass(copy):
     files = sorted(path.name for path in (copy / "tests").glob("test_*.py"))
     assert files == ["test_brackets.py", "test_lengths.py", "test_power.py", "test_rms_norm.py"]
@@ -89,6 +90,7 @@ def test_the_tests_of_the_page_pass(copy):
     assert "8 passed" in run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests")
 
 
+@pytest.mark.slow
 def test_its_rows_show_up_in_checks_tables_and_files(copy):
     (commands,) = (block.splitlines() for kind, block in BLOCKS if kind == "sh")
     (copy / "story.txt").write_text("The cat sat on the mat. The dog sat on the log.\n" * 50)

@@ -18,6 +18,7 @@ from helpers import (
     assert_same_grads,
     autograd_oracle,
     check_pieces,
+    forget_checksums,
     random_gpt,
     twenty_five_examples,
 )
@@ -491,6 +492,7 @@ def test_another_model_is_refused_in_one_sentence(tmp_path, make, wanted):
 )
 def test_a_config_that_is_wrong_is_named(tmp_path, fields, message):
     random_bigram().save(tmp_path)
+    forget_checksums(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text()) | fields
     (tmp_path / "config.json").write_text(
         json.dumps({name: value for name, value in config.items() if value is not ...})
@@ -502,6 +504,7 @@ def test_a_config_that_is_wrong_is_named(tmp_path, fields, message):
 
 def test_an_integer_is_a_rate(tmp_path):
     random_bigram().save(tmp_path)
+    forget_checksums(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"dropout": 0}))
     assert mm.Bigram.load(tmp_path, device="cpu").config.dropout == 0.0
@@ -532,12 +535,14 @@ def test_missing_and_corrupt_files(tmp_path, make):
     )
     other = make(vocab_size=6)
     other.save(tmp_path / "other")
+    forget_checksums(tmp_path / "other")
     after(
         lambda: shutil.copy(tmp_path / "other" / "model.safetensors", weights),
         ValueError,
         "has shape .* but config.json says",
     )
     random_gpt().save(tmp_path / "gpt")
+    forget_checksums(tmp_path / "gpt")
     after(
         lambda: shutil.copy(tmp_path / "gpt" / "model.safetensors", weights),
         ValueError,

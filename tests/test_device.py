@@ -154,6 +154,7 @@ def test_past_shared_by_rows_equals_numpys_and_never_waits(dtype):
     assert_all_same(on_device, run(np))
 
 
+@pytest.mark.slow  # 6 s of every forward, backward and objective once more
 def test_every_check_passes_on_the_device(monkeypatch):
     """Every layer and objective, and the whole model with dropout, through the numerical
     derivative.

@@ -67,6 +67,23 @@ def test_word_validity_leaves_out_words_that_may_be_cut():
     assert np.isnan(measures.word_validity(["one two"], {"one"}))
 
 
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(
+    st.text(st.sampled_from("aé字'\u0301 \n,"), min_size=1),
+    st.integers(1, 9),
+    st.sampled_from(["character", "byte"]),
+)
+def test_words_counted_piece_by_piece_are_those_of_the_whole(content, piece, kind):
+    tokenizer = text.ByteTokenizer() if kind == "byte" else text.CharTokenizer(content)
+    ids = np.concatenate([[0], tokenizer.encode(content), [0], tokenizer.encode(content[::-1])])
+    corpus = text.Corpus(ids, ids[:1], tokenizer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measures, "_PIECE", piece)
+        assert measures.vocabulary_of(corpus) == set(
+            measures.words(content) + measures.words(content[::-1])
+        )
+
+
 def test_entropy_and_the_temperature_that_matches_it():
     model = mm.GPT(mm.GPTConfig(6, 8, 1, 1, 8, dtype="float64"), device="cpu")
     model.params = {name: 30 * p if p.ndim > 1 else p for name, p in model.params.items()}

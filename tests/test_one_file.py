@@ -5,6 +5,7 @@ agree.
 import ast
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -236,6 +237,21 @@ def test_a_broken_backward_is_found():
         assert_all_same(grads, package_loss_and_grads(case, eta=0.3)[1])
 
 
+def check_slope(module):
+    case = Case(module, (2, 3, 2, 4, 5, 6, 2), seed=0)
+    return module.check_slope(case.params, case.tokens, case.targets, case.H, 0.3, seed=0)
+
+
+def test_the_file_s_own_check_tells_right_from_wrong(one_file):
+    said, found = check_slope(one_file)
+    assert said == pytest.approx(found, rel=1e-6)
+    broken = load()
+    gelu_backward = broken.gelu_backward
+    broken.gelu_backward = lambda dy, cache: gelu_backward(dy, cache) * 1.01
+    said, found = check_slope(broken)
+    assert said != pytest.approx(found, rel=1e-4)
+
+
 def test_nothing_is_changed_in_place(one_file, case):
     before = {name: p.copy() for name, p in case.params.items()}
     logits, cache = one_file.forward(case.params, case.tokens, case.H)
@@ -286,7 +302,9 @@ def test_text_and_batches(one_file):
 
 def test_size_and_imports():
     source = PATH.read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= 250
+    lines = source.splitlines()
+    assert len(lines) <= 395
+    assert max(map(len, lines)) <= 100
     imported = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -320,6 +338,9 @@ def test_script(arguments, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     progress, text = done.stdout.split("\nIt writes:\n")
+    slopes = re.findall(r"says (-?[\d.]+)", progress)
+    assert len(slopes) == 2
+    assert float(slopes[0]) == pytest.approx(float(slopes[1]), abs=1e-6)
     losses = [
         float(line.split("−log q ")[1].split()[0])
         for line in progress.splitlines()
@@ -329,3 +350,13 @@ def test_script(arguments, tmp_path):
     assert losses[-1] < losses[0] < 5  # a uniform guess would be log V = 4.6
     assert len(text) > 10
     assert not list(tmp_path.iterdir())
+
+
+def test_a_word_for_a_number_is_one_sentence(tmp_path):
+    command = [sys.executable, PATH, "many"]
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", timeout=60, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 2
+    assert "argument steps: invalid int value: 'many'" in done.stderr
+    assert "Traceback" not in done.stderr

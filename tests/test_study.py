@@ -457,7 +457,12 @@ def test_a_corpus_makes_a_world(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "got 0"), (b"one two three", "got 3"), (b"\xff\xfe", "decode")]
+    ("content", "message"),
+    [
+        (b"", "does not make a world of 3 tokens: text must have"),
+        (b"one two three", "got 3"),
+        (b"\xff\xfe", "is not UTF-8 text"),
+    ],
 )
 def test_a_poor_corpus_is_named_before_anything_runs(tmp_path, capsys, content, message):
     text = tmp_path / "text.txt"
@@ -465,7 +470,7 @@ def test_a_poor_corpus_is_named_before_anything_runs(tmp_path, capsys, content, 
     words = ["synthetic", "--full", "--vocab", "3,5", "--corpus", str(text)]
     assert cli.main([*words, "--out", str(tmp_path / "out")]) == 2
     printed = capsys.readouterr().err
-    assert f"{text} does not make a world of " in printed
+    assert f"minimixce synthetic: {text} " in printed
     assert message in printed
     assert not (tmp_path / "out").exists()
 

@@ -332,10 +332,11 @@ def test_another_name_of_the_objective_starts_a_new_count_of_the_best(tmp_path):
     best = []
     for k, name in enumerate(("a", "a", "b")):
         options = {"folder": tmp_path, "validation": VALIDATION, "objective_name": name}
-        train(new_model(), mixce_of_eta, steps=10 * (k + 1), resume=k > 0, eval_every=10, **options)
+        options |= {"resume": k > 0, "eval_every": 10, "steps": 10 * (k + 1)}
+        found = train(new_model(), mixce_of_eta, **options)
         _, info = checkpoint.load_state(tmp_path / STATE_FILE)
         best.append((info["objective"], info["best"]))
-    losses = [m["validation_loss"] for m in info["measurements"]]
+    losses = [m["validation_loss"] for m in found]
     assert best == [("a", losses[0]), ("a", min(losses[:2])), ("b", losses[2])]
 
 

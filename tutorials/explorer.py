@@ -1,7 +1,12 @@
 """Build the explorer, one HTML file that needs nothing else.
 
-The page computes the fixed points of one context itself, in JavaScript. What it shows of whole sentences is computed here, by
-the package: the table bigram at which each objective is least on the agreement() world, on a grid of η or γ.
+    python tutorials/explorer.py [folder]
+
+The page is put together from the files in explorer/: page.html, style.css and the scripts. It has
+four views, and ?view=simplex, tree, context or sentences in its address shows one alone, for a
+lesson that embeds it. The page computes the first three itself, in JavaScript. What it shows of
+whole sentences is computed here, by the package: the table bigram at which each objective is least
+on the agreement() world, on a grid of η or γ.
 """
 
 import argparse
@@ -15,13 +20,14 @@ import numpy as np
 
 import minimixce as mm
 from minimixce.experiments.fixed_points import fixed_point
-from minimixce.experiments.plots import P_COLOR, Q_COLOR
 from minimixce.lessons import MAX_LEN, SENTENCES, VALID, sentence_probs
 
 PAGE = "explorer.html"
-TEMPLATE = Path(__file__).with_name("explorer_template.html")
-ETAS = tuple(i / 100 for i in range(1, 101))  # at η = 0 MixCE has no distribution left, only the likeliest token
-GAMMAS = tuple(i / 100 for i in range(100))  # nor has TaiLr at γ = 1
+PARTS = Path(__file__).with_name("explorer")
+SCRIPTS = ("drawing", "distributions", "simplex", "tree", "context", "sentences", "page")
+# At η = 0 MixCE has no distribution left, only the likeliest token; nor has TaiLr at γ = 1.
+ETAS = tuple(i / 100 for i in range(1, 101))
+GAMMAS = tuple(i / 100 for i in range(100))
 RATIOS = {  # of every objective over sentences; None where it has no ratio
     "mle": (None,),
     "mixce": ETAS,
@@ -39,14 +45,21 @@ PRESETS = {  # distributions of the next of five tokens, to start from
     "a gentle slope": (0.3, 0.25, 0.2, 0.15, 0.1),
     "all equal": (0.2, 0.2, 0.2, 0.2, 0.2),
 }
+TREE = {  # the world of the prefix tree: tokens, P(next token | last token) from the start row on
+    "tokens": (".", "a", "b"),
+    "p": ((0.1, 0.6, 0.3), (0.3, 0.05, 0.65), (0.5, 0.4, 0.1)),
+    "max_len": 4,
+}
 
 
-def build(folder, home=""):
-    """Write explorer.html into `folder`, which is made if need be -> its path. `home`: a page that it links back to, if any."""
-    page = TEMPLATE.read_text(encoding="utf-8")
-    numbers = json.dumps(page_numbers(), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    back = f'<p><a href="{home}">Start here</a></p>\n  ' if home else ""
-    for name, value in {"P_COLOR": P_COLOR, "Q_COLOR": Q_COLOR, "HOME": back, "NUMBERS": numbers}.items():
+def build(folder: str | Path, home: str = "") -> Path:
+    """Write explorer.html into `folder`, which is made if need be -> its path.
+
+    `home`: the address of a page that it links back to, if any. Raises OSError where the folder
+    cannot be made or written to.
+    """
+    page = (PARTS / "page.html").read_text(encoding="utf-8")
+    for name, value in fillings(home).items():
         page = page.replace("{{" + name + "}}", value)
     path = Path(folder) / PAGE
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,12 +67,26 @@ def build(folder, home=""):
     return path
 
 
+def fillings(home: str) -> dict[str, str]:
+    """What stands in the page for each {{NAME}}."""
+    scripts = [(PARTS / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    numbers = json.dumps(page_numbers(), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return {
+        "HOME": f'<p><a href="{home}">Start here</a></p>\n  ' if home else "",
+        "STYLE": (PARTS / "style.css").read_text(encoding="utf-8"),
+        "SCRIPT": "\n".join(scripts),
+        "NUMBERS": numbers,
+    }
+
+
 @functools.cache
 def page_numbers():
     """Everything the page is given. Six significant digits; infinity, which JSON lacks, is null."""
     world = mm.worlds.agreement()
     anywhere = exact_measures(np.zeros((world.vocab_size,) * 2))
-    optima = {name: [describe(optimum(name, ratio)) for ratio in ratios] for name, ratios in RATIOS.items()}
+    optima = {}
+    for name, ratios in RATIOS.items():
+        optima[name] = [describe(optimum(name, ratio)) for ratio in ratios]
     return {
         "sentences": SENTENCES,
         "valid": len(VALID),
@@ -70,11 +97,12 @@ def page_numbers():
         "optima": optima,
         "presets": PRESETS,
         "examples": examples(),
+        "tree": TREE,
     }
 
 
 def describe(logits):
-    """A table Q (V,V) -> what the page shows of it: the probabilities of SENTENCES, then MEASURES."""
+    """A table Q (V,V) -> the probabilities of SENTENCES under it, then its MEASURES."""
     probs, found = sentence_probs(table_model(logits)), exact_measures(logits)
     if probs[-1] < 1e-12:  # the rest to one, "anything else", is rounding
         probs[-1] = 0.0
@@ -94,15 +122,21 @@ def table_model(logits):
 
 
 def short(x):
-    """Six significant digits; null for what is infinite. A probability of 0 counts as one of e^−1e300, so 1e99 is infinite."""
+    """Six significant digits; null for what is infinite.
+
+    A probability of 0 counts as one of e^−1e300 in the package, so 1e99 is infinite.
+    """
     if np.ndim(x):
         return [short(value) for value in x]
     return float(f"{x:.6g}") if abs(x) < 1e99 else None
 
 
 def examples():
-    """Fixed points of the presets by the package, with which the page compares its own when it loads."""
-    points = {"mixce": (mixce_point, (0.01, 0.1, 0.5, 1.0)), "tailr": (tailr_point, (0.0, 0.01, 0.1, 0.5, 0.99))}
+    """Fixed points of the presets by the package, for the page to compare its own with."""
+    points = {
+        "mixce": (mixce_point, (0.01, 0.1, 0.5, 1.0)),
+        "tailr": (tailr_point, (0.0, 0.01, 0.1, 0.5, 0.99)),
+    }
     return [
         {"objective": name, "ratio": ratio, "p": p, "q": point(p, ratio).tolist()}
         for p in PRESETS.values()
@@ -111,43 +145,54 @@ def examples():
     ]
 
 
-# ---- the optimum of each objective ------------------------------------------------------------------------------------
+# ---- the optimum of each objective -----------------------------------------------------------------
 
 
 @functools.cache
 def optimum(objective, ratio=None):
-    """The table at which an exact objective is least on the agreement() world, over all bigram tables -> logits (V,V).
+    """The table at which an exact objective is least on the agreement() world -> logits (V,V).
 
-    mle, mixce(η), tailr(γ): in expectation over P they are sums over the rows of the table, each convex in the row's q, so
-    the fixed point of every row is its one minimum. Logits are −inf where q = 0.
-    two_kls(η), mixce_star(η), reverse_kl: not convex, two_kls has two local minima at small η and every one-hot table is
-    stationary. So all tables of a fine grid are compared first (see grid), and the best is refined in all V² logits.
-    reverse_ce: linear in Q(x), so it is least where all mass is on the likeliest sentences.
+    It is least over all bigram tables. mle, mixce(η), tailr(γ): in expectation over P they are sums
+    over the rows of the table, each convex in the row's q, so the fixed point of every row is its
+    one minimum. Logits are −inf where q = 0. two_kls(η), mixce_star(η), reverse_kl: not convex;
+    two_kls has two local minima at small η, and every one-hot table is stationary. So all tables of
+    a fine grid are compared first (see grid), and the best is refined in all V² logits. reverse_ce:
+    linear in Q(x), so it is least where all mass is on the likeliest sentences.
     """
-    world = mm.worlds.agreement()
     if objective in ("mle", "mixce", "tailr"):
-        counts = mm.exact.bigram_counts(world, MAX_LEN)
-        p, eta = counts / counts.sum(axis=1, keepdims=True), 1.0 if ratio is None else ratio
-        with np.errstate(divide="ignore"):
-            return np.log([tailr_point(row, ratio) for row in p] if objective == "tailr" else fixed_point("mixce", p, eta)[0])
+        return row_by_row(objective, ratio)
     if objective == "reverse_ce":
-        return likeliest_sentences(world)
+        return likeliest_sentences(mm.worlds.agreement())
     q, values = grid()
     eta = 0.0 if ratio is None else ratio
-    a, b = ("forward_ce", "reverse_ce") if objective == "mixce_star" else ("forward_kl", "reverse_kl")
-    start = on_support(*q[np.argmin(eta * values[a] + (1 - eta) * values[b])])
+    kind = "ce" if objective == "mixce_star" else "kl"
+    mixed = eta * values[f"forward_{kind}"] + (1 - eta) * values[f"reverse_{kind}"]
+    start = on_support(*q[np.argmin(mixed)])
     return fixed_policy(start) if objective == "reverse_kl" else descend(start, objective, eta)
 
 
+def row_by_row(objective, ratio):
+    """The table whose every row is the fixed point of P's next tokens there -> logits (V,V)."""
+    counts = mm.exact.bigram_counts(mm.worlds.agreement(), MAX_LEN)
+    p = counts / counts.sum(axis=1, keepdims=True)
+    if objective == "tailr":
+        q = np.array([tailr_point(row, ratio) for row in p])
+    else:
+        q = fixed_point("mixce", p, 1.0 if ratio is None else ratio)[0]
+    with np.errstate(divide="ignore"):
+        return np.log(q)
+
+
 def mixce_point(p, eta):
-    """The q (V,) at which MixCE is least for next-token probabilities p (V,), η > 0 (η = 1 is MLE)."""
+    """The q (V,) at which MixCE is least for next-token p (V,), η > 0 (η = 1 is MLE)."""
     return fixed_point("mixce", p, eta)[0]
 
 
 def tailr_point(p, gamma):
     """The same for TaiLr: q = max(0, (p/λ − γ) / (1−γ)), γ < 1 (γ = 0 is MLE).
 
-    With k tokens left, the largest, Σ q = 1 gives λ = Σ p / (1−γ + kγ) over them; a token is left while its p > λγ.
+    With k tokens left, the largest, Σ q = 1 gives λ = Σ p / (1−γ + kγ) over them; a token is left
+    while its p > λγ.
     """
     p = np.asarray(p, dtype=float)
     order = np.sort(p)[::-1]
@@ -158,7 +203,10 @@ def tailr_point(p, gamma):
 
 
 def likeliest_sentences(world):
-    """The table that shares all mass equally among the likeliest sequences (two are: every other split is as good)."""
+    """The table that shares all mass equally among the likeliest sequences.
+
+    There are two, and every other split between them is as good.
+    """
     rows = mm.exact.sequences(world.vocab_size, MAX_LEN)
     log_p = world.log_prob(rows)
     best = rows[np.isclose(log_p, log_p.max())]
@@ -172,47 +220,70 @@ def likeliest_sentences(world):
 
 
 def on_support(cat, here_1, here_2, sleeps):
-    """The table that uses only pairs of tokens that P has: Q(cat|start), Q(here|cat), Q(here|cats), Q(sleeps|here).
+    """The table that uses only pairs of tokens that P has, of four free probabilities.
 
-    The other pairs get the floor itself: they occur in no sentence of P, and in what Q writes each costs that floor.
+    They are Q(cat|start), Q(here|cat), Q(here|cats) and Q(sleeps|here). The other pairs get the
+    floor itself: they occur in no sentence of P, and in what Q writes each costs that floor.
     """
     z = np.full((6, 6), mm.worlds.agreement().log_p_floor)
-    for row, (token, other), q in ((0, (1, 2), cat), (1, (3, 4), here_1), (2, (3, 5), here_2), (3, (4, 5), sleeps)):
-        z[row, token], z[row, other] = math.log(q), math.log1p(-q)
+    rows = [(0, 1, 2, cat), (1, 3, 4, here_1), (2, 3, 5, here_2), (3, 4, 5, sleeps)]
+    for row, token, other, q in rows:
+        z[row, token] = math.log(q)
+        z[row, other] = math.log1p(-q)
     z[4, 0] = z[5, 0] = 0.0
     return z
 
 
 @functools.cache
 def grid(points=21, widest=10.0):
-    """Every table of on_support with log-odds on a grid -> the four probabilities (n,4), and {name: (n,)} of each objective."""
+    """Every table of on_support with log-odds on a grid.
+
+    -> the four probabilities (n,4), and {name: (n,)}, the value of each objective.
+    """
     world = mm.worlds.agreement()
     q = 1 / (1 + np.exp(-np.linspace(-widest, widest, points)))
     q = np.stack(np.meshgrid(q, q, q, q, indexing="ij"), axis=-1).reshape(-1, 4)
     cat, here_1, here_2, sleeps = q.T
-    here_1_on, here_2_on = cat * here_1, (1 - cat) * here_2
-    probs = [cat * (1 - here_1), (1 - cat) * (1 - here_2), here_1_on * sleeps, here_2_on * (1 - sleeps)]
-    probs = np.array([*probs, here_1_on * (1 - sleeps), here_2_on * sleeps])  # in the order of SENTENCES, the last left out
-    p, cost = sentence_probs(world)[:-1], []
-    for row in world.rows(SENTENCES[:-1], MAX_LEN):
-        states, tokens = [0], row[1:MAX_LEN]
-        for token in tokens[:-1]:
-            states.append(world.next_state[states[-1], token])
-        steps = [world.probs[s, v] for s, v in zip(states, tokens) if v >= 0]
-        cost.append(-sum(max(math.log(x) if x else -math.inf, world.log_p_floor) for x in steps))
-    forward, reverse = -p @ np.log(probs), cost @ probs
-    entropy_p, entropy_q = exact_measures(np.zeros((6, 6)))["entropy_p"], -(probs * np.log(probs)).sum(axis=0)
+    here_1_on = cat * here_1
+    here_2_on = (1 - cat) * here_2
+    probs = np.array(  # in the order of SENTENCES, the last left out
+        [
+            cat * (1 - here_1),
+            (1 - cat) * (1 - here_2),
+            here_1_on * sleeps,
+            here_2_on * (1 - sleeps),
+            here_1_on * (1 - sleeps),
+            here_2_on * sleeps,
+        ]
+    )
+    cost = np.array([cost_of(world, row) for row in world.rows(SENTENCES[:-1], MAX_LEN)])
+    forward = -sentence_probs(world)[:-1] @ np.log(probs)
+    reverse = cost @ probs
+    entropy_p = exact_measures(np.zeros((6, 6)))["entropy_p"]
+    entropy_q = -(probs * np.log(probs)).sum(axis=0)
     values = {"forward_ce": forward, "reverse_ce": reverse}
     return q, values | {"forward_kl": forward - entropy_p, "reverse_kl": reverse - entropy_q}
 
 
+def cost_of(world, row):
+    """−log P of one sentence, a row of world.rows, with the floor of impossible tokens."""
+    tokens = row[1:MAX_LEN]
+    states = [0]
+    for token in tokens[:-1]:
+        states.append(world.next_state[states[-1], token])
+    steps = [world.probs[state, token] for state, token in zip(states, tokens) if token >= 0]
+    return -sum(max(math.log(x) if x else -math.inf, world.log_p_floor) for x in steps)
+
+
 def loss_and_grad(logits, objective, eta=0.5):
-    loss, grad = mm.exact.bigram_loss_and_grads(logits, mm.worlds.agreement(), objective=objective, eta=eta, max_len=MAX_LEN)
+    world = mm.worlds.agreement()
+    options = {"objective": objective, "eta": eta, "max_len": MAX_LEN}
+    loss, grad = mm.exact.bigram_loss_and_grads(logits, world, **options)
     return float(loss), grad
 
 
 def descend(z, objective, eta, tolerance=1e-10):
-    """The minimum near z (V,V) by BFGS on the package's exact gradient, until no derivative is above the tolerance."""
+    """The minimum near z (V,V) by BFGS on the package's exact gradient, to this tolerance."""
     value, grad = loss_and_grad(z, objective, eta)
     identity = inverse = np.eye(z.size)
     for _ in range(1000):
@@ -235,8 +306,9 @@ def descend(z, objective, eta, tolerance=1e-10):
 def fixed_policy(z, tolerance=1e-10):
     """The minimum of reverse_kl near z, exact also in probabilities as small as the floor's, 1e-30.
 
-    There a gradient is as good as zero. What vanishes is the advantage, the gradient over (visits to the row × q), which is
-    log q + the cost to go − its mean; taking it off the logits, half at a time, ends where q ∝ exp(−cost to go).
+    There a gradient is as good as zero. What vanishes is the advantage, the gradient over (visits
+    to the row × q), which is log q + the cost to go − its mean; taking it off the logits, half at a
+    time, ends where q ∝ exp(−cost to go).
     """
     for _ in range(1000):
         q = np.exp(mm.logprob.log_softmax(z))

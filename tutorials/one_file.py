@@ -1,250 +1,389 @@
-"""The whole of minimixce in one file: from text to a trained language model and what it writes, in nothing but NumPy (2.x).
+"""The whole of minimixce in one file: a small GPT that learns to write, in nothing but NumPy.
 
-    OPENBLAS_NUM_THREADS=1 python tutorials/one_file.py [steps] [eta]    # 2500 steps and η = 0.5; η = 1 is maximum likelihood
+A language model reads a text and says, for every character, how likely it is to come next. Call
+the author of the text P and the model Q. There are two questions to ask of Q:
 
-Read it from top to bottom: text, batches, a small GPT-2 that guesses each next character, the backward pass that says how its
-parameters should move, the MixCE loss, AdamW that moves them, and what the model then writes. No tricks, nothing for speed.
+    forward:    would Q write what P writes?    All of P's text should be likely under Q.
+    reverse:    would P write what Q writes?    All of Q's text should be likely under P.
 
-Expect 30 to 40 seconds (a second thread may only make the first one wait). On held-out text −log q falls from 4.3 (blind: log
-V = 4.6) to 1.6, the MixCE loss from 2.1 to 0.56; noise turns into words. A lower η gives up the rare for the well formed: at
-η = 1, 0.5, 0.1, −log q ends near 1.58, 1.61, 1.95; about 54, 60, 76 in 100 sampled words occur in the text. η = 0 gives spaces.
+Maximum likelihood asks the first question only. A model that is too small to be P then spreads
+itself over all that P might write, and over much that P never would. MixCE asks both. The second
+question seems to need P itself, and all we have is P's text; section 1 shows the way around.
 
-Shapes: B sequences in a batch, T characters in a sequence, C channels, H heads of D = C/H channels, V different characters.
+The rest is the backward pass, which finds how every parameter should move, all of them at once. It
+is the chain rule and nothing else: each layer is a forward function and its backward.
+
+    python tutorials/one_file.py [steps] [eta]    # η = 1 is maximum likelihood
+
+Shapes: B sequences in a batch, T characters in a sequence, C channels, H heads of D = C/H channels,
+V different characters. N = B·T is the number of all positions in a batch.
 """
 
+import argparse
 import math
-import sys
 import time
-from pydoc_data.topics import topics  # {name: text}, the pages behind Python's own help("assert"), help("for"), …
+from pydoc_data.topics import topics  # Python's own manual, the pages behind help("for")
 
 import numpy as np
 
 
-# ---- 1. Text to batches -----------------------------------------------------------------------------------------------
+# ---- 1. The loss: what we want of Q --------------------------------------------------------------
+# The model gives each character a score, its logit. Softmax turns the scores into probabilities.
+# Let q be the probability of the target, the character that did come next. Two losses:
+#
+#     maximum likelihood    −log q
+#     MixCE                 −η log q − (1−η) q
+#
+# The first term is the forward question. For the second, ask how likely P finds what Q writes:
+# Σ P(x) Q(x), over all texts x. That sum is also how likely Q finds what P writes, so P's text is
+# enough. (Taking it character by character makes it another question again; see lesson 6.)
+#
+# "dlogits" means ∂loss/∂logits: how fast the loss grows with each of them. Training goes the other
+# way. With log q = z_target − log Σ eᶻ, where z are the logits,
+#
+#     ∂(log q)/∂z = onehot − softmax        onehot is 1 at the target, 0 elsewhere
+#     ∂q/∂z       = q (onehot − softmax)    since ∂q = q ∂(log q)
+#
+# Both losses push the target up and all the others down. They differ in one weight: w = 1 for
+# maximum likelihood, w = η + (1−η) q for MixCE, where those targets count less that Q finds odd.
+def softmax(x):
+    """Scores to probabilities along the last axis: p = eˣ / Σ eˣ."""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))  # the maximum cancels; without it eˣ overflows
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def mixce(logits, targets, eta):
+    """logits (B,T,V), targets (B,T) -> the mean loss over all targets, dlogits (B,T,V)"""
+    z = logits - logits.max(axis=-1, keepdims=True)
+    onehot = np.eye(z.shape[-1], dtype=z.dtype)[targets]  # (B,T,V)
+    z_target = (z * onehot).sum(axis=-1, keepdims=True)  # (B,T,1)
+    log_q = z_target - np.log(np.exp(z).sum(axis=-1, keepdims=True))
+    q = np.exp(log_q)
+    loss = np.mean(-eta * log_q - (1 - eta) * q)
+    w = eta + (1 - eta) * q
+    return loss, w * (softmax(logits) - onehot) / targets.size
+
+
+# ---- 2. Text: it teaches itself, for the target is the next character ----------------------------
+# A token is a character's place in the sorted alphabet; token 0 is the boundary of two documents.
 def load_text():
-    """-> tokens (N,), characters. A token is a character's place in the sorted characters; "\\0" is token 0, the boundary."""
-    text = "".join("\0" + document for document in topics.values())  # the start of one document is the end of another
+    """-> tokens (N,), characters: tokens[i] is the place in `characters` of the text's i-th."""
+    text = "".join("\0" + document for document in topics.values())
     characters = sorted(set(text))
     token_of = {character: token for token, character in enumerate(characters)}
     return np.array([token_of[character] for character in text]), characters
 
 
 def random_batch(tokens, B, T, rng):
-    """tokens (N,) -> inputs (B,T), targets (B,T). The target of each position is the token after it."""
+    """tokens (N,) -> inputs (B,T), targets (B,T)"""
     starts = rng.integers(0, len(tokens) - T, size=B)
     windows = np.stack([tokens[start : start + T + 1] for start in starts])  # (B,T+1)
     return windows[:, :-1], windows[:, 1:]
 
 
-# ---- 2. Parameters: a dict of named arrays, with GPT-2's names and shapes ---------------------------------------------
+# ---- 3. Parameters: all that the model will know, at first small and random ----------------------
+# They are a dict of named arrays. The names are GPT-2's. Every token and every position has a
+# vector of C channels (wte and wpe). The vectors pass through n_layer blocks, each with two layer
+# norms and four linear layers.
 def init(vocab_size, block_size, n_layer, n_head, n_embd, seed):
-    """-> params: small random matrices, biases 0, layer-norm weights 1. block_size is the longest T the model can read."""
-    C, rng = n_embd, np.random.default_rng(seed)
-    assert C % n_head == 0, "the heads share the channels equally"
-    params = {"wte.weight": 0.02 * rng.standard_normal((vocab_size, C))}  # an embedding for each token
-    params["wpe.weight"] = 0.02 * rng.standard_normal((block_size, C))  # and for each position
+    """-> params, a dict of arrays. block_size is the longest sequence the model can read."""
+    assert n_embd % n_head == 0, "the heads share the channels equally"
+    C = n_embd
+    rng = np.random.default_rng(seed)
     attn = {"ln_1": (C,), "attn.c_attn": (C, 3 * C), "attn.c_proj": (C, C)}
     mlp = {"ln_2": (C,), "mlp.c_fc": (C, 4 * C), "mlp.c_proj": (4 * C, C)}
+    params = {"wte.weight": 0.02 * rng.standard_normal((vocab_size, C))}
+    params["wpe.weight"] = 0.02 * rng.standard_normal((block_size, C))
     for i in range(n_layer):
         for name, shape in (attn | mlp).items():
-            # The outputs of all 2·n_layer c_proj are added up in x: they start smaller, so that the sum starts no larger.
+            # All 2·n_layer outputs of c_proj add up: start smaller, and the sum starts no larger.
             std = 0.02 / math.sqrt(2 * n_layer) if name.endswith("c_proj") else 0.02
-            params[f"h.{i}.{name}.weight"] = std * rng.standard_normal(shape) if len(shape) == 2 else np.ones(shape)
+            is_norm = len(shape) == 1
+            weight = np.ones(C) if is_norm else std * rng.standard_normal(shape)
+            params[f"h.{i}.{name}.weight"] = weight
             params[f"h.{i}.{name}.bias"] = np.zeros(shape[-1])
     return params | {"ln_f.weight": np.ones(C), "ln_f.bias": np.zeros(C)}
 
 
-# ---- 3. Layers: every forward function, then its backward -------------------------------------------------------------
-# Every character of a batch is one row of x: x is (N,C) with N = B·T. Only attention lets rows know of one another.
-# `dx` always means ∂loss/∂x: how fast the loss grows with each element of x, in x's shape. A forward function makes y from x;
-# its backward is given dy and must find dx. One rule does it all, the chain rule: follow every road from x_j to the loss, that
-# is dx_j = Σ_i dy_i · ∂y_i/∂x_j over all y_i that x_j appears in. `cache` is what the forward keeps because backward needs it.
+# ---- 4. Backward: follow every road, multiply along it, add up the roads -------------------------
+# A forward function makes y from x. Its backward is given dy = ∂loss/∂y and must find dx:
+#
+#     dx_j = Σ_i dy_i · ∂y_i/∂x_j    over all y_i in which x_j appears
+#
+# dy comes from the layer above, dx goes to the layer below, and "cache" is what the forward keeps
+# because the backward will ask for it. x has a row for each position of the batch. Here
+# y_o = Σ_i x_i W_io + b_o in each row, with these slopes:
+#
+#     ∂y_o/∂x_i  = W_io    x_i appears in every y_o of its row: a sum over o
+#     ∂y_o/∂W_io = x_i     W_io appears in every row: a sum over the N rows
+#     ∂y_o/∂b_o  = 1       and so does b_o
+#
+# A sum over a shared letter is a matrix product. The shapes leave only one way to write it.
 def linear(x, W, b):
     """x (N,I), W (I,O), b (O,) -> y (N,O)"""
     return x @ W + b, (x, W)
 
 
 def linear_backward(dy, cache):
-    # Row by row y_o = Σ_i x_i W_io + b_o, so ∂y_o/∂x_i = W_io, ∂y_o/∂W_io = x_i, ∂y_o/∂b_o = 1.
-    # x_i appears in every y_o of its row: a sum over o. W and b appear in every row: a sum over the N rows.
     x, W = cache
     dx = dy @ W.T  # (N,O) @ (O,I) -> (N,I)
     dW = x.T @ dy  # (I,N) @ (N,O) -> (I,O)
-    db = dy.sum(axis=0)
+    db = dy.sum(axis=0)  # (N,O) -> (O,)
     return dx, dW, db
 
 
+# ---- 5. Layer norm: no row may grow too large or too small ---------------------------------------
+# Shift each row to mean 0 and scale it to variance 1: n = (x − mean) r, where r is one over its
+# standard deviation. Then comes a learned scale and shift, n · weight + bias, with slopes like a
+# linear layer's. From x_j three roads lead to the n_i of its row:
+#
+#     its own place      ∂n_j/∂x_j = r
+#     through the mean   ∂n_i/∂x_j = −r / C            for every i
+#     through r          ∂n_i/∂x_j = −r n_i n_j / C    for every i, since ∂r/∂x_j = −r² n_j / C
+#
+# Their sum is dx_j = r (dn_j − mean(dn) − n_j mean(dn · n)), with means over the row.
 def layer_norm(x, weight, bias):
-    """Shift every row of x to mean 0 and scale it to variance 1; then a learned scale and shift. x (N,C) -> y (N,C)"""
+    """x (N,C), weight (C,), bias (C,) -> y (N,C)"""
     centered = x - x.mean(axis=-1, keepdims=True)
-    r = 1 / np.sqrt((centered * centered).mean(axis=-1, keepdims=True) + 1e-5)  # 1/standard deviation, (N,1)
+    r = 1 / np.sqrt((centered * centered).mean(axis=-1, keepdims=True) + 1e-5)  # (N,1)
     n = centered * r
     return n * weight + bias, (n, r, weight)
 
 
 def layer_norm_backward(dy, cache):
-    # y = n · weight + bias gives dweight, dbias and dn as above. From x_j three roads lead to its row's n = (x − mean) r:
-    # its own place (∂n_j/∂x_j = r), the mean (∂n_i/∂x_j = −r/C for every i), and r (∂r/∂x_j = −r² n_j/C, so
-    # ∂n_i/∂x_j = −r n_i n_j/C for every i). Their sum: dx_j = r (dn_j − mean(dn) − n_j mean(dn · n)), means over the row.
     n, r, weight = cache
-    dweight, dbias = (dy * n).sum(axis=0), dy.sum(axis=0)
+    dweight = (dy * n).sum(axis=0)
+    dbias = dy.sum(axis=0)
     dn = dy * weight
-    dx = r * (dn - dn.mean(axis=-1, keepdims=True) - n * (dn * n).mean(axis=-1, keepdims=True))
-    return dx, dweight, dbias
+    through_mean = dn.mean(axis=-1, keepdims=True)
+    through_r = n * (dn * n).mean(axis=-1, keepdims=True)
+    return r * (dn - through_mean - through_r), dweight, dbias
 
 
+# ---- 6. GELU: a soft switch between two linear layers --------------------------------------------
+# It lets large x through and holds negative x back. Without it two linear layers would be only one.
+#
+#     y = ½ x (1 + t),    t = tanh u,    u = √(2/π) (x + 0.044715 x³)
+#
+# Each y has a single x, so there is one road; the product rule, with ∂t/∂u = 1 − t², gives
+#
+#     ∂y/∂x = ½ (1 + t) + ½ x (1 − t²) ∂u/∂x
 def gelu(x):
-    """A soft switch, near 0 for x ≪ 0 and near x for x ≫ 0: y = ½ x (1 + t), t = tanh u, u = √(2/π) (x + 0.044715 x³)."""
+    """x -> y, of any shape"""
     t = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x))
     return 0.5 * x * (1 + t), (x, t)
 
 
 def gelu_backward(dy, cache):
-    # The product rule, with ∂t/∂u = 1 − t²: ∂y/∂x = ½ (1 + t) + ½ x (1 − t²) ∂u/∂x.
     x, t = cache
     du_dx = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
     return dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * du_dx)
 
 
-def softmax(x):
-    """Scores to probabilities along the last axis: p = eˣ / Σ eˣ. Subtracting the maximum changes nothing but avoids inf."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
+# ---- 7. Attention: the one place where positions meet --------------------------------------------
+# Every position has a query q ("what do I look for?"), a key k ("what am I?") and a value v ("what
+# do I hand over?"). Where its query fits a key, it takes much of that position's value. It must not
+# look ahead: what comes next is to be guessed. H heads do this side by side, on D channels each.
+#
+# Backward, we need softmax's slopes, ∂p_i/∂x_j = p_i (1[i=j] − p_j). Over all roads from x_j,
+#
+#     dx_j = Σ_i dp_i p_i (1[i=j] − p_j) = p_j (dp_j − Σ_i dp_i p_i)
+#
+# The rest are matrix products, as in section 4: Y = A M has dA = dY Mᵀ and dM = Aᵀ dY. Scores that
+# look ahead need no line: their p is 0, a factor of their dx. (`.mT` swaps the last two axes.)
 def softmax_backward(dp, p):
-    # ∂p_i/∂x_j = p_i (1[i=j] − p_j), so dx_j = Σ_i dp_i p_i (1[i=j] − p_j) = p_j (dp_j − Σ_i dp_i p_i).
     return p * (dp - (dp * p).sum(axis=-1, keepdims=True))
 
 
 def attention(qkv, B, T, n_head):
-    """Every position gathers values v from itself and those before it whose key k fits its query q. qkv (N,3C) -> y (N,C)"""
-    q, k, v = qkv.reshape(B, T, 3, n_head, -1).transpose(2, 0, 3, 1, 4)  # each (B,H,T,D); below, .mT swaps the last two axes
-    scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B,H,T,D) @ (B,H,D,T) -> (B,H,T,T): row i asks, column j answers
-    scores = np.where(np.tri(T, dtype=bool), scores, -np.inf)  # causal: nobody asks the future, j > i
+    """qkv (N,3C), in each row all queries, then all keys, then all values -> y (N,C)"""
+    q, k, v = qkv.reshape(B, T, 3, n_head, -1).transpose(2, 0, 3, 1, 4)  # each (B,H,T,D)
+    scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B,H,T,T): row i asks, column j answers
+    scores = np.where(np.tri(T, dtype=bool), scores, -np.inf)  # j > i would be looking ahead
     p = softmax(scores)
     y = p @ v  # (B,H,T,T) @ (B,H,T,D) -> (B,H,T,D)
-    return y.transpose(0, 2, 1, 3).reshape(B * T, -1), (q, k, v, p)  # (B,H,T,D) -> (B,T,H,D) -> (N,C)
+    return y.transpose(0, 2, 1, 3).reshape(B * T, -1), (q, k, v, p)
 
 
 def attention_backward(dy, cache, B, T, n_head):
-    # The forward's lines from last to first. Y = A M has dA = dY Mᵀ and dM = Aᵀ dY: linear_backward for each head.
-    # The forbidden scores need no line: their p is 0, so softmax_backward makes their derivative 0.
     q, k, v, p = cache
     dy = dy.reshape(B, T, n_head, -1).transpose(0, 2, 1, 3)  # (B,H,T,D)
-    dp, dv = dy @ v.mT, p.mT @ dy  # (B,H,T,T), (B,H,T,D)
-    dscores = softmax_backward(dp, p)
-    dq, dk = dscores @ k / math.sqrt(q.shape[-1]), dscores.mT @ q / math.sqrt(q.shape[-1])  # both (B,H,T,D)
-    return np.stack([dq, dk, dv]).transpose(1, 3, 0, 2, 4).reshape(B * T, -1)  # (3,B,H,T,D) -> (B,T,3,H,D) -> (N,3C)
+    dp = dy @ v.mT  # (B,H,T,T)
+    dv = p.mT @ dy  # (B,H,T,D)
+    dscores = softmax_backward(dp, p) / math.sqrt(q.shape[-1])
+    dq = dscores @ k
+    dk = dscores.mT @ q
+    dqkv = np.stack([dq, dk, dv])  # (3,B,H,T,D)
+    return dqkv.transpose(1, 3, 0, 2, 4).reshape(B * T, -1)  # (N,3C)
 
 
-# ---- 4. The model: the backward is the forward, read from its last line to its first ----------------------------------
+# ---- 8. The model, forward: a stream to which every block adds -----------------------------------
+# The stream x has a vector for each position, and every block adds something to it twice. Attention
+# gathers from other positions; two linear layers with a GELU between them (the "mlp") work on what
+# was gathered. At the end the table of token vectors serves once more, turned around: the better a
+# token's vector fits the stream's, the higher its score.
 def forward(params, tokens, n_head):
-    """tokens (B,T) -> logits (B,T,V), a score for each token to come next; cache, those of the layers by name."""
-    blocks = [name.removesuffix("ln_1.bias") for name in params if name.endswith("ln_1.bias")]  # ["h.0.", "h.1.", …]
-    cache, (B, T) = {"tokens": tokens, "blocks": blocks}, tokens.shape
-    x = (params["wte.weight"][tokens] + params["wpe.weight"][:T]).reshape(B * T, -1)  # (B,T,C) + (T,C) -> (N,C)
+    """tokens (B,T) -> logits (B,T,V), cache: what every layer keeps, by its name"""
+    B, T = tokens.shape
+    blocks = [name.removesuffix("ln_1.bias") for name in params if name.endswith("ln_1.bias")]
+    cache = {"tokens": tokens, "blocks": blocks}  # blocks are "h.0.", "h.1.", …
+
+    def of(name):
+        return params[name + ".weight"], params[name + ".bias"]
+
+    x = params["wte.weight"][tokens] + params["wpe.weight"][:T]  # (B,T,C) + (T,C)
+    x = x.reshape(B * T, -1)
     for h in blocks:
-        y, cache[h + "ln_1"] = layer_norm(x, params[h + "ln_1.weight"], params[h + "ln_1.bias"])
-        y, cache[h + "attn.c_attn"] = linear(y, params[h + "attn.c_attn.weight"], params[h + "attn.c_attn.bias"])
+        y, cache[h + "ln_1"] = layer_norm(x, *of(h + "ln_1"))
+        y, cache[h + "attn.c_attn"] = linear(y, *of(h + "attn.c_attn"))
         y, cache[h + "attn"] = attention(y, B, T, n_head)
-        y, cache[h + "attn.c_proj"] = linear(y, params[h + "attn.c_proj.weight"], params[h + "attn.c_proj.bias"])
+        y, cache[h + "attn.c_proj"] = linear(y, *of(h + "attn.c_proj"))
         x = x + y
-        y, cache[h + "ln_2"] = layer_norm(x, params[h + "ln_2.weight"], params[h + "ln_2.bias"])
-        y, cache[h + "mlp.c_fc"] = linear(y, params[h + "mlp.c_fc.weight"], params[h + "mlp.c_fc.bias"])
+        y, cache[h + "ln_2"] = layer_norm(x, *of(h + "ln_2"))
+        y, cache[h + "mlp.c_fc"] = linear(y, *of(h + "mlp.c_fc"))
         y, cache[h + "mlp.gelu"] = gelu(y)
-        y, cache[h + "mlp.c_proj"] = linear(y, params[h + "mlp.c_proj.weight"], params[h + "mlp.c_proj.bias"])
+        y, cache[h + "mlp.c_proj"] = linear(y, *of(h + "mlp.c_proj"))
         x = x + y
-    x, cache["ln_f"] = layer_norm(x, params["ln_f.weight"], params["ln_f.bias"])
-    logits, cache["head"] = linear(x, params["wte.weight"].T, 0)  # the token embedding again, as the last matrix
+    x, cache["ln_f"] = layer_norm(x, *of("ln_f"))
+    logits, cache["head"] = linear(x, params["wte.weight"].T, 0)
     return logits.reshape(B, T, -1), cache
 
 
+# ---- 9. The model, backward: the forward, read from its last line to its first -------------------
+# The slopes of x + y are 1: what reaches the sum goes unchanged both to x and into y. Where the two
+# roads meet again, at the x that was used twice, they are added.
 def backward(params, dlogits, cache, n_head):
-    """dlogits (B,T,V) -> grads, an array for each of params. What reaches x + y goes back both ways: to x, and into y."""
-    grads = {name: np.zeros_like(p) for name, p in params.items()}
+    """dlogits (B,T,V) -> grads: ∂loss/∂p for every p of params, under its name"""
     B, T, V = dlogits.shape
+    grads = {}
+
+    def keep(name, dx, dweight, dbias):
+        grads[name + ".weight"] = dweight
+        grads[name + ".bias"] = dbias
+        return dx
+
     dx, dwte_transposed, _ = linear_backward(dlogits.reshape(B * T, V), cache["head"])
-    dx, grads["ln_f.weight"], grads["ln_f.bias"] = layer_norm_backward(dx, cache["ln_f"])
+    dx = keep("ln_f", *layer_norm_backward(dx, cache["ln_f"]))
     for h in reversed(cache["blocks"]):
-        dy, grads[h + "mlp.c_proj.weight"], grads[h + "mlp.c_proj.bias"] = linear_backward(dx, cache[h + "mlp.c_proj"])
+        dy = keep(h + "mlp.c_proj", *linear_backward(dx, cache[h + "mlp.c_proj"]))
         dy = gelu_backward(dy, cache[h + "mlp.gelu"])
-        dy, grads[h + "mlp.c_fc.weight"], grads[h + "mlp.c_fc.bias"] = linear_backward(dy, cache[h + "mlp.c_fc"])
-        dy, grads[h + "ln_2.weight"], grads[h + "ln_2.bias"] = layer_norm_backward(dy, cache[h + "ln_2"])
+        dy = keep(h + "mlp.c_fc", *linear_backward(dy, cache[h + "mlp.c_fc"]))
+        dy = keep(h + "ln_2", *layer_norm_backward(dy, cache[h + "ln_2"]))
         dx = dx + dy
-        dy, grads[h + "attn.c_proj.weight"], grads[h + "attn.c_proj.bias"] = linear_backward(dx, cache[h + "attn.c_proj"])
+        dy = keep(h + "attn.c_proj", *linear_backward(dx, cache[h + "attn.c_proj"]))
         dy = attention_backward(dy, cache[h + "attn"], B, T, n_head)
-        dy, grads[h + "attn.c_attn.weight"], grads[h + "attn.c_attn.bias"] = linear_backward(dy, cache[h + "attn.c_attn"])
-        dy, grads[h + "ln_1.weight"], grads[h + "ln_1.bias"] = layer_norm_backward(dy, cache[h + "ln_1"])
+        dy = keep(h + "attn.c_attn", *linear_backward(dy, cache[h + "attn.c_attn"]))
+        dy = keep(h + "ln_1", *layer_norm_backward(dy, cache[h + "ln_1"]))
         dx = dx + dy
-    grads["wpe.weight"][:T] = dx.reshape(B, T, -1).sum(axis=0)  # a position is shared by the B sequences
-    np.add.at(grads["wte.weight"], cache["tokens"].reshape(B * T), dx)  # each dx is added to the row that its token looked up,
-    grads["wte.weight"] += dwte_transposed.T  # and the same matrix was used a second time, at the end
+    grads["wpe.weight"] = np.zeros_like(params["wpe.weight"])
+    grads["wpe.weight"][:T] = dx.reshape(B, T, -1).sum(axis=0)  # B sequences share each position
+    grads["wte.weight"] = dwte_transposed.T.copy()  # the table was used twice: at the end, and
+    np.add.at(grads["wte.weight"], cache["tokens"].reshape(B * T), dx)  # to look up each token
     return grads
 
 
-# ---- 5. The loss, the optimizer and the writer ------------------------------------------------------------------------
-def mixce(logits, targets, eta):
-    """MixCE, the mean of −η log q − (1−η) q over all N targets, q being the target's probability -> loss, dlogits (B,T,V)."""
-    # −log q alone, maximum likelihood, is the forward cross-entropy: the model judges the data. In the reverse one the data
-    # judge what the model writes. It needs the data's true probabilities, which nobody has; −q stands in: samples will do.
-    # With logits z: log q = z_target − log Σ e^z, so ∂(log q)/∂z = onehot − softmax and ∂q/∂z = q (onehot − softmax). Together
-    # dz = w (softmax − onehot) / N, w = η + (1−η) q. At η = 1 all w are 1; below, targets that the model finds odd count less.
-    z = logits - logits.max(axis=-1, keepdims=True)
-    onehot = np.eye(z.shape[-1], dtype=z.dtype)[targets]  # (B,T,V): 1 at the target, 0 elsewhere
-    log_q = (z * onehot).sum(axis=-1, keepdims=True) - np.log(np.exp(z).sum(axis=-1, keepdims=True))  # (B,T,1)
-    q = np.exp(log_q)
-    w = eta + (1 - eta) * q
-    return np.mean(-eta * log_q - (1 - eta) * q), w * (softmax(logits) - onehot) / targets.size
+# ---- 10. The check: is it right? Nudge the parameters and see ------------------------------------
+# A gradient is a promise: move a parameter a little, and the loss moves by so much. Try it: move
+# all parameters at once along a random direction u, a small step forward and one back. The loss
+# must change as the gradient says, by its product with u; a mistake in any backward shows.
+def check_slope(params, inputs, targets, n_head, eta, seed):
+    """-> the slope of the loss along u, as backward says and as it is found; params are float64"""
+    rng = np.random.default_rng(seed)
+    u = {name: rng.standard_normal(p.shape) for name, p in params.items()}
+
+    def run(step):
+        moved = {name: p + step * u[name] for name, p in params.items()}
+        logits, cache = forward(moved, inputs, n_head)
+        loss, dlogits = mixce(logits, targets, eta)
+        return loss, backward(moved, dlogits, cache, n_head)
+
+    _, grads = run(0)
+    said = sum((grads[name] * u[name]).sum() for name in params)
+    found = (run(1e-6)[0] - run(-1e-6)[0]) / 2e-6
+    return said, found
 
 
+# ---- 11. AdamW: walk against the gradient, in steps of about one length --------------------------
+# m is where the gradient has pointed lately, v how large it has been, squared. So m / √v is long
+# where the gradient keeps its direction, short where it flickers. Both begin at 0, for which the
+# division by 1 − βˢᵗᵉᵖ makes up. Matrices also shrink a little at every step.
 def adamw(params, grads, state, lr, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1):
-    """One step -> new params, new state. The state, {} at first, counts steps and remembers two averages for each array."""
-    step, new_params, new_state = state.get("step", 0) + 1, {}, {}
+    """One step -> new params, new state. The state is {} at first."""
+    step = state.get("step", 0) + 1
+    new_params = {}
+    new_state = {"step": step}
     for name, p in params.items():
         m, v = state.get(name, (0, 0))
-        m = betas[0] * m + (1 - betas[0]) * grads[name]  # where the gradient has pointed lately
-        v = betas[1] * v + (1 - betas[1]) * grads[name] ** 2  # how large it has been lately, squared
-        m_hat, v_hat = m / (1 - betas[0] ** step), v / (1 - betas[1] ** step)  # both began at 0: make up for it
-        decay = weight_decay * p if p.ndim == 2 else 0  # matrices, if nothing holds them, shrink
+        m = betas[0] * m + (1 - betas[0]) * grads[name]
+        v = betas[1] * v + (1 - betas[1]) * grads[name] ** 2
+        m_hat = m / (1 - betas[0] ** step)
+        v_hat = v / (1 - betas[1] ** step)
+        decay = weight_decay * p if p.ndim == 2 else 0
         new_params[name] = p - lr * (m_hat / (np.sqrt(v_hat) + eps) + decay)
         new_state[name] = m, v
-    return new_params, new_state | {"step": step}
+    return new_params, new_state
 
 
+# ---- 12. Writing: guess the next character, append it, guess again -------------------------------
+# The characters are drawn with the probabilities that Q gives them, never just the likeliest one.
 def sample(params, prompt, max_new_tokens, n_head, seed):
-    """prompt, a list of tokens -> the same list continued, each token drawn from what the model says, until a boundary."""
-    tokens, rng, block_size = list(prompt), np.random.default_rng(seed), len(params["wpe.weight"])
+    """prompt, a list of tokens -> the same list continued, at most up to the next boundary"""
+    rng = np.random.default_rng(seed)
+    block_size = len(params["wpe.weight"])
+    tokens = list(prompt)
     for _ in range(max_new_tokens):
         logits, _ = forward(params, np.array([tokens[-block_size:]]), n_head)  # (1,T,V)
-        tokens.append(int(rng.choice(logits.shape[-1], p=softmax(logits[0, -1]))))
+        probabilities = softmax(logits[0, -1])
+        tokens.append(int(rng.choice(len(probabilities), p=probabilities)))
         if tokens[-1] == 0:
             break
     return tokens
 
 
-def main(steps=2500, eta=0.5):
-    steps, eta = int(steps), float(eta)
-    B, T, n_layer, n_head, C, lr, rng, start = 8, 64, 2, 4, 64, 3e-3, np.random.default_rng(0), time.time()
+# ---- 13. All together: guess, compare, walk a step -----------------------------------------------
+# 2500 steps take about 40 seconds, and noise turns into words. On text that Q has not seen, −log q
+# falls from 4.3, a blind guess, to 1.6. A lower η gives up the rare for the well formed: of about
+# 2700 words in 40 pieces that Q writes,
+#
+#     η = 1      −log q 1.58    54 % are words of the text; 1490 are different
+#     η = 0.5    −log q 1.61    59 % and 1252
+#     η = 0.1    −log q 1.95    76 % and 667
+def main(steps, eta):
+    n_head = 4
+    T = 64
     tokens, characters = load_text()
-    train, held_out = np.split(tokens, [len(tokens) * 9 // 10])
-    exam, answers = random_batch(held_out, 100, T, rng)  # from the last tenth of the text, which is not trained on
-    params, state = init(len(characters), T, n_layer, n_head, C, seed=0), {}
-    params = {name: p.astype(np.float32) for name, p in params.items()}  # digits enough to train, in half the time
-    print(f"{len(tokens)} characters, V = {len(characters)}; {sum(p.size for p in params.values())} parameters; η = {eta}")
+    train, held_out = np.split(tokens, [len(tokens) * 9 // 10])  # the last tenth is for the exam
+    rng = np.random.default_rng(0)
+    exam, answers = random_batch(held_out, 100, T, rng)
+    params = init(len(characters), T, n_layer=2, n_head=n_head, n_embd=64, seed=0)
+    size = sum(p.size for p in params.values())
+    print(f"{len(tokens)} characters, V = {len(characters)}; {size} parameters; η = {eta}")
+    said, found = check_slope(params, exam[:2], answers[:2], n_head, eta, seed=1)
+    print(f"slope of the loss: backward says {said:.7f}, nudging says {found:.7f}")
+
+    params = {name: p.astype(np.float32) for name, p in params.items()}  # half the digits and time
+    state = {}
+    start = time.time()
     for step in range(1, steps + 1):
-        inputs, targets = random_batch(train, B, T, rng)
+        inputs, targets = random_batch(train, 8, T, rng)
         logits, cache = forward(params, inputs, n_head)
         loss, dlogits = mixce(logits, targets, eta)
         grads = backward(params, dlogits, cache, n_head)
-        params, state = adamw(params, grads, state, lr * (1 - (step - 1) / steps))
+        lr = 3e-3 * (1 - (step - 1) / steps)  # shorter and shorter steps, to come to rest
+        params, state = adamw(params, grads, state, lr)
         if step == 1 or step % max(1, steps // 10) == 0 or step == steps:
             logits, _ = forward(params, exam, n_head)
-            loss, nll = mixce(logits, answers, eta)[0], mixce(logits, answers, 1)[0]
-            print(f"step {step:4}: held-out MixCE loss {loss:.3f}, −log q {nll:.3f} ({time.time() - start:.0f} s)", flush=True)
-    sampled = sample(params, [0], 500, n_head, seed=0)
-    print("\nIt writes:\n" + "".join(characters[token] for token in sampled).strip("\0"))
+            loss, _ = mixce(logits, answers, eta)
+            nll, _ = mixce(logits, answers, eta=1)
+            seconds = f"{time.time() - start:.0f} s"
+            print(f"step {step:4}: held-out MixCE loss {loss:.3f}, −log q {nll:.3f} ({seconds})")
+
+    written = sample(params, [0], 500, n_head, seed=0)
+    print("\nIt writes:\n" + "".join(characters[token] for token in written).strip("\0"))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("steps", nargs="?", type=int, default=2500)
+    parser.add_argument("eta", nargs="?", type=float, default=0.5)
+    main(**vars(parser.parse_args()))

@@ -5,15 +5,17 @@ was found as registered and is stated as it is.
 """
 
 import csv
+import io
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-from ..storage.files import read_json
+from ..storage.files import read_bytes, read_json
 from ..storage.shapes import FilePath
 from . import experiment
 
 _SAME = 1e-6  # of the same numbers on the same machine
+_MOST_RESULTS = 1 << 20  # bytes of results.csv
 _NEAR = 0.03  # of a share, where another machine rounds otherwise in training
 
 
@@ -62,8 +64,9 @@ def _rows(folder, items):
     """The rows of results.csv as numbers, or None and an Item."""
     path = folder / "results.csv"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        text = read_bytes(path, _MOST_RESULTS).decode("utf-8")
+        lines = csv.DictReader(io.StringIO(text, newline=""))
+        rows = [{k: float(v) for k, v in row.items()} for row in lines]
     except (OSError, ValueError, TypeError) as error:
         items.append(Item("results.csv", False, f"cannot be read: {error}"))
         return None

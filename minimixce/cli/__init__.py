@@ -1,142 +1,62 @@
 """The command line: minimixce train, sample, eval, compare, synthetic, prepare, gradcheck, grade.
 
 Nothing is computed here. A command declares its options, makes the call that a program would make,
-and prints what comes back.
+and prints what comes back. This file is what starts first: it imports next to nothing, so that
+Ctrl-C ends a program that still imports NumPy in one line.
 """
 
-import argparse
-import importlib
-import os
 import sys
-from collections.abc import Sequence
-from typing import Any, NoReturn
 
-import numpy as np
-
-from ..training.threads import limit_threads
-
-# what each command is for; its module, of the same name unless it is in _MODULES, is imported only
-# when it is asked for, which keeps `minimixce --help` quick
-COMMANDS = {
-    "train": "train a GPT on text",
-    "sample": "let a trained model write",
-    "eval": "measure a trained model on text",
-    "compare": "train with several objectives on the same data, seeds and budget, and measure",
-    "synthetic": "how well each objective recovers a known bigram world: the paper's table",
-    "prepare": "encode a large text once, into files that training maps into memory",
-    "gradcheck": "check every gradient against numerical derivatives, tensor by tensor",
-    "grade": "what is wrong with a solution of an assignment, and its points",
-}
-_MODULES = {"eval": "evaluate"}
+TYPE_CHECKING = False  # which type checkers take for True, as that of typing, a slow import
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import NoReturn
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: "Sequence[str] | None" = None) -> int:
     """Run one command, `argv` (a list of words, by default the program's own) -> exit status: 0
     done, 1 a check failed, 2 bad input (one sentence on stderr), 130 interrupted, 141 the reader of
     standard output is gone.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the program that started this one
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without η prints a question mark
-    command = argv[0] if argv else ""
+    if argv is not None:
+        return _run(argv, lambda: None)
+    argv = sys.argv[1:]
     try:
-        given = vars(_parser(command).parse_args(argv))
-        del given["command"]
-        given = _module("options").complete(given)
-        # numbers that are not finite end in a sentence, and need no warnings
-        with limit_threads(given.get("threads")), np.errstate(all="ignore"):
-            status = _module(_MODULES.get(command, command)).run(given)
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # the reader of a pipe has seen enough; 141 is what a shell calls that
-        _drop_output()
-        return 141
-    except (ValueError, TypeError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-        print(f"minimixce {command}: {_sentence(error)}", file=sys.stderr)
-        _drop_output()
-        return 2
-    except KeyboardInterrupt as stop:
-        print(str(stop) or f"minimixce {command}: interrupted", file=sys.stderr)
-        return 130
+        return _run_as_program(argv)
+    except KeyboardInterrupt:  # a moment before or after the work
+        _end(argv)
 
 
-def _module(name: str) -> Any:
-    return importlib.import_module(f".{name}", __package__)
-
-
-def _parser(command: str) -> "Parser":
-    """The parser of the whole command line, in which one command has its options."""
-    parser = Parser(
-        prog="minimixce",
-        description=(
-            "Train language models by mixing forward and reverse cross-entropies, and check the"
-            " maths."
-        ),
-    )
-    parser.add_argument("--version", action=Version, help="print versions, threads and device")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, help in COMMANDS.items():
-        of_command = commands.add_parser(name, help=help, description=help)
-        if name == command:
-            _module(_MODULES.get(name, name)).declare(of_command)
-    return parser
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message as one sentence and exit with status 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.dest == "command":
-            super()._check_value(action, value)
-        elif action.choices is not None and value not in action.choices:
-            *all_but_last, last = action.choices
-            allowed = f"{', '.join(all_but_last)} or {last}"
-            raise ValueError(f"--{action.dest} must be {allowed}, got {value!r}")
-
-
-class Version(argparse.Action):
-    """A flag that prints what a report of a problem should say, and ends the program;
-    option_strings, dest and help are argparse's.
+def _run_as_program(argv: "Sequence[str]") -> int:
+    """Until the work begins, Ctrl-C ends the process at once: nothing is to be saved, and inside
+    the imports of NumPy a KeyboardInterrupt could become another error.
     """
+    import signal
 
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        from ..experiments.versions import describe_versions
-
-        print("\n".join(describe_versions()))
-        parser.exit()
-
-
-def _sentence(error: BaseException) -> str:
-    """What to print of an error: its message; a table, as a refused gradient check's, keeps its
-    lines.
-    """
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error) or type(error).__name__
-
-
-def _drop_output() -> None:
-    """Give up what standard output does not take (a closed pipe, a full disk), or Python complains
-    about it at exit.
-    """
+    default = signal.default_int_handler
+    if signal.getsignal(signal.SIGINT) is not default:  # ignored, as by nohup, or a program's own
+        return _run(argv, lambda: None)
+    signal.signal(signal.SIGINT, lambda *_: _end(argv))
     try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _run(argv, lambda: signal.signal(signal.SIGINT, default))
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback from what Python does at exit
+
+
+def _run(argv: "Sequence[str]", begin: "Callable[[], object]") -> int:
+    from .program import run
+
+    return run(argv, _name(argv), begin)
+
+
+def _name(argv: "Sequence[str]") -> str:
+    """What errors begin with: the program and its command."""
+    return f"minimixce {argv[0]}" if argv and argv[0].isidentifier() else "minimixce"
+
+
+def _end(argv: "Sequence[str]") -> "NoReturn":
+    """End the process at once."""
+    import os
+
+    os.write(2, f"{_name(argv)}: interrupted\n".encode(errors="replace"))
+    os._exit(130)

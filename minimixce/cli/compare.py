@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..experiments.options import ComparisonOptions, check_given, option
+from ..storage.terminal import one_line
 from .options import CommonOptions, add_fields, chosen, of
+from .output import say
 
 
 @dataclass
@@ -45,12 +47,12 @@ def run(given: dict[str, Any]) -> int:
     options = ComparisonOptions(**given)
     check_given(options, given)
     found = compare.compare(
-        options, flags.out, resume=flags.resume, overwrite=flags.overwrite, say=print
+        options, flags.out, resume=flags.resume, overwrite=flags.overwrite, say=say
     )
-    print(f"\n{found.table()}")
-    print(found.note)
-    print(
-        f"files    {flags.out}/: table.csv, table.json, comparison.png, and a run folder for each"
-        " objective and seed"
+    say(f"\n{found.table()}")
+    say(found.note)
+    say(
+        f"files    {one_line(flags.out)}/: table.csv, table.json, comparison.png, and a run folder"
+        " for each objective and seed"
     )
     return 0

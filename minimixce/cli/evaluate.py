@@ -6,6 +6,7 @@ from typing import Any
 
 from ..experiments.options import option
 from .options import CommonOptions, FileFlags, add_fields, chosen
+from .output import say
 
 
 @dataclass
@@ -16,6 +17,19 @@ class Flags:
         None,
         "files or folders to measure on, and to count words as valid by; without it, the run's own"
         " validation text",
+        action="extend",
+    )
+    include: list[str] | None = option(  # noqa: RUF009
+        None,
+        "of --data, read only files that match one of these patterns",
+        metavar="PATTERN",
+        action="extend",
+    )
+    exclude: list[str] | None = option(  # noqa: RUF009
+        None,
+        "of --data, leave out files and folders that match one of these patterns",
+        metavar="PATTERN",
+        action="extend",
     )
     eta: float = option(0.5, "η of the MixCE loss that is printed")
     samples: int = option(
@@ -24,6 +38,11 @@ class Flags:
     tokens: int = option(500, "most tokens in each")
     temperature: float = option(1.0, "of those samples")
     eval_tokens: int = option(50_000, "most tokens of the text to measure on")
+    verify: bool = option(
+        False,
+        "read the run's prepared folder whole, to see that it is as it was prepared, also where it"
+        " has more than 1 GB",
+    )
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +69,7 @@ def run(given: dict[str, Any]) -> int:
         **vars(chosen(Flags, given)),
         seed=given.get("seed", 0),
         device=given.get("device", "auto"),
-        say=print,
+        say=say,
     )
     if file.out:
         files.write_atomically(file.out, files.to_json(found).encode() + b"\n")

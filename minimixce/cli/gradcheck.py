@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from .options import CommonOptions, FileFlags, add_fields, chosen
+from .output import say
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
@@ -45,20 +46,20 @@ def run(given: dict[str, Any]) -> int:
         return _check_file(given, file, common)
     if "shapes" in given:
         raise ValueError("--shapes goes with FILE.py:FORWARD,BACKWARD")
-    print(
+    say(
         f"Numerical derivatives against the backward functions of {Path(checks.__file__).parent},"
         f" float64, on {backend.device_name(backend.select_device(common.device))}\n"
     )
     rows = []
     for title, report in selfcheck.check_everything(common.device, common.seed):
-        print(f"{title}\n{report}\n", flush=True)
+        say(f"{title}\n{report}\n", flush=True)
         rows += [{"check": title, **row.as_dict()} for row in report.rows]
     if file.out:
         files.write_lines(file.out, rows)
     wrong = sum(not row["ok"] for row in rows)
     worst = max(row["relative_error"] for row in rows)
     verdict = f"{wrong} of {len(rows)} tensors not OK" if wrong else f"all {len(rows)} tensors OK"
-    print(f"{verdict}; largest relative error {worst:.1e}, allowed {1e-6:.0e}")
+    say(f"{verdict}; largest relative error {worst:.1e}, allowed {1e-6:.0e}")
     return 1 if wrong else 0
 
 
@@ -68,7 +69,7 @@ def _check_file(given: dict[str, Any], file: FileFlags, common: CommonOptions) -
     from ..testing.from_file import check_file
 
     report, sentences = check_file(given["pair"], given.get("shapes"), common.seed)
-    print("\n".join([str(report), *sentences]))
+    say("\n".join([str(report), *sentences]))
     if file.out:
         files.write_lines(file.out, [{"check": given["pair"], **r.as_dict()} for r in report.rows])
     return 0 if report.ok else 1

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..experiments.options import option
 from .options import add_fields, chosen
+from .output import say
 
 _EXPERIMENT = "a4"
 _KITS = ("gradescope", "nbgrader", "otter")
@@ -143,10 +144,10 @@ def _judge_here(whole, path, tasks, flags):
     from ..classroom import local, results
 
     file = whole.file if Path(path).is_dir() else Path(path).name
-    print(local.NOTICE.format(file), flush=True)
+    say(local.NOTICE.format(file), flush=True)
     submission = local.load(whole.name, path, flags.variant)
     found = results.judge_submission(whole.name, submission, tasks, flags.variant)
-    print(found.text(flags.hints))
+    say(found.text(flags.hints))
     _say_what_is_written(whole, tasks)
     numbers = tasks or [task.number for task in whole.tasks]
     record = results.points_of(whole, numbers, found.judged)
@@ -169,10 +170,10 @@ def _grade(whole, path, tasks, flags):
         salt=flags.salt,
         tasks=tasks,
     )
-    print(grading.text_of(record, flags.hints))
+    say(grading.text_of(record, flags.hints))
     _say_what_is_written(whole, tasks)
     how = f"variant {flags.variant}, seed {record['seed']}, isolation {tier}"
-    print(f"{how}, version {record['version']}")
+    say(f"{how}, version {record['version']}")
     _write_json(flags, record)
     return 0 if record["status"] == "graded" and record["points"] == record["total"] else 1
 
@@ -209,10 +210,10 @@ def _grade_folder(name, folder, flags):
         raise KeyboardInterrupt(said) from None
     others = [record for record in records if record["status"] != "graded"]
     for record in others:
-        print(f"{record['student']}: {record['status']}: {record['says']}")
+        say(f"{record['student']}: {record['status']}: {record['says']}")
     counts = f"{new} now, {len(records) - new} kept from before"
     graded = len(records) - len(others)
-    print(f"{graded} of {len(records)} submissions graded ({counts}), into {flags.csv}")
+    say(f"{graded} of {len(records)} submissions graded ({counts}), into {flags.csv}")
     _write_json(flags, {"submissions": records})
     return 1 if others else 0
 
@@ -222,7 +223,7 @@ def _isolation(flags):
     from ..classroom.grader import tiers
 
     found = tiers.choose(flags.isolation)
-    print(f"isolation: {found.tier}" + "".join(f"; {note}" for note in found.notes), flush=True)
+    say(f"isolation: {found.tier}" + "".join(f"; {note}" for note in found.notes), flush=True)
     return found.tier
 
 
@@ -231,7 +232,7 @@ def _release(name, folder, flags):
     from ..classroom import release
 
     for path in release.write(name, folder, flags.variant):
-        print(path)
+        say(path)
     return 0
 
 
@@ -243,14 +244,14 @@ def _write_kits(name, folder, flags):
         if getattr(flags, kit):
             settings = {"variant": flags.variant, "hints": flags.hints, "salt": flags.salt}
             for path in exports.WRITERS[kit](name, folder, **settings):
-                print(path)
+                say(path)
     return 0
 
 
 def _say_what_is_written(whole, tasks):
     if whole.written and tasks is None:
         numbers = ", ".join(f"{n} ({p:g} points)" for n, p in whole.written.items())
-        print(f"not graded by a program: {numbers}")
+        say(f"not graded by a program: {numbers}")
 
 
 def _write_json(flags, record):
@@ -269,7 +270,7 @@ def _check_experiment(folder, flags):
         raise ValueError(f"--task must be a seed to run again, as 12, got {seed!r}")
     items = check_folder(folder, None if seed is None else int(seed))
     for item in items:
-        print(f"{item.name}: {'ok' if item.ok else 'not yet'}: {item.says}")
-    print("for a person, with the rubric: the control's meaning, the conclusion, the oral")
+        say(f"{item.name}: {'ok' if item.ok else 'not yet'}: {item.says}")
+    say("for a person, with the rubric: the control's meaning, the conclusion, the oral")
     _write_json(flags, {"assignment": _EXPERIMENT, "items": [item._asdict() for item in items]})
     return 0 if all(item.ok for item in items) else 1

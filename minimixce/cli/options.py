@@ -74,9 +74,10 @@ def complete(given: dict[str, Any]) -> dict[str, Any]:
     """What the user gave (`given`), checked as far as a flag by itself can be, with whole paths ->
     dict. Raises ValueError for an empty path and a number out of range.
     """
-    if given.get("out") == "" or "" in (given.get("data") or []):
-        empty = "out" if given.get("out") == "" else "data"
-        raise ValueError(f"--{empty} must name a place, got an empty text")
+    for name in ("out", "data", "validation"):
+        value = given.get(name)
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise ValueError(f"--{name} must name a place, got an empty text")
     for field in dataclasses.fields(TrainingOptions):
         least = field.metadata["least"]
         if least is not None and given.get(field.name, least) < least:

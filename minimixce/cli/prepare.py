@@ -1,11 +1,22 @@
 """minimixce prepare."""
 
 import argparse
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
 from ..experiments.options import TextOptions, TrainingOptions, check_given, option
+from ..storage.terminal import one_line
 from .options import CommonOptions, add_fields, chosen, of
+from .output import say
+
+_DESCRIPTION = (
+    "encode a large text once, into files that training reads as it needs them: memory stays small"
+    " at any size. FOLDER then holds train.bin and validation.bin, the ids of both streams, and"
+    " minimixce_corpus.json, which records the length and SHA-256 of each. A folder that has"
+    " changed since is refused: prepare it again. The files come into FOLDER all together at the"
+    " end; after a kill or a full disk, run the same command again."
+)
 
 
 @dataclass
@@ -13,12 +24,18 @@ class Flags:
     """The options of the command itself."""
 
     out: str = option("prepared", "folder for the token files: give it to --data", metavar="FOLDER")
+    overwrite: bool = option(
+        False,
+        "replace the prepared corpus in FOLDER once the new one is complete; until then both take"
+        " space",
+    )
 
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command on `parser`."""
+    parser.description = _DESCRIPTION
     add_fields(parser, CommonOptions)
-    add_fields(parser, TextOptions)
+    add_fields(parser, TextOptions, leave_out=("verify",))
     add_fields(parser, Flags)
 
 
@@ -28,13 +45,16 @@ def run(given: dict[str, Any]) -> int:
     """
     from ..experiments import jobs
 
-    out = chosen(Flags, given).out
+    flags = chosen(Flags, given)
     given = of(TextOptions, given)
     options = TrainingOptions(**given)
     check_given(options, given)
-    corpus = jobs.load_corpus(options, out)
-    print(
+    corpus = jobs.load_corpus(options, flags.out, flags.overwrite)
+    say(
         f"{len(corpus.train):,} training and {len(corpus.validation):,} validation tokens,"
-        f" {corpus.tokenizer.vocab_size} different, in {out}/; train on them with --data {out}"
+        f" {corpus.tokenizer.vocab_size} different, in {one_line(flags.out)}/;"
+        f" train on them with --data {one_line(shlex.quote(flags.out))}"
     )
+    for line in jobs.describe_reading(corpus):
+        say(line)
     return 0

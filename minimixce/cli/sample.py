@@ -6,6 +6,7 @@ from typing import Any
 
 from ..experiments.options import option
 from .options import CommonOptions, FileFlags, add_fields, chosen
+from .output import say
 
 
 @dataclass
@@ -20,11 +21,21 @@ class Flags:
     top_p: float | None = option(None, "keep the likeliest tokens that hold this probability")
 
 
+@dataclass
+class PrintFlags:
+    """How it is printed."""
+
+    raw: bool = option(
+        False, "print control characters as they are, not as \\x1b; FILE has them as they are anyway"
+    )
+
+
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command on `parser`."""
     add_fields(parser, CommonOptions)
     parser.add_argument("folder", help="a run or Hugging Face folder with a minimixce tokenizer")
     add_fields(parser, Flags)
+    add_fields(parser, PrintFlags)
     add_fields(parser, FileFlags, helps={"out": "also write the samples to FILE as JSON lines"})
 
 
@@ -41,8 +52,9 @@ def run(given: dict[str, Any]) -> int:
     files.check_not_there(file.out, file.overwrite)
     common = chosen(CommonOptions, given)
     model, tokenizer = open_folder(given["folder"], common.device)
+    write = print if chosen(PrintFlags, given).raw else say
     records = evaluate.write_samples(
-        model, tokenizer, **vars(chosen(Flags, given)), seed=common.seed, write=print
+        model, tokenizer, **vars(chosen(Flags, given)), seed=common.seed, write=write
     )
     if file.out:
         files.write_lines(file.out, records)

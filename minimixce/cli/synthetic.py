@@ -7,7 +7,9 @@ from typing import Any
 from ..experiments.options import option
 from ..experiments.synthetic.job import Job
 from ..experiments.synthetic.study import FORWARD_PARTS, MODELS, PROTOCOLS
+from ..storage.terminal import one_line
 from .options import CommonOptions, add_fields, chosen, parse_numbers
+from .output import say
 
 
 @dataclass
@@ -86,10 +88,10 @@ def run(given: dict[str, Any]) -> int:
         resume=flags.resume,
         progress=not flags.quiet,
     )
-    print(study.format_summary(found.table))
-    print(
+    say(study.format_summary(found.table))
+    say(
         "mean ± standard error over seeds, at the η of least avg. JS; files in"
-        f" {flags.out}/: runs.jsonl, runs.csv, table.csv, {', '.join(found.figures)}"
+        f" {one_line(flags.out)}/: runs.jsonl, runs.csv, table.csv, {', '.join(found.figures)}"
     )
     return 0
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..experiments.options import (
     resumed,
 )
 from .options import CommonOptions, add_fields, chosen, of
+from .output import say
 
 _MAY_DIFFER = ", ".join(
     field.name
@@ -73,6 +75,9 @@ def run(given: dict[str, Any]) -> int:
     else:
         options = TrainingOptions(**(quick(given) if flags.quick else given))
     check_given(options, given)
-    say = (lambda line: None) if options.quiet else print
-    jobs.train(options, flags.out, resume=flags.resume, overwrite=flags.overwrite, say=say)
+    report = (lambda line: None) if options.quiet else say
+    # what of the text was not read matters in a run without a report, too
+    warn = (lambda line: say(line, file=sys.stderr)) if options.quiet else say
+    how = {"resume": flags.resume, "overwrite": flags.overwrite}
+    jobs.train(options, flags.out, **how, say=report, warn=warn)
     return 0

@@ -2,7 +2,9 @@
 compare` does.
 """
 
+import contextlib
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -12,13 +14,14 @@ from ..gpt import GPT
 from ..storage import files, install
 from ..storage.shapes import FilePath
 from ..training import run
-from . import measures, on_worlds, options, plots, tables, world_measures
-from .jobs import Job, load_corpus
+from . import measures, on_worlds, options, plots, tables, world_measures, written
+from .jobs import Job, describe_reading, load_corpus
 from .options import ComparisonOptions
 
 TABLE_FILE = "table.json"
 CSV_FILE = "table.csv"
 PICTURE_FILE = "comparison.png"
+_RESULTS = (TABLE_FILE, CSV_FILE, PICTURE_FILE)
 
 _TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6)
 
@@ -51,9 +54,10 @@ def compare(
     in `out` show too.
 
     resume: runs that are finished are not trained again; otherwise FileExistsError where `out`
-    holds a comparison, unless overwrite=True. say: takes the name of each run before it is trained,
-    unless the options are quiet. Raises ValueError for options that cannot work, before the first
-    run is trained.
+    holds a comparison, unless overwrite=True, which removes it as soon as the first run can be
+    trained. What else is in `out` stays as it is: FileExistsError where it has a name that the
+    comparison needs. say: takes the name of each run before it is trained, unless the options are
+    quiet. Raises ValueError for options that cannot work, before the first run is trained.
     """
     o, out = comparison_options, Path(out)
     if resume and overwrite:
@@ -64,47 +68,71 @@ def compare(
     measures.check_sampling_options(o.samples, o.tokens)
     if o.samples < 1:
         raise ValueError(f"--samples must be at least 1, got {o.samples}")
-    folders = {
-        (label, seed): out / f"{_folder_name(label)}_seed{seed}" for label in runs for seed in seeds
-    }
+    folders = _folders(runs, seeds)
+    names = (*_RESULTS, *folders.values())
     with install.locked(out):
-        if not (resume or overwrite):
-            _check_nothing_is_there(out, folders.values())
-        return _compare(o, out, runs, seeds, folders, resume, say)
+        if written.check(out, _KIND, names, resume=resume, overwrite=overwrite):
+            install.finish(out, _RESULTS)
+        jobs = _jobs(o, out, runs, seeds)
+        written.begin(out, _KIND, names, overwrite=overwrite)
+        _check_runs(jobs, out, folders)
+        return _compare(o, out, jobs, folders, say)
+
+
+def _jobs(
+    o: ComparisonOptions, out: Path, runs: dict[str, dict[str, Any]], seeds: list[int]
+) -> dict[tuple[str, int], Job]:
+    """The jobs of all runs, by label and seed. All are made before the first is trained, so that
+    bad options fail at once.
+    """
+    corpus = load_corpus(o, out=out)
+    if not o.world and len(corpus.validation) < o.tokens:
+        raise ValueError(
+            f"--tokens must be at most the {len(corpus.validation)} tokens held out, got {o.tokens}"
+        )
+    return {
+        (label, seed): Job(dataclasses.replace(o, **changes, seed=seed), corpus)
+        for label, changes in runs.items()
+        for seed in seeds
+    }
 
 
 def _compare(
     o: ComparisonOptions,
     out: Path,
-    runs: dict[str, dict[str, Any]],
-    seeds: list[int],
-    folders: dict[tuple[str, int], Path],
-    resume: bool,
+    jobs: dict[tuple[str, int], Job],
+    folders: dict[tuple[str, int], str],
     say: Callable[[str], object],
 ) -> Comparison:
-    """Train and measure, with options that were looked at and a folder that is this process's."""
-    corpus = load_corpus(o)
-    if not o.world and len(corpus.validation) < o.tokens:
-        raise ValueError(
-            f"--tokens must be at most the {len(corpus.validation)} tokens held out, got {o.tokens}"
-        )
-    # all are made before the first is trained, so that bad options fail at once
-    jobs = {
-        (label, seed): Job(dataclasses.replace(o, **changes, seed=seed), corpus)
-        for label, changes in runs.items()
-        for seed in seeds
-    }
+    """Train and measure, in a folder that is this process's."""
+    for line in describe_reading(next(iter(jobs.values())).corpus):
+        say(line.strip())
     trained: Runs = {}
     for (label, seed), job in jobs.items():
         if not o.quiet:
             say(f"\n{label}, seed {seed}")
-        trained[label, seed] = _trained(job, folders[label, seed], resume)
+        trained[label, seed] = _trained(job, out / folders[label, seed])
     found = (compare_on_world if o.world else compare_on_text)(o, trained)
-    files.write_atomically(out / TABLE_FILE, files.to_json(found.result).encode())
-    _write_csv(out / CSV_FILE, found, ("temperature",) if not o.world else ())
     draw = plots.world_comparison if o.world else plots.comparison
-    draw(found.result, out / PICTURE_FILE)
+    with install.replacing(out, _RESULTS) as new:  # together: they show the same runs
+        files.write_atomically(new / TABLE_FILE, files.to_json(found.result).encode())
+        _write_csv(new / CSV_FILE, found, ("temperature",) if not o.world else ())
+        draw(found.result, new / PICTURE_FILE)
     return found
+
+
+def _check_runs(
+    jobs: dict[tuple[str, int], Job], out: Path, folders: dict[tuple[str, int], str]
+) -> None:
+    """Raise ValueError unless all runs that are there can go on, before the first of them does."""
+    for key, job in jobs.items():
+        folder = out / folders[key]
+        if folder.exists():
+            with install.locked(folder):
+                install.finish(folder, run.NAMES)
+            if (folder / run.RUN_FILE).exists():
+                run.check_corpus(folder, job.corpus)
+                options.check_same(folder, job.options)
 
 
 class Trained(NamedTuple):
@@ -118,15 +146,12 @@ class Trained(NamedTuple):
 Runs: TypeAlias = dict[tuple[str, int], Trained]  # by label and seed
 
 
-def _trained(job: Job, folder: Path, resume: bool) -> Trained:
+def _trained(job: Job, folder: Path) -> Trained:
     """Train one run, or go on with it -> Trained."""
-    install.finish(folder, run.NAMES)
-    resume = resume and (folder / run.RUN_FILE).exists()
-    if resume:
-        run.check_corpus(folder, job.corpus)
-        options.check_same(folder, job.options)
-    measurements = job.fit(folder, resume, progress=not job.options.quiet)
-    return Trained(job, GPT.load(folder, job.options.device), measurements)
+    with install.locked(folder):
+        resume = (folder / run.RUN_FILE).exists()
+        measurements = job.fit(folder, resume, progress=not job.options.quiet)
+        return Trained(job, GPT.load(folder, job.options.device), measurements)
 
 
 def compare_on_text(comparison_options: ComparisonOptions, trained: Runs) -> Comparison:
@@ -240,16 +265,19 @@ def _shared_options(comparison_options: ComparisonOptions) -> dict[str, Any]:
     return found
 
 
-def _check_nothing_is_there(out: Path, folders: Iterable[Path]) -> None:
-    """Raise FileExistsError if a comparison, or one of its runs, would be overwritten."""
-    names = (TABLE_FILE, CSV_FILE, PICTURE_FILE)
-    found = [name for name in names if (out / name).exists()]
-    found += [folder.name for folder in folders if run.found_in(folder)]
-    if found:
-        raise FileExistsError(
-            f"{out} already holds a comparison ({found[0]}); choose another --out, or add --resume"
-            " or --overwrite"
-        )
+# ---- the folder ----------------------------------------------------------------------------------
+
+
+def _folders(runs: Iterable[str], seeds: Sequence[int]) -> dict[tuple[str, int], str]:
+    """The names of the runs' folders, by label and seed."""
+    by_name: dict[str, str] = {}
+    for label in runs:
+        other = by_name.setdefault(_folder_name(label), label)
+        if other != label:
+            raise ValueError(f"--objectives: {other} and {label} would have the same folder")
+    return {
+        (label, seed): f"{name}_seed{seed}" for name, label in by_name.items() for seed in seeds
+    }
 
 
 def _folder_name(label: str) -> str:
@@ -257,6 +285,35 @@ def _folder_name(label: str) -> str:
     for name, ratio in objectives.RATIOS.items():
         label = label.replace(ratio.symbol, name)
     return label.replace(" ", "_").replace("=", "")
+
+
+def _is_name(name: str) -> bool:
+    """Whether a comparison could have written something of this name to its folder."""
+    return name in _RESULTS or re.fullmatch(r"\w[^/\\\0]*_seed\d+", name) is not None
+
+
+def _remove(path: Path) -> None:
+    """Remove a result, or a run and its folder, in which what a user put there stays."""
+    if path.name in _RESULTS:
+        path.unlink(missing_ok=True)
+        return
+    if not path.is_dir():
+        return
+    with install.locked(path):
+        install.finish(path, run.NAMES)
+        for name in run.NAMES:
+            for file in (path / name, path / run.LAST / name):
+                if file.is_file():
+                    file.unlink()
+    for folder in (path / run.LAST, path):
+        with contextlib.suppress(OSError):  # something else is in it
+            folder.rmdir()
+
+
+_KIND = written.Kind("compare", "a comparison", _is_name, _remove)
+
+
+# ---- objectives and seeds ------------------------------------------------------------------------
 
 
 def parse_objectives(comparison_options: ComparisonOptions) -> dict[str, dict[str, Any]]:
@@ -279,8 +336,10 @@ def _parse_objective(
     item: str, comparison_options: ComparisonOptions
 ) -> tuple[str, dict[str, Any]]:
     if ".py:" in item:
-        changes = options.absolute({"objective": item})
-        return item.rpartition(":")[2], changes
+        label = item.rpartition(":")[2]  # and the beginning of a folder's name
+        if not label.isidentifier():
+            raise ValueError(f"--objectives: {label!r} in {item!r} is not the name of a function")
+        return label, options.absolute({"objective": item})
     name, _, text = item.partition(":")
     row = objectives.OBJECTIVES.get(name)
     ratio = row.ratio if row else None  # what is no objective is refused where the job is made

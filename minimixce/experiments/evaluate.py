@@ -2,6 +2,7 @@
 do.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,20 @@ from .. import backend, text
 from ..model import LanguageModel, check_drawn
 from ..storage import validate
 from ..storage.shapes import Array, FilePath, Seed
+from ..text.corpus import read_files
 from ..text.tokenizers import Tokenizer
 from ..training import run
 from ..training.evaluation import evaluate
 from . import measures, on_worlds, options, tables, world_measures
-from .jobs import load_corpus
+from .jobs import describe_reading, load_corpus
 
 
 def evaluate_run(
     folder: FilePath,
     *,
     data: Sequence[FilePath] | None = None,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
     eta: float = 0.5,
     samples: int = 40,
     tokens: int = 500,
@@ -28,17 +32,20 @@ def evaluate_run(
     eval_tokens: int = 50_000,
     seed: int = 0,
     device: str = "auto",
+    verify: bool = False,
     say: Callable[[str], object] = print,
 ) -> dict[str, Any]:
     """Measure the best model of a run folder -> dict, the content of eval's JSON file.
 
     On a world where the run was trained on one (world_measures.measure_on_world); else on the first
-    `eval_tokens` tokens of the files and folders `data`, by default the run's own validation text:
-    targets, mle, mixce at `eta`, mean_q, and the TEXT_MEASURES of `samples` texts of `tokens`
-    tokens, drawn by `seed` at `temperature` ("model"), and of as many of the text measured on
-    ("text"). device: where the model is loaded, as for backend.select_device. say: takes the lines
-    of the report. Raises FileNotFoundError or ValueError for a folder that is not complete, or
-    options out of range.
+    `eval_tokens` tokens of the files and folders `data`, of which include and exclude choose
+    (text.load_corpus), by default the run's own validation text: targets, mle, mixce at `eta`,
+    mean_q, and the TEXT_MEASURES of `samples` texts of `tokens` tokens, drawn by `seed` at
+    `temperature` ("model"), and of as many of the text measured on ("text"). device: where the
+    model is loaded, as for backend.select_device. verify: whether the prepared folder that the run
+    was trained on is read whole to check it (text.load_corpus). say: takes the lines of the report.
+    Raises FileNotFoundError or ValueError for a folder that is not complete, for data that are not
+    as they were, and for options out of range.
     """
     measures.check_sampling_options(samples, tokens, temperature)
     validate.check_ratio("eta", eta)
@@ -49,16 +56,25 @@ def evaluate_run(
     run_options = options.read_run(folder) if has_options else options.TrainingOptions()
     if run_options.world:
         return _evaluate_on_world(folder, run_options, model, seed, say)
+    if data is None and (include or exclude):
+        raise ValueError("--include and --exclude say which files of --data to read: add --data")
     if data is not None:
-        ids = text.encode_files(data, tokenizer, run_options.lines)[:eval_tokens]
-        corpus = text.Corpus(ids, ids, tokenizer, run_options.lines)
+        if prepared := next(filter(text.is_prepared, data), None):
+            raise ValueError(f"--data must name texts to measure on, got the prepared {prepared}")
+        lines = run_options.lines
+        ids, sources = read_files(
+            data, tokenizer, lines, include=include, exclude=exclude, most=eval_tokens
+        )
+        corpus = text.Corpus(ids, ids, tokenizer, lines, sources)
     elif has_options:
-        corpus = _corpus_of_run(folder, run_options)
+        corpus = _corpus_of_run(folder, dataclasses.replace(run_options, verify=verify))
         ids = corpus.validation[:eval_tokens]
     else:
         raise ValueError(
             f"{folder} has no {run.RUN_FILE} that says what its validation text is; give --data"
         )
+    for line in describe_reading(corpus) if data is not None else []:
+        say(line)
     batches = text.consecutive_batches(ids, 32, model.config.block_size, corpus.lines)
     found = _losses(model, batches, eta, tokenizer, say)
     vocabulary = measures.vocabulary_of(corpus)
@@ -112,7 +128,8 @@ def check_nothing_to_ignore(folder: FilePath, given: Iterable[str]) -> None:
     """Raise ValueError for options of text measures (names in `given`) where the run in `folder`
     was trained on a world.
     """
-    of_text = {"data", "eta", "samples", "tokens", "temperature", "eval_tokens"} & set(given)
+    of_text = {"data", "include", "exclude", "verify", "eval_tokens"} & set(given)
+    of_text |= {"eta", "samples", "tokens", "temperature"} & set(given)
     on_a_world = (Path(folder) / run.RUN_FILE).exists() and options.read_run(folder).world
     if on_a_world and of_text:
         raise ValueError(

@@ -3,7 +3,7 @@
 """
 
 import dataclasses
-import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import numpy as np
 from .. import backend, checks, objectives, text
 from ..gpt import GPT, GPTConfig
 from ..model import LanguageModel
-from ..storage import files, install, validate
+from ..storage import files, install, memory, validate
 from ..storage.shapes import FilePath, Loss
+from ..storage.terminal import one_line
 from ..training import loop, run, steps, timing
 from ..training.evaluation import evaluate, loss_of_uniform
 from ..training.threads import limit_threads, share_of_threads
@@ -35,12 +36,14 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     say: Callable[[str], object] = print,
+    warn: Callable[[str], object] | None = None,
 ) -> "Job":
     """Train a model as job_options say, keep the run in the folder `out`, and report -> the Job.
 
     resume: go on with the run in `out`, whose options are options.resumed(out, …); otherwise
     FileExistsError where `out` holds a run, unless overwrite=True. say: takes each line of the
-    report. Ctrl-C raises Stopped once the run is saved.
+    report; warn: those on text that was not read as one would expect, by default say. Ctrl-C raises
+    Stopped once the run is saved.
     """
     out = Path(out)
     if resume and overwrite:
@@ -52,8 +55,15 @@ def train(
                 f"{out} already holds a run ({found}); choose another --out, or add --resume or"
                 " --overwrite"
             )
-        job = Job(job_options)
+        try:
+            job = Job(job_options, out=out)
+        except FileNotFoundError as error:
+            if not resume or job_options.data is None:
+                raise
+            raise FileNotFoundError(f"{error}; name its new place with --data") from None
         say(job.describe_data())
+        for line in describe_reading(job.corpus):
+            (warn or say)(line)
         say(job.describe_model())
         if resume:
             run.check_corpus(out, job.corpus)
@@ -68,14 +78,14 @@ def train(
                 raise
             name = job_options.objective
             again = f" --objective {name}" if options.is_in_file(name) else ""
-            how = f"minimixce train --out {out} --resume{again}"
+            how = f"minimixce train --out {one_line(shlex.quote(str(out)))} --resume{again}"
             raise Stopped(f"stopped; go on with: {how}") from None
         best = GPT.load(out, job_options.device)
         say(job.result(best))
         say(f"sample   {job.sample(best)}")
         say(
-            f"files    {out}/: config.json and model.safetensors (the best model), {run.LAST}/,"
-            f" {run.METRICS_FILE}"
+            f"files    {one_line(out)}/: config.json and model.safetensors (the best model),"
+            f" {run.LAST}/, {run.METRICS_FILE}"
         )
     return job
 
@@ -83,16 +93,22 @@ def train(
 class Job:
     """One training run: corpus, model, objective and batches made from job_options.
 
-    corpus: a text.Corpus or on_worlds.WorldCorpus in place of the one that the options name. Raises
-    ValueError, TypeError, FileNotFoundError or MemoryError for options that cannot work.
+    corpus: a text.Corpus or on_worlds.WorldCorpus in place of the one that the options name; out:
+    the folder of the run, which is not read as text. Raises ValueError, TypeError,
+    FileNotFoundError or MemoryError for options that cannot work.
     """
 
-    def __init__(self, job_options: TrainingOptions, corpus: text.Corpus | None = None) -> None:
+    def __init__(
+        self,
+        job_options: TrainingOptions,
+        corpus: text.Corpus | None = None,
+        out: FilePath | None = None,
+    ) -> None:
         self.options = job_options
         self._check_options()
         xp = backend.select_device(job_options.device)
         backend.reuse_freed_memory()
-        self.corpus = corpus or load_corpus(job_options)
+        self.corpus = corpus or load_corpus(job_options, out=out)
         config = GPTConfig(
             self.corpus.tokenizer.vocab_size,
             job_options.block_size,
@@ -162,9 +178,12 @@ class Job:
             name = f"{sampled.world.name}, horizon {sampled.max_len}"
             if cut := float((sampled.rows[:, sampled.max_len] == 0).mean()):
                 name += f" (which ends {cut:.1%} of the sequences)"
+        if corpus.sources is not None:
+            name += corpus.sources.describe_count()
         return (
-            f"data     {name}: {len(corpus.train):,} training and {len(corpus.validation):,}"
-            f" validation tokens, {corpus.tokenizer.vocab_size} different"
+            f"data     {one_line(name)}: {len(corpus.train):,} training and"
+            f" {len(corpus.validation):,} validation tokens,"
+            f" {corpus.tokenizer.vocab_size} different"
         )
 
     def describe_model(self) -> str:
@@ -299,9 +318,15 @@ class Job:
         return tokenizer.decode(backend.to_numpy(tokens)[0])
 
 
-def load_corpus(job_options: TrainingOptions, folder: FilePath | None = None) -> text.Corpus:
+def load_corpus(
+    job_options: TrainingOptions,
+    folder: FilePath | None = None,
+    overwrite: bool = False,
+    out: FilePath | None = None,
+) -> text.Corpus:
     """The corpus that job_options name: a world's samples (on_worlds.WorldCorpus) or a text's
-    (text.Corpus), written to `folder` and mapped into memory if there is one.
+    (text.Corpus), written to `folder` if there is one, where it may replace another one with
+    overwrite=True. out: where results go, which is not read as text.
 
     The split of a text does not depend on the seed: runs with different seeds are measured on the
     same held-out text. Raises ValueError or FileNotFoundError as text.load_corpus and
@@ -311,19 +336,35 @@ def load_corpus(job_options: TrainingOptions, folder: FilePath | None = None) ->
     if o.world:
         return on_worlds.load_corpus(o.world, o.sequences, o.max_len, o.block_size + 1)
     return text.load_corpus(
-        o.data, tokenizer=o.tokenizer, lines=o.lines, held_out=o.held_out, folder=folder
+        o.data,
+        tokenizer=o.tokenizer,
+        lines=o.lines,
+        held_out=o.held_out,
+        include=o.include,
+        exclude=o.exclude,
+        validation=o.validation,
+        without=[] if out is None else [out],
+        folder=folder,
+        overwrite=overwrite,
+        verify=o.verify,
     )
 
 
+def describe_reading(corpus: text.Corpus) -> list[str]:
+    """Lines on what was not read of the files of a corpus, or not as one would expect; often
+    none.
+    """
+    remarks = [] if corpus.sources is None else corpus.sources.describe()
+    return [f"         {remark}" for remark in remarks]
+
+
 def check_memory(config: GPTConfig, batch_size: int, accumulate: int, on_cpu: bool) -> None:
-    """Raise MemoryError where training is sure to need more memory than the machine has, before it
-    is used up.
+    """Raise MemoryError where training is sure to need more memory than there is
+    (memory.available), before it is used up.
 
     config: the model's sizes; batch_size sequences a batch, `accumulate` batches a step. on_cpu:
     whether activations are in this memory, too.
     """
-    if "SC_PHYS_PAGES" not in getattr(os, "sysconf_names", ()):
-        return
     C, T, L = config.n_embd, config.block_size, config.n_layer
     params = L * (12 * C * C + 13 * C) + (config.vocab_size + T + 2) * C
     positions = batch_size * T
@@ -333,13 +374,8 @@ def check_memory(config: GPTConfig, batch_size: int, accumulate: int, on_cpu: bo
     )
     # bytes; the 4: weights, gradients, AdamW's two means
     needed = 4 * (4 * params + activations if on_cpu else params)
-    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > available:
-        raise MemoryError(
-            f"training this model needs more than {needed >> 30:,} GiB of memory, this machine has"
-            f" {available >> 30:,}; choose a smaller --n-embd, --n-layer, --block-size,"
-            " --batch-size or --accumulate"
-        )
+    advice = "choose a smaller --n-embd, --n-layer, --block-size, --batch-size or --accumulate"
+    memory.check(needed, "training this model", advice)
 
 
 def objective_or_step(
@@ -402,8 +438,9 @@ def objective_of_file(path: FilePath, name: str, unchecked: bool = False) -> Los
     if not unchecked:
         report = checks.check_objective(objective)
         if not report.ok:
-            raise ValueError(
+            raise validate.WithTable(
                 f"the dlogits of {name} are not the derivative of its loss; if it stops a gradient"
-                f" on purpose, add --unchecked\n{report}"
+                " on purpose, add --unchecked",
+                str(report),
             )
     return objective

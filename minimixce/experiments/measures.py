@@ -4,6 +4,7 @@ A measure is a function and a row of a table, TEXT_MEASURES or WORLD_MEASURES: f
 command line, the tables, the pictures and the CSV files have it.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,10 +18,12 @@ from ..model import LanguageModel, check_drawn
 from ..storage import validate
 from ..storage.shapes import Array, Batch, Float, Int, Seed
 from ..text import Corpus
+from ..text.prepared import Tokens
 from ..text.tokenizers import Tokenizer
 from ..training.evaluation import check_targets
 
 Ids: TypeAlias = Int[Array, " n"] | Sequence[int]  # of one text
+_PIECE = 250_000  # tokens to count words of at a time
 # ids of texts of one length; without a text, NumPy calls the empty array one of floats
 Texts: TypeAlias = Int[Array, "n T"] | Float[Array, "0 T"] | Sequence[Ids]
 
@@ -115,9 +118,7 @@ def matching_temperature(model: LanguageModel, batches: Iterable[Batch], entropy
 # ---- the counting baseline ----------------------------------------------------------------------
 
 
-def ngram_cross_entropy(
-    train: Int[Array, " N"], validation: Int[Array, " M"], n: int, vocab_size: int
-) -> float:
+def ngram_cross_entropy(train: Tokens, validation: Tokens, n: int, vocab_size: int) -> float:
     """Nats per token of an interpolated Witten–Bell n-gram model: the counting baseline for a
     character model.
 
@@ -129,6 +130,7 @@ def ngram_cross_entropy(
     for name, ids in (("train", train), ("validation", validation)):
         if len(ids) < 2:
             raise ValueError(f"{name} must hold at least 2 tokens, got {len(ids)}")
+    train, validation = train[:], validation[:]  # of files, too, their ids
     targets = validation[1:].astype(np.int64)
     seen_next = train[1:].astype(np.int64)
     prob = np.full(len(targets), 1 / vocab_size)
@@ -216,7 +218,7 @@ def _on_host(tokens: Int[Array, "..."]) -> Int[Array, "..."]:
     return tokens
 
 
-def held_out_texts(ids: Int[Array, " N"], count: int, tokens: int) -> Texts:
+def held_out_texts(ids: Tokens, count: int, tokens: int) -> Texts:
     """`count` stretches of held-out text, `ids` (n,), of the same length, evenly spread -> ids (n,
     tokens), n ≤ count.
     """
@@ -299,7 +301,25 @@ def vocabulary_of(corpus: Corpus) -> set[str]:
     """The words of the training text of a corpus; of a very long one, of its first ten million
     tokens.
     """
-    return set(words(_decode(corpus.tokenizer, np.asarray(corpus.train[:10_000_000]))))
+    found: set[str] = set()
+    ends = _ends_of_words(corpus.tokenizer)
+    rest = corpus.train[:0]
+    for start in range(0, min(len(corpus.train), 10_000_000), _PIECE):
+        # piece by piece, to take little memory; what is after the last end of a word waits
+        ids = np.concatenate([rest, corpus.train[start : start + _PIECE]])
+        cut = np.flatnonzero(np.isin(ids, ends)).max(initial=0)
+        found.update(words(_decode(corpus.tokenizer, ids[:cut])))
+        rest = ids[cut:]
+    return found | set(words(_decode(corpus.tokenizer, rest)))
+
+
+def _ends_of_words(tokenizer: Tokenizer) -> list[int]:
+    """Ids that are never inside a word: of the boundary, spaces and ends of lines."""
+    ends = [tokenizer.boundary]
+    for character in " \n":
+        with contextlib.suppress(ValueError):  # of a tokenizer without it
+            ends += tokenizer.encode(character).tolist()
+    return ends
 
 
 @dataclass

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import estimators, exact, objectives, text, worlds
 from ..model import LanguageModel
-from ..storage import validate
+from ..storage import memory, validate
 from ..storage.shapes import Array, Batch, Grads, Int, LossAndGrads, Rows
 from ..worlds import World
 
@@ -62,8 +62,13 @@ def horizon(world: World, most: int) -> int:
     """One more than the length of the longest of 10,000 sampled sequences of a world, so that their
     end is drawn and learnt, not forced; at most `most`.
     """
-    rows = world.sample(10_000, most, seed=0)
-    return min(most, int((rows >= 0).sum(axis=1).max()))
+    width = min(most, 256)
+    while True:  # no wider than these sequences need: `most` may be a whole context window
+        rows = world.sample(10_000, width, seed=0)
+        longest = int((rows >= 0).sum(axis=1).max())
+        if longest <= width or width == most:
+            return min(longest, most)
+        width = min(most, 2 * width)
 
 
 class WorldCorpus(text.Corpus):
@@ -111,6 +116,11 @@ def load_corpus(name: str, sequences: int, max_len: int | None, most: int) -> Wo
         raise ValueError(
             f"max_len must be at least 2 and at most block_size + 1 = {most}, got {max_len}"
         )
+    memory.check(
+        8 * (sequences + sequences // 10) * (max_len + 1),
+        f"a corpus of {sequences:,} sequences of up to {max_len:,} tokens",
+        "choose a smaller --sequences or --max-len",
+    )
     rows, held_out = (
         world.sample(n, max_len, np.random.default_rng([_DATA, k]))
         for k, n in enumerate((sequences, sequences // 10))

@@ -22,6 +22,7 @@ from . import on_worlds
 
 FREE = "may differ when a run goes on"
 FIXED = "a run cannot change it"
+SAME_TEXT = "may name another place, where the text is the same"
 
 
 def option(
@@ -35,8 +36,9 @@ def option(
     """A field of options, with its `default` and its `help` text.
 
     least: what the command line takes at least. on_resume: FREE or FIXED, for an option that a run
-    that goes on may have otherwise without being asked, or never; None: only when asked to change.
-    argparse_options: more for argparse, such as metavar.
+    that goes on may have otherwise without being asked, or never; SAME_TEXT: where the corpus has
+    the fingerprint of the run's; None: only when asked to change. argparse_options: more for
+    argparse, such as metavar.
     """
     metadata = {"help": help, "least": least, "on_resume": on_resume, "argparse": argparse_options}
     return dataclasses.field(default=default, metadata=metadata)
@@ -68,8 +70,30 @@ class TextOptions(CommonOptions):
     data: list[str] | None = option(  # noqa: RUF009 (no list is shared: it is None)
         None,
         "UTF-8 files, folders, or a prepared folder; without it, the documentation in every"
-        " CPython",
-        on_resume=FIXED,
+        " CPython; with --resume, where the text is now",
+        on_resume=SAME_TEXT,
+        action="extend",
+    )
+    include: list[str] | None = option(  # noqa: RUF009
+        None,
+        "read only files that match one of these patterns, as '*.txt'",
+        metavar="PATTERN",
+        on_resume=SAME_TEXT,
+        action="extend",
+    )
+    exclude: list[str] | None = option(  # noqa: RUF009
+        None,
+        "leave out files and folders that match one of these patterns, as 'README*'",
+        metavar="PATTERN",
+        on_resume=SAME_TEXT,
+        action="extend",
+    )
+    validation: list[str] | None = option(  # noqa: RUF009
+        None,
+        "files and folders to hold out, instead of a share of the text",
+        metavar="PATH",
+        on_resume=SAME_TEXT,
+        action="extend",
     )
     lines: bool = option(
         False, "each line is a sequence of its own, instead of each file", on_resume=FIXED
@@ -77,7 +101,18 @@ class TextOptions(CommonOptions):
     tokenizer: str = option(
         "character", "character or byte", metavar="{character,byte}", on_resume=FIXED
     )
-    held_out: float = option(0.1, "share of the text kept for validation", on_resume=FIXED)
+    held_out: float = option(
+        text.HELD_OUT,
+        "share of the text kept for validation: whole files, whole lines or the end of a single"
+        " file",
+        on_resume=FIXED,
+    )
+    verify: bool = option(
+        False,
+        "read a prepared folder of more than 1 GB whole, to see that it is as it was prepared;"
+        " smaller ones always are",
+        on_resume=FREE,
+    )
 
 
 def _ratio_help(name: str, ratio: objectives.Ratio) -> str:
@@ -251,8 +286,9 @@ def read_run(folder: FilePath) -> TrainingOptions:
 def resumed(folder: FilePath, given: dict[str, Any], change: bool = False) -> TrainingOptions:
     """The options of the run in `folder`, with those of `given`, a dict, in their place.
 
-    Raises ValueError for a given option that differs: FREE ones may, FIXED ones never, all others
-    with change=True. An objective in a file must be given again: a folder that came from somebody
+    Raises ValueError for a given option that differs: FREE ones may, FIXED ones never, those of
+    SAME_TEXT where run.check_corpus finds the text the same, all others with change=True. An
+    objective in a file must be given again: a folder that came from somebody
     else may name any file, and what is run is what the call says.
     """
     run.settle(folder)
@@ -265,7 +301,8 @@ def resumed(folder: FilePath, given: dict[str, Any], change: bool = False) -> Tr
     for name, value in given.items():
         before = getattr(options, name, value)
         rule = _FIELDS[name].metadata["on_resume"]
-        if value != before and rule != FREE and (rule == FIXED or not change):
+        settled = rule == FIXED or (rule is None and not change)
+        if value != before and settled:
             way_out = FIXED if rule == FIXED else "add --change to change it"
             raise ValueError(
                 f"the run in {folder} has {flag(name)} {before}, not {value}; {way_out}"
@@ -279,8 +316,9 @@ def check_same(folder: FilePath, options: TrainingOptions) -> None:
     """
     for name, value in dataclasses.asdict(read_run(folder)).items():
         ours = getattr(options, name)
-        # what is read of a prepared text is compared by its fingerprint
-        free = name in ("lines", "tokenizer") or _FIELDS[name].metadata["on_resume"] == FREE
+        # what is read, and how, is compared by its fingerprint
+        of_text = name in ("lines", "tokenizer")
+        free = of_text or _FIELDS[name].metadata["on_resume"] in (FREE, SAME_TEXT)
         if not free and ours != value:
             raise ValueError(f"the run in {folder} has {flag(name)} {value}, not {ours}")
 
@@ -300,8 +338,9 @@ def absolute(given: dict[str, Any]) -> dict[str, Any]:
     that a run can go on from any folder -> dict.
     """
     given = dict(given)
-    if given.get("data"):
-        given["data"] = [os.path.abspath(path) for path in given["data"]]
+    for name in ("data", "validation"):
+        if given.get(name):
+            given[name] = [os.path.abspath(path) for path in given[name]]
     if (given.get("world") or "").endswith(".json"):
         given["world"] = os.path.abspath(given["world"])
     path, colon, name = (given.get("objective") or "").rpartition(":")
@@ -312,22 +351,29 @@ def absolute(given: dict[str, Any]) -> dict[str, Any]:
 
 def check_given(options: TrainingOptions, given: Iterable[str]) -> None:
     """Raise ValueError for a given option (a name in `given`) that has no meaning beside the
-    others, `options`: for worlds without a world, for text with one, or settled in a prepared
-    folder.
+    others, `options`: for worlds without a world, for text with one, for folders without one, or
+    settled in a prepared folder.
     """
     of_worlds = {"max_len", "sequences", "rloo_samples"} & set(given)
     if not options.world and of_worlds:
         raise ValueError(f"{flag(min(of_worlds))} is for worlds: add --world, or leave it out")
-    of_text = {"data", "tokenizer", "lines", "held_out", "samples", "tokens"} & set(given)
+    how_read = {"tokenizer", "lines", "held_out", "include", "exclude", "validation"} & set(given)
+    of_text = how_read | {"data", "samples", "tokens"} & set(given)
     if options.world and of_text:
         raise ValueError(
             f"--world brings its own text and measures and goes without {flag(min(of_text))}"
         )
-    of_preparing = {"tokenizer", "lines", "held_out"} & set(given)
-    data = options.data or []
-    prepared = len(data) == 1 and text.is_prepared(data[0])
-    if prepared and of_preparing:
+    if options.validation and "held_out" in given:
         raise ValueError(
-            f"{flag(min(of_preparing))} was settled when {data[0]} was prepared and cannot"
+            "--held-out splits the text, and with --validation nothing is split: leave one of them"
+            " out"
+        )
+    data = options.data or []
+    of_files = {"include", "exclude"} & set(given)
+    if of_files and not data and not options.validation:
+        raise ValueError(f"{flag(min(of_files))} says which files of --data to read: add --data")
+    if len(data) == 1 and text.is_prepared(data[0]) and how_read:
+        raise ValueError(
+            f"{flag(min(how_read))} was settled when {data[0]} was prepared and cannot"
             " be given again"
         )

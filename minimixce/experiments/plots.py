@@ -1,13 +1,15 @@
 """Figures from plain results (matplotlib, the extra 'plots'). One visual grammar: the data
-distribution P is blue, models Q are orange, lighter from one objective to the next, hollow where
-only the temperature changed, held-out text is a blue star.
+distribution P is blue, models Q are vermillion, lighter from one objective to the next, hollow
+where only the temperature changed, held-out text is a blue star.
 """
 
+import io
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..storage import files
 from ..storage.shapes import FilePath
 from .measures import TEXT_MEASURES, mean_and_deviation
 
@@ -17,16 +19,20 @@ if TYPE_CHECKING:
 else:
     Axes = Figure = Any  # matplotlib's, which is imported where a figure is made
 
-P_COLOR, Q_COLOR = "#1f77b4", "#e6710a"
+# blue and vermillion of Okabe and Ito, which readers of every kind of sight tell apart
+P_COLOR, Q_COLOR = "#0072b2", "#d55e00"
 
 
 _MARKERS = "osv^<>DPXhp"
 
 
+SYNTHETIC_FIGURES = ("matrices.png", "ratios.png", "curves.png")
+
+
 _LEAST_SHOWN = 1e-12  # where logarithmic axes of the synthetic experiments end
 
 
-_DARK, _LIGHT = (0.45, 0.18, 0.0), (1.0, 0.75, 0.5)  # the ends of Q's shades
+_DARK, _LIGHT = (0.24, 0.08, 0.0), (0.835, 0.369, 0.0)  # the ends of Q's shades, 3:1 on white
 
 
 def new_figure(**options: Any) -> Figure:
@@ -38,6 +44,13 @@ def new_figure(**options: Any) -> Figure:
     except ImportError:
         raise ValueError('figures need matplotlib: pip install "minimixce[plots]"') from None
     return Figure(**options)
+
+
+def _save(figure: Figure, path: FilePath) -> None:
+    """Write a figure whole or not at all, in the format of the ending of `path`."""
+    data = io.BytesIO()
+    figure.savefig(data, dpi=110, format=Path(path).suffix[1:] or "png")
+    files.write_atomically(path, data.getvalue())
 
 
 def _shades(count: int) -> list[tuple[float, ...]]:
@@ -74,7 +87,7 @@ def comparison(result: dict[str, Any], path: FilePath) -> None:
         ax.set(title=title, ylabel=unit)
     for ax in axes[2 + len(panels) :]:
         ax.remove()
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def _learning_curves(ax: Axes, curves: dict[str, Any], color: dict[str, tuple[float, ...]]) -> None:
@@ -190,7 +203,7 @@ def world_comparison(result: dict[str, Any], path: FilePath) -> None:
     _values_with_errors(axes[2], "entropy_q", "Entropy of Q", rows, style)
     axes[2].axhline(result["entropy_p"], color=P_COLOR, label="entropy of P")
     axes[2].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def _values_with_errors(
@@ -221,15 +234,10 @@ def synthetic(
     first world and with the first seed; gold (V,V): that world; at_a_ratio: such a dict with the
     one run of mixce whose loss is drawn, or an empty one.
     """
-    folder = Path(folder)
-    figures = {
-        "matrices.png": _matrices(best, gold),
-        "ratios.png": _ratios(results),
-        "curves.png": _curves(best, at_a_ratio),
-    }
-    for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=110)
-    return tuple(figures)
+    figures = (_matrices(best, gold), _ratios(results), _curves(best, at_a_ratio))
+    for name, figure in zip(SYNTHETIC_FIGURES, figures):
+        _save(figure, Path(folder) / name)
+    return SYNTHETIC_FIGURES
 
 
 def _matrices(best: dict[str, dict[str, Any]], gold: Sequence[Sequence[float]]) -> Figure:
@@ -392,4 +400,4 @@ def study(rows: Sequence[dict[str, Any]], path: FilePath) -> None:
         loc="center left",
         bbox_to_anchor=(1.0, 0.5),
     )
-    figure.savefig(path, dpi=110)
+    _save(figure, path)

@@ -3,18 +3,21 @@ are NumPy's on return.
 
 A folder holds config.json and model.safetensors (or its shards). Nothing is pickled, and every file
 is written under a temporary name, synced and renamed, so that a crash leaves the old file or the
-new one, never half of one.
+new one, never half of one. What is written here is noticed when it has changed: model.safetensors
+has a checksum of its own (tensors.py), and remembers those of the files beside it. A folder without
+them, as transformers writes it, is opened as it is.
 """
 
 import json
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..backend import to_numpy
-from ..storage.files import read_json, write_atomically
+from . import files, install, tensors
 from .shapes import Array, Arrays, FilePath
 
 # Hugging Face's fields that change GPT-2's computation, and the values under which it is the one in
@@ -30,9 +33,15 @@ _SUPPORTED = {
 }
 
 
+CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
+WEIGHTS_FILE = "model.safetensors"
+# a tokenizer's, which text/ writes: transformers' two and our own
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "minimixce_tokenizer.json")
 
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_INDEX = "model.safetensors.index.json"
+_BESIDE = tensors.key("files")
+_STATE = tensors.key("state")
 
 
 def save_model(
@@ -42,15 +51,81 @@ def save_model(
 
     Raises FileExistsError where a model is, unless overwrite=True.
     """
-    folder = Path(folder)
-    if not overwrite and any((folder / name).exists() for name in ("config.json", *_WEIGHTS)):
+    _save(Path(folder), {CONFIG_FILE: _json(fields)}, params, overwrite)
+
+
+def _json(fields):
+    return json.dumps(fields, indent=2).encode() + b"\n"
+
+
+def _save(folder, beside, params, overwrite):
+    """Write the weights, and then the files `beside` them, {name: content}."""
+    if not overwrite and any((folder / name).exists() for name in (WEIGHTS_FILE, _INDEX, *beside)):
         raise FileExistsError(
             f"{folder} already holds a model; choose another folder or allow overwriting"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.ascontiguousarray(to_numpy(value)) for name, value in params.items()}
-    _write_safetensors(folder / "model.safetensors", arrays, {"format": "pt"})
-    write_atomically(folder / "config.json", json.dumps(fields, indent=2).encode() + b"\n")
+    install.make_folder(folder)
+    on_host = {name: to_numpy(value) for name, value in params.items()}
+    metadata = {"format": "pt", _BESIDE: json.dumps(_prints_beside(folder, beside))}
+    tensors.write(folder / WEIGHTS_FILE, on_host, metadata)
+    for name, content in beside.items():
+        files.write_atomically(folder / name, content)
+
+
+def _prints_beside(folder, beside):
+    """{name: [print, …]} of what may be beside the weights in `folder`: what is written next, and
+    what is there now, so that a kill before the one has replaced the other leaves a whole folder.
+    """
+    prints = {}
+    for name in (CONFIG_FILE, GENERATION_FILE, *TOKENIZER_FILES):
+        allowed = [beside[name]] if name in beside else []
+        if (folder / name).is_file():
+            allowed.append(files.read_bytes(folder / name))
+        if allowed:
+            prints[name] = list(dict.fromkeys(map(_print, allowed)))
+    return prints
+
+
+def _print(content):
+    """What tells a file's content from another's: its length and checksum."""
+    return f"{len(content)}-{zlib.crc32(content):08x}"
+
+
+def check_beside(folder: FilePath, names: Iterable[str] = TOKENIZER_FILES) -> None:
+    """Raise ValueError unless the files `names` of a folder are what they were when its model was
+    saved. Those that are missing, or were missing then, are passed over.
+    """
+    weights = Path(folder) / WEIGHTS_FILE
+    prints = _read_prints(weights)
+    for name in names:
+        path = Path(folder) / name
+        if name not in prints or not path.exists():
+            continue
+        if _print(files.read_bytes(path)) not in prints[name]:
+            tensors.check(weights)  # it may be this file that has changed
+            raise ValueError(
+                f"{path} is not the file that {WEIGHTS_FILE} was saved with; one of the two is damaged"
+                " or was changed"
+            )
+
+
+def _read_prints(weights):
+    try:
+        prints = json.loads(tensors.read_metadata(weights).get(_BESIDE, "{}"))
+    except (ValueError, TypeError, RecursionError):
+        prints = None
+    if isinstance(prints, dict) and all(isinstance(known, list) for known in prints.values()):
+        return prints
+    tensors.check(weights)
+    raise ValueError(f"{weights} is damaged: it must list the files beside it")
+
+
+def check_model(folder: FilePath) -> None:
+    """Raise ValueError where something of a saved model, or of a tokenizer beside it, was changed
+    since, as far as the folder remembers it.
+    """
+    tensors.check(Path(folder) / WEIGHTS_FILE)
+    check_beside(folder, (CONFIG_FILE, GENERATION_FILE, *TOKENIZER_FILES))
 
 
 def load_model(
@@ -111,21 +186,12 @@ def save_gpt2(
         **boundary_fields(boundary),
         "dtype": config.dtype,
     }
-    generation = Path(folder) / GENERATION_FILE
-    if not overwrite and generation.exists():
-        raise FileExistsError(
-            f"{folder} already holds a model; choose another folder or allow overwriting"
-        )
-    save_model(
-        folder,
-        fields,
-        {f"transformer.{name}": value for name, value in params.items()},
-        overwrite=overwrite,
-    )
     # so that transformers' pipeline, which writes 256 tokens by itself, stays inside the window
     limits = boundary_fields(boundary) | {"do_sample": True, "max_length": config.block_size}
     limits["pad_token_id"] = limits["eos_token_id"]
-    write_atomically(generation, json.dumps(limits, indent=2).encode() + b"\n")
+    beside = {CONFIG_FILE: _json(fields), GENERATION_FILE: _json(limits)}
+    named = {f"transformer.{name}": value for name, value in params.items()}
+    _save(Path(folder), beside, named, overwrite)
 
 
 def load_gpt2(folder: FilePath, dtype: str | None = None) -> tuple[dict[str, Any], Arrays]:
@@ -155,16 +221,16 @@ def load_gpt2(folder: FilePath, dtype: str | None = None) -> tuple[dict[str, Any
             f"{path}: embd_pdrop, attn_pdrop and resid_pdrop must be one number, got {rates}"
         )
 
-    tensors = _read_weights(folder, prefix="transformer.")
-    head = tensors.pop("lm_head.weight", None)
-    if head is not None and not np.array_equal(head, tensors.get("wte.weight")):
+    weights = _read_weights(folder, prefix="transformer.")
+    head = weights.pop("lm_head.weight", None)
+    if head is not None and not np.array_equal(head, weights.get("wte.weight")):
         raise ValueError(
             f"{folder}: lm_head.weight differs from wte.weight; an untied output projection is not"
             " supported"
         )
     params = {
         name: value
-        for name, value in tensors.items()
+        for name, value in weights.items()
         if not name.endswith((".attn.bias", ".attn.masked_bias"))
     }
     if sizes["n_layer"] > len(params):  # before listing the weights of a billion layers
@@ -177,11 +243,15 @@ def load_gpt2(folder: FilePath, dtype: str | None = None) -> tuple[dict[str, Any
 
 
 def _read_config(folder):
-    """The path and the content of a folder's config.json."""
+    """The path and the content of a folder's config.json, which is the one the model was saved
+    with.
+    """
     folder = Path(folder)
     if folder.is_file():
         raise ValueError(f"{folder} is a file; give the folder that holds it")
-    return folder / "config.json", read_json(folder / "config.json")
+    content = files.read_json(folder / CONFIG_FILE)
+    check_beside(folder, (CONFIG_FILE, GENERATION_FILE))
+    return folder / CONFIG_FILE, content
 
 
 def _number(path, config, name, kind):
@@ -198,14 +268,14 @@ def _number(path, config, name, kind):
 
 def _read_weights(folder, prefix=""):
     """{name without prefix: array} of all weight files of a folder."""
-    tensors = {}
+    weights = {}
     for path in _weight_files(Path(folder)):
-        for name, value in read_safetensors(path).items():
+        for name, value in tensors.read(path)[0].items():
             name = name.removeprefix(prefix)
-            if name in tensors:
+            if name in weights:
                 raise ValueError(f"{folder} holds the weight {name} twice")
-            tensors[name] = value
-    return tensors
+            weights[name] = value
+    return weights
 
 
 def _in_dtype(folder, params, dtype):
@@ -223,11 +293,11 @@ def _in_dtype(folder, params, dtype):
 
 
 def _weight_files(folder):
-    if (folder / "model.safetensors").exists():
-        return [folder / "model.safetensors"]
-    index = folder / "model.safetensors.index.json"
+    if (folder / WEIGHTS_FILE).exists():
+        return [folder / WEIGHTS_FILE]
+    index = folder / _INDEX
     if index.exists():
-        shards = read_json(index).get("weight_map")
+        shards = files.read_json(index).get("weight_map")
         inside = isinstance(shards, dict) and all(
             isinstance(n, str) and Path(n).name == n for n in shards.values()
         )
@@ -242,79 +312,30 @@ def _weight_files(folder):
     raise FileNotFoundError(f"{folder} holds no model.safetensors")
 
 
-# The library is imported where a file is read or written: models, exact sums and gradient checks
-# work without it.
-
-
-def _write_safetensors(path, arrays, metadata):
-    from safetensors.numpy import save
-
-    write_atomically(path, save(arrays, metadata=metadata))
-
-
-def read_safetensors(path: FilePath) -> dict[str, Array]:
-    """{name: NumPy array} of one file; bfloat16, which NumPy lacks, comes as float32."""
-    from safetensors import SafetensorError, deserialize
-
-    try:
-        entries = deserialize(Path(path).read_bytes())
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist") from None
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file, or is cut short ({error})") from None
-    return {name: _to_array(path, name, entry) for name, entry in entries}
-
-
-_DTYPES = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "U8": "u1",
-    "BOOL": "?",
-}
-
-
-def _to_array(path, name, entry):
-    if entry["dtype"] == "BF16":  # the upper half of a float32
-        bits = np.frombuffer(entry["data"], "<u2").astype("<u4") << 16
-        return bits.view("<f4").reshape(entry["shape"])
-    if entry["dtype"] not in _DTYPES:
-        raise ValueError(
-            f"{path}: tensor {name} has dtype {entry['dtype']}, which is not supported"
-        )
-    return np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
-
-
-def save_state(path: FilePath, arrays: dict[str, Array], info: Any) -> None:
+def save_state(path: FilePath, arrays: dict[str, Array], info: dict[str, Any]) -> None:
     """Replace `path` atomically by one safetensors file with {name: array} and a JSON-able dict."""
-    arrays = {name: np.ascontiguousarray(to_numpy(value)) for name, value in arrays.items()}
-    info = json.dumps(info)
-    _write_safetensors(path, arrays, {"info": info, "checksum": _checksum(arrays, info)})
+    on_host = {name: to_numpy(value) for name, value in arrays.items()}
+    tensors.write(path, on_host, {_STATE: json.dumps(info)})
 
 
-def load_state(path: FilePath) -> tuple[dict[str, Array], Any]:
+def load_state(path: FilePath) -> tuple[dict[str, Array], dict[str, Any]]:
     """What save_state wrote -> ({name: NumPy array}, info). Raises FileNotFoundError or ValueError,
     also for changed bytes.
     """
-    from safetensors import safe_open
-
-    arrays = read_safetensors(path)
-    with safe_open(path, framework="numpy") as file:
-        metadata = file.metadata() or {}
-    if not {"info", "checksum"} <= metadata.keys():
+    arrays, metadata = tensors.read(path)
+    if "info" in metadata and "checksum" in metadata:
+        raise ValueError(
+            f"{path} is of an earlier version of minimixce, whose runs cannot go on in this one"
+        )
+    if _STATE not in metadata:
         raise ValueError(f"{path} is not the state of a run")
-    if metadata["checksum"] != _checksum(arrays, metadata["info"]):
-        raise ValueError(f"{path} is damaged: its checksum does not fit its content")
-    return arrays, json.loads(metadata["info"])
-
-
-def _checksum(arrays, info):
-    crc = zlib.crc32(info.encode())
-    for name, value in sorted(arrays.items()):
-        crc = zlib.crc32(value, zlib.crc32(f"{name} {value.dtype} {value.shape}".encode(), crc))
-    return f"{crc:08x}"
+    try:
+        info = json.loads(metadata[_STATE])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: its description is not JSON ({error})") from None
+    if not isinstance(info, dict):
+        raise ValueError(f"{path} is damaged: its description must be a JSON object")
+    return arrays, info
 
 
 def check_shapes(folder: FilePath, expected: dict[str, tuple[int, ...]], params: Arrays) -> None:

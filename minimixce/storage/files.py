@@ -9,6 +9,8 @@ import math
 import os
 import runpy
 import secrets
+import stat
+import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,18 +19,79 @@ import numpy as np
 
 from .shapes import FilePath
 
+MOST_JSON = 1 << 26  # bytes of a JSON file; in memory it takes up to twenty times as many
+_MOST_DIGITS = 300  # of an integer in a JSON file: any of them can be made a float
+_MOST_CODE = 1 << 22  # bytes of a Python file
 
-def read_json(path: FilePath) -> dict[str, Any]:
-    """A JSON object from a file, or FileNotFoundError, or ValueError that names the file."""
+
+def read_bytes(path: FilePath, most: int | None = None) -> bytes:
+    """The content of a regular file -> bytes, at most `most` of them.
+
+    Raises FileNotFoundError, or ValueError for what is no file (a pipe, which would be waited for,
+    a device, which may never end, a folder) and for a file of more than `most` bytes.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if most is not None and size > most:
+            raise ValueError(f"{path} has {size:,} bytes; at most {most:,} are read")
+        data: bytes = file.read()
+    return data
+
+
+def open_regular(path: FilePath) -> io.BufferedReader:
+    """A regular file, opened to read bytes from.
+
+    Raises FileNotFoundError, or ValueError for what is no file (see read_bytes).
+    """
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        # looked at before it is opened, since opening a device can already do something
+        _check_regular(path, os.stat(path).st_mode)
+        place = os.open(path, os.O_RDONLY | _NO_WAIT | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist") from None
+    file = open(place, "rb")  # noqa: SIM115 - for the caller to close
+    try:
+        _check_regular(path, os.fstat(place).st_mode)  # it may have been replaced in between
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)  # a pipe that nothing writes to is opened at once
+_KINDS = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+
+
+def _check_regular(path, mode):
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "of an unknown kind")
+        raise ValueError(f"{path} is not a regular file but {kind}")
+
+
+def read_json(path: FilePath, most: int = MOST_JSON) -> dict[str, Any]:
+    """A JSON object from a file of at most `most` bytes, or FileNotFoundError, or ValueError that
+    names the file.
+    """
+    data = read_bytes(path, most)
+    try:
+        value = json.loads(data.decode("utf-8"), parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a JSON file ({error})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, got a {type(value).__name__}")
     return value
+
+
+def _integer(digits):
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"an integer of {len(digits):,} digits")
+    return int(digits)
 
 
 def write_atomically(path: FilePath, data: bytes) -> None:
@@ -101,16 +164,25 @@ def to_json(value: Any) -> str:
 def write_lines(path: FilePath, records: Iterable[dict[str, Any]]) -> None:
     """Write dicts to a file as JSON lines, whole or not at all."""
     data = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    write_atomically(path, data.encode())
+    # half of a surrogate pair, as an undecodable byte of a prompt, becomes JSON's escape for it
+    write_atomically(path, data.encode(errors="backslashreplace"))
 
 
 def to_csv(rows: Sequence[dict[str, Any]]) -> str:
-    """CSV of dicts with the same keys, a heading first -> str."""
+    """CSV of dicts with the same keys, a heading first -> str; cells are csv_cell's."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer.writerow({name: csv_cell(name) for name in rows[0]})
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     return buffer.getvalue()
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def csv_cell(value: Any) -> Any:
+    """`value`, with a quote before a text that a spreadsheet would take for a formula."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def load_functions(path: FilePath, *names: str) -> Any:
@@ -120,13 +192,24 @@ def load_functions(path: FilePath, *names: str) -> Any:
     ValueError that names the file, where it fails to run or lacks one of them.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
+    read_bytes(path, _MOST_CODE)  # Python itself would wait for a pipe
     try:
         defined = runpy.run_path(str(path))
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{path} fails to run: {type(error).__name__}: {error}") from error
+        line = _line_in(path, error)
+        where = f", line {line}," if line else ""
+        said = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise ValueError(f"{path}{where} fails to run: {said}") from error
     for name in names:
         if not callable(defined.get(name)):
             raise ValueError(f"{path} defines no function {name!r}")
     return [defined[name] for name in names]
+
+
+def _line_in(path, error):
+    """The number of the line of a Python file at which an error arose, or None."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return error.lineno
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [number for frame, number in frames if frame.f_code.co_filename == str(path)]
+    return lines[-1] if lines else None

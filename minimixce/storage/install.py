@@ -33,15 +33,14 @@ def replacing(
     folder = Path(folder)
     finish(folder, names)
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(f"{_NEW}*"):  # of a process that was killed before it had finished
-        shutil.rmtree(left, ignore_errors=True)
+    make_folder(folder)
     new = folder / f"{_NEW}{secrets.token_hex(8)}"
     try:
         new.mkdir()
         yield new
         listed = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
         stale = sorted(set(names) - set(keep) - {name.partition("/")[0] for name in listed})
+        _sync_all(new)
         content = files.to_json({"from": new.name, "files": listed, "remove": stale})
         files.write_atomically(folder / _PENDING, content.encode())
     except BaseException as error:
@@ -56,6 +55,29 @@ def replacing(
     finish(folder, names)
 
 
+def make_folder(folder: FilePath) -> list[Path]:
+    """Make a folder where it is missing, and its parents, so that they last -> those that were
+    made, the innermost first.
+    """
+    folder = Path(folder)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in made:
+        files.sync_folder(path.parent)
+    return made
+
+
+def _sync_all(folder):
+    """Put on the disk what is in a folder, also what was written there without `files`."""
+    mode = "rb" if os.name == "posix" else "r+b"  # Windows syncs only what can be written to
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir():
+            files.sync_folder(path)
+        elif path.is_file() and not path.is_symlink():
+            with open(path, mode) as file:
+                os.fsync(file.fileno())
+
+
 def is_pending(folder: FilePath) -> bool:
     """Whether files are in `folder` that count as being in place and are not there yet."""
     return (Path(folder) / _PENDING).exists()
@@ -63,7 +85,7 @@ def is_pending(folder: FilePath) -> bool:
 
 def finish(folder: FilePath, names: Collection[str]) -> None:
     """Put in place what `replacing` had said to be in `folder` when its process was killed, and
-    remove temporary files of a process that was.
+    remove temporary files and folders of a process that was.
 
     names: as for replacing. ValueError for a folder whose list of files is not one that `replacing`
     wrote. No other process may be at work in the folder (see locked).
@@ -72,18 +94,28 @@ def finish(folder: FilePath, names: Collection[str]) -> None:
     for name in (*names, _PENDING):
         files.remove_temporaries(folder / name)
     if not is_pending(folder):
+        _remove_new(folder)
         return
     new, listed, stale = _read(folder, names)
     for name in listed:
         if (new / name).exists():
-            (folder / name).parent.mkdir(exist_ok=True)
+            make_folder((folder / name).parent)
             os.replace(new / name, folder / name)
     for name in stale:
         if (folder / name).is_file():
             (folder / name).unlink()
-    files.sync_folder(folder)
+    for place in {folder, *((folder / name).parent for name in listed)}:
+        files.sync_folder(place)
     (folder / _PENDING).unlink()
-    shutil.rmtree(new, ignore_errors=True)
+    # or, after a crash, the list would be back and files be removed that came later
+    files.sync_folder(folder)
+    _remove_new(folder)
+
+
+def _remove_new(folder):
+    """Remove new folders, of processes that were killed before or after theirs was needed."""
+    for left in folder.glob(f"{_NEW}{'[0-9a-f]' * 16}"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _read(folder, names):
@@ -122,8 +154,7 @@ def locked(folder: FilePath) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():  # the error comes where something is written to it
         yield
         return
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    made = make_folder(folder)
     place = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -14,6 +14,18 @@ class NotFinite(ValueError, FloatingPointError):
     """Numbers that had to be finite are not."""
 
 
+class WithTable(ValueError):
+    """A refusal of one sentence, and a table (several lines) that shows why."""
+
+    def __init__(self, sentence: str, table: str) -> None:
+        super().__init__(sentence, table)
+        self.sentence = sentence
+        self.table = table
+
+    def __str__(self) -> str:
+        return f"{self.sentence}\n{self.table}"
+
+
 def check_finite(name: str, value: Any, infinite: bool = False) -> None:
     """Raise NotFinite unless `value`, a number or a NumPy array, is finite; with infinite=True only
     NaN is refused. An array on a GPU passes, since the look would make the device wait: there it is
@@ -85,7 +97,7 @@ def check_probs(name: str, value: Any) -> Float[Array, "S V"]:
     Rows that do so except for rounding keep their bits, so files round-trip. Raises TypeError or
     ValueError.
     """
-    probs = to_array(name, value, "fiu", "numbers").astype(np.float64)
+    probs = to_array(name, value, "fiu", "numbers").astype(np.float64, copy=False)
     if probs.ndim != 2 or probs.shape[0] < 1 or probs.shape[1] < 2:
         raise ValueError(f"{name} must have shape (S,V) with S ≥ 1 and V ≥ 2, got {probs.shape}")
     if not (probs >= 0).all():
@@ -97,7 +109,9 @@ def check_probs(name: str, value: Any) -> Float[Array, "S V"]:
         raise ValueError(
             f"{name} must have rows that sum to one, but row {row} sums to {total[row, 0]:.12g}"
         )
-    return np.where(off > probs.shape[1] * np.finfo(np.float64).eps, probs / total, probs)
+    crooked = off[:, 0] > probs.shape[1] * np.finfo(np.float64).eps
+    probs[crooked] /= total[crooked]
+    return probs
 
 
 def check_text(name: str, value: str) -> None:

@@ -1,8 +1,11 @@
 """Corpora, tokenizers and batches: from files to arrays of ids."""
 
 from .batches import Batches, consecutive_batches, random_batches
-from .corpus import Corpus, encode_files, is_prepared, load_corpus, split_documents
+from .corpus import HELD_OUT, Corpus, encode_files, load_corpus
 from .documents import drop_repeated_paragraphs, python_docs
+from .prepared import is_prepared
+from .sources import LeftOut, Sources
+from .splits import split_documents
 from .tokenizers import (
     BOUNDARY,
     TOKENIZER_FILE,
@@ -15,11 +18,14 @@ from .tokenizers import (
 
 __all__ = [
     "BOUNDARY",
+    "HELD_OUT",
     "TOKENIZER_FILE",
     "Batches",
     "ByteTokenizer",
     "CharTokenizer",
     "Corpus",
+    "LeftOut",
+    "Sources",
     "WordTokenizer",
     "consecutive_batches",
     "drop_repeated_paragraphs",

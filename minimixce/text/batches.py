@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ..storage.shapes import Array, Batch, Int
-from ..text.tokenizers import BOUNDARY
+from .prepared import TokenFile, Tokens
+from .tokenizers import BOUNDARY
+
+_PIECE = 1 << 17  # tokens in which boundaries are looked for at a time
 
 
 class Batches:
@@ -21,7 +24,7 @@ class Batches:
 
     def __init__(
         self,
-        tokens: Int[Array, " N"],
+        tokens: Tokens,
         pick: Callable[[int], tuple[Array, Array]],
         count: int | None,
         batch_size: int,
@@ -35,9 +38,14 @@ class Batches:
             raise IndexError(k)
         starts, lengths = self._pick(k)
         offsets = np.arange(self.block_size + 1)
-        blocks = self._tokens[np.minimum(starts[:, None] + offsets, len(self._tokens) - 1)].astype(
-            np.int32
-        )
+        if isinstance(self._tokens, TokenFile):  # one stretch after another
+            blocks = np.zeros((len(starts), len(offsets)), np.int32)
+            for row, start in zip(blocks, starts.tolist()):
+                found = self._tokens[start : start + len(offsets)]
+                row[: len(found)] = found
+        else:
+            places = np.minimum(starts[:, None] + offsets, len(self._tokens) - 1)
+            blocks = self._tokens[places].astype(np.int32)
         inside = offsets[:-1] < lengths[:, None]
         return np.where(inside, blocks[:, :-1], 0), np.where(inside, blocks[:, 1:], -1)
 
@@ -52,7 +60,7 @@ class Batches:
 
 
 def random_batches(
-    tokens: Int[Array, " N"], batch_size: int, block_size: int, seed: int = 0, lines: bool = False
+    tokens: Tokens, batch_size: int, block_size: int, seed: int = 0, lines: bool = False
 ) -> Batches:
     """Endless Batches drawn from a stream at random: blocks that start anywhere, or whole lines
     (see _sequences).
@@ -78,7 +86,7 @@ def random_batches(
 
 
 def consecutive_batches(
-    tokens: Int[Array, " N"], batch_size: int, block_size: int, lines: bool = False
+    tokens: Tokens, batch_size: int, block_size: int, lines: bool = False
 ) -> Batches:
     """Batches that make every token but the first a target exactly once, in order."""
     _check_sizes(tokens, batch_size, block_size)
@@ -92,7 +100,7 @@ def consecutive_batches(
 
 
 def _sequences(
-    tokens: Int[Array, " N"], block_size: int, lines: bool
+    tokens: Tokens, block_size: int, lines: bool
 ) -> tuple[Int[Array, " n"], Int[Array, " n"]]:
     """Where to cut a stream so that every token is a target once -> starts, lengths, each (n,).
 
@@ -103,7 +111,12 @@ def _sequences(
     if not lines:
         starts = np.arange(0, last, block_size)
         return starts, np.minimum(block_size, last - starts)
-    boundaries = np.flatnonzero(tokens == BOUNDARY)
+    boundaries = np.concatenate(
+        [
+            start + np.flatnonzero(tokens[start : start + _PIECE] == BOUNDARY)
+            for start in range(0, len(tokens), _PIECE)
+        ]
+    )
     if len(boundaries) < 2:
         raise ValueError(f"no whole line is in the {len(tokens)} tokens to train or validate on")
     first, length = boundaries[:-1], np.diff(boundaries)
@@ -114,7 +127,7 @@ def _sequences(
     return starts, np.minimum(block_size, np.repeat(first + length, pieces) - starts)
 
 
-def _check_sizes(tokens: Int[Array, " N"], batch_size: int, block_size: int) -> None:
+def _check_sizes(tokens: Tokens, batch_size: int, block_size: int) -> None:
     for name, value in (("batch_size", batch_size), ("block_size", block_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")

@@ -1,247 +1,284 @@
 """A corpus: one stream of ids for training and one for validation."""
 
+import contextlib
+import hashlib
 import json
-import zlib
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from .. import backend
-from ..storage import files
 from ..storage.shapes import Array, FilePath, Int, Seed
-from ..text.documents import find_files, lines_of, python_docs, read_chunks
-from ..text.tokenizers import BOUNDARY, ByteTokenizer, CharTokenizer, Tokenizer, tokenizer_of
+from . import prepared
+from .documents import NotText, lines_of, python_docs
+from .sources import LeftOut, Search, Source, Sources, describe_left_out, listed, reason_of
+from .splits import Document, FirstReading, GivenSplits, by_document, by_line, places_of_lines
+from .tokenizers import BOUNDARY, ByteTokenizer, CharTokenizer, Tokenizer
+
+HELD_OUT = 0.1  # share of a text for validation
 
 
 class Corpus(NamedTuple):
     """What training needs of a text: ids of both splits (n,), the tokenizer they were made with,
     and whether each line is a sequence of its own.
+
+    The ids are uint16, or uint32 where there are many tokens. Those of a prepared folder are
+    prepared.TokenFiles, which are sliced like arrays; np.asarray reads a whole one. sources: which
+    files were read and which were not, or None where there were no files to read.
     """
 
-    train: Int[Array, " N"]
-    validation: Int[Array, " M"]
+    train: prepared.Tokens
+    validation: prepared.Tokens
     tokenizer: Tokenizer
     lines: bool = False
+    sources: Sources | None = None
 
     def fingerprint(self) -> int:
-        """A number that tells one training stream from another, to notice that data changed under a
-        run.
+        """A number that changes with every token of both streams and with how they are read, to
+        notice that data changed under a run.
         """
-        sample = self.train
-        if len(sample) > 1_000_000:  # stretches, so that a mapped file is not read whole
-            starts = np.linspace(0, len(sample) - 1000, 1000).astype(np.int64)
-            sample = sample[starts[:, None] + np.arange(1000)]
-        letters = zlib.crc32(json.dumps(self.tokenizer.fields()).encode())
-        return zlib.crc32(sample.astype(np.int32).tobytes(), letters) ^ len(self.train)
+        streams = [prepared.digest(ids, self.tokenizer.vocab_size) for ids in self[:2]]
+        content = json.dumps([self.tokenizer.fields(), self.lines, *streams])
+        # 48 bits: an integer that every reader of JSON takes as it is
+        return int.from_bytes(hashlib.sha256(content.encode()).digest()[:6], "big")
 
 
 def load_corpus(
-    paths: str | Path | Sequence[FilePath] | None = None,
+    paths: FilePath | Sequence[FilePath] | None = None,
     *,
     tokenizer: str = "character",
     lines: bool = False,
-    held_out: float = 0.1,
+    held_out: float = HELD_OUT,
     seed: Seed = 0,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    validation: FilePath | Sequence[FilePath] | None = None,
+    without: Sequence[FilePath] = (),
     folder: FilePath | None = None,
+    overwrite: bool = False,
+    verify: bool = False,
 ) -> Corpus:
     """A corpus from UTF-8 text files and folders, or by default from Python's documentation.
 
     Each file is a document, or with lines=True each line. Documents are drawn at random into the
     validation split until it holds `held_out` of the characters; a single document is cut, its end
-    held out. With `folder` the streams are written there and memory-mapped, so that memory stays
-    bounded at any size; such a folder is itself a path to load from. Raises FileNotFoundError
-    or ValueError, naming the file, for what is missing, empty or not text.
+    held out. Lines are drawn by a hash, so that all copies of a line are on one side. Or
+    `validation`, files and folders, is what is held out, and nothing is split; what it has, a
+    document or a line, is not trained on.
+
+    Of a folder all files are read, except for hidden ones and what is no text. include, exclude:
+    patterns (fnmatch) of the files to read and of files and folders not to, each for a name or a
+    path below the folder; without: folders where results go, which are never read. Each file is
+    read once, and a document that is the same as another left out: corpus.sources says what was.
+
+    With `folder` the streams are written there and read from there as they are needed, so that
+    memory stays bounded at any size; overwrite: whether they may replace a prepared corpus. Such a
+    folder is itself a path to load from; one of more than 1 GB is only read whole, to check it,
+    with verify=True. Raises FileNotFoundError or ValueError, naming the file, for what is missing,
+    empty, not text or not as it was prepared.
     """
+    _check_options(tokenizer, held_out, paths, validation)
+    paths = None if paths is None else listed("paths", paths)
+    patterns = (_patterns("include", include), _patterns("exclude", exclude))
+    if paths is not None and len(paths) == 1 and prepared.is_prepared(paths[0]):
+        if folder is not None:
+            raise ValueError(f"{paths[0]} is a prepared corpus already")
+        if any(patterns) or validation is not None:
+            raise ValueError(
+                f"{paths[0]} is a prepared corpus: include, exclude and validation were settled"
+                " when it was prepared"
+            )
+        return Corpus(*prepared.open_streams(paths[0], verify))
+
+    search = Search(*patterns, without if folder is None else [*without, folder])
+    into = contextlib.nullcontext(_keep_in_memory)
+    with into if folder is None else prepared.preparing(folder, overwrite) as write:
+        place = places_of_lines(seed) if lines and validation is None else None
+        found = _read_first(paths, listed("validation", validation), search, FirstReading(place))
+        made = _tokenizer(tokenizer, found.characters - {"\n"} if lines else found.characters)
+        given = GivenSplits(found.documents, found.validation, lines)
+        splits: prepared.Splits = given
+        if place is not None:
+            splits = by_line(found.documents, held_out, place)
+        elif validation is None:
+            splits = by_document(found.documents, held_out, seed)
+        train, held = write(made, splits, lines)[:2]
+    remarks = search.remarks()
+    if validation is not None:
+        remarks += given.remarks()
+    elif lines or len(found.documents) > 1:
+        remarks += _on_share(len(held) / (len(train) + len(held)), held_out, lines)
+    no_files = paths is None and validation is None
+    return Corpus(train, held, made, lines, None if no_files else found.sources(remarks))
+
+
+def _tokenizer(name: str, characters: set[str]) -> Tokenizer:
+    return ByteTokenizer() if name == "byte" else CharTokenizer(characters)
+
+
+def _check_options(tokenizer, held_out, paths, validation):
+    for name, value in (("paths", paths), ("validation", validation)):
+        if value is not None and not listed(name, value):
+            raise ValueError(f"{name} must name a file or folder, got none")
     if tokenizer not in ("character", "byte"):
         raise ValueError(f'tokenizer must be "character" or "byte", got {tokenizer!r}')
     if not 0 < held_out < 1:
         raise ValueError(f"held_out must be between 0 and 1, got {held_out}")
-    paths = [paths] if isinstance(paths, (str, Path)) else paths
-    if paths is not None and len(paths) == 1 and is_prepared(paths[0]):
-        if folder is not None:
-            raise ValueError(f"{paths[0]} is a prepared corpus already")
-        return _open_prepared(Path(paths[0]))
-    if folder is not None:
-        _check_nothing_is_prepared(Path(folder))
-    if paths is None:
-        sources = [lambda d=d: iter([d]) for d in python_docs()]
-    else:
-        sources = [lambda p=p: read_chunks(p) for p in find_files(paths)]
+    if validation is not None and held_out != HELD_OUT:
+        raise ValueError(
+            f"held_out is for a text that is split, got {held_out} beside a validation text; leave"
+            " one of them out"
+        )
 
-    sizes, characters = [], set()
-    for source in sources:
-        size = 0
-        for chunk in source():
-            size += len(chunk)
-            characters.update(chunk)
-        sizes.append(size)
-    if sum(sizes) == 0 or not "".join(characters).strip():
-        raise ValueError(f"{', '.join(map(str, paths or ()))} holds no text")
-    made = (
-        CharTokenizer(characters - {"\n"} if lines else characters)
-        if tokenizer == "character"
-        else ByteTokenizer()
-    )
-    # without empty files
-    sources, sizes = zip(*((source, size) for source, size in zip(sources, sizes) if size))
-    splits = (
-        _line_splits(sources, held_out, seed)
-        if lines
-        else _document_splits(sources, sizes, held_out, seed)
-    )
-    write = _write_to(Path(folder), made) if folder is not None else _keep_in_memory(made)
-    train, validation = write(splits, lines)
-    return Corpus(train, validation, made, lines)
+
+def _patterns(name, value):
+    return [str(pattern) for pattern in listed(name, value)]
+
+
+class _Found(NamedTuple):
+    """What a first reading found: documents to train on, or to split, those to hold out, the
+    characters of all, and what is not read again.
+    """
+
+    documents: list[Document]
+    validation: list[Document]
+    characters: set[str]
+    left_out: list[LeftOut]
+
+    def sources(self, remarks: Sequence[str]) -> Sources:
+        """For corpus.sources, with more remarks."""
+        files, held_out = (
+            tuple(document.path for document in documents if document.path)
+            for documents in (self.documents, self.validation)
+        )
+        return Sources(files, held_out, tuple(self.left_out), tuple(remarks))
+
+
+def _read_first(
+    paths: Sequence[FilePath] | None,
+    validation: Sequence[FilePath],
+    search: Search,
+    reading: FirstReading,
+) -> _Found:
+    """Find the documents and read them once. What both name is held out."""
+    held = reading.files(search.find(validation, again="in the validation text"))
+    _check_some_text(validation, reading, search)
+    if paths is None:
+        documents = reading.texts(python_docs())
+    else:
+        before, reading.characters = reading.characters, set()
+        documents = reading.files(search.find(paths))
+        _check_some_text(paths, reading, search)
+        reading.characters |= before
+    left_out = sorted([*search.left_out, *reading.left_out])
+    return _Found(documents, held, reading.characters, left_out)
+
+
+def _check_some_text(paths, reading, search):
+    if paths and not "".join(reading.characters).strip():
+        left_out = sorted([*search.left_out, *reading.left_out])
+        why = f"; {describe_left_out(left_out)}" if left_out else ""
+        raise ValueError(f"{', '.join(map(str, paths))} holds no text{why}")
+
+
+def _on_share(share, held_out, lines):
+    """A sentence where the share of a text that is held out is far from the one asked for."""
+    if abs(share - held_out) <= held_out / 4:
+        return []
+    why = "all copies of a line are on one side" if lines else "files are held out whole"
+    return [f"held out {share:.1%} of the text, not {held_out:.1%}: {why}"]
+
+
+class _Ids:
+    """Ids in memory, of a small type, to which more are added without a second copy of all."""
+
+    def __init__(self, vocab_size):
+        self._dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+        self._data = bytearray()
+
+    def __len__(self):
+        return len(self._data) // self._dtype.itemsize
+
+    def append(self, ids):
+        self._data += ids.astype(self._dtype).tobytes()
+
+    def cut(self, length):
+        del self._data[length * self._dtype.itemsize :]
+
+    def array(self):
+        return np.frombuffer(self._data, self._dtype)
+
+
+def _keep_in_memory(tokenizer, splits, lines):
+    streams = {split: _Ids(tokenizer.vocab_size) for split in prepared.SPLITS}
+    prepared.encode_splits(tokenizer, splits, lambda split, ids: streams[split].append(ids))
+    return [streams[split].array() for split in prepared.SPLITS]
 
 
 def encode_files(
-    paths: Sequence[FilePath], tokenizer: Tokenizer, lines: bool = False
+    paths: Sequence[FilePath],
+    tokenizer: Tokenizer,
+    lines: bool = False,
+    *,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    most: int | None = None,
 ) -> Int[Array, " N"]:
     """Files and folders as one stream of ids (n,), for a tokenizer that exists: each file, or each
-    line, a document.
+    line, a document; the first `most` of them, after which nothing is read.
+
+    include, exclude: see load_corpus. Raises FileNotFoundError or ValueError, naming the file, for
+    what is missing, empty, not text or has characters that the tokenizer does not know.
     """
-    stream = [np.array([BOUNDARY], np.int32)]
-    for path in find_files(paths):
-        for piece in lines_of(read_chunks(path)) if lines else ["".join(read_chunks(path))]:
-            stream += [tokenizer.encode(piece), stream[0]]
-    if len(stream) == 1 or not any(len(piece) for piece in stream[1::2]):
-        raise ValueError(f"{', '.join(map(str, paths))} holds no text")
-    return np.concatenate(stream)
+    return read_files(paths, tokenizer, lines, include=include, exclude=exclude, most=most)[0]
 
 
-def split_documents(sizes: Sequence[int], held_out: float, seed: Seed = 0) -> set[int]:
-    """Which documents to hold out whole: drawn at random while they fit into held_out of all
-    characters -> set of numbers.
-
-    At least one is held out, the smallest where none fits, and at least one is not.
-    """
-    budget = held_out * sum(sizes)
-    chosen: set[int] = set()
-    rng: Any = backend.rng(seed, np)
-    for i in rng.permutation(len(sizes)):
-        if sizes[i] <= budget and len(chosen) < len(sizes) - 1:
-            chosen.add(int(i))
-            budget -= sizes[i]
-    return chosen or {int(np.argmin(sizes))}
-
-
-def _document_splits(sources, sizes, held_out, seed):
-    """Yield (split, text or None) pairs: pieces of text for "train" or "validation", None where a
-    document ends.
-    """
-    if len(sources) > 1:
-        chosen = split_documents(sizes, held_out, seed)
-        for i, source in enumerate(sources):
-            split = "validation" if i in chosen else "train"
-            yield from ((split, chunk) for chunk in source())
-            yield split, None
-        return
-    left = sizes[0] - round(held_out * sizes[0])  # characters still to go to training
-    for chunk in sources[0]():
-        yield "train", chunk[:left]
-        yield "validation", chunk[left:]
-        left = max(0, left - len(chunk))
-    yield "train", None
-    yield "validation", None
-
-
-def _line_splits(sources, held_out, seed):
-    """The same for lines: each is a document, held out with probability held_out."""
-    rng, number = backend.rng(seed, np), 0
-    for source in sources:
-        for line in lines_of(source()):
-            # The first two go one to each split, so that neither is empty.
-            split = (
-                ("train", "validation")[number]
-                if number < 2
-                else "validation"
-                if rng.random() < held_out
-                else "train"
-            )
-            number += 1
-            yield split, line
-            yield split, None
-
-
-def _encode_splits(tokenizer, splits, append):
-    """Pass the ids of each piece to append(split, ids), with boundaries before, between and after
-    documents.
-    """
-    for split in ("train", "validation"):
-        append(split, np.array([BOUNDARY], np.int32))
-    for split, piece in splits:
-        append(split, np.array([BOUNDARY], np.int32) if piece is None else tokenizer.encode(piece))
-
-
-def _keep_in_memory(tokenizer):
-    def write(splits, lines):
-        parts = {"train": [], "validation": []}
-        _encode_splits(tokenizer, splits, lambda split, ids: parts[split].append(ids))
-        return [np.concatenate(parts[split]) for split in ("train", "validation")]
-
-    return write
-
-
-_CORPUS_FILE, _STREAMS = "minimixce_corpus.json", ("train.bin", "validation.bin")
-
-
-def _check_nothing_is_prepared(folder):
-    for name in (_CORPUS_FILE, *_STREAMS):
-        if (folder / name).exists():
-            raise FileExistsError(
-                f"{folder} already holds {name}; delete what is there or choose another folder"
-            )
-
-
-def is_prepared(path: FilePath) -> bool:
-    """Whether `path` is a folder of token files that load_corpus wrote."""
-    return (Path(path) / _CORPUS_FILE).exists()
-
-
-def _write_to(folder, tokenizer):
-    """Write the streams to files and map them. The description comes last, so a half-written folder
-    is not mistaken for one.
-    """
-    dtype = np.dtype("<u2") if tokenizer.vocab_size <= 1 << 16 else np.dtype("<u4")
-
-    def write(splits, lines):
-        folder.mkdir(parents=True, exist_ok=True)
+def read_files(
+    paths: Sequence[FilePath],
+    tokenizer: Tokenizer,
+    lines: bool = False,
+    *,
+    include: str | Sequence[str] | None = None,
+    exclude: str | Sequence[str] | None = None,
+    most: int | None = None,
+) -> tuple[Int[Array, " N"], Sources]:
+    """encode_files, and what was read."""
+    search = Search(_patterns("include", include), _patterns("exclude", exclude))
+    stream = _Ids(tokenizer.vocab_size)
+    stream.append(np.array([BOUNDARY]))
+    read, left_out = [], []
+    for source in search.find(listed("paths", paths)):
+        before = len(stream)
         try:
-            with (
-                open(folder / _STREAMS[0], "wb") as train,
-                open(folder / _STREAMS[1], "wb") as validation,
-            ):
-                streams = {"train": train, "validation": validation}
-                _encode_splits(
-                    tokenizer,
-                    splits,
-                    lambda split, ids: streams[split].write(ids.astype(dtype).tobytes()),
-                )
-        except BaseException:
-            for name in _STREAMS:
-                (folder / name).unlink(missing_ok=True)
-            raise
-        description = {"tokenizer": tokenizer.fields(), "lines": lines, "dtype": dtype.str}
-        data = json.dumps(description, ensure_ascii=False).encode()
-        files.write_atomically(folder / _CORPUS_FILE, data)
-        return _open_prepared(folder)[:2]
+            for ids in _encoded(source, tokenizer, lines):
+                stream.append(ids)
+                if most is not None and len(stream) >= most:
+                    break
+        except (NotText, OSError) as error:
+            if source.is_named:
+                raise
+            stream.cut(before)
+            left_out.append(LeftOut(source.path, reason_of(error)))
+            continue
+        read.append(source.path)
+        if most is not None and len(stream) >= most:
+            stream.cut(most)
+            break
+    left_out = sorted([*search.left_out, *left_out])
+    ids = stream.array()
+    if not ids.any():
+        why = f"; {describe_left_out(left_out)}" if left_out else ""
+        raise ValueError(f"{', '.join(map(str, paths))} holds no text{why}")
+    return ids, Sources(tuple(read), (), tuple(left_out), tuple(search.remarks()))
 
-    return write
 
-
-def _open_prepared(folder: Path) -> Corpus:
-    description = files.read_json(folder / _CORPUS_FILE)
-    tokenizer = tokenizer_of(description.get("tokenizer", {}), folder / _CORPUS_FILE)
-    if description.get("dtype") not in ("<u2", "<u4"):
-        raise ValueError(
-            f"{folder / _CORPUS_FILE}: dtype must be <u2 or <u4, got {description.get('dtype')!r}"
-        )
-    dtype, streams = np.dtype(description["dtype"]), []
-    for path in (folder / name for name in _STREAMS):
-        if not path.exists() or path.stat().st_size == 0 or path.stat().st_size % dtype.itemsize:
-            raise ValueError(f"{path} is missing or cut short; prepare the corpus again")
-        streams.append(np.memmap(path, dtype, mode="r"))
-    train, validation = streams
-    return Corpus(train, validation, tokenizer, bool(description.get("lines")))
+def _encoded(source: Source, tokenizer: Tokenizer, lines: bool) -> Iterator[Int[Array, " n"]]:
+    """The ids of a file, piece by piece, with a boundary behind the file or each line."""
+    boundary = np.array([BOUNDARY])
+    # no piece may end within a word, where words are tokens
+    for piece in lines_of(source.chunks()) if lines or tokenizer.joiner else source.chunks():
+        yield tokenizer.encode(piece)
+        if lines:
+            yield boundary
+    if not lines:
+        yield boundary

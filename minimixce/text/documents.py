@@ -1,11 +1,21 @@
-"""From files and folders to documents."""
+"""From files to documents: what their text is, whole or line by line."""
 
+import codecs
+import io
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
+from ..storage import files
 from ..storage.shapes import FilePath
 
-_CHUNK = 1 << 20  # characters read and encoded at a time
+_CHUNK = 1 << 20  # bytes read, decoded and encoded at a time
+
+
+class NotText(ValueError):
+    """A file is not UTF-8 text; .what says what it is instead."""
+
+    def __init__(self, path: FilePath, what: str) -> None:
+        super().__init__(f"{path} is {what}")
+        self.what = what
 
 
 def python_docs() -> list[str]:
@@ -13,10 +23,17 @@ def python_docs() -> list[str]:
     (str).
 
     Topics quote each other, so a paragraph of 40 or more characters is kept only where it first
-    occurs; otherwise text held out would have been seen in training.
+    occurs; otherwise text held out would have been seen in training. Raises FileNotFoundError where
+    this Python was installed without them.
     """
-    from pydoc_data.topics import topics
-
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise FileNotFoundError(
+            "the default corpus is the documentation in Python's module pydoc_data, which this"
+            " Python lacks; give --data, a text of yours, or use a Python with its whole standard"
+            " library"
+        ) from None
     return drop_repeated_paragraphs(topics.values())
 
 
@@ -37,46 +54,80 @@ def drop_repeated_paragraphs(documents: Iterable[str], min_length: int = 40) -> 
     return [document for document in kept_documents if document]
 
 
-def find_files(paths: Iterable[FilePath]) -> list[Path]:
-    """Files as they are, folders as all their files in sorted order, hidden ones left out."""
-    files = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            visible = (
-                p
-                for p in path.rglob("*")
-                if not any(s.startswith(".") for s in p.relative_to(path).parts)
-            )
-            inside = sorted(p for p in visible if p.is_file())
-            if not inside:
-                raise ValueError(f"{path} holds no files")
-            files += inside
-        elif path.is_file():
-            files.append(path)
-        elif path.exists():  # a pipe, for example, which could be read only once
-            raise ValueError(f"{path} is neither a file nor a folder")
-        else:
-            raise FileNotFoundError(f"{path} does not exist")
-    return files
-
-
 def read_chunks(path: FilePath) -> Iterator[str]:
-    """The text of a UTF-8 file in pieces of bounded size."""
+    """The text of a UTF-8 file in pieces of bounded size, without the mark (BOM) that some editors
+    put first, every line end as "\\n".
+
+    Raises NotText, a ValueError that says where the first byte is that no text has.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    newlines = io.IncrementalNewlineDecoder(decoder, translate=True)
+    with files.open_regular(path) as file:
+        position = 0
+        while data := file.read(max(_CHUNK, len(codecs.BOM_UTF8))):
+            if position == 0 and (kind := _wide_encoding(data)):
+                raise NotText(path, f"{kind}, not UTF-8 text; convert it, as with iconv -t UTF-8")
+            if b"\0" in data:
+                found = position + data.index(b"\0")
+                raise NotText(path, f"not a text file: it holds a NUL character at byte {found:,}")
+            if position == 0:
+                position = len(data)
+                data = data.removeprefix(codecs.BOM_UTF8)
+            else:
+                position += len(data)
+            yield from _decoded(path, newlines, data, position)
+        yield from _decoded(path, newlines, b"", position)
+
+
+def _decoded(
+    path: FilePath, newlines: io.IncrementalNewlineDecoder, data: bytes, position: int
+) -> Iterator[str]:
+    """The text of the bytes that end at `position`, if there is any; of no bytes, what is left at
+    the end.
+    """
     try:
-        with open(path, encoding="utf-8") as file:
-            while chunk := file.read(_CHUNK):
-                if "\0" in chunk:
-                    raise ValueError(f"{path} is not a text file: it holds a NUL character")
-                yield chunk
+        # the annotation of this method in Python's own stubs knows text alone
+        chunk = newlines.decode(data, final=not data)  # type: ignore[arg-type]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason})") from None
+        # what was decoded ends where what was read ends
+        at = position - len(error.object) + error.start
+        what = f"{error.reason}: 0x{error.object[error.start]:02x} is byte {at:,}, counted from 0"
+        raise NotText(path, f"not UTF-8 text ({what})") from None
+    if chunk:
+        yield chunk
+
+
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # which begins as UTF-16's does
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
+def _wide_encoding(start: bytes) -> str | None:
+    """The encoding of more than a byte a character that a file begins in, or None: known by its
+    mark, or by a NUL in every second place, as UTF-16 has it in most languages of Latin letters.
+    """
+    for mark, name in _MARKS.items():
+        if start.startswith(mark):
+            return name
+    start = start[:1000]
+    fewer, more = sorted(half.count(0) / len(start) for half in (start[::2], start[1::2]))
+    return "UTF-16" if len(start) >= 4 and more > 0.4 and fewer < 0.1 else None
 
 
 def lines_of(chunks: Iterable[str]) -> Iterator[str]:
     """Lines of a text that comes in pieces, without their ends; blank lines are left out."""
-    rest = ""
+    begun: list[str] = []  # pieces of the line whose end is yet to come
     for chunk in chunks:
-        *whole, rest = (rest + chunk).split("\n")
-        yield from (line for line in whole if line.strip())
+        first, *others = chunk.split("\n")
+        begun.append(first)
+        if others:
+            # joined once, so that a line of many pieces takes no more time than many lines
+            *whole, last = "".join(begun), *others
+            yield from (line for line in whole if line.strip())
+            begun = [last]
+    rest = "".join(begun)
     if rest.strip():
         yield rest

@@ -27,6 +27,7 @@ class CharTokenizer:
         self.characters = "".join(sorted(set(characters)))
         check_text("characters", self.characters)
         codes = _code_points(self.characters)
+        self._code_of_id = np.append(np.zeros(1, codes.dtype), codes)
         self._id_of_code = np.zeros(int(codes.max(initial=0)) + 1, np.int32)
         self._id_of_code[codes] = np.arange(1, len(codes) + 1)
 
@@ -52,7 +53,8 @@ class CharTokenizer:
     def decode(self, ids: Int[Array, " N"] | Sequence[int]) -> str:
         """ids (n,) -> str; boundaries are left out. Raises ValueError for other ids."""
         checked = _checked_ids(ids, self.vocab_size)
-        return "".join(self.characters[i - 1] for i in checked.tolist() if i != BOUNDARY)
+        codes = self._code_of_id[checked[checked != BOUNDARY]]
+        return codes.tobytes().decode("utf-32-le")
 
     def fields(self) -> dict[str, Any]:
         """What a run keeps of it, as JSON."""
@@ -92,15 +94,13 @@ class WordTokenizer:
     def __init__(self, words: Iterable[str]) -> None:
         self.words = list(words)
         check_text("words", "".join(self.words))
-        bad = next(
-            (w for i, w in enumerate(self.words) if w.split() != [w] or w in self.words[:i]), None
-        )
-        if bad is not None:
-            raise ValueError(
-                "words must be different and without spaces, to be told apart in a text, got"
-                f" {bad!r}"
-            )
-        self._id_of_word = {word: i for i, word in enumerate(self.words, start=1)}
+        self._id_of_word: dict[str, int] = {}
+        for i, word in enumerate(self.words, start=1):
+            if word.split() != [word] or self._id_of_word.setdefault(word, i) != i:
+                raise ValueError(
+                    "words must be different and without spaces, to be told apart in a text, got"
+                    f" {word!r}"
+                )
 
     @property
     def vocab_size(self) -> int:

@@ -1,8 +1,8 @@
 """The training loop: batches in; an updated model, measurements and a run folder out.
 
 A run folder is a Hugging Face GPT-2 folder with the best model so far, `last/` with the last one,
-metrics.jsonl with one measurement a line, and resume.safetensors, the whole state of the run in one
-file that is replaced atomically.
+metrics.jsonl with one measurement a line, and resume.safetensors, the rest of the run's state in
+one file that is replaced atomically.
 """
 
 import contextlib
@@ -262,6 +262,7 @@ def _take_up(run: Run, steps: int | None) -> None:
         raise ValueError(
             f"the run in {run.folder} has made {run.step} steps; steps must be more, got {steps}"
         )
+    run.go_on()
 
 
 def _make_step(

@@ -1,12 +1,16 @@
 """A run and its folder.
 
 The folder holds config.json and model.safetensors (the best model so far, as Hugging Face keeps a
-GPT-2), last/ (the last one), metrics.jsonl (a measurement a line), resume.safetensors (the whole
-state, replaced atomically) and, for a run of the command line, run.json (the options it was started
-with) and its tokenizer.
+GPT-2), last/ (the last one), metrics.jsonl (a measurement a line, which only grows),
+resume.safetensors (the whole state, replaced atomically) and, for a run of the command line,
+run.json (the options it was started with) and its tokenizer.
 """
 
 import json
+import math
+import os
+import reprlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from ..gpt import GPT
 from ..model import LanguageModel
 from ..optim import AdamW
 from ..storage import checkpoint, files, install
+from ..storage.journal import Journal
 from ..storage.shapes import Array, FilePath, Scalar
 from ..text import hugging_face
 from ..text.tokenizers import Tokenizer
@@ -37,16 +42,7 @@ class Run:
     boundary: the token that ends a text, or None.
     """
 
-    _REMEMBERED = (
-        "step",
-        "losses",
-        "measurements",
-        "grad_norm",
-        "lr",
-        "best",
-        "worse",
-        "objective",
-    )
+    _REMEMBERED = ("step", "grad_norm", "lr", "best", "worse", "objective")
 
     def __init__(
         self,
@@ -64,6 +60,7 @@ class Run:
         self.step = 0
         self.losses: list[Any] = []  # since the last measurement
         self.measurements: list[dict[str, Any]] = []
+        self._journal = Journal()  # what METRICS_FILE holds of them
         self.grad_norm: float | Scalar | None = None
         self.lr: float | None = None
         # least validation loss, and measurements since then
@@ -98,20 +95,41 @@ class Run:
 
     def save(self) -> None:
         """Export the models and metrics, then replace the state: a kill at any moment leaves a
-        state that is never ahead of them. Does nothing without a folder.
+        state that is never ahead of them. Does nothing without a folder; FileNotFoundError where
+        the folder has vanished since the run was started.
         """
         if self.folder is None:
             return
+        self._check_there()
+        try:
+            self._export(self.folder)
+        except FileNotFoundError:
+            self._check_there()
+            raise
+
+    def _check_there(self) -> None:
+        """Raise FileNotFoundError unless the folder still holds the run: it is not made anew in a
+        place from which somebody removed or moved it.
+        """
+        if self.folder is not None and not (self.folder / STATE_FILE).exists():
+            raise FileNotFoundError(
+                f"{self.folder} no longer holds the run; it was removed or moved before step"
+                f" {self.step}"
+            )
+
+    def _export(self, folder: Path) -> None:
         measured_just_now = self.measurements and self.measurements[-1]["step"] == self.step
         # without validation the last is the best
         if self.best == float("inf") or (measured_just_now and self.worse == 0):
-            self.model.save(self.folder, overwrite=True, boundary=self.boundary)
-        self.model.save(self.folder / LAST, overwrite=True, boundary=self.boundary)
-        lines = "".join(json.dumps(m) + "\n" for m in self.measurements)
-        files.write_atomically(self.folder / METRICS_FILE, lines.encode())
+            self.model.save(folder, overwrite=True, boundary=self.boundary)
+        self.model.save(folder / LAST, overwrite=True, boundary=self.boundary)
+        self._journal.extend(folder / METRICS_FILE, self.measurements)
         info = {name: getattr(self, name) for name in self._REMEMBERED}
         info["grad_norm"] = None if self.grad_norm is None else float(self.grad_norm)
-        checkpoint.save_state(self.folder / STATE_FILE, self._arrays(), info)
+        info["metrics"] = vars(self._journal)
+        # an array, since there may be millions
+        pending = {_LOSSES: np.asarray(self.losses, np.float64)}
+        checkpoint.save_state(folder / STATE_FILE, self._arrays() | pending, info)
 
     def start(self, on_start: Callable[[Path], object] | None) -> None:
         """Save for the first time, so that the run can be loaded and resumed whenever it is killed.
@@ -124,35 +142,47 @@ class Run:
         # a tokenizer that a program put there itself stays
         keep = TOKENIZER_NAMES if on_start is None else ()
         with install.replacing(self.folder, NAMES, keep) as new:
-            place, self.folder = self.folder, new
-            try:
-                self.save()
-                if on_start is not None:
-                    on_start(new)
-            finally:
-                self.folder = place
+            if on_start is not None:
+                on_start(new)
+            self._export(new)  # last, since the model remembers the tokenizer beside it
 
     def load(self) -> None:
-        """Take the state that `save` left; ValueError or FileNotFoundError where it is damaged, of
-        another model, or missing.
+        """Take the state that `save` left, and write nothing; ValueError or FileNotFoundError where
+        something of it is damaged, of another model, or missing, PermissionError where the run
+        could not be kept.
         """
         if self.folder is None:
             raise ValueError("a run without a folder has nothing to load")
         state = self.folder / STATE_FILE
         arrays, info = checkpoint.load_state(state)
-        expected = {name: array.shape for name, array in self._arrays().items()}
-        checkpoint.check_shapes(state, expected, arrays)
+        if not os.access(self.folder, os.W_OK):
+            raise PermissionError(f"{self.folder} is read-only, so that its run cannot go on there")
+        losses = arrays.get(_LOSSES, np.zeros(0))
+        _check_arrays(state, arrays, self._arrays() | {_LOSSES: losses})
+        _check_info(state, info)
+        self._journal = Journal(**info["metrics"])
+        self.measurements = self._journal.read(self.folder / METRICS_FILE)
+        _check_measurements(self.folder / METRICS_FILE, self.measurements, info["step"])
+        for place in (self.folder, self.folder / LAST):
+            if (place / checkpoint.WEIGHTS_FILE).exists():
+                checkpoint.check_model(place)
         for name, array in self._arrays().items():
             array[...] = self.model.xp.asarray(arrays[name])
         objective = self.objective
         for name in self._REMEMBERED:
             setattr(self, name, info[name])
+        self.losses = losses.tolist()
         self.optimizer.steps = self.step
         # losses of another scale: what was best by them says nothing now
         if objective != self.objective:
             self.objective = objective
             self.best = float("inf")
             self.worse = 0
+
+    def go_on(self) -> None:
+        """Take back the measurements that were written after the state that was loaded."""
+        if self.folder is not None:
+            self._journal.extend(self.folder / METRICS_FILE, self.measurements)
 
     def _arrays(self) -> dict[str, Array]:
         """{name: array} of all that training changes, the arrays themselves."""
@@ -166,6 +196,70 @@ class Run:
             for kind, group in groups.items()
             for name, array in group.items()
         }
+
+
+# of the state: the losses since the last measurement
+_LOSSES = "losses"
+
+
+def _is_count(value):
+    return type(value) is int and 0 <= value <= 2**63 - 1
+
+
+def _is_number(value):
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+# how each thing that a state remembers can be, beside its arrays
+_FITS: dict[str, Callable[[Any], bool]] = {
+    "step": _is_count,
+    "grad_norm": lambda value: value is None or _is_number(value),
+    "lr": lambda value: value is None or _is_number(value),
+    "best": lambda value: value == math.inf or _is_number(value),
+    "worse": _is_count,
+    "objective": lambda value: isinstance(value, str),
+    "metrics": lambda value: (
+        isinstance(value, dict)
+        and value.keys() == vars(Journal()).keys()
+        and all(map(_is_count, value.values()))
+    ),
+}
+
+
+def _check_info(state: Path, info: dict[str, Any]) -> None:
+    """Raise ValueError unless `info`, from the file `state`, is what a run remembers."""
+    for name, fits in _FITS.items():
+        if name not in info:
+            raise ValueError(f"{state} is damaged: it lacks {name}")
+        if not fits(info[name]):
+            raise ValueError(f"{state} is damaged: {name} cannot be {reprlib.repr(info[name])}")
+
+
+def _check_arrays(state: Path, found: dict[str, Array], expected: dict[str, Array]) -> None:
+    """Raise ValueError unless the arrays in `state` have the names, shapes and dtypes that a run's
+    have.
+    """
+    checkpoint.check_shapes(state, {name: array.shape for name, array in expected.items()}, found)
+    for name, array in expected.items():
+        dtype = "float64" if name == _LOSSES else array.dtype
+        if found[name].dtype != dtype:
+            raise ValueError(f"{state}: {name} is {found[name].dtype}, but the run has {dtype}")
+    if found[_LOSSES].ndim != 1 or not np.isfinite(found[_LOSSES]).all():
+        raise ValueError(f"{state} is damaged: {_LOSSES} must be a row of finite numbers")
+
+
+def _check_measurements(path: Path, found: list[dict[str, Any]], step: int) -> None:
+    """Raise ValueError unless each of `found`, from the file `path`, is a measurement of one of the
+    first `step` steps.
+    """
+    for number, measurement in enumerate(found, start=1):
+        numbers = all(type(value) in (int, float) for value in measurement.values())
+        at = measurement.get("step", 0)
+        if not numbers or not _is_count(at) or not 1 <= at <= step:
+            raise ValueError(
+                f"{path}, line {number}, is no measurement of the run's {step} steps:"
+                f" {reprlib.repr(measurement)}"
+            )
 
 
 TOKENIZER_NAMES = (text.TOKENIZER_FILE, hugging_face.TOKENIZER_JSON, hugging_face.CONFIG_JSON)
@@ -204,6 +298,7 @@ def open_folder(folder: FilePath, device: str = "auto") -> tuple[GPT, Tokenizer]
     settle(folder)
     model = GPT.load(folder, device)
     tokenizer = text.load_tokenizer(folder)
+    checkpoint.check_beside(folder)
     if tokenizer.vocab_size != model.config.vocab_size:
         raise ValueError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model"
@@ -216,7 +311,8 @@ def write_options(folder: FilePath, options: dict[str, Any], corpus: text.Corpus
     """Write run.json and the tokenizer to `folder`: options (a dict), with what is true of the
     corpus instead of what was asked for, and the corpus's fingerprint.
     """
-    text.save_tokenizer(corpus.tokenizer, folder)
+    if not _holds(folder, corpus.tokenizer):
+        text.save_tokenizer(corpus.tokenizer, folder)
     found = {
         "data_fingerprint": corpus.fingerprint(),
         "lines": corpus.lines,
@@ -224,6 +320,12 @@ def write_options(folder: FilePath, options: dict[str, Any], corpus: text.Corpus
     }
     data = json.dumps(options | found, indent=2).encode() + b"\n"
     files.write_atomically(Path(folder) / RUN_FILE, data)
+
+
+def _holds(folder, tokenizer):
+    """Whether a run that goes on has its tokenizer's files already, which its model remembers."""
+    complete = all((Path(folder) / name).exists() for name in TOKENIZER_NAMES)
+    return complete and text.load_tokenizer(folder).fields() == tokenizer.fields()
 
 
 def read_options(folder: FilePath, fits: Callable[[str, Any], bool]) -> dict[str, Any]:
@@ -234,7 +336,7 @@ def read_options(folder: FilePath, fits: Callable[[str, Any], bool]) -> dict[str
     options = files.read_json(path)
     for name, value in options.items():
         if not (type(value) is int if name == "data_fingerprint" else fits(name, value)):
-            raise ValueError(f"{path} is damaged: {name} cannot be {value!r}")
+            raise ValueError(f"{path} is damaged: {name} cannot be {reprlib.repr(value)}")
     options.pop("data_fingerprint", None)
     return options
 
@@ -245,4 +347,7 @@ def check_corpus(folder: FilePath, corpus: text.Corpus) -> None:
     """
     fingerprint = files.read_json(Path(folder) / RUN_FILE).get("data_fingerprint")
     if fingerprint != corpus.fingerprint():
-        raise ValueError(f"the training text is not the one the run in {folder} was started with")
+        raise ValueError(
+            f"the training text is not the one the run in {folder} was started with, or its"
+            " held-out part is not"
+        )

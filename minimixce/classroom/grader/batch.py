@@ -24,7 +24,6 @@ from .submission import _SKIPPED, CannotRead, read_submission
 _KEY = ("assignment", "version", "variant", "isolation", "salt")
 _ENDINGS = (".tar.gz", ".tgz", ".tar", ".zip", ".py", ".ipynb")
 _FIELDS = {"file", "student", "status", "points", "bonus", "mistakes", "tasks", "sha256"}
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # of cells that a spreadsheet would run
 
 
 def submissions(folder: str | Path, out: str | Path | None = None) -> list[Path]:
@@ -185,7 +184,7 @@ def _read_kept(path, head):
 
     Lines that were cut short are left out.
     """
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = files.read_bytes(path).decode("utf-8", "replace").split("\n")
     found = _json_of(lines[0])
     if found != head:
         raise ValueError(f"{path} {_difference(found, head)}, or choose another --csv")
@@ -258,4 +257,4 @@ def table(name: str, records: list[dict[str, Any]], variant: int = 0) -> str:
 def _cell(value):
     if isinstance(value, float):
         return f"{value:g}"
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+    return files.csv_cell(value)

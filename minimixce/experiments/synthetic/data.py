@@ -1,12 +1,12 @@
 """Worlds, and the samples of them that the synthetic experiments learn from."""
 
 import functools
-from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from ... import exact, worlds
+from ...storage import files
 from ...storage.shapes import Array, Float, Int
 from .job import Job
 
@@ -40,7 +40,9 @@ def world_of(corpus: str, vocab_size: int, zeros: float, seed: int) -> worlds.Wo
     if not corpus:
         return worlds.random_markov(vocab_size, zeros, seed)
     try:
-        return worlds.from_text(Path(corpus).read_text(encoding="utf-8"), vocab_size)
+        return worlds.from_text(files.read_bytes(corpus).decode("utf-8"), vocab_size)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{corpus} is not UTF-8 text ({error.reason})") from None
     except ValueError as error:
         raise ValueError(
             f"{corpus} does not make a world of {vocab_size} tokens: {error}"

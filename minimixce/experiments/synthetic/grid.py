@@ -3,6 +3,7 @@ left.
 """
 
 import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, as_completed
@@ -30,6 +31,12 @@ SEEDS = (7, 42, 777, 4222, 99999)
 
 
 RUNS_FILE = "runs.jsonl"
+
+
+MATRICES = "matrices"  # the folder of learned matrices and curves
+
+
+_MOST_MATRIX = 1 << 30  # bytes of a file there: 5,000 tokens have half as many
 
 
 # the fields of a line of RUNS_FILE
@@ -158,25 +165,47 @@ def run_grid(
     folder = Path(folder)
     done = read_runs(folder)
     waiting = [job for job in jobs if job not in done]
-    (folder / "matrices").mkdir(parents=True, exist_ok=True)
+    (folder / MATRICES).mkdir(parents=True, exist_ok=True)
     files.write_atomically(
         folder / RUNS_FILE, "".join(json.dumps(r) + "\n" for r in done.values()).encode()
     )
     finished = len(jobs) - len(waiting)
-    with (
-        open(folder / RUNS_FILE, "a") as lines,
-        tqdm(total=len(jobs), initial=finished, disable=None if progress else True) as bar,
-    ):
+    with tqdm(total=len(jobs), initial=finished, disable=None if progress else True) as bar:
         for job, (result, learned, curve) in _results(waiting, executor):
             files.write_atomically(
-                folder / "matrices" / f"{job.name}.json",
+                folder / matrix_file(job),
                 json.dumps({"learned": learned.tolist(), "curve": curve}).encode(),
             )
-            lines.write(json.dumps(result) + "\n")
-            lines.flush()
+            _append(folder / RUNS_FILE, json.dumps(result).encode() + b"\n")
             done[job] = result
             bar.update()
     return [done[job] for job in jobs]
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Add a line to a file, to last. A line that a full disk cuts short is no line: see
+    read_runs.
+    """
+    try:
+        with open(path, "ab", buffering=0) as file:
+            while line:
+                line = line[file.write(line) :]
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(path)  # a full disk's error names no file
+        raise
+
+
+def matrix_file(job: Job) -> str:
+    """The name of the file with a job's learned matrix and curve, in the grid's folder."""
+    return f"{MATRICES}/{job.name}.json"
+
+
+def read_matrix(folder: FilePath, job: Job) -> dict[str, Any]:
+    """The learned matrix (V,V) and the curve of a finished job -> dict: learned, curve, as lists.
+    Raises FileNotFoundError or ValueError for a file that is missing or damaged.
+    """
+    return files.read_json(Path(folder) / matrix_file(job), _MOST_MATRIX)
 
 
 def _results(
@@ -200,7 +229,8 @@ def read_runs(folder: FilePath) -> dict[Job, dict[str, Any]]:
     """
     path = Path(folder) / RUNS_FILE
     done = {}
-    whole, _, _ = path.read_bytes().rpartition(b"\n") if path.exists() else (b"", b"", b"")
+    data = files.read_bytes(path) if path.exists() else b""
+    whole, _, _ = data.rpartition(b"\n")
     for number, line in enumerate(whole.splitlines(), 1):
         try:
             result = json.loads(line)

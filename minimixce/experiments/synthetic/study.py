@@ -2,7 +2,9 @@
 
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +12,7 @@ import numpy as np
 
 from ...storage import files, install
 from ...storage.shapes import FilePath
-from .. import plots, pool
+from .. import plots, pool, written
 from ..tables import format_table
 from . import grid
 from .data import world_of
@@ -20,6 +22,9 @@ RUNS_TABLE = "runs.csv"
 
 
 SUMMARY_TABLE = "table.csv"
+
+
+_RESULTS = (RUNS_TABLE, SUMMARY_TABLE, *plots.SYNTHETIC_FIGURES)
 
 
 PROTOCOLS = ("exact", "paper")
@@ -119,8 +124,11 @@ def run_study(
 
     workers: processes, 0 for one a core (pool.worker_pool). A folder that holds a grid is refused
     (FileExistsError) unless overwrite=True, which starts anew, or resume=True, which goes on: jobs
-    that are finished are not run again. progress: print how many runs there are and about how long
-    they take, and show a bar. Needs matplotlib, which ValueError says before anything runs.
+    that are finished are not run again. What else is in the folder stays as it is: FileExistsError
+    where it has a name that the grid needs. progress: print how many runs there are and about how
+    long they take, and show a bar. Needs matplotlib, which ValueError says before anything runs.
+    MemoryError where the jobs need more memory than there is; RuntimeError where a worker is ended
+    from outside.
     """
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
@@ -128,36 +136,50 @@ def run_study(
         raise ValueError(f"--jobs must be at least 0, got {workers}")
     plots.new_figure()
     out = Path(out)
+    names = (*_RESULTS, grid.RUNS_FILE, *map(grid.matrix_file, jobs))
     with install.locked(out):
-        if (out / grid.RUNS_FILE).exists():
-            if overwrite:
-                _remove_grid(out)
-            elif not resume:
-                raise FileExistsError(
-                    f"{out} already holds a grid; choose another --out, or add --resume or"
-                    " --overwrite"
-                )
-        done = grid.read_runs(out)
+        if written.check(out, _KIND, names, resume=resume, overwrite=overwrite):
+            install.finish(out, _RESULTS)
+        done = {} if overwrite else grid.read_runs(out)
         waiting = [job for job in jobs if job not in done]
-        with pool.worker_pool(workers, len(waiting)) as (executor, count):
-            if progress:
-                time = _time(waiting, count)
-                print(f"{len(waiting)} runs in {count} at a time, about {time}", flush=True)
-            results = grid.run_grid(jobs, out, executor, progress)
-        table = summarize(results)
+        written.begin(out, _KIND, names, overwrite=overwrite)
+        try:
+            with pool.worker_pool(workers, len(waiting)) as (executor, count):
+                if progress:
+                    time = _time(waiting, count)
+                    print(f"{len(waiting)} runs in {count} at a time, about {time}", flush=True)
+                results = grid.run_grid(jobs, out, executor, progress)
+        except BrokenExecutor:
+            raise RuntimeError(
+                "a worker process was ended from outside, as happens where memory runs out; what is"
+                " finished is kept: go on with --resume, and with fewer --jobs if it was memory"
+            ) from None
+        return _tabulate(results, out)
+
+
+def _tabulate(results: list[dict[str, Any]], out: Path) -> Study:
+    table = summarize(results)
+    drawn = [{**r, "world": world_name(r["corpus"], r["zeros"])} for r in results]
+    shown = examples(results, table, out)
+    with install.replacing(out, _RESULTS) as new:  # together: they show the same runs
         # seconds differ from run to run
-        _write_csv(out / RUNS_TABLE, results, [name for name in grid.RESULT if name != "seconds"])
-        _write_csv(out / SUMMARY_TABLE, table, list(table[0]))
-        drawn = [{**r, "world": world_name(r["corpus"], r["zeros"])} for r in results]
-        figures = plots.synthetic(drawn, *examples(results, table, out), out)
-        return Study(results, table, figures)
+        _write_csv(new / RUNS_TABLE, results, [name for name in grid.RESULT if name != "seconds"])
+        _write_csv(new / SUMMARY_TABLE, table, list(table[0]))
+        figures = plots.synthetic(drawn, *shown, new)
+    return Study(results, table, figures)
 
 
-def _remove_grid(out: Path) -> None:
-    for name in (grid.RUNS_FILE, RUNS_TABLE, SUMMARY_TABLE):
-        (out / name).unlink(missing_ok=True)
-    for path in (out / "matrices").glob("*.json"):
-        path.unlink()
+def _is_name(name: str) -> bool:
+    """Whether a grid could have written a file of this name to its folder."""
+    of_matrix = re.fullmatch(rf"{grid.MATRICES}/[^/\\\0]+\.json", name)
+    return name in (*_RESULTS, grid.RUNS_FILE) or of_matrix is not None
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+_KIND = written.Kind("synthetic", "a grid", _is_name, _remove)
 
 
 def _time(jobs: Sequence[Job], workers: int) -> str:
@@ -244,7 +266,7 @@ def examples(
     def stored(objective, eta):
         job = first._replace(objective=objective, eta=eta)
         label = objective if objective == "mle" else f"{objective}, η = {eta:g}"
-        return {label: files.read_json(Path(folder) / "matrices" / f"{job.name}.json")}
+        return {label: grid.read_matrix(folder, job)}
 
     best: dict[str, Any] = {}
     at_a_ratio: dict[str, Any] = {}

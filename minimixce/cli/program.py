@@ -1,0 +1,165 @@
+"""One command: from words to a call, and from what it raises to a sentence."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+
+from ..storage.terminal import one_line, printable
+from ..storage.validate import WithTable
+from ..training.threads import limit_threads
+
+# what each command is for; its module, of the same name unless it is in _MODULES, is imported only
+# when it is asked for, which keeps `minimixce --help` quick
+COMMANDS = {
+    "train": "train a GPT on text",
+    "sample": "let a trained model write",
+    "eval": "measure a trained model on text",
+    "compare": "train with several objectives on the same data, seeds and budget, and measure",
+    "synthetic": "how well each objective recovers a known bigram world: the paper's table",
+    "prepare": "encode a large text once, into files that training reads as it needs them",
+    "gradcheck": "check every gradient against numerical derivatives, tensor by tensor",
+    "grade": "what is wrong with a solution of an assignment, and its points",
+}
+_MODULES = {"eval": "evaluate"}
+# what of each command to make smaller where memory runs out; that of all others is small
+_SIZES = {
+    "train": "--batch-size, --block-size, --n-embd, --n-layer or --sequences",
+    "sample": "--tokens or --count",
+    "eval": "--samples, --tokens or --eval-tokens",
+    "compare": "--batch-size, --block-size, --n-embd, --n-layer, --samples or --tokens",
+    "synthetic": "--vocab or --jobs",
+    "gradcheck": "--shapes",
+}
+
+
+def run(argv: Sequence[str], name: str, begin: Callable[[], object]) -> int:
+    """cli.main for the words `argv` -> exit status.
+
+    name: what errors begin with; begin: called when the options are read and the work begins.
+    """
+    _prepare_streams()
+    command = argv[0] if argv else ""
+    try:
+        given = vars(_parser(command).parse_args(argv))
+        del given["command"]
+        given = _module("options").complete(given)
+        # numbers that are not finite end in a sentence, and need no warnings
+        with limit_threads(given.get("threads")), np.errstate(all="ignore"):
+            module = _module(_MODULES.get(command, command))
+            begin()
+            status: int = module.run(given)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of a pipe has seen enough; 141 is what a shell calls that
+        _drop_output()
+        return 141
+    except (ValueError, TypeError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
+        print(f"{name}: {_sentence(error, command)}", file=sys.stderr)
+        _drop_output()
+        return 2
+    except KeyboardInterrupt as stop:
+        print(one_line(stop) or f"{name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _prepare_streams() -> None:
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the program that started this one
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - as long as the process
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without η prints a question mark
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f".{name}", __package__)
+
+
+def _parser(command: str) -> "Parser":
+    """The parser of the whole command line, in which one command has its options."""
+    parser = Parser(
+        prog="minimixce",
+        description=(
+            "Train language models by mixing forward and reverse cross-entropies, and check the"
+            " maths."
+        ),
+    )
+    parser.add_argument("--version", action=Version, help="print versions, threads and device")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, help in COMMANDS.items():
+        of_command = commands.add_parser(name, help=help, description=help)
+        if name == command:
+            _module(_MODULES.get(name, name)).declare(of_command)
+    return parser
+
+
+_LONGEST = 1000  # characters of an error about what was given, which may be any number of them
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message as one sentence and exit with status 2."""
+        line = one_line(message)
+        line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+        self.exit(2, f"{self.prog}: error: {line}\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.dest == "command":
+            super()._check_value(action, value)
+        elif action.choices is not None and value not in action.choices:
+            *all_but_last, last = action.choices
+            allowed = f"{', '.join(all_but_last)} or {last}"
+            raise ValueError(f"--{action.dest} must be {allowed}, got {value!r}")
+
+
+class Version(argparse.Action):
+    """A flag that prints what a report of a problem should say, and ends the program;
+    option_strings, dest and help are argparse's.
+    """
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help=help)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        from ..experiments.versions import describe_versions
+
+        print("\n".join(describe_versions()))
+        parser.exit()
+
+
+def _sentence(error: BaseException, command: str) -> str:
+    """What to print of an error: its message, in one line; a table below it keeps its lines."""
+    if isinstance(error, WithTable):
+        return f"{one_line(error.sentence)}\n{printable(error.table)}"
+    if isinstance(error, OSError) and error.strerror:
+        about = f"{error.filename}: " if error.filename else ""
+        return one_line(about + error.strerror)
+    # NumPy's and CuPy's say how much was missing, Python's own says nothing
+    if isinstance(error, MemoryError) and not (type(error) is MemoryError and str(error)):
+        much, _, _ = str(error).partition(" for an array")
+        advice = f"choose a smaller {_SIZES.get(command, 'input')}"
+        return one_line(f"not enough memory{f' ({much})' if much else ''}; {advice}")
+    return one_line(error) or type(error).__name__
+
+
+def _drop_output() -> None:
+    """Give up what standard output does not take (a closed pipe, a full disk), or Python complains
+    about it at exit.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,1 @@
+"""Faults of machines, made to happen: faults.c, and what drives it."""
