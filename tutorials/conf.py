@@ -59,6 +59,9 @@ toc_object_entries_show_parents = "hide"
 
 html_theme = "sphinx_book_theme"
 html_title = "minimixce"
+templates_path = ["_site/templates"]
+html_domain_indices = False  # api.md is the index of modules
+viewcode_follow_imported_members = False
 html_static_path = ["_site/static"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
