@@ -210,8 +210,11 @@ def test_a_forked_process_leaves_what_one_of_its_own_leaves(machine, library, kn
 
 
 def unnamed(found):
-    """Contents without the random part of temporary names."""
-    return {re.sub(r"[0-9a-f]{16}", "X", name): data for name, data in found.items()}
+    """Contents without the random part of temporary names, also where a file lists them."""
+    return {
+        re.sub(r"[0-9a-f]{16}", "X", name): data and re.sub(rb"[0-9a-f]{16}", b"X", data)
+        for name, data in found.items()
+    }
 
 
 # ---- kills, errors, signals, two processes -------------------------------------------------------
@@ -238,6 +241,8 @@ def assert_nothing_wrong(problems):
         ("synthetic", 2),
         ("synthetic --resume", 1),
         ("synthetic --overwrite", 2),
+        ("sample --out FILE", 5),
+        ("eval --out FILE", 2),
     ],
 )
 def test_a_kill_at_an_operation_loses_nothing(stages, name, number, mode):
@@ -272,7 +277,9 @@ def test_an_error_of_the_disk_is_a_sentence_and_loses_nothing(stages, name, numb
 
 
 @pytest.mark.parametrize("mode", scenarios.SIGNALS)
-@pytest.mark.parametrize("name", ["train", "train --resume", "prepare", "synthetic"])
+@pytest.mark.parametrize(
+    "name", ["train", "train --resume", "prepare", "synthetic", "sample --out FILE"]
+)
 def test_a_signal_loses_nothing(stages, name, mode):
     stage = stages(name)
     where = some(stage, mode, 1 if name == "synthetic" else 3)
@@ -296,11 +303,14 @@ def template(machine, tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize("first", range(0, 60, 20))
+FOUND = [205, 746]  # numbers of damages that once ended in a traceback
+
+
+@pytest.mark.parametrize("seeds", [range(20), range(20, 40), FOUND], ids=["some", "more", "found"])
 def test_a_folder_that_was_damaged_at_random_is_no_traceback_and_no_loss(
-    machine, template, tmp_path, first
+    machine, template, tmp_path, seeds
 ):
-    for seed in range(first, first + 20):
+    for seed in seeds:
         found = mutations.problem_of(machine, template, tmp_path, seed)
         assert found.problem is None, found
 

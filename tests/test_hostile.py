@@ -666,7 +666,7 @@ DAMAGE = {
     "weights a folder": (
         lambda: (os.remove(WEIGHTS), os.mkdir(WEIGHTS)),
         (SAMPLE,),
-        "run/model.safetensors: Is a directory",
+        "run/model.safetensors is not a regular file but a folder",
     ),
     "weights of a state": (lambda: shutil.copy(STATE, WEIGHTS), (SAMPLE,), "run lacks the weights"),
     "only a pickle": (
@@ -793,7 +793,7 @@ DAMAGE = {
     "no description": (
         lambda: os.remove(CORPUS),
         (ON_PREPARED,),
-        "prepared/train.bin is not a text file",
+        "prepared holds no text",
     ),
     "cut description": (
         lambda: cut(CORPUS),

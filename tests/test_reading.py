@@ -181,7 +181,7 @@ def test_files_are_included_and_excluded_by_patterns(folder):
     assert read()[0] == everything
     assert read(include=["*.txt"])[0] == ["a.txt", "b.txt", "drafts/d.txt"]
     assert read(include="*.txt", exclude=["drafts", "b*"])[0] == ["a.txt"]
-    assert read(exclude="drafts/*")[0] == everything[:-1]
+    assert read(exclude="drafts/*")[0] == read(exclude="drafts/")[0] == everything[:-1]
     assert "'*.tex' matches no file" in read(exclude="*.tex")[1]
     # a file that joined the others is told by name
     counted = text.load_corpus(".").sources.describe_count()
@@ -376,6 +376,9 @@ def test_what_is_encoded_is_read_as_far_as_it_is_asked_for(folder, monkeypatch):
     assert text.encode_files(["."], tokenizer).tolist() == whole.tolist()
     words = text.WordTokenizer(["abc"])
     assert text.encode_files(["a"], words).tolist() == [0, *[1] * 10, 0]
+    Path("a").write_text("abc" * 20 + "\ncab")
+    ids = text.encode_files(["a"], tokenizer, lines=True).tolist()
+    assert ids == [0, *tokenizer.encode("abc" * 20), 0, *tokenizer.encode("cab"), 0]
 
 
 # ---- the command line ----------------------------------------------------------------------------

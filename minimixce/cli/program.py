@@ -98,6 +98,8 @@ def _parser(command: str) -> "Parser":
     return parser
 
 
+# how NumPy refuses an array that no memory could hold
+_TOO_BIG = ("array is too big", "Maximum allowed size", "Maximum allowed dimension")
 _LONGEST = 1000  # characters of an error about what was given, which may be any number of them
 
 
@@ -109,6 +111,14 @@ class Parser(argparse.ArgumentParser):
         line = one_line(message)
         line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
         self.exit(2, f"{self.prog}: error: {line}\n")
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """For --prompt=-- the text "--", of which older Pythons make an empty list."""
+        if action.nargs is None and arg_strings == ["--"]:
+            value = self._get_value(action, "--")
+            self._check_value(action, value)
+            return value
+        return super()._get_values(action, arg_strings)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.dest == "command":
@@ -147,9 +157,15 @@ def _sentence(error: BaseException, command: str) -> str:
     if isinstance(error, OSError) and error.strerror:
         about = f"{error.filename}: " if error.filename else ""
         return one_line(about + error.strerror)
+    if isinstance(error, UnicodeEncodeError):
+        return one_line(
+            f"half of a surrogate pair is in {error.object:.80}, which no file can hold"
+        )
     # NumPy's and CuPy's say how much was missing, Python's own says nothing
-    if isinstance(error, MemoryError) and not (type(error) is MemoryError and str(error)):
-        much, _, _ = str(error).partition(" for an array")
+    too_big = isinstance(error, ValueError) and str(error).startswith(_TOO_BIG)
+    unsaid = isinstance(error, MemoryError) and (type(error) is not MemoryError or not str(error))
+    if too_big or unsaid:
+        much = "" if too_big else str(error).partition(" for an array")[0]
         advice = f"choose a smaller {_SIZES.get(command, 'input')}"
         return one_line(f"not enough memory{f' ({much})' if much else ''}; {advice}")
     return one_line(error) or type(error).__name__

@@ -26,7 +26,8 @@ class PrintFlags:
     """How it is printed."""
 
     raw: bool = option(
-        False, "print control characters as they are, not as \\x1b; FILE has them as they are anyway"
+        False,
+        "print control characters as they are, not as \\x1b; FILE has them as they are",
     )
 
 

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..storage import files
-from ..storage.shapes import FilePath
+from ..storage.shapes import Array, FilePath, Float
 from .measures import TEXT_MEASURES, mean_and_deviation
 
 if TYPE_CHECKING:
@@ -223,7 +225,7 @@ def _values_with_errors(
 def synthetic(
     results: Sequence[dict[str, Any]],
     best: dict[str, dict[str, Any]],
-    gold: Sequence[Sequence[float]],
+    gold: Float[Array, "V V"],
     at_a_ratio: dict[str, dict[str, Any]],
     folder: FilePath,
 ) -> tuple[str, ...]:
@@ -240,14 +242,13 @@ def synthetic(
     return SYNTHETIC_FIGURES
 
 
-def _matrices(best: dict[str, dict[str, Any]], gold: Sequence[Sequence[float]]) -> Figure:
+def _matrices(best: dict[str, dict[str, Any]], gold: Float[Array, "V V"]) -> Figure:
     """P and what each objective learned of it, probabilities on a logarithmic scale."""
     matrices = {"P": gold} | {label: run["learned"] for label, run in best.items()}
     figure = new_figure(figsize=(3 * len(matrices), 3), layout="constrained")
     for ax, (title, matrix) in zip(figure.subplots(1, len(matrices)), matrices.items()):
-        shown = [[max(p, 1e-9) for p in row] for row in matrix]
         colors = "Blues" if title == "P" else "Oranges"
-        image = ax.imshow(shown, cmap=colors, norm="log", clim=(1e-6, 1))
+        image = ax.imshow(np.maximum(matrix, 1e-9), cmap=colors, norm="log", clim=(1e-6, 1))
         ax.set(title=title, xlabel="next token", ylabel="last token" if title == "P" else "")
         figure.colorbar(image, ax=ax, shrink=0.8)
     return figure

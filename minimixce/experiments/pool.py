@@ -35,7 +35,7 @@ def worker_pool(workers: int, jobs: int) -> Iterator[tuple[Executor | None, int]
         with MPIPoolExecutor(env={"OMP_NUM_THREADS": threads or "1"}) as executor:
             yield executor, max(1, MPI.COMM_WORLD.Get_size() - 1)
         return
-    count = max(1, min(workers or os.cpu_count() or 1, jobs))
+    count = count_workers(workers, jobs)
     if count == 1 and (threads or not jobs):
         yield None, 1
         return
@@ -57,6 +57,11 @@ def worker_pool(workers: int, jobs: int) -> Iterator[tuple[Executor | None, int]
         finally:
             if not threads:
                 del os.environ["OMP_NUM_THREADS"]
+
+
+def count_workers(workers: int, jobs: int) -> int:
+    """How many of `jobs` jobs run at a time, with `workers` as in worker_pool and without MPI."""
+    return max(1, min(workers or os.cpu_count() or 1, jobs))
 
 
 @contextlib.contextmanager

@@ -104,8 +104,8 @@ def check_beside(folder: FilePath, names: Iterable[str] = TOKENIZER_FILES) -> No
         if _print(files.read_bytes(path)) not in prints[name]:
             tensors.check(weights)  # it may be this file that has changed
             raise ValueError(
-                f"{path} is not the file that {WEIGHTS_FILE} was saved with; one of the two is damaged"
-                " or was changed"
+                f"{path} is not the file that {WEIGHTS_FILE} was saved with; one of the two is"
+                " damaged or was changed"
             )
 
 

@@ -102,17 +102,16 @@ def write_atomically(path: FilePath, data: bytes) -> None:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    made = False
     try:
         with open(temporary, "xb") as file:
-            made = True
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException as error:
-        if made:
-            temporary.unlink(missing_ok=True)
+        if not isinstance(error, FileExistsError):  # otherwise the file is somebody else's
+            with contextlib.suppress(OSError):
+                temporary.unlink()
         if isinstance(error, OSError):
             # a full disk's error names no file, and the user knows no temporary one
             error.filename = str(path)

@@ -91,8 +91,10 @@ def finish(folder: FilePath, names: Collection[str]) -> None:
     wrote. No other process may be at work in the folder (see locked).
     """
     folder = Path(folder)
-    for name in (*names, _PENDING):
-        files.remove_temporaries(folder / name)
+    inside = [folder / name for name in names if (folder / name).is_dir()]
+    for place in (folder, *(place for place in inside if not place.is_symlink())):
+        for name in (*names, _PENDING):
+            files.remove_temporaries(place / name)
     if not is_pending(folder):
         _remove_new(folder)
         return

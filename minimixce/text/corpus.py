@@ -10,7 +10,7 @@ import numpy as np
 
 from ..storage.shapes import Array, FilePath, Int, Seed
 from . import prepared
-from .documents import NotText, lines_of, python_docs
+from .documents import NotText, lines_of, pieces_of, python_docs
 from .sources import LeftOut, Search, Source, Sources, describe_left_out, listed, reason_of
 from .splits import Document, FirstReading, GivenSplits, by_document, by_line, places_of_lines
 from .tokenizers import BOUNDARY, ByteTokenizer, CharTokenizer, Tokenizer
@@ -275,10 +275,16 @@ def read_files(
 def _encoded(source: Source, tokenizer: Tokenizer, lines: bool) -> Iterator[Int[Array, " n"]]:
     """The ids of a file, piece by piece, with a boundary behind the file or each line."""
     boundary = np.array([BOUNDARY])
-    # no piece may end within a word, where words are tokens
-    for piece in lines_of(source.chunks()) if lines or tokenizer.joiner else source.chunks():
-        yield tokenizer.encode(piece)
-        if lines:
+    if tokenizer.joiner:  # words are tokens, and no piece may end within one
+        for line in lines_of(source.chunks()):
+            yield tokenizer.encode(line)
+            if lines:
+                yield boundary
+    elif lines:
+        for line in lines_of(source.chunks()):
+            yield from map(tokenizer.encode, pieces_of(line))
             yield boundary
+    else:
+        yield from map(tokenizer.encode, source.chunks())
     if not lines:
         yield boundary

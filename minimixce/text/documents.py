@@ -117,6 +117,11 @@ def _wide_encoding(start: bytes) -> str | None:
     return "UTF-16" if len(start) >= 4 and more > 0.4 and fewer < 0.1 else None
 
 
+def pieces_of(line: str) -> Iterator[str]:
+    """A line in pieces of bounded size, since encoding takes a multiple of it."""
+    return (line[start : start + _CHUNK] for start in range(0, len(line), _CHUNK))
+
+
 def lines_of(chunks: Iterable[str]) -> Iterator[str]:
     """Lines of a text that comes in pieces, without their ends; blank lines are left out."""
     begun: list[str] = []  # pieces of the line whose end is yet to come

@@ -134,7 +134,7 @@ class TokenFile:
 
 
 # of a corpus: in memory, or in a file of a prepared folder
-Tokens: TypeAlias = Int[Array, " N"] | TokenFile
+Tokens: TypeAlias = Int[Array, " _N"] | TokenFile
 
 
 class Prepared(NamedTuple):

@@ -110,7 +110,9 @@ def _number_of(paths: Sequence[Path]) -> str:
 
 def reason_of(error: NotText | OSError) -> str:
     """Why a file is left out that cannot be read."""
-    return error.what if isinstance(error, NotText) else f"cannot be read: {error.strerror}"
+    return (
+        error.what if isinstance(error, NotText) else f"cannot be read: {error.strerror or error}"
+    )
 
 
 def shown(path: Path) -> str:
@@ -148,6 +150,8 @@ class Search:
         exclude: Sequence[str] = (),
         without: Iterable[FilePath] = (),
     ) -> None:
+        # a folder is often written with a slash behind it
+        include, exclude = ([each.rstrip("/") for each in some] for some in (include, exclude))
         self._include, self._exclude = include, exclude
         self._without = {_identity(os.stat(path)) for path in without if os.path.exists(path)}
         self._unmatched = {*include, *exclude}

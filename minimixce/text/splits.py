@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import backend
 from ..storage.shapes import Seed
-from .documents import NotText, lines_of
+from .documents import NotText, lines_of, pieces_of
 from .prepared import Splits
 from .sources import LeftOut, Source, reason_of, shown
 
@@ -168,8 +168,12 @@ def by_line(documents: Sequence[Document], held_out: float, place: Place) -> Spl
         for line in lines_of(document.chunks()):
             here = place(line)
             split = "validation" if here <= last and here != greatest else "train"
-            yield split, line
-            yield split, None
+            yield from _whole_line(split, line)
+
+
+def _whole_line(split: str, line: str) -> Splits:
+    yield from ((split, piece) for piece in pieces_of(line))
+    yield split, None
 
 
 # ---- what is held out is given -------------------------------------------------------------------
@@ -201,14 +205,12 @@ class GivenSplits:
         held_out = set()
         for line in _lines_of(self._validation):
             held_out.add(_digest(line))
-            yield "validation", line
-            yield "validation", None
+            yield from _whole_line("validation", line)
         for line in _lines_of(self._train):
             if _digest(line) in held_out:
                 self._left_out += 1
             else:
-                yield "train", line
-                yield "train", None
+                yield from _whole_line("train", line)
 
 
 def _lines_of(documents: Sequence[Document]) -> Iterator[str]:

@@ -26,27 +26,30 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from faults import driver, mutations, scenarios  # noqa: E402
 
-ALL = {"kill": 1, "half": 1, "full": 1, "eio": 1, "dead": 2, "eintr": 2, "short": 2}
-ALL |= {"int": 1, "term": 3, "hup": 3, "two": 2, "kill twice": 60, "moment": 60}
-LONG = {"kill": 1, "half": 3, "full": 7, "eio": 7, "dead": 17, "eintr": 17, "short": 17}
-LONG |= {"int": 7, "term": 31, "hup": 31, "two": 23, "kill twice": 20, "moment": 20}
 # for each command, how often a fault is tried: at every n-th operation; "kill twice" and "moment"
 # so many times
+ALL = {"kill": 1, "half": 1, "full": 2, "eio": 2, "dead": 4, "eintr": 6, "short": 6}
+ALL |= {"int": 2, "term": 6, "hup": 6, "two": 4, "kill twice": 40, "moment": 40}
+OF_FEW = dict.fromkeys(ALL, 1) | {"kill twice": 40, "moment": 40}
+LONG = {"kill": 1, "half": 6, "full": 12, "eio": 12, "dead": 48, "eintr": 96, "short": 96}
+LONG |= {"int": 12, "term": 96, "hup": 96, "two": 48, "kill twice": 10, "moment": 10}
 PLAN = {
     "train": ALL,
-    "train, no folder": {"kill": 1, "half": 2},
+    "train, no folder": {"kill": 1, "half": 4},
     "train --overwrite": ALL,
     "train --resume": ALL,
-    "prepare": ALL,
+    "prepare": OF_FEW,
     "prepare, no folder": {"kill": 1, "half": 1},
+    "sample --out FILE": OF_FEW | {"kill twice": 5, "moment": 20},
+    "eval --out FILE": OF_FEW | {"kill twice": 5, "moment": 10},
     "compare": LONG,
-    "compare --resume": {"kill": 1, "half": 7, "full": 17},
-    "compare --overwrite": {"kill": 1, "half": 7, "full": 17},
-    "compare on text": {"kill": 5, "half": 11, "full": 23},
-    "compare on text --resume": {"kill": 5, "half": 11, "full": 23},
-    "synthetic": LONG | {"half": 1, "full": 3, "eio": 3, "two": 7},
-    "synthetic --resume": {"kill": 1, "half": 2, "full": 5},
-    "synthetic --overwrite": {"kill": 1, "half": 2, "full": 5},
+    "compare --resume": {"kill": 1, "half": 6, "full": 12},
+    "compare --overwrite": {"kill": 1, "half": 12, "full": 24},
+    "compare on text": {"kill": 12, "half": 24, "full": 48},
+    "compare on text --resume": {"kill": 12, "half": 24, "full": 48},
+    "synthetic": LONG | {"half": 2, "full": 4, "eio": 4, "int": 4, "two": 8},
+    "synthetic --resume": {"kill": 1, "half": 4, "full": 8},
+    "synthetic --overwrite": {"kill": 1, "half": 4, "full": 8},
 }
 KINDS = ("stuck", "unequal", "traceback", "hung", "lost")
 FOLDERS_AT_ONCE = 50
@@ -105,6 +108,7 @@ def run(options, seed):
     """Yield the lines of the campaign as they are done."""
     plan = [(name, mode, every) for name in PLAN for mode, every in PLAN[name].items()]
     plan = [row for row in plan if options.only in row[0]]
+    plan.sort(key=lambda row: list(ALL).index(row[1]))  # kills first
     first = seed % 10**6
     folders = range(first, first + options.folders, FOLDERS_AT_ONCE)
     with ProcessPoolExecutor(options.jobs) as pool:
@@ -121,6 +125,44 @@ def run(options, seed):
         ended = Counter(case.status for case in found)
         line = {"command": "folders", "fault": "damage", "first_seed": first}
         yield line | counted(len(found), wrong) | {"worked": ended[0], "refused": ended[2]}
+
+
+# ---- a table for tutorials/promises.md -----------------------------------------------------------
+
+COLUMNS = {  # a heading: the faults that it counts
+    "kills": ("kill", "half", "kill twice"),
+    "disk": ("full", "eio", "dead", "eintr", "short"),
+    "signals": ("int", "term", "hup", "moment"),
+    "two at once": ("two",),
+}
+
+
+def table(found):
+    """What a campaign found, the content of faults.json -> lines of a table in Markdown."""
+    lines = [line for line in found["lines"] if line["command"] != "folders"]
+    rows = [["command", "operations", *COLUMNS, "stuck", "unequal", "otherwise wrong"]]
+    rows.append(["---"] * len(rows[0]))
+    for name in dict.fromkeys(line["command"] for line in lines):
+        of_name = [line for line in lines if line["command"] == name]
+        tried = [
+            sum(line["tried"] for line in of_name if line["fault"] in faults)
+            for faults in COLUMNS.values()
+        ]
+        rows.append([f"`{name}`", of_name[0]["operations"], *tried, *_wrong(of_name)])
+    for line in found["lines"]:
+        if line["command"] == "folders":
+            rows.append([f"{line['tried']:,} damaged folders", *[""] * 5, *_wrong([line])])
+    return [f"| {' | '.join(map(str, row))} |" for row in rows]
+
+
+def _wrong(lines):
+    """Of the trials of some lines: stuck, unequal, wrong in another way."""
+    others = [name for name in (*KINDS, "other") if name not in ("stuck", "unequal")]
+    sums = {name: sum(line[name] for line in lines) for name in (*KINDS, "other")}
+    return [sums["stuck"], sums["unequal"], sum(sums[name] for name in others)]
+
+
+# ---- the whole of it -----------------------------------------------------------------------------
 
 
 def kept(path, only):
@@ -171,6 +213,7 @@ def main():
         print(json.dumps(line, ensure_ascii=False), flush=True)
         write(options.out, lines, seed, time.monotonic() - started)
     total = write(options.out, lines, seed, time.monotonic() - started)
+    print("\n".join(table(json.loads(options.out.read_text(encoding="utf-8")))))
     print(f"{total}\nwritten to {options.out}")
     return int(any(number for name, number in total.items() if name != "tried"))
 

@@ -92,7 +92,8 @@ class Machine:
         """Run a command, text or a list of words, in the folder cwd -> Ended.
 
         folder: what to watch, relative to cwd, "" for all of it; at, mode: what happens at which
-        operation (faults.c). signals: pairs (number, seconds after the start). limit: seconds.
+        operation (faults.c). signals: pairs (number, seconds after the start). limit: seconds of
+        computing.
         """
         argv = shlex.split(command) if isinstance(command, str) else list(map(str, command))
         watched = os.path.join(os.path.realpath(cwd), folder).rstrip("/")

@@ -36,6 +36,7 @@ class Scenario(NamedTuple):
     mine: bool = True  # whether files of the user's are in the folder from the start
     cut: int = 0  # the last of `before` is killed at that part in ten of its operations
     done: str = ""  # a refusal with these words says that all is in place already
+    leaves: bool = False  # whether a killed process's temporary file may stay
 
 
 def write_texts(folder):
@@ -76,6 +77,13 @@ def scenarios(texts):
             prepare, ways=((prepare,), anew), mine=False, done="already holds"
         ),
     }
+    in_run = train.replace(f"--out {OUT}", "--out run")
+    for name, command in (
+        ("eval --out FILE", f"eval run --samples 2 --tokens 5 --device cpu --out {OUT}/found.json"),
+        ("sample --out FILE", f"sample run --tokens 5 --device cpu --out {OUT}/found.jsonl"),
+    ):
+        ways = ((command,), (f"{command} --overwrite",))
+        found[name] = Scenario(command, (in_run,), ways, done="exists already", leaves=True)
     for name, command, old in (
         ("compare", world, other_world),
         ("compare on text", text, None),
@@ -220,7 +228,9 @@ class Stage:
                 return f"{command}: {wrong}"
             done = bool(self.scenario.done) and self.scenario.done in ended.err
             if ended.status == 0 or done:
-                found = differences(content(case / OUT), self.calm)
+                left = litter(case / OUT) if self.scenario.leaves else []
+                got = {name: v for name, v in content(case / OUT).items() if name not in left}
+                found = differences(got, self.calm)
                 return f"unequal after {command}: {', '.join(found)}" if found else None
         return f"stuck: {command}: {ended.err}"
 
@@ -315,8 +325,9 @@ def _problem_after(stage, case, ended, statuses, way, errors=False, full=False):
         got = {name: data for name, data in content(case / OUT).items() if name not in left}
         found = differences(got, stage.calm)
         return f"unequal with status 0: {', '.join(found)}" if found else None
-    if ended.status == 2 and full and (left := litter(case / OUT)):
-        return f"left behind: {', '.join(left)}"
+    left = set(litter(case / OUT)) - set(litter(stage.start / OUT))
+    if ended.status == 2 and full and left:
+        return f"left behind: {', '.join(sorted(left))}"
     if command.startswith("train") and command.endswith("--overwrite"):
         with stage.case(f"{case.name}_copy", case) as copy:
             if wrong := stage.resumed_is_old_or_new(copy):

@@ -62,6 +62,7 @@ synthetic
 synthetic_results
 speed
 reproducibility
+promises
 readme
 ```
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...storage import files, install
-from ...storage.shapes import FilePath
+from ...storage import files, install, memory
+from ...storage.shapes import Array, FilePath, Float
 from .. import plots, pool, written
 from ..tables import format_table
 from . import grid
@@ -142,6 +142,7 @@ def run_study(
             install.finish(out, _RESULTS)
         done = {} if overwrite else grid.read_runs(out)
         waiting = [job for job in jobs if job not in done]
+        _check_memory(jobs, waiting, pool.count_workers(workers, len(waiting)))
         written.begin(out, _KIND, names, overwrite=overwrite)
         try:
             with pool.worker_pool(workers, len(waiting)) as (executor, count):
@@ -180,6 +181,24 @@ def _remove(path: Path) -> None:
 
 
 _KIND = written.Kind("synthetic", "a grid", _is_name, _remove)
+
+
+# 64-bit numbers for each pair of tokens, as measured at 500 to 2,000 tokens: in the process of a
+# job, in the one that writes its result, and where the figures are drawn
+_IN_JOB, _IN_WRITER, _IN_FIGURES = 26, 12, 22
+
+
+def _check_memory(jobs: Sequence[Job], waiting: Sequence[Job], count: int) -> None:
+    """Raise MemoryError where `count` of the jobs that wait, or the figures of all, are sure not to
+    fit.
+    """
+    pairs = sorted((8 * job.vocab_size**2 for job in waiting if job.model != "gpt"), reverse=True)
+    running = sum(_IN_JOB * size for size in pairs[:count]) + _IN_WRITER * sum(pairs[:1])
+    memory.check(
+        max(running, _IN_FIGURES * 8 * jobs[0].vocab_size ** 2),
+        f"running {min(count, len(pairs))} jobs of {jobs[0].vocab_size:,} or more tokens at a time",
+        "choose a smaller --vocab or fewer --jobs",
+    )
 
 
 def _time(jobs: Sequence[Job], workers: int) -> str:
@@ -255,7 +274,7 @@ def _mean_and_error(row: dict[str, Any], name: str) -> str:
 
 def examples(
     results: Sequence[dict[str, Any]], table: Sequence[dict[str, Any]], folder: FilePath
-) -> tuple[dict[str, dict[str, Any]], list[list[float]], dict[str, dict[str, Any]]]:
+) -> tuple[dict[str, dict[str, Any]], Float[Array, "V V"], dict[str, dict[str, Any]]]:
     """What the figures show of the first world and seed of `results` (run_grid's, in `folder`) and
     their `table` (summarize's) -> {label: learned matrix and curve at the best η of each
     objective}, the world (V,V), and such a dict of the one run of mixce whose loss is worth a look:
@@ -278,4 +297,4 @@ def examples(
     if at_a_ratio and not all("surrogate" in run["curve"][0] for run in at_a_ratio.values()):
         at_a_ratio = {}  # a GPT's is printed on batches, where it is noise
     world = world_of(first.corpus, first.vocab_size, first.zeros, first.seed)
-    return best, world.probs.tolist(), at_a_ratio
+    return best, world.probs, at_a_ratio
