@@ -22,7 +22,7 @@ from docutils.statemachine import StringList
 from sphinx import addnodes
 from sphinx.ext.autosummary import autosummary_table
 
-from minimixce import cli
+from minimixce.cli import program
 
 _LONG = 12  # lines of a constant that is not shown in full
 
@@ -219,7 +219,7 @@ class Command(Directive):
         """The directive's nodes."""
         name = self.arguments[0]
         (parser,) = (
-            action.choices[name] for action in cli._parser(name)._actions if isinstance(action, argparse._SubParsersAction)
+            action.choices[name] for action in program._parser(name)._actions if isinstance(action, argparse._SubParsersAction)
         )
         lines = [f".. program:: minimixce {name}", ""]
         for action in parser._actions:
