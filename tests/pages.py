@@ -45,7 +45,8 @@ class Page(HTMLParser):
         self.sources += [attributes[name] for name in ("src",) if name in attributes]
         self.sources += [attributes["href"]] if tag == "link" else []
         self.headings += [int(tag[1])] if re.fullmatch("h[1-6]", tag) else []
-        self.landmarks += [(tag, attributes.get("aria-label"))] if tag in ("main", "nav") else []
+        name = attributes.get("aria-label") or attributes.get("aria-labelledby")
+        self.landmarks += [(tag, name)] if tag in ("main", "nav") else []
         self.formulas += [attributes.get("alttext")] if tag == "math" else []
         self.tables += tag == "table"
         self.table_heads += tag == "thead"

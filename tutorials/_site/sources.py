@@ -59,11 +59,11 @@ math
 map
 code
 synthetic
-synthetic_results
+Results <synthetic_results>
 speed
 reproducibility
 promises
-readme
+README <readme>
 ```
 
 ```{{toctree}}
@@ -77,7 +77,7 @@ assignments/a2/README
 assignments/a3/README
 assignments/a4/README
 assignments/a4/rubric
-assignments/a4/example/report
+A report for A4 <assignments/a4/example/report>
 assignments/concept_test/form_a
 assignments/concept_test/form_b
 ```
