@@ -12,7 +12,6 @@ import importlib.util
 import inspect
 import itertools
 import re
-import shutil
 import textwrap
 from pathlib import Path
 
@@ -31,13 +30,21 @@ _LONG = 12  # lines of a constant that is not shown in full
 
 
 def write_pages(app):
-    """A page for each module that api.md names, in tutorials/api/, which holds nothing else."""
+    """A page for each module that api.md names, in tutorials/api/, which holds nothing else.
+
+    A page that stands there as it should is left alone: another build may be reading it.
+    """
     folder = Path(app.srcdir) / "api"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     index = folder.with_suffix(".md").read_text(encoding="utf-8")
-    for name in re.findall(r"^   (minimixce\.[\w.]+)$", index, re.M):
-        (folder / f"{name}.rst").write_text("\n".join(page(name)) + "\n", encoding="utf-8")
+    names = re.findall(r"^   (minimixce\.[\w.]+)$", index, re.M)
+    for file in folder.iterdir():
+        if file.name not in {f"{name}.rst" for name in names}:
+            file.unlink()
+    for name in names:
+        file, text = folder / f"{name}.rst", "\n".join(page(name)) + "\n"
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            file.write_text(text, encoding="utf-8")
 
 
 def page(module):
