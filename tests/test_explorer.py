@@ -440,7 +440,7 @@ def test_every_input_has_a_name(visit):
         ".map((x) => x.ariaLabel ?? x.labels[0].textContent.trim())"
     )
     assert min(map(len, tab.evaluate(names))) > 2
-    assert tab.locator("input[type=range]").count() == 7 + 4 + 9
+    assert tab.locator("input[type=range]").count() == 7 + 4 + 9 + 1
 
 
 @pytest.mark.browser
@@ -452,6 +452,7 @@ def test_every_input_has_a_name(visit):
         "#objective=mixce&eta=0.01&p=.3,.25,.2,.15,.1&control=1&sentences=reverse_kl",
         "?view=simplex#simplex=all",
         "?view=tree#tree=reverse_ce&tree.node=12",
+        "?view=training#training=0.5",
     ],
 )
 def test_a_phone_shows_all_of_it(visit, fragment):
@@ -759,18 +760,58 @@ def test_descent_in_the_tree_ends_at_p_or_at_one_sentence(explorer, visit):
     assert "160 steps downhill" in tab.locator("#tree-says").inner_text()
 
 
+# ---- a bigram trained in the page ----------------------------------------------------------------
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("objective", "eta"), [("forward_ce", 1), ("mixce", 0.3)])
+def test_the_trained_bigram_s_loss_and_slopes_are_the_package_s(explorer, visit, objective, eta):
+    tab = visit("?view=training")
+    logits = np.random.default_rng(0).standard_normal((6, 6))
+    loss, gradient = explorer.loss_and_grad(logits, objective, eta)
+    found = tab.evaluate("([z, eta]) => tableLoss(z, eta)", [logits.tolist(), eta])
+    assert found["loss"] == pytest.approx(loss, abs=1e-9)
+    assert np.allclose(found["slopes"], gradient, rtol=0, atol=1e-9)
+    model = mm.TableBigram(6, device="cpu")
+    model.params["logits"] = logits
+    shown = tab.evaluate("(z) => sentencesUnder(z)", logits.tolist())
+    assert np.allclose(shown, explorer.sentence_probs(model), rtol=0, atol=1e-12)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
+def test_training_comes_near_the_optimum(explorer, visit, motion):
+    tab = visit("?view=training", motion=motion)
+    tab.locator("#training-run").click()
+    if motion == "no-preference":  # it runs; here it is paused, and then taken to the end
+        tab.wait_for_function("state.training.step > 2")
+        assert tab.locator("#training-run").inner_text() == "Pause"
+        tab.locator("#training-run").click()
+        assert tab.evaluate("state.training.step") < 400
+        tab.evaluate("finishTraining()")
+    assert cells(tab, "training-step") == ["400", "400"]
+    for name, ratio, kind in [("mle", None, "c"), ("mixce", 0.1, "q")]:
+        best = explorer.describe(explorer.optimum(name, ratio))[:7]
+        texts = tab.locator(f"#training-bars .value-{kind}").all_text_contents()
+        assert np.allclose(as_numbers(texts), best, atol=0.03), name
+    validity = as_numbers(cells(tab, "training-valid"))
+    assert validity[1] > validity[0] + 5
+    tab.locator("#training-again").click()
+    assert cells(tab, "training-step") == ["0", "0"]
+
+
 # ---- one view alone ------------------------------------------------------------------------------
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("view", ["simplex", "tree", "context", "sentences"])
+@pytest.mark.parametrize("view", ["simplex", "tree", "context", "sentences", "training"])
 def test_a_lesson_can_show_one_view(visit, view):
     tab = visit(f"?view={view}", width=700)
     shown = "[...document.querySelectorAll('section')].filter((x) => !x.hidden).map((x) => x.id)"
     assert tab.evaluate(shown) == [view]
     assert not tab.locator("h1").is_visible()
     tab.goto(tab.url.partition("?")[0] + "#" + view)
-    assert len(tab.evaluate(shown)) == 4
+    assert len(tab.evaluate(shown)) == 5
     assert tab.evaluate(
         f"Math.abs(document.getElementById('{view}').getBoundingClientRect().top)"
         " < 2 || scrollY + innerHeight > document.body.scrollHeight - 2"

@@ -145,6 +145,7 @@ def test_mixce_of_huge_logits(one_file, eta):
 @pytest.mark.parametrize("eta", [0.3, 1])
 def test_gradients(one_file, case, eta):
     loss, grads = loss_and_grads(one_file, case.params, case, eta)
+    assert list(grads) == list(case.params)
     package_loss, package_grads = package_loss_and_grads(case, eta)
     assert_same("loss", loss, package_loss)
     assert_all_same(grads, package_grads)

@@ -21,6 +21,7 @@ from faults.scenarios import MODEL, OUT, Scenario
 
 from minimixce import cli
 from minimixce.experiments import plots
+from minimixce.experiments.synthetic import data as data_module
 from minimixce.experiments.synthetic import grid
 from minimixce.storage import install
 
@@ -66,7 +67,7 @@ class Stage(scenarios.Stage):
 
     def __init__(self, machine, scenario, place):
         super().__init__(machine, scenario, place)
-        self.whole = scenarios.content(self.start / OUT)
+        self.whole = scenarios.content_of_all(self.start / OUT)
 
     def _make_ready(self, command, cut):
         super()._make_ready(command, cut)
@@ -77,7 +78,7 @@ class Stage(scenarios.Stage):
         """After a killed --overwrite the old is whole, or the new one goes on: never both."""
         if self.scenario.command.endswith("--overwrite"):
             left = set(scenarios.litter(case / OUT))
-            found = scenarios.content(case / OUT)
+            found = scenarios.content_of_all(case / OUT)
             if {name: data for name, data in found.items() if name not in left} == self.whole:
                 way = (self.scenario.command,)
         return super().problem_afterwards(case, way)
@@ -188,7 +189,7 @@ def test_a_list_from_somebody_else_replaces_nothing(tmp_path, capsys, record):
 
 def test_what_a_study_wrote_is_listed_and_only_that_is_replaced(tmp_path, monkeypatch):
     """Of the study before, too: no matrix of a job that is not of the new one is left."""
-    draw_nothing(monkeypatch)
+    make_cheaper(monkeypatch)
     scenarios.put_mine(tmp_path / OUT)
     matrices = tmp_path / OUT / "matrices"
     matrices.mkdir()
@@ -207,7 +208,9 @@ def test_what_a_study_wrote_is_listed_and_only_that_is_replaced(tmp_path, monkey
     assert not [name for name in there if "two_kls" in name]
 
 
-def draw_nothing(monkeypatch):
+def make_cheaper(monkeypatch):
+    data_of = functools.partial(data_module.data_of, train=1_000, development=100)
+    monkeypatch.setattr(data_module, "data_of", data_of)
     for name in ("_matrices", "_ratios", "_curves"):
         monkeypatch.setattr(plots, name, lambda *_: plots.new_figure(figsize=(1, 1)))
 
@@ -235,13 +238,18 @@ def test_a_grid_that_does_not_fit_is_refused_before_anything_is_written(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr("minimixce.storage.memory.available", lambda: 4 << 30)
-    command = SYNTHETIC.replace("--vocab 4", "--vocab 5000")
-    refused(command, tmp_path, capsys, "5,000 or more tokens at a time needs more than 7,247 MiB")
+    command = SYNTHETIC.replace("--vocab 4", "--vocab 4,5000")
+    sentence = "running 1 of the jobs at a time, with up to 5,000 tokens, needs more than 7,247 MiB"
+    refused(command, tmp_path, capsys, sentence)
+    monkeypatch.setattr("minimixce.storage.memory.available", lambda: 1 << 30)
+    command = SYNTHETIC.replace("--vocab 4", "--vocab 5000 --model gpt")
+    refused(command, tmp_path, capsys, "drawing the first world, of 5,000 tokens, needs more than")
 
 
 def test_a_matrix_of_many_tokens_is_read(tmp_path, monkeypatch):
     """It may be larger than other JSON files are allowed to be."""
     job = grid.jobs_of_grid((4,), (0.5,), (7,), ("mle",))[0]
+    make_cheaper(monkeypatch)
     monkeypatch.setattr("minimixce.storage.files.MOST_JSON", 10)
     grid.run_grid([job], tmp_path, progress=False)
     assert grid.read_matrix(tmp_path, job)["learned"].shape == (4, 4)

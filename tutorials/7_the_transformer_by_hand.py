@@ -534,8 +534,9 @@ assert reached.tolist() == [True, True, True, False]
 source(one_file.forward, one_file.backward)
 
 # %% [markdown]
-# They match: every `y, cache[name] = layer(…)` has its `dy, … = layer_backward(dy, cache[name])`, in the opposite order.
-# What the forward wrote into the cache, the backward reads from it. Beside the caches only `dlogits` comes in, at the top.
+# They match: every `y, cache[name] = layer(…)` has its `dy = keep(name, *layer_backward(dy, cache[name]))`, in the opposite
+# order. (`keep` files a layer's own two gradients and hands on the third, which travels further.) What the forward wrote
+# into the cache, the backward reads from it. Beside the caches only `dlogits` comes in, at the top.
 # (Of `params` the backward uses the shapes alone.)
 #
 # One place misleads. `dx = dx + dy` looks like the mirror of `x = x + y` and is not. The mirror of `x = x + y` is that `dx`

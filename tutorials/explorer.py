@@ -3,8 +3,8 @@
     python tutorials/explorer.py [folder]
 
 The page is put together from the files in explorer/: page.html, style.css and the scripts. It has
-four views, and ?view=simplex, tree, context or sentences in its address shows one alone, for a
-lesson that embeds it. The page computes the first three itself, in JavaScript. What it shows of
+five views, and ?view=simplex, tree, context, sentences or training in its address shows one alone,
+for a lesson that embeds it. The page computes nearly all itself, in JavaScript. What it shows of
 whole sentences is computed here, by the package: the table bigram at which each objective is least
 on the agreement() world, on a grid of η or γ.
 """
@@ -24,7 +24,16 @@ from minimixce.lessons import MAX_LEN, SENTENCES, VALID, sentence_probs
 
 PAGE = "explorer.html"
 PARTS = Path(__file__).with_name("explorer")
-SCRIPTS = ("drawing", "distributions", "simplex", "tree", "context", "sentences", "page")
+SCRIPTS = (  # in the order in which the page has them
+    "drawing",
+    "distributions",
+    "simplex",
+    "tree",
+    "context",
+    "sentences",
+    "training",
+    "page",
+)
 # At η = 0 MixCE has no distribution left, only the likeliest token; nor has TaiLr at γ = 1.
 ETAS = tuple(i / 100 for i in range(1, 101))
 GAMMAS = tuple(i / 100 for i in range(100))
@@ -98,6 +107,21 @@ def page_numbers():
         "presets": PRESETS,
         "examples": examples(),
         "tree": TREE,
+        "training": training_data(world),
+    }
+
+
+def training_data(world):
+    """What a bigram trained in the page learns from: how often P goes from token to token.
+
+    counts (V,V) are expected numbers per sentence; tokens_of are SENTENCES as tokens, without the
+    boundary that the horizon forces.
+    """
+    rows = world.rows(SENTENCES[:-1], MAX_LEN)[:, 1:MAX_LEN]
+    return {
+        "counts": mm.exact.bigram_counts(world, MAX_LEN).tolist(),
+        "tokens_of": [row[row >= 0].tolist() for row in rows],
+        "vocabulary": list(world.words),
     }
 
 

@@ -255,7 +255,7 @@ def forward(params, tokens, n_head):
 def backward(params, dlogits, cache, n_head):
     """dlogits (B,T,V) -> grads: ∂loss/∂p for every p of params, under its name"""
     B, T, V = dlogits.shape
-    grads = {}
+    grads = {name: np.zeros_like(p) for name, p in params.items()}
 
     def keep(name, dx, dweight, dbias):
         grads[name + ".weight"] = dweight
@@ -275,9 +275,8 @@ def backward(params, dlogits, cache, n_head):
         dy = keep(h + "attn.c_attn", *linear_backward(dy, cache[h + "attn.c_attn"]))
         dy = keep(h + "ln_1", *layer_norm_backward(dy, cache[h + "ln_1"]))
         dx = dx + dy
-    grads["wpe.weight"] = np.zeros_like(params["wpe.weight"])
     grads["wpe.weight"][:T] = dx.reshape(B, T, -1).sum(axis=0)  # B sequences share each position
-    grads["wte.weight"] = dwte_transposed.T.copy()  # the table was used twice: at the end, and
+    grads["wte.weight"] += dwte_transposed.T  # this table was used twice: at the end, and
     np.add.at(grads["wte.weight"], cache["tokens"].reshape(B * T), dx)  # to look up each token
     return grads
 

@@ -108,9 +108,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message as one sentence and exit with status 2."""
-        line = one_line(message)
-        line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
-        self.exit(2, f"{self.prog}: error: {line}\n")
+        self.exit(2, f"{self.prog}: error: {_short(message)}\n")
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         """For --prompt=-- the text "--", of which older Pythons make an empty list."""
@@ -153,22 +151,25 @@ class Version(argparse.Action):
 def _sentence(error: BaseException, command: str) -> str:
     """What to print of an error: its message, in one line; a table below it keeps its lines."""
     if isinstance(error, WithTable):
-        return f"{one_line(error.sentence)}\n{printable(error.table)}"
+        return f"{_short(error.sentence)}\n{printable(error.table)}"
     if isinstance(error, OSError) and error.strerror:
         about = f"{error.filename}: " if error.filename else ""
-        return one_line(about + error.strerror)
+        return _short(about + error.strerror)
     if isinstance(error, UnicodeEncodeError):
-        return one_line(
-            f"half of a surrogate pair is in {error.object:.80}, which no file can hold"
-        )
+        return _short(f"half of a surrogate pair is in {error.object:.80}, which no file can hold")
     # NumPy's and CuPy's say how much was missing, Python's own says nothing
     too_big = isinstance(error, ValueError) and str(error).startswith(_TOO_BIG)
     unsaid = isinstance(error, MemoryError) and (type(error) is not MemoryError or not str(error))
     if too_big or unsaid:
         much = "" if too_big else str(error).partition(" for an array")[0]
         advice = f"choose a smaller {_SIZES.get(command, 'input')}"
-        return one_line(f"not enough memory{f' ({much})' if much else ''}; {advice}")
-    return one_line(error) or type(error).__name__
+        return _short(f"not enough memory{f' ({much})' if much else ''}; {advice}")
+    return _short(error) or type(error).__name__
+
+
+def _short(text: object) -> str:
+    line = one_line(text)
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 300]} … {line[-300:]}"
 
 
 def _drop_output() -> None:

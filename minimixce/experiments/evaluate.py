@@ -170,11 +170,12 @@ def write_samples(
     start = model.xp.asarray([ids])
     rng = backend.rng(seed, model.xp)
     sampling = (tokens, temperature, top_k, top_p, tokenizer.boundary, rng)
-    # all are made before the first is drawn, so that bad options fail before anything is written
-    streams = [model.stream(start, *sampling) for _ in range(count)]
-    records = []
-    for k, stream in enumerate(streams):
+    # made before anything is written, so that bad options fail first
+    stream = model.stream(start, *sampling)
+    records: list[dict[str, Any]] = []
+    for k in range(count):
         if k:
+            stream = model.stream(start, *sampling)
             write("", end="\n", flush=True)
         write(prompt, end="", flush=True)
         drawn = _write_stream(stream, tokenizer, bool(prompt), write)

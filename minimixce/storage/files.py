@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from . import memory
 from .shapes import FilePath
 
 MOST_JSON = 1 << 26  # bytes of a JSON file; in memory it takes up to twenty times as many
@@ -28,12 +29,14 @@ def read_bytes(path: FilePath, most: int | None = None) -> bytes:
     """The content of a regular file -> bytes, at most `most` of them.
 
     Raises FileNotFoundError, or ValueError for what is no file (a pipe, which would be waited for,
-    a device, which may never end, a folder) and for a file of more than `most` bytes.
+    a device, which may never end, a folder) and for a file of more than `most` bytes;
+    MemoryError for one that no memory here can hold.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if most is not None and size > most:
             raise ValueError(f"{path} has {size:,} bytes; at most {most:,} are read")
+        memory.check(size, f"{path}, read whole,", "give another file")
         data: bytes = file.read()
     return data
 
@@ -196,7 +199,7 @@ def load_functions(path: FilePath, *names: str) -> Any:
         defined = runpy.run_path(str(path))
     except (Exception, SystemExit) as error:
         line = _line_in(path, error)
-        where = f", line {line}," if line else ""
+        where = f", line {line}" if line else ""
         said = f"{type(error).__name__}: {error}".removesuffix(": ")
         raise ValueError(f"{path}{where} fails to run: {said}") from error
     for name in names:

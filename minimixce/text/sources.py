@@ -110,9 +110,9 @@ def _number_of(paths: Sequence[Path]) -> str:
 
 def reason_of(error: NotText | OSError) -> str:
     """Why a file is left out that cannot be read."""
-    return (
-        error.what if isinstance(error, NotText) else f"cannot be read: {error.strerror or error}"
-    )
+    if isinstance(error, NotText):
+        return error.what
+    return f"cannot be read: {error.strerror or error}"
 
 
 def shown(path: Path) -> str:
@@ -153,10 +153,10 @@ class Search:
         # a folder is often written with a slash behind it
         include, exclude = ([each.rstrip("/") for each in some] for some in (include, exclude))
         self._include, self._exclude = include, exclude
-        self._without = {_identity(os.stat(path)) for path in without if os.path.exists(path)}
+        self._without = {_identity(Path(path)) for path in without if os.path.exists(path)}
         self._unmatched = {*include, *exclude}
         # where a file was found first, and why it is left out from then on
-        self._found: dict[tuple[int, int], tuple[Path, str]] = {}
+        self._found: dict[tuple[object, ...], tuple[Path, str]] = {}
         self._times_again = 0
         self._again = ""
         self.left_out: list[LeftOut] = []
@@ -191,7 +191,7 @@ class Search:
 
     def _files_in(self, top: Path) -> list[Source]:
         """The files of a folder that was named, and of those in it."""
-        if _identity(top.stat()) in self._without:
+        if _identity(top) in self._without:
             raise ValueError(
                 f"{top} is where the results go, which would be read as text the next time; choose"
                 " another folder for them"
@@ -225,7 +225,7 @@ class Search:
             reason = _EXCLUDED
         else:
             try:
-                inside, identity = os.listdir(folder), _identity(folder.stat())
+                inside, identity = os.listdir(folder), _identity(folder)
             except OSError as error:
                 self._leave_unreadable(error)
                 return False
@@ -242,14 +242,14 @@ class Search:
     def _taken(self, path: Path, below: str, is_named: bool) -> list[Source]:
         """A file as a list of one, or of none where it is not to be read."""
         try:
-            about = path.stat()
+            about, identity = path.stat(), _identity(path)
         except OSError as error:
             if path.is_symlink() and isinstance(error, FileNotFoundError):
                 self._leave(path, "a link to nothing")
             else:
                 self._leave_unreadable(error)
             return []
-        before, again = self._found.get(_identity(about), (path, ""))
+        before, again = self._found.get(identity, (path, ""))
         if not is_named and path.name.startswith("."):
             self._leave(path, _HIDDEN)
         elif not stat.S_ISREG(about.st_mode):
@@ -262,7 +262,7 @@ class Search:
             self._times_again += 1
             self._leave(path, again if before == path else f"the same file as {shown(before)}")
         else:
-            self._found[_identity(about)] = (path, self._again)
+            self._found[identity] = (path, self._again)
             return [Source(path, is_named)]
         return []
 
@@ -286,8 +286,11 @@ class Search:
         self._leave(Path(error.filename), reason_of(error))
 
 
-def _identity(about: os.stat_result) -> tuple[int, int]:
+def _identity(path: Path) -> tuple[object, ...]:
     """What tells a file from all others, by whatever name it was found."""
+    about = path.stat()
+    if about.st_ino == 0:  # a file system that numbers no files
+        return (os.path.realpath(path),)
     return about.st_dev, about.st_ino
 
 

@@ -9,7 +9,9 @@ exit status is 1 where something is wrong.
 """
 
 import argparse
+import functools
 import json
+import math
 import os
 import platform
 import random
@@ -52,38 +54,87 @@ PLAN = {
     "synthetic --overwrite": {"kill": 1, "half": 4, "full": 8},
 }
 KINDS = ("stuck", "unequal", "traceback", "hung", "lost")
-FOLDERS_AT_ONCE = 50
+AT_ONCE = 20  # trials, or damaged folders, that a process is given
 
 
-def trials(stage, mode, every, seed):
-    """[(a name, a function that returns what is wrong or None), …] of one line of the campaign."""
-    last = len(stage.operations)
-    chance = random.Random(seed)
+# ---- in a process of its own ---------------------------------------------------------------------
+
+deadline = math.inf
+
+
+def begin(place, until):
+    """Work in the folder `place`, which outlives this process, and end at the time `until`."""
+    global deadline
+    deadline = until
+    tempfile.tempdir = str(place)
+
+
+@functools.cache
+def machine():
+    """The machine of this process."""
+    return driver.Machine("warm_studies.py")
+
+
+@functools.cache
+def stage_of(name):
+    """The stage of a scenario, which is made once."""
+    place = Path(os.path.realpath(tempfile.mkdtemp()))
+    (place / "texts").mkdir()
+    texts = scenarios.write_texts(place / "texts")
+    return scenarios.Stage(machine(), scenarios.scenarios(texts)[name], place / "stage")
+
+
+@functools.cache
+def world():
+    """A folder with a folder for damaged worlds and one that is whole."""
+    place = Path(os.path.realpath(tempfile.mkdtemp()))
+    mutations.make_world(machine(), place / "template")
+    return place
+
+
+def operations_of(name):
+    """How many operations a scenario's command has."""
+    return name, len(stage_of(name).operations)
+
+
+def trial(name, mode, at):
+    """What is wrong after one trial, or None. at: a number of an operation, two of them, or a seed,
+    as `mode` asks for.
+    """
+    stage = stage_of(name)
     if mode == "moment":
-        return [(k, lambda: scenarios.problem_at_a_moment(stage, chance)) for k in range(every)]
+        return scenarios.problem_at_a_moment(stage, random.Random(at))
     if mode == "kill twice":
-        pairs = [(chance.randint(1, last), chance.randint(1, last)) for _ in range(every)]
-        return [
-            (f"{a}, {b}", lambda a=a, b=b: scenarios.problem_at(stage, a, "kill", a, second=b))
-            for a, b in pairs
-        ]
-    numbers = range(1 + seed % every, last + 1, every)
+        return scenarios.problem_at(stage, at[0], "kill", at[0], second=at[1])
     if mode == "two":
-        return [(at, lambda at=at: scenarios.problem_of_two(stage, at)) for at in numbers]
-    return [(at, lambda at=at: scenarios.problem_at(stage, at, mode, way=at)) for at in numbers]
+        return scenarios.problem_of_two(stage, at)
+    return scenarios.problem_at(stage, at, mode, way=at)
 
 
-def of_command(name, mode, every, seed):
-    """One line of the campaign."""
-    with tempfile.TemporaryDirectory() as place, driver.Machine("warm_studies.py") as machine:
-        place = Path(os.path.realpath(place))
-        (place / "texts").mkdir()
-        texts = scenarios.write_texts(place / "texts")
-        stage = scenarios.Stage(machine, scenarios.scenarios(texts)[name], place / "stage")
-        tried = trials(stage, mode, every, seed)
-        wrong = {name: found for name, trial in tried if (found := trial())}
-        line = {"command": name, "fault": mode, "operations": len(stage.operations)}
-        return line | counted(len(tried), wrong)
+def of_command(name, mode, places):
+    """A part of one line of the campaign: as many of the trials as there is time for."""
+    wrong, tried = {}, 0
+    for at in places:
+        if time.time() > deadline:
+            break
+        if found := trial(name, mode, at):
+            wrong[str(at)] = found
+        tried += 1
+    operations = len(stage_of(name).operations)
+    return {"command": name, "fault": mode, "operations": operations} | counted(tried, wrong)
+
+
+def of_folders(seeds):
+    """Folders that were damaged at random."""
+    cases = []
+    for seed in seeds:
+        if time.time() > deadline:
+            break
+        cases.append(mutations.problem_of(machine(), world() / "template", world(), seed))
+    wrong = {str(case.seed): f"{case.command}: {case.problem}" for case in cases if case.problem}
+    statuses = Counter(case.status for case in cases)
+    line = {"command": "folders", "fault": "damage"} | counted(len(cases), wrong)
+    return line | {"worked": statuses[0], "refused": statuses[2]}
 
 
 def counted(tried, wrong):
@@ -92,39 +143,65 @@ def counted(tried, wrong):
         next((kind for kind in KINDS if kind in found), "other") for found in wrong.values()
     )
     line = {"tried": tried} | {kind: kinds[kind] for kind in (*KINDS, "other")}
-    return line | ({"first": dict([*wrong.items()][:5])} if wrong else {})
+    return line | ({"first": wrong} if wrong else {})
 
 
-def of_folders(first, last):
-    """Damaged folders of the seeds from first up to, not including, last -> list of Case."""
-    with tempfile.TemporaryDirectory() as place, driver.Machine("warm_studies.py") as machine:
-        place = Path(os.path.realpath(place))
-        mutations.make_world(machine, place / "template")
-        seeds = range(first, last)
-        return [mutations.problem_of(machine, place / "template", place, seed) for seed in seeds]
+# ---- what is tried -------------------------------------------------------------------------------
+
+
+def places_of(mode, every, operations, seed):
+    """Where one line of the campaign tries its fault, in an order that soon has been everywhere."""
+    chance = random.Random(f"{seed} {mode} {operations}")
+    if mode == "moment":
+        return [chance.randrange(2**32) for _ in range(every)]
+    numbers = range(1, operations + 1)
+    if mode == "kill twice":
+        return [(chance.choice(numbers), chance.choice(numbers)) for _ in range(every)]
+    found = [*numbers[seed % every :: every]]
+    chance.shuffle(found)
+    return found
+
+
+def work_of(pool, options, seed):
+    """Yield the tasks of a campaign, kills first."""
+    names = [name for name in PLAN if options.only in name]
+    operations = dict(pool.map(operations_of, names))
+    plan = [(name, mode, every) for name in names for mode, every in PLAN[name].items()]
+    plan.sort(key=lambda row: list(ALL).index(row[1]))
+    if options.only in "folders":
+        seeds = range(seed % 10**6, seed % 10**6 + options.folders)
+        for k in range(0, len(seeds), AT_ONCE):
+            yield of_folders, seeds[k : k + AT_ONCE]
+    for name, mode, every in plan:
+        places = places_of(mode, every, operations[name], seed)
+        for k in range(0, len(places), AT_ONCE):
+            yield of_command, name, mode, places[k : k + AT_ONCE]
 
 
 def run(options, seed):
-    """Yield the lines of the campaign as they are done."""
-    plan = [(name, mode, every) for name in PLAN for mode, every in PLAN[name].items()]
-    plan = [row for row in plan if options.only in row[0]]
-    plan.sort(key=lambda row: list(ALL).index(row[1]))  # kills first
-    first = seed % 10**6
-    folders = range(first, first + options.folders, FOLDERS_AT_ONCE)
-    with ProcessPoolExecutor(options.jobs) as pool:
-        work = {pool.submit(of_command, *row, seed): row for row in plan}
-        cases = []
-        if options.only in "folders":
-            last = first + options.folders
-            cases = [pool.submit(of_folders, a, min(a + FOLDERS_AT_ONCE, last)) for a in folders]
-        for done in as_completed(work):
-            yield done.result()
-        found = [case for done in cases for case in done.result()]
-    if found:
-        wrong = {case.seed: f"{case.command}: {case.problem}" for case in found if case.problem}
-        ended = Counter(case.status for case in found)
-        line = {"command": "folders", "fault": "damage", "first_seed": first}
-        yield line | counted(len(found), wrong) | {"worked": ended[0], "refused": ended[2]}
+    """Yield parts of the lines of a campaign as they are done."""
+    until = time.time() + 60 * options.minutes
+    with (
+        tempfile.TemporaryDirectory() as place,
+        ProcessPoolExecutor(options.jobs, initializer=begin, initargs=(place, until)) as pool,
+    ):
+        parts = [pool.submit(*task) for task in work_of(pool, options, seed)]
+        for part in as_completed(parts):
+            yield part.result()
+
+
+def added(lines, part):
+    """Lines with a part more in the line of its command and fault."""
+    key = (part["command"], part["fault"])
+    for line in lines:
+        if (line["command"], line["fault"]) == key:
+            for name, value in part.items():
+                if name == "first":
+                    line[name] = dict([*line.get(name, {}).items(), *value.items()][:5])
+                elif isinstance(value, int) and name != "operations":
+                    line[name] = line.get(name, 0) + value
+            return lines
+    return [*lines, part]
 
 
 # ---- a table for tutorials/promises.md -----------------------------------------------------------
@@ -198,6 +275,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
+    parser.add_argument("--minutes", type=float, default=600, help="end after so many")
     parser.add_argument("--folders", type=int, default=1000, help="damaged folders")
     parser.add_argument("--only", default="", help="a word in the commands to repeat")
     parser.add_argument("--seed", type=int, help="(default: from the clock)")
@@ -208,9 +286,10 @@ def main():
     seed = time.time_ns() % 2**32 if options.seed is None else options.seed
     started = time.monotonic()
     lines = kept(options.out, options.only)
-    for line in run(options, seed):
-        lines.append(line)
-        print(json.dumps(line, ensure_ascii=False), flush=True)
+    for part in run(options, seed):
+        lines = added(lines, part)
+        if "first" in part:
+            print(json.dumps(part, ensure_ascii=False), flush=True)
         write(options.out, lines, seed, time.monotonic() - started)
     total = write(options.out, lines, seed, time.monotonic() - started)
     print("\n".join(table(json.loads(options.out.read_text(encoding="utf-8")))))

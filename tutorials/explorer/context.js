@@ -129,208 +129,202 @@ function sayContext({ p, q, ratio, lambda, control }) {
   return parts.join(" ");
 }
 
+// ---- bars ----
+
 function drawBars({ p, q, control }) {
-  const height = innerWidth < 640 ? 180 : 230,
-    foot = 22,
-    head = 18,
-    left = 30,
-    { add, width } = canvas("bars", height);
-  const y = (x) => height - foot - x * (height - foot - head),
-    slot = (width - left) / TOKENS.length;
-  for (const x of [0, 0.25, 0.5, 0.75, 1]) {
-    add("line", { x1: left, x2: width, y1: y(x), y2: y(x), class: x ? "axis" : "zero" });
-    add(
-      "text",
-      { x: left - 6, y: y(x) + 4, "text-anchor": "end" },
-      x === 0 || x === 1 ? x : String(x).slice(1),
-    );
-  }
-  const series = [["p", p], ["q", q], ...(control ? [["c", control.q]] : [])],
-    bar = Math.min(46, (slot * 0.86) / series.length);
+  const height = innerWidth < 640 ? 180 : 230;
+  const left = 30;
+  const { add, width } = canvas("bars", height);
+  const y = (x) => height - 22 - x * (height - 40);
+  drawScale(add, y, left, width);
+  const series = [["p", p], ["q", q], ...(control ? [["c", control.q]] : [])];
+  const slot = (width - left) / TOKENS.length;
+  const bar = Math.min(46, (slot * 0.86) / series.length);
   for (const v of TOKENS) {
     const middle = left + (v + 0.5) * slot;
-    add(
-      "text",
-      { x: middle, y: height - 5, "text-anchor": "middle" },
-      width < 480 ? v + 1 : `token ${v + 1}`,
-    );
+    const at = { x: middle, y: height - 5, "text-anchor": "middle" };
+    add("text", at, width < 480 ? v + 1 : `token ${v + 1}`);
     series.forEach(([kind, values], i) => {
-      const x = middle + (i - series.length / 2) * bar,
-        top = y(values[v]);
-      add("rect", {
-        x: x + 1,
-        y: top,
-        width: bar - 2,
-        height: Math.max(0, y(0) - top),
-        class: `bar-${kind}`,
-      });
-      if (kind === "c" || (kind === "p" && bar < 24)) return; // the table has all of them
-      const narrow = bar < 34,
-        text = narrow ? number(values[v]).replace("0.", ".") : number(values[v]);
-      add(
-        "text",
-        {
-          x: x + bar / 2,
-          y: top - 4,
-          "text-anchor": "middle",
-          class: `value-${kind}${narrow ? " small" : ""}`,
-        },
-        text,
-      );
+      drawBar(add, y, { x: middle + (i - series.length / 2) * bar, bar, kind, value: values[v] });
     });
   }
 }
 
-/** A square plot of [0,1] × [0,1] with a dashed line for MLE, curves, and tokens as numbered points on the first curve. */
-function drawPlot(id, [xName, yName], mleAt, curves, points) {
-  const height = 260,
-    left = 34,
-    foot = 36,
-    head = 10,
-    right = 12,
-    { add, width } = canvas(id, height);
-  const x = (a) => left + a * (width - left - right),
-    y = (b) => height - foot - b * (height - foot - head);
-  for (const tick of [0, 0.5, 1]) {
-    add("line", { x1: x(0), x2: x(1), y1: y(tick), y2: y(tick), class: tick ? "axis" : "zero" });
-    add("line", { x1: x(tick), x2: x(tick), y1: y(0), y2: y(1), class: tick ? "axis" : "zero" });
-    add("text", { x: x(tick), y: y(0) + 16, "text-anchor": "middle" }, tick);
-    if (tick) add("text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, tick);
+function drawScale(add, y, left, width) {
+  for (const x of [0, 0.25, 0.5, 0.75, 1]) {
+    add("line", { x1: left, x2: width, y1: y(x), y2: y(x), class: x ? "axis" : "zero" });
+    const text = Number.isInteger(x) ? x : String(x).slice(1);
+    add("text", { x: left - 6, y: y(x) + 4, "text-anchor": "end" }, text);
   }
-  add(
-    "text",
-    {
-      x: x(0.5),
-      y: height - 4,
-      "text-anchor": "middle",
-      class: xName === "p" ? "axis-p" : "axis-q",
-    },
-    xName,
-  );
-  add(
-    "text",
-    { x: left - 8, y: y(0.75) + 4, "text-anchor": "end", class: yName === "q" ? "axis-q" : "" },
-    yName,
-  );
+}
+
+function drawBar(add, y, { x, bar, kind, value }) {
+  const top = y(value);
+  const size = { width: bar - 2, height: Math.max(0, y(0) - top) };
+  add("rect", { x: x + 1, y: top, ...size, class: `bar-${kind}` });
+  if (kind === "c" || (kind === "p" && bar < 24)) return; // the table has all of them
+  const narrow = bar < 34;
+  const name = `value-${kind}${narrow ? " small" : ""}`;
+  const text = narrow ? number(value).replace("0.", ".") : number(value);
+  add("text", { x: x + bar / 2, y: top - 4, "text-anchor": "middle", class: name }, text);
+}
+
+// ---- plots ----
+
+/**
+ * A square plot of [0,1] × [0,1]: `mleAt` as a dashed line, curves {f, kind}, and points
+ * {at, kind}, of which the last are the tokens and numbered.
+ */
+function drawPlot(id, names, mleAt, curves, points) {
+  const height = 260;
+  const { add, width } = canvas(id, height);
+  const x = (a) => 34 + a * (width - 46);
+  const y = (b) => height - 36 - b * (height - 46);
+  drawAxes(add, x, y, names, height);
   add("line", { x1: x(0), y1: y(mleAt(0)), x2: x(1), y2: y(mleAt(1)), class: "mle" });
-  for (const { f, kind } of curves) {
-    const inside = (a) => f(a) >= 0 && f(a) <= 1 + 1e-9; // a map holds where q is a probability
-    const end = inside(1) ? 1 : bisect((a) => (inside(a) ? 1 : -1), 0, 1),
-      path = [];
-    for (let i = 0; i <= 300; i++) {
-      const a = (end * (1 - Math.cos((Math.PI * i) / 300))) / 2; // closest together at the ends, where curves are steep
-      path.push(`${x(a).toFixed(2)},${y(Math.min(1, inside(a) ? f(a) : 1)).toFixed(2)}`);
-    }
-    add("polyline", { points: path.join(" "), class: kind });
-  }
+  for (const curve of curves) drawCurve(add, x, y, curve);
   for (const { at, kind } of points)
     for (const [a, b] of at) add("circle", { cx: x(a), cy: y(b), r: 5, class: kind });
-  const groups = []; // points that lie close together share one label
-  const named = points
-    .at(-1)
-    .at.map(([a, b], v) => [x(a), y(b), v + 1])
-    .sort((a, b) => b[0] - a[0] || a[2] - b[2]);
-  for (const point of named) {
-    const near = groups.find(
-      (group) =>
-        Math.abs(group.at(-1)[0] - point[0]) < 24 && Math.abs(group.at(-1)[1] - point[1]) < 16,
-    );
+  numberPoints(
+    add,
+    points.at(-1).at.map(([a, b], v) => [x(a), y(b), v + 1]),
+    x(1),
+  );
+}
+
+function drawAxes(add, x, y, [xName, yName], height) {
+  for (const tick of [0, 0.5, 1]) {
+    const name = tick ? "axis" : "zero";
+    add("line", { x1: x(0), x2: x(1), y1: y(tick), y2: y(tick), class: name });
+    add("line", { x1: x(tick), x2: x(tick), y1: y(0), y2: y(1), class: name });
+    add("text", { x: x(tick), y: y(0) + 16, "text-anchor": "middle" }, tick);
+    if (tick) add("text", { x: x(0) - 6, y: y(tick) + 4, "text-anchor": "end" }, tick);
+  }
+  const below = { x: x(0.5), y: height - 4, "text-anchor": "middle", class: `axis-${xName}` };
+  add("text", below, xName);
+  const beside = { x: x(0) - 8, y: y(0.75) + 4, "text-anchor": "end", class: `axis-${yName}` };
+  add("text", beside, yName);
+}
+
+function drawCurve(add, x, y, { f, kind }) {
+  const holds = (a) => f(a) >= 0 && f(a) <= 1 + 1e-9; // where q is a probability
+  const end = holds(1) ? 1 : bisect((a) => (holds(a) ? 1 : -1), 0, 1);
+  const path = [];
+  for (let i = 0; i <= 300; i++) {
+    const a = (end * (1 - Math.cos((Math.PI * i) / 300))) / 2; // closest where it is steep
+    path.push([x(a), y(Math.min(1, holds(a) ? f(a) : 1))]);
+  }
+  add("path", { d: onPath(path), class: kind });
+}
+
+/** Numbers beside points [x, y, number]; those that lie close together share one label. */
+function numberPoints(add, points, right) {
+  const groups = [];
+  for (const point of points.sort((a, b) => b[0] - a[0] || a[2] - b[2])) {
+    const near = groups.find((group) => isNear(group.at(-1), point));
     if (near) near.push(point);
     else groups.push([point]);
   }
   for (const group of groups) {
-    const names = group.map((point) => point[2]).sort(),
-      run = names.length > 2 && names.at(-1) - names[0] === names.length - 1;
-    const cx = sum(group.map((point) => point[0])) / group.length,
-      cy = Math.min(...group.map((point) => point[1]));
-    const label = run ? `${names[0]}–${names.at(-1)}` : names.join(", "),
-      far = cx > x(1) - 24,
-      lone = group.length === 1;
-    add(
-      "text",
-      {
-        x: cx + (far ? -9 : lone ? 8 : 2),
-        y: cy < 30 ? cy + 18 : cy - 9,
-        "text-anchor": far ? "end" : "start",
-        class: "point",
-      },
-      label,
-    );
+    const x = sum(group.map((point) => point[0])) / group.length;
+    const y = Math.min(...group.map((point) => point[1]));
+    const far = x > right - 24;
+    const aside = far ? -9 : group.length === 1 ? 8 : 2;
+    const at = { x: x + aside, y: y < 30 ? y + 18 : y - 9, "text-anchor": far ? "end" : "start" };
+    add("text", { ...at, class: "point" }, labelOf(group.map((point) => point[2]).sort()));
   }
 }
 
+const isNear = (a, b) => Math.abs(a[0] - b[0]) < 24 && Math.abs(a[1] - b[1]) < 16;
+
+function labelOf(numbers) {
+  const isRun = numbers.length > 2 && numbers.at(-1) - numbers[0] === numbers.length - 1;
+  return isRun ? `${numbers[0]}–${numbers.at(-1)}` : numbers.join(", ");
+}
+
+// ---- the view ----
+
 function showContext() {
-  check("objective", state.context.objective);
-  const { objective, p } = state.context,
-    own = CONTEXT[objective],
-    ratio = state.context.ratio[objective];
-  const { map, lambda } = FIXED_POINT[objective](p, ratio),
-    q = p.map(map),
-    w = q.map((x) => WEIGHT[objective](x, ratio));
-  const comparable = objective === "mixce" || objective === "tailr";
-  let control = null;
-  if (state.context.control && comparable) {
-    const tau = sameEntropy(p, entropy(q)),
-      { map: mapTau } = FIXED_POINT.temperature(p, tau);
-    control = { tau, map: mapTau, q: p.map(mapTau) };
+  const { objective, p } = state.context;
+  const ratio = state.context.ratio[objective];
+  const { map, lambda } = FIXED_POINT[objective](p, ratio);
+  const q = p.map(map);
+  const weight = (x) => WEIGHT[objective](x, ratio);
+  const control = sameEntropyControl(q);
+  showContextControls();
+  fillContextTable(q, q.map(weight), control);
+  announce("context-says", sayContext({ p, q, ratio, lambda, control }));
+  showFormulas(lambda);
+  drawBars({ p, q, control });
+  const points = (values) => TOKENS.map((v) => [p[v], values[v]]);
+  const curves = [{ f: map, kind: "curve" }];
+  const dots = [{ at: points(q), kind: "dot" }];
+  if (control) {
+    curves.push({ f: control.map, kind: "curve-c" });
+    dots.unshift({ at: points(control.q), kind: "dot-c" });
   }
+  drawPlot("point-plot", ["p", "q"], (x) => x, curves, dots);
+  const weights = [{ at: q.map((x) => [x, weight(x)]), kind: "dot" }];
+  drawPlot("weight-plot", ["q", "w"], () => 1, [{ f: weight, kind: "curve" }], weights);
+}
+
+const hasControl = () => ["mixce", "tailr"].includes(state.context.objective);
+
+/** MLE at the temperature that gives the entropy of q, where the reader asked for it, or null. */
+function sameEntropyControl(q) {
+  if (!state.context.control || !hasControl()) return null;
+  const { p } = state.context;
+  const tau = sameEntropy(p, entropy(q));
+  const { map } = FIXED_POINT.temperature(p, tau);
+  return { tau, map, q: p.map(map) };
+}
+
+function showContextControls() {
+  const { objective, p, ratio } = state.context;
+  const own = CONTEXT[objective];
+  check("objective", objective);
   $("ratio-box").hidden = !own.symbol;
   if (own.symbol) {
-    setRange("ratio", own.min, own.max, ratio);
+    setRange("ratio", own.min, own.max, ratio[objective]);
     $("ratio-name").textContent = `${own.symbol} (${own.limit})`;
-    $("ratio-value").textContent = ratio.toFixed(2);
+    $("ratio-value").textContent = ratio[objective].toFixed(2);
   }
-  $("control-box").hidden = !comparable;
+  $("control-box").hidden = !hasControl();
   $("control").checked = state.context.control;
-  for (const v of TOKENS) {
-    $(`p${v}`).value = p[v];
-    $(`p${v}`).setAttribute("aria-valuetext", number(p[v]));
-    $(`p${v}-value`).textContent = number(p[v]);
-  }
-  const preset = Object.entries(NUMBERS.presets).find(([, x]) =>
-    x.every((value, v) => Math.abs(value - p[v]) < 1e-6),
-  );
-  $("preset").value = preset ? preset[0] : "";
-  fillRow("row-p", p.map(number));
+  for (const v of TOKENS) showProbability(`p${v}`, p[v]);
+  const isShown = ([, preset]) => preset.every((x, v) => Math.abs(x - p[v]) < 1e-6);
+  $("preset").value = Object.entries(NUMBERS.presets).find(isShown)?.[0] ?? "";
+}
+
+function fillContextTable(q, w, control) {
+  fillRow("row-p", state.context.p.map(number));
   fillRow("row-q", q.map(number));
   fillRow("row-w", w.map(number));
   $("row-c").hidden = !control;
-  if (control) {
-    $("control-name").textContent = `MLE, τ = ${control.tau.toFixed(2)}`;
-    fillRow("row-c", control.q.map(number));
-  }
-  announce("context-says", sayContext({ p, q, ratio, lambda, control }));
-  const [l, r, s] = [lambda.toFixed(3), ratio && ratio.toFixed(2), ratio && (1 - ratio).toFixed(2)];
+  if (!control) return;
+  $("control-name").textContent = `MLE, τ = ${control.tau.toFixed(2)}`;
+  fillRow("row-c", control.q.map(number));
+}
+
+/** The formulas of fixed point and weight, with the numbers in them. */
+function showFormulas(lambda) {
+  const { objective } = state.context;
+  const ratio = state.context.ratio[objective] ?? 1;
+  const l = lambda.toFixed(3);
+  const r = ratio.toFixed(2);
+  const rest = (1 - ratio).toFixed(2);
   $("point-formula").textContent = {
     mle: "q = p",
-    mixce: `q = η p / (λ − (1−η) p) = ${r} p / (${l} − ${s} p)`,
+    mixce: `q = η p / (λ − (1−η) p) = ${r} p / (${l} − ${rest} p)`,
     tailr: `q = max(0, (p/λ − γ) / (1−γ)), λ = ${l}`,
     temperature: `q = p^(1/τ) / Σ p^(1/τ), 1/τ = ${(1 / ratio).toFixed(2)}`,
   }[objective];
   $("weight-formula").textContent = {
     mle: "w = 1",
-    mixce: `w = η + (1−η) q = ${r} + ${s} q`,
-    tailr: `w = q / (γ + (1−γ) q) = q / (${r} + ${s} q)`,
+    mixce: `w = η + (1−η) q = ${r} + ${rest} q`,
+    tailr: `w = q / (γ + (1−γ) q) = q / (${r} + ${rest} q)`,
     temperature: "w = 1: τ acts after training",
   }[objective];
-  drawBars({ p, q, control });
-  drawPlot(
-    "point-plot",
-    ["p", "q"],
-    (x) => x,
-    [{ f: map, kind: "curve" }, ...(control ? [{ f: control.map, kind: "curve-c" }] : [])],
-    [
-      ...(control ? [{ at: TOKENS.map((v) => [p[v], control.q[v]]), kind: "dot-c" }] : []),
-      { at: TOKENS.map((v) => [p[v], q[v]]), kind: "dot" },
-    ],
-  );
-  drawPlot(
-    "weight-plot",
-    ["q", "w"],
-    () => 1,
-    [{ f: (x) => WEIGHT[objective](x, ratio), kind: "curve" }],
-    [{ at: TOKENS.map((v) => [q[v], w[v]]), kind: "dot" }],
-  );
 }
 
 // ---- starting, and the address ----

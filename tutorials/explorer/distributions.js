@@ -98,6 +98,7 @@ const OBJECTIVES = {
   },
   js: {
     name: "Jensen–Shannon",
+    short: "JS",
     about: "η KL(P‖M) + (1−η) KL(Q‖M), M = ηP + (1−η)Q",
     family: "mixed",
     ratio: { ...ETA, max: 0.99, limit: "always least at Q = P" },

@@ -29,6 +29,13 @@ const VIEWS = {
     toAddress: sentencesToAddress,
     fromAddress: sentencesFromAddress,
   },
+  training: {
+    start: startTraining,
+    show: showTraining,
+    defaults: trainingDefaults,
+    toAddress: trainingToAddress,
+    fromAddress: trainingFromAddress,
+  },
 };
 
 // A lesson embeds one view: explorer.html?view=simplex. Without that the page has them all.

@@ -59,66 +59,47 @@ function saySentences(q, measures) {
   return parts.join(" ");
 }
 
-function drawSentences(q) {
-  const row = innerWidth < 640 ? 34 : 42,
-    bar = (row - 10) / 2,
-    head = 20,
-    foot = 8,
-    { add, width } = canvas("sentences-bars", head + foot + 7 * row);
-  const left = 122,
-    right = 48,
-    widest =
-      Math.ceil(
-        10 *
-          Math.max(
-            ...Object.values(NUMBERS.optima)
-              .flat()
-              .flatMap((o) => o.slice(0, 7)),
-          ),
-      ) / 10;
-  const x = (value) => left + (value / widest) * (width - left - right);
-  const top = head + NUMBERS.valid * row,
-    bottom = head + NUMBERS.sentences.length * row;
-  add("rect", { x: 0, y: top, width, height: bottom - top, class: "impossible" });
-  for (let i = 0; i / 5 <= widest + 1e-9; i++) {
-    add("line", { x1: x(i / 5), x2: x(i / 5), y1: head, y2: bottom, class: i ? "axis" : "zero" });
-    add(
-      "text",
-      { x: x(i / 5), y: head - 7, "text-anchor": "middle" },
-      i ? (i / 5).toFixed(1) : "0",
-    );
+/** Bars for the probability of every sentence. series: [kind, values], from top to bottom. */
+function drawSentences(id, series) {
+  const row = (innerWidth < 640 ? 12 : 16) * series.length + 10;
+  const head = 20;
+  const bottom = head + NUMBERS.sentences.length * row;
+  const { add, width } = canvas(id, bottom + 8);
+  const left = 122;
+  const right = 48;
+  const x = (value) => left + (value / mostLikely()) * (width - left - right);
+  shadeImpossible(add, { width, right: width - right, top: head + NUMBERS.valid * row, bottom });
+  for (let i = 0; i / 5 <= mostLikely() + 1e-9; i++) {
+    const at = x(i / 5);
+    add("line", { x1: at, x2: at, y1: head, y2: bottom, class: i ? "axis" : "zero" });
+    const text = i ? (i / 5).toFixed(1) : "0";
+    add("text", { x: at, y: head - 7, "text-anchor": "middle" }, text);
   }
-  add(
-    "text",
-    { x: width - right - 6, y: bottom - 8, "text-anchor": "end", class: "on-shade" },
-    "impossible under P",
-  );
   NUMBERS.sentences.forEach((sentence, i) => {
     const y = head + i * row;
     add("text", { x: 6, y: y + row / 2 + 5, class: "sentence" }, sentence);
-    for (const [k, kind, value] of [
-      [0, "p", NUMBERS.p[i]],
-      [1, "q", q[i]],
-    ]) {
-      add("rect", {
-        x: x(0),
-        y: y + 5 + bar * k,
-        width: x(value) - x(0),
-        height: bar - 1,
-        class: `bar-${kind}`,
-      });
-      add(
-        "text",
-        {
-          x: width - 4,
-          y: y + 5 + bar * k + bar / 2 + 4,
-          "text-anchor": "end",
-          class: `value-${kind}`,
-        },
-        number(value),
-      );
-    }
+    const bar = (row - 10) / series.length;
+    series.forEach(([kind, values], k) => {
+      const top = y + 5 + bar * k;
+      const size = { width: Math.max(0, x(values[i]) - x(0)), height: bar - 2 };
+      add("rect", { x: x(0), y: top, ...size, class: `bar-${kind}` });
+      const at = { x: width - 4, y: top + bar / 2 + 4, "text-anchor": "end" };
+      const name = `value-${kind}${bar < 14 ? " small" : ""}`;
+      add("text", { ...at, class: name }, number(values[i]));
+    });
   });
+}
+
+function shadeImpossible(add, { width, right, top, bottom }) {
+  add("rect", { x: 0, y: top, width, height: bottom - top, class: "impossible" });
+  const at = { x: right - 6, y: bottom - 8, "text-anchor": "end", class: "on-shade" };
+  add("text", at, "impossible under P");
+}
+
+/** The end of the scale: the largest probability of a sentence at any optimum, rounded up. */
+function mostLikely() {
+  const optima = Object.values(NUMBERS.optima).flat();
+  return Math.ceil(10 * Math.max(...optima.flatMap((optimum) => optimum.slice(0, 7)))) / 10;
 }
 
 /** What was computed of an objective's optimum at the state's ratio: q of each sentence, and the measures. */
@@ -149,7 +130,10 @@ function showSentences() {
   fillRow("forward_kl", ["0", nats(mle.forward_kl), nats(measures.forward_kl)]);
   fillRow("reverse_kl", ["0", nats(mle.reverse_kl), nats(measures.reverse_kl)]);
   fillRow("entropy_q", [nats(NUMBERS.entropy_p), nats(mle.entropy_q), nats(measures.entropy_q)]);
-  drawSentences(q);
+  drawSentences("sentences-bars", [
+    ["p", NUMBERS.p],
+    ["q", q],
+  ]);
 }
 
 // ---- starting, and the address ----

@@ -394,18 +394,20 @@ function showSimplexControls() {
 
 function showSimplexTable() {
   const { objective, p, q, ratio } = state.simplex;
+  const narrow = $("simplex-table").parentNode.clientWidth < 540; // fewer digits, to fit
+  const shares = (x) => x.map((v) => (narrow ? v.toFixed(2).replace(/^0/, "") : number(v)));
+  const row = (id, x, losses) =>
+    fillRow(id, [...losses, ...shares(x), entropy(x).toFixed(narrow ? 2 : 3)]);
+  row("simplex-of-p", p, ["", ""]);
+  row("simplex-of-q", q, ["", ""]);
   for (const name of NUMBERED) {
     const end = descend(name, p, q, ratio[name]).at(-1);
-    const now = lossOf(name, p, q, ratio[name]),
-      then = lossOf(name, p, end, ratio[name]);
-    const cells = [minus(now), minus(then), ...end.map(number), entropy(end).toFixed(3)];
-    fillRow(`simplex-${name}`, cells);
+    const losses = [q, end].map((x) => minus(lossOf(name, p, x, ratio[name]), narrow ? 2 : 3));
+    row(`simplex-${name}`, end, losses);
     $(`simplex-${name}`).classList.toggle("chosen", name === objective);
     const own = OBJECTIVES[name].ratio;
     $(`simplex-${name}-ratio`).textContent = own ? ` ${own.symbol} ${ratio[name].toFixed(2)}` : "";
   }
-  fillRow("simplex-of-p", ["", "", ...p.map(number), entropy(p).toFixed(3)]);
-  fillRow("simplex-of-q", ["", "", ...q.map(number), entropy(q).toFixed(3)]);
 }
 
 function saySimplex(paths) {
@@ -481,7 +483,10 @@ function startSimplex() {
   addRow("simplex-of-p", "P").className = "p";
   addRow("simplex-of-q", "Q, the start").className = "q";
   NUMBERED.forEach((name, k) => {
-    const head = addRow(`simplex-${name}`, `${k + 1} ${OBJECTIVES[name].name}`);
+    const head = addRow(
+      `simplex-${name}`,
+      `${k + 1} ${OBJECTIVES[name].short ?? OBJECTIVES[name].name}`,
+    );
     put(head, "span", { id: `simplex-${name}-ratio`, className: "quiet" });
   });
   addHandle("q");

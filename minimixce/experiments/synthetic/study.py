@@ -192,13 +192,14 @@ def _check_memory(jobs: Sequence[Job], waiting: Sequence[Job], count: int) -> No
     """Raise MemoryError where `count` of the jobs that wait, or the figures of all, are sure not to
     fit.
     """
-    pairs = sorted((8 * job.vocab_size**2 for job in waiting if job.model != "gpt"), reverse=True)
-    running = sum(_IN_JOB * size for size in pairs[:count]) + _IN_WRITER * sum(pairs[:1])
-    memory.check(
-        max(running, _IN_FIGURES * 8 * jobs[0].vocab_size ** 2),
-        f"running {min(count, len(pairs))} jobs of {jobs[0].vocab_size:,} or more tokens at a time",
-        "choose a smaller --vocab or fewer --jobs",
-    )
+    sizes = sorted((job.vocab_size for job in waiting if job.model != "gpt"), reverse=True)[:count]
+    if sizes:
+        numbers = sum(_IN_JOB * size**2 for size in sizes) + _IN_WRITER * sizes[0] ** 2
+        what = f"running {len(sizes)} of the jobs at a time, with up to {sizes[0]:,} tokens,"
+        memory.check(8 * numbers, what, "choose a smaller --vocab or fewer --jobs")
+    shown = jobs[0].vocab_size
+    what = f"drawing the first world, of {shown:,} tokens,"
+    memory.check(8 * _IN_FIGURES * shown**2, what, "name a smaller --vocab first")
 
 
 def _time(jobs: Sequence[Job], workers: int) -> str:
