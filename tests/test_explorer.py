@@ -760,6 +760,30 @@ def test_descent_in_the_tree_ends_at_p_or_at_one_sentence(explorer, visit):
     assert "160 steps downhill" in tab.locator("#tree-says").inner_text()
 
 
+@pytest.mark.browser
+@pytest.mark.parametrize("q", TABLES)
+def test_the_links_of_the_approximation_are_the_package_s(explorer, visit, q):
+    tab, world = visit("?view=tree"), mm.worlds.markov(explorer.TREE["p"])
+    links = tab.evaluate("(q) => linksOf(q)", q)
+    max_len = explorer.TREE["max_len"]
+    for name, objective in [("reverse", "reverse_ce"), ("overlap", "overlap"), ("tokens", "mixce")]:
+        loss, gradient = mm.exact.bigram_loss_and_grads(
+            np.log(q), world, objective=objective, eta=0.0, max_len=max_len
+        )
+        assert links[name]["value"] == pytest.approx(float(loss), abs=1e-9), name
+        assert np.allclose(links[name]["slopes"], gradient, rtol=0, atol=1e-9), name
+    assert links["jensen"]["value"] <= links["reverse"]["value"]  # Jensen's inequality
+    shown = tab.evaluate(
+        "(q) => { state.tree.q = q; change();"
+        " return [...document.querySelectorAll('#tree-links td:last-child')]"
+        ".map((x) => parseFloat(x.textContent)); }",
+        q,
+    )
+    assert shown[0] == 0
+    assert shown[1] == shown[2]  # the logarithm does not turn the push
+    assert shown[3] != shown[2]
+
+
 # ---- a bigram trained in the page ----------------------------------------------------------------
 
 

@@ -29,6 +29,7 @@ SCRIPTS = (  # in the order in which the page has them
     "distributions",
     "simplex",
     "tree",
+    "links",
     "context",
     "sentences",
     "training",

@@ -1,4 +1,4 @@
-// ---- view: one context ---------------------------------------------------------------------------
+// ---- view: one context --------------------------------------------------------------------------
 //
 // After one prefix the data go on with five tokens. The fixed point of an objective is the q at
 // which its expected gradient is zero; here it has a formula.
@@ -15,7 +15,8 @@ function bisect(f, low, high) {
   return high;
 }
 
-// Each gives the map from one p_v to q_v, which holds the normaliser λ of the whole p: {map, lambda}.
+// Each gives the map from one p_v to q_v, which holds the normaliser λ of the whole p:
+// {map, lambda}.
 const FIXED_POINT = {
   mle: () => ({ map: (x) => x, lambda: 1 }),
   mixce(p, eta) {
@@ -106,8 +107,8 @@ function sayContext({ p, q, ratio, lambda, control }) {
   if (kept.length === 1) parts.push(`All mass is on ${tokens(kept)}.`);
   else
     parts.push(
-      `${name} at ${symbol} = ${ratio.toFixed(2)} multiplies p by ${factor(by[most])} at token ${most + 1} and by ` +
-        `${factor(by[least])} at token ${least + 1}.`,
+      `${name} at ${symbol} = ${ratio.toFixed(2)} multiplies p by ${factor(by[most])} ` +
+        `at token ${most + 1} and by ${factor(by[least])} at token ${least + 1}.`,
     );
   if (objective === "mixce")
     parts.push(

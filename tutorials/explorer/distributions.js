@@ -1,4 +1,4 @@
-// ---- distributions over a few outcomes: what each objective is, and how it falls -----------------
+// ---- distributions over a few outcomes: what each objective is, and how it falls ----------------
 //
 // p, q: arrays of probabilities, P's and Q's. All logarithms are natural: values are in nats.
 

@@ -1,4 +1,4 @@
-// ---- drawing: what every view uses ---------------------------------------------------------------
+// ---- drawing: what every view uses --------------------------------------------------------------
 
 const NUMBERS = JSON.parse(document.getElementById("numbers").textContent); // of the package
 const $ = (id) => document.getElementById(id);
@@ -102,7 +102,7 @@ function withShare(p, v, x) {
   return p.map((y, u) => (u === v ? x : rest(y)));
 }
 
-// ---- numbers and lists ---------------------------------------------------------------------------
+// ---- numbers and lists --------------------------------------------------------------------------
 
 const number = (x) => (x === 0 ? "0" : x < 0.0005 ? "<.001" : x.toFixed(3));
 const percent = (x) => (100 * x).toFixed(1) + " %";

@@ -1,4 +1,4 @@
-// ---- the page: its state, its address, and what starts it ----------------------------------------
+// ---- the page: its state, its address, and what starts it ---------------------------------------
 
 const VIEWS = {
   simplex: {
@@ -44,7 +44,7 @@ const SHOWN = Object.hasOwn(VIEWS, asked) ? [asked] : Object.keys(VIEWS);
 
 let state = {}; // of every view, by its name
 
-// ---- the address: #simplex=mixce&simplex.p=0.5,0.3,0.2&objective=tailr&gamma=0.1 and so on -------
+// ---- the address: #simplex=mixce&simplex.p=0.5,0.3,0.2&objective=tailr&gamma=0.1 and so on ------
 
 /** What differs from a page just opened, of the views that it has. */
 function toAddress() {
@@ -97,7 +97,7 @@ function writeAddress() {
   writing = setTimeout(() => history.replaceState(null, "", toAddress() || "#"), 150);
 }
 
-// ---- wiring --------------------------------------------------------------------------------------
+// ---- wiring -------------------------------------------------------------------------------------
 
 const drawn = {}; // the state that each view was last drawn with
 

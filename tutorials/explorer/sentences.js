@@ -1,4 +1,4 @@
-// ---- view: whole sentences -----------------------------------------------------------------------
+// ---- view: whole sentences ----------------------------------------------------------------------
 //
 // Q is a bigram, which cannot represent P. Where each objective is least was computed by the
 // package when this page was built.
@@ -102,7 +102,7 @@ function mostLikely() {
   return Math.ceil(10 * Math.max(...optima.flatMap((optimum) => optimum.slice(0, 7)))) / 10;
 }
 
-/** What was computed of an objective's optimum at the state's ratio: q of each sentence, and the measures. */
+/** What was computed of an objective's optimum at the state's ratio: q of sentences, measures. */
 function optimumOf(name) {
   const grid = NUMBERS.ratios[name],
     row = NUMBERS.optima[name][grid ? nearest(grid, state.sentences.at[name]) : 0];

@@ -1,4 +1,4 @@
-// ---- view: the simplex ---------------------------------------------------------------------------
+// ---- view: the simplex --------------------------------------------------------------------------
 //
 // A distribution over three outcomes A, B, C is a point of a triangle: its probabilities are the
 // weights that a corner, all mass on one outcome, has in it. So P is a point, Q is a point, and
@@ -8,7 +8,7 @@ const OUTCOMES = ["A", "B", "C"];
 const LEAST = 0.005; // no probability of P or of a start is smaller: log p stays finite
 const GRID = 56; // steps along a side of the grid on which the loss is computed for its contours
 const PIXELS = 80; // along a side of the shading, which the browser smooths
-const SHARES = [0.02, 0.06, 0.13, 0.22, 0.33, 0.46, 0.6, 0.75, 0.9]; // of the area, inside a contour
+const SHARES = [0.02, 0.06, 0.13, 0.22, 0.33, 0.46, 0.6, 0.75, 0.9]; // of the area, in a contour
 const STARTS = [
   // of the paths of one objective: some near the corners, some along the sides
   [0.86, 0.07, 0.07],

@@ -1,4 +1,4 @@
-// ---- view: a bigram trained in the page ----------------------------------------------------------
+// ---- view: a bigram trained in the page ---------------------------------------------------------
 //
 // Two bigrams start alike, knowing nothing, and are trained side by side on the same data: one by
 // maximum likelihood, one by MixCE. A bigram is a table, a row of logits for each last token. In

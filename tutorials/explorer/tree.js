@@ -1,11 +1,11 @@
-// ---- view: the prefix tree -----------------------------------------------------------------------
+// ---- view: the prefix tree ----------------------------------------------------------------------
 //
 // Q writes one token at a time, so all that it can write is a tree. A node is a prefix h; its cost
 // to go U(h) is what Q will pay on average from there on. It is a sum over the children:
 //
 //     U(h) = Σ Q(v|h) (c(v|h) + U(hv))
 //
-// and the slope of U(root), the objective, in the logits after h is read off the same three numbers:
+// and the slope of U(root), the objective, in the logits after h needs the same three numbers:
 //
 //     Q(h) Q(v|h) (c(v|h) + U(hv) − U(h))
 
@@ -88,6 +88,7 @@ function showTree() {
   drawTree(root, chosen);
   showTreeControls();
   showSumOfChildren(chosen);
+  showLinks();
   const value = root.costToGo.toFixed(3),
     { name } = COSTS[state.tree.objective];
   const steps = state.tree.steps ? ` after ${state.tree.steps} steps downhill` : "";
