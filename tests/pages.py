@@ -28,15 +28,11 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__(convert_charrefs=True)
-        self.ids, self.links, self.sources, self.images, self.text, self.open = (
-            [],
-            [],
-            [],
-            [],
-            [],
-            [],
-        )
-        self.headings, self.landmarks = [], []
+        self.ids, self.links, self.sources, self.images = [], [], [], []
+        self.text, self.open, self.headings, self.landmarks = [], [], [], []
+        self.formulas = []  # what is said in their place
+        self.tables, self.table_heads = 0, 0  # how many, and how many of them have headers
+        self.language = None
         self.feed(text)
         assert not self.open, f"never closed: {self.open}"
 
@@ -49,7 +45,12 @@ class Page(HTMLParser):
         self.sources += [attributes[name] for name in ("src",) if name in attributes]
         self.sources += [attributes["href"]] if tag == "link" else []
         self.headings += [int(tag[1])] if re.fullmatch("h[1-6]", tag) else []
-        self.landmarks += [(tag, attributes.get("aria-label"))] if tag in ("main", "nav") else []
+        name = attributes.get("aria-label") or attributes.get("aria-labelledby")
+        self.landmarks += [(tag, name)] if tag in ("main", "nav") else []
+        self.formulas += [attributes.get("alttext")] if tag == "math" else []
+        self.tables += tag == "table"
+        self.table_heads += tag == "thead"
+        self.language = attributes.get("lang") if tag == "html" else self.language
         if tag == "img":
             self.images.append(attributes)
         if tag not in VOID:

@@ -400,7 +400,6 @@ def test_what_would_give_a_solution_away_is_found(tmp_path):
     (tmp_path / "lesson.py").write_text("    ### BEGIN SOLUTION\n", "utf-8")
     found = bundle.leaks(tmp_path, {"a3": 0})
     assert found == [
-        "concept_test/key.md: concept_test",
         "concept_test/key.md: key.md",
         "lesson.py: a solution's marker",
         f"slides/x.html: {line}",

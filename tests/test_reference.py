@@ -1,5 +1,5 @@
-"""The pages to look things up in: math.md, map.md and the API reference hold what they promise, and
-links lead somewhere.
+"""The pages to look things up in: math.md, map.md, the glossary and the API reference hold what
+they promise, and links lead somewhere. What Sphinx makes of them is for test_site.py.
 """
 
 import ast
@@ -7,21 +7,28 @@ import importlib
 import inspect
 import re
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pages import Page
 
 from minimixce import estimators, exact, gpt, layers, objectives
 from minimixce.experiments.fixed_points import fixed_point
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = ROOT / "tutorials"
-sys.path.insert(0, str(TUTORIALS))
-import api_reference  # noqa: E402
+PACKAGE = ROOT / "minimixce"
+sys.path.insert(0, str(TUTORIALS / "_site"))
+reference = pytest.importorskip("reference")  # which needs Sphinx, of the extra "site"
 
-MATH, MAP = ((TUTORIALS / name).read_text(encoding="utf-8") for name in ("math.md", "map.md"))
+MATH, MAP, GLOSSARY, API = (
+    (TUTORIALS / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("math", "map", "glossary", "api")
+)
+PAGES = {  # the lines of every page of the API reference
+    name: reference.page(name) for name in re.findall(r"^   (minimixce\.[\w.]+)$", API, re.M)
+}
 LESSONS = {path.stem for path in TUTORIALS.glob("[1-9]_*.py")}
 
 
@@ -72,7 +79,7 @@ def test_links_lead_somewhere(name):
     text = (TUTORIALS / name).read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")]
     for link in links:
-        path, _, anchor = link.partition("#")
+        path, _, anchor = link.removeprefix("path:").partition("#")
         target = TUTORIALS / (path or name)
         made_with_the_site = target.suffix == ".ipynb" and target.stem in LESSONS
         assert target.is_file() or made_with_the_site, link
@@ -128,13 +135,13 @@ def test_the_map_names_what_exists():
     linked = re.findall(r"\[`(minimixce\.[\w.]+)`\]\(\.\./([\w/]+\.py)\)", MAP)
     assert len(linked) == len(functions)
     for name, file in linked:  # the file that defines it, not one that hands it on
-        found = [
-            module for module in api_reference.MODULES if api_reference.file_of(module) == file
-        ]
-        assert found, file
-        prefix = f"minimixce.{found[0]}."
-        assert name.startswith(prefix), (name, file)
-        assert name.removeprefix(prefix) in READ[api_reference.page_of(found[0])].ids, name
+        module = file.removesuffix(".py").replace("/", ".")
+        prefix, attribute = name.rsplit(".", 1)
+        of_class = f".. autoclass:: {prefix}" in PAGES[module]  # which has its methods below it
+        kinds = ("autofunction", "autoclass", "py:data")
+        assert of_class or any(f".. {kind}:: {name}" in PAGES[module] for kind in kinds), name
+        assert prefix.startswith(module)
+        assert attribute[0] != "_"
     for file, name in tests:
         tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
         assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, (
@@ -180,58 +187,66 @@ def test_the_map_covers_every_section_objective_estimator_and_layer():
         assert f"`{module.__name__}.{name}`" in MAP, name
 
 
+# ---- the glossary --------------------------------------------------------------------------------
+
+
+def test_the_glossary_is_in_order_and_has_the_words_of_the_lessons():
+    terms = re.findall(r"^## (.+)$", GLOSSARY, re.M)
+    letters = {"η (eta)": "eta", "γ (gamma)": "gamma"}
+    keys = [letters.get(term, term).lower() for term in terms]
+    assert keys == sorted(keys)
+    assert len(terms) == len(set(terms)) > 50
+    for word in ("REINFORCE", "advantage", "baseline", "Jensen's inequality", "score function"):
+        assert word in terms
+    assert "reward to go" in terms
+    assert {f"#{anchor}" for anchor in re.findall(r"\]\(#(.+?)\)", GLOSSARY)} <= {
+        f"#{anchor}" for anchor in anchors(GLOSSARY)
+    }
+
+
 # ---- the API reference ---------------------------------------------------------------------------
 
-PAGES = api_reference.pages()
+PROGRAMS = ("classroom", "cli")  # whose interface is the command line
 WITHOUT_WORDS = {"Job.name"}  # says it all
-
-
-READ = {file: Page(body) for file, (_, body) in PAGES.items()}
-
-
-FILES = {}  # {module: path in the package} of every file that can have a page
-for file in api_reference.FILES:
-    path = file.relative_to(api_reference.PACKAGE)
-    if path.name != "__main__.py" and str(path) != "__init__.py":
-        FILES[".".join(part for part in path.with_suffix("").parts if part != "__init__")] = path
+FILES = {  # {module: path in the package} of every file that can have a page
+    ".".join(path.with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(file.relative_to(PACKAGE) for file in PACKAGE.rglob("*.py"))
+    if path.parts[0] not in (*PROGRAMS, "__init__.py", "__main__.py")
+}
 HEART = {name for name, path in FILES.items() if len(path.parts) == 1}
+LISTED = re.findall(r"^   minimixce\.([\w.]+)$", API, re.M)
+
+
+def directives(name):
+    """Names that a module's page shows: functions, classes and constants, in the page's order."""
+    kinds = r"^\.\. (?:autofunction|autoclass|py:data):: minimixce\.(\S+)$"
+    return [found.removeprefix(f"{name}.") for found in re.findall(kinds, pages_of(name), re.M)]
+
+
+def pages_of(name):
+    return "\n".join(PAGES[f"minimixce.{name}"])
 
 
 def public_names(module):
-    """Functions and classes that a module defines, methods as Class.method; those of a private
-    base are the class's own."""
-    names = set()
-    for key, thing in vars(module).items():
-        if key.startswith("_") or getattr(thing, "__module__", "") != module.__name__:
-            continue
-        names.add(key)
-        for base in thing.__mro__ if isinstance(thing, type) else ():
-            is_own = base is thing or (
-                base.__name__.startswith("_") and base.__module__ == module.__name__
-            )
-            if is_own and not hasattr(base, "_fields"):
-                members = [
-                    name
-                    for name, value in vars(base).items()
-                    if callable(value) or isinstance(value, property | classmethod)
-                ]
-                names |= {f"{key}.{name}" for name in members if not name.startswith("_")}
-    return names
+    """Functions and classes that a module defines."""
+    return {
+        key
+        for key, thing in vars(module).items()
+        if not key.startswith("_") and getattr(thing, "__module__", "") == module.__name__
+    }
 
 
 def test_pages_stand_in_the_order_of_reading():
-    assert [*PAGES] == ["api.html", *map(api_reference.page_of, api_reference.MODULES)]
-    listed = [link for link in READ["api.html"].links if "#" not in link]
-    assert listed == [*PAGES][1:]
-    readme = (api_reference.PACKAGE / "README.md").read_text(encoding="utf-8")
+    readme = (PACKAGE / "README.md").read_text(encoding="utf-8")
     named = re.findall(r"`(\w+)\.py`", readme)
     assert sorted(named) == sorted(HEART)  # each once
-    heart = [name for name in api_reference.MODULES if name in HEART]
+    heart = [name for name in LISTED if name in HEART]
     assert heart == [name for name in named if name in heart]
-    assert api_reference.MODULES[: len(heart)] == heart
+    assert LISTED[: len(heart)] == heart
+    assert len(LISTED) == len(set(LISTED))
     folders = {path.parts[0] for path in FILES.values()} - {f"{name}.py" for name in HEART}
     tools = readme[readme.index("The tools:") :]
-    assert sorted(re.findall(r"`(\w+)/`", tools)) == sorted(folders)
+    assert sorted(re.findall(r"`(\w+)/`", tools)) == sorted({*folders, *PROGRAMS})
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
@@ -239,68 +254,48 @@ def test_every_public_name_stands_there_once(name):
     module = importlib.import_module(f"minimixce.{name}")
     wanted = public_names(module)
     constants = {key for key in vars(module) if key.isupper() and not key.startswith("_")}
-    if name not in api_reference.MODULES:
+    if name not in LISTED:
         assert not wanted
         return
-    ids = READ[api_reference.page_of(name)].ids
-    assert len(ids) == len(set(ids))
-    assert wanted <= set(ids), wanted - set(ids)
-    for anchor in ids:
-        thing = module
-        for part in anchor.split("."):
-            thing = getattr(thing, part)
-        assert anchor.split(".")[0] in wanted | constants, anchor
+    shown = directives(name)
+    assert len(shown) == len(set(shown))
+    assert wanted <= set(shown), wanted - set(shown)
+    assert set(shown) <= wanted | constants, set(shown) - wanted - constants
 
 
-def test_every_public_name_has_a_docstring():
-    for name in api_reference.MODULES:
-        module = api_reference.read_module(name)
-        assert module.doc
-        for entry in module.entries:
-            for each in (entry, *entry.methods):
-                # the pair of functions beside it says what it is
-                cache = each.kind == "class" and each.name.endswith("Cache")
-                assert each.doc or each.kind == "constant" or cache or each.name in WITHOUT_WORDS, (
-                    f"{name}.{each.name}"
-                )
+@pytest.mark.parametrize("name", LISTED)
+def test_every_public_name_has_a_docstring(name):
+    module = importlib.import_module(f"minimixce.{name}")
+    assert module.__doc__
+    for key in public_names(module):
+        thing = getattr(module, key)
+        of_class = vars(thing) if isinstance(thing, type) else {}
+        methods = {
+            f"{key}.{part}": member
+            for part, member in of_class.items()
+            if part[0] != "_" and isinstance(member, types.FunctionType | property | classmethod)
+        }
+        # the pair of functions beside it says what it is
+        is_cache = isinstance(thing, type) and key.endswith("Cache")
+        for each, member in ({} if is_cache else {key: thing}).items() | methods.items():
+            assert member.__doc__ or each in WITHOUT_WORDS, f"{name}.{each}"
 
 
-def test_links_between_entries_resolve():
-    count = 0
-    for file, page in READ.items():
-        for link in page.links:
-            target, _, anchor = link.partition("#")
-            assert (target or file) in READ, link
-            assert not anchor or anchor in READ[target or file].ids, link
-            count += bool(anchor)
-    assert count > 250
-
-
-def test_docstrings_keep_their_lines_and_backticks_become_links():
-    body = PAGES["minimixce.objectives.html"][1]
+def test_docstrings_become_restructured_text_line_by_line():
+    rst = reference.to_rst(objectives.__doc__.splitlines())
     table = next(line for line in objectives.__doc__.splitlines() if line.startswith("| js "))
-    assert f"\n{table}" in body  # line structure and all
-    tables = [
-        text
-        for text in re.findall(r'<pre class="laid">(.+?)</pre>', body, re.S)
-        if text.startswith("|")
-    ]
-    lines = sum(text.count("\n") + 1 for text in tables)
-    assert lines == objectives.__doc__.count("\n|") > 10
-    body = PAGES["minimixce.exact.html"][1]
-    # a break that only the width of the source made
-    assert "A sequence x has at most T−1 ordinary tokens" in body
-    assert "objective: str=&quot;mixce_star&quot;" in body
-    assert (
-        '<a href="minimixce.backend.html#rng">backend.rng</a>' in PAGES["minimixce.layers.html"][1]
-    )
-    assert '<a href="minimixce.exact.html#loss_and_grads">' not in body  # its own page: no detour
-    assert "−inf where P = 0" not in body  # which is in a private class
-    assert "−inf where impossible" in PAGES["minimixce.automaton.html"][1]  # beside a field
+    assert f"   {table}" in rst  # line structure and all, in a literal block
+    laid = [line for line in rst if line.startswith("   |")]
+    assert len(laid) == objectives.__doc__.count("\n|") > 10
+    assert reference.escaped("a_ * `b_` x_t") == r"a\_ \* `b_` x_t"
+    assert reference.escaped("of `a long\nname`, b*") == "of `a long\nname`, b\\*"
 
 
-def test_the_reader_sees_a_tag_that_is_not_closed():
-    with pytest.raises(AssertionError):
-        Page("<p><code>x</p></code>")
-    with pytest.raises(AssertionError):
-        Page("<section><p>x</p>")
+def test_signatures_and_fields_are_those_of_the_source():
+    parameters, result = reference.signature_of(layers.linear_backward, False)
+    assert "dy: Float[Array, '*rows O']" in parameters
+    assert result.startswith("tuple[Float[Array,")
+    assert "dropout: float = 0.0" in reference.fields_of(gpt.GPTConfig)
+    assert reference.full_name("minimixce.exact", "World") == "minimixce.automaton.World"
+    assert reference.full_name("minimixce.layers", "backend.rng") == "minimixce.backend.rng"
+    assert reference.full_name("minimixce.layers", "nothing") is None

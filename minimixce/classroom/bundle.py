@@ -28,7 +28,12 @@ EXTRAS = ("testing", "plots")
 _SOURCE = ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "minimixce", "data")
 _HANDOUTS = "tutorials/assignments"  # which a wheel has, too
 _NOT_COPIED = shutil.ignore_patterns("__pycache__", "*.py[co]", ".ipynb_checkpoints")
-_NEVER = ("minimixce/classroom/sources", "minimixce/classroom/catalogues", "concept_test", "key.md")
+_NEVER = (
+    "minimixce/classroom/sources",
+    "minimixce/classroom/catalogues",
+    "concept_test/make",
+    "key.md",
+)
 _LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s]+)\)")
 
 

@@ -13,7 +13,6 @@ import argparse
 import base64
 import functools
 import html
-import importlib.util
 import json
 import re
 import struct
@@ -21,10 +20,18 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from markdown_it import MarkdownIt
+from mdit_py_plugins.dollarmath import dollarmath_plugin
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+
 HERE = Path(__file__).resolve().parent
 TUTORIALS = HERE.parents[2]
 sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(TUTORIALS / "_site"))
 import questions  # noqa: E402
+from mathml import formula  # noqa: E402
 
 SOURCES = sorted(HERE.glob("[1-6]_*.md"))
 TALL = 1.35  # a figure whose width is less than this many heights stands beside the text
@@ -96,27 +103,43 @@ def with_questions(slide):
 
 
 @functools.cache
-def site_builder():
-    """The module tutorials/build.py, whose Markdown, formulas and colours of code the slides share."""
-    specification = importlib.util.spec_from_file_location("site_builder", TUTORIALS / "build.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+def markdown():
+    """A function, Markdown -> HTML: formulas as on the site, code in colours."""
+    reader = MarkdownIt("commonmark", {"html": True, "highlight": lambda text, name, _: code(text, name)})
+    reader.enable(["table", "strikethrough"]).use(dollarmath_plugin, double_inline=True)
+    rules = reader.renderer.rules
+    rules["math_inline"] = lambda tokens, i, *_: formula(tokens[i].content)
+    rules["math_inline_double"] = rules["math_block"] = lambda tokens, i, *_: formula(tokens[i].content, True) + "\n"
+    rules["fence"] = lambda tokens, i, *_: code(tokens[i].content, tokens[i].info.strip())
+    return reader.render
 
 
-def face(slide, number, count, sitting, markdown, with_notes):
+def code(text, language):
+    """Source text -> highlighted HTML."""
+    lexer = get_lexer_by_name(language or "text", stripnl=False)
+    return highlight(text.rstrip("\n"), lexer, HtmlFormatter(cssclass="highlight"))
+
+
+def colours_of_code():
+    """Style of code, light and dark."""
+    light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in ("default", "github-dark"))
+    dark = f"@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}"
+    return f"\n{light}\n{dark}\n.highlight {{ background: var(--panel); }}\n"
+
+
+def face(slide, number, count, sitting, render, with_notes):
     """One slide -> HTML."""
     asks, slide = "@question" in slide.body, with_questions(slide)
     figures = [figure(target, alt) for alt, target in _IMAGE.findall(slide.body)]
-    body = markdown(_IMAGE.sub("", slide.body).strip())
+    body = render(_IMAGE.sub("", slide.body).strip())
     for one in figures:
         source = base64.b64encode(one.png).decode()
         body += f'<figure><img src="data:image/png;base64,{source}" alt="{html.escape(one.alt)}"></figure>\n'
     kinds = ["slide", "first" if number == 1 else "", "question" if asks else ""]
     kinds += ["beside"] if figures and figures[0].is_tall else ["below"] if figures else []
     level = "h1" if number == 1 else "h2"
-    title = markdown(slide.title).strip().removeprefix("<p>").removesuffix("</p>")
-    notes = f'<aside class="notes" aria-label="Notes">{markdown(slide.notes)}</aside>' if with_notes and slide.notes else ""
+    title = render(slide.title).strip().removeprefix("<p>").removesuffix("</p>")
+    notes = f'<aside class="notes" aria-label="Notes">{render(slide.notes)}</aside>' if with_notes and slide.notes else ""
     return f"""<section class="{" ".join(filter(None, kinds))}" id="{number}" aria-label="Slide {number} of {count}">
 <div class="face"><{level}>{title}</{level}>
 <div class="body">
@@ -127,13 +150,12 @@ def face(slide, number, count, sitting, markdown, with_notes):
 """
 
 
-def page(path, builder, with_notes=True):
+def page(path, with_notes=True):
     """The HTML of one sitting. with_notes: False for a copy that students get: the notes have the answers."""
     slides = read_slides(path.read_text(encoding="utf-8"))
-    render = builder.Site(".").markdown.render
     sitting = slides[0].title
-    faces = [face(slide, k, len(slides), sitting, render, with_notes) for k, slide in enumerate(slides, 1)]
-    style = (HERE / "slides.css").read_text(encoding="utf-8") + builder.pygments_css()
+    faces = [face(slide, k, len(slides), sitting, markdown(), with_notes) for k, slide in enumerate(slides, 1)]
+    style = (HERE / "slides.css").read_text(encoding="utf-8") + colours_of_code()
     script = (HERE / "slides.js").read_text(encoding="utf-8")
     return f"""<!doctype html>
 <html lang="en">
@@ -160,12 +182,12 @@ def page(path, builder, with_notes=True):
 
 def build(out, sources=None, with_notes=True):
     """Write the HTML of the sittings into a folder -> list of the files written."""
-    out, builder = Path(out), site_builder()
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for path in sources or SOURCES:
         written.append(out / f"{path.stem}.html")
-        written[-1].write_text(page(path, builder, with_notes), encoding="utf-8")
+        written[-1].write_text(page(path, with_notes), encoding="utf-8")
     return written
 
 
