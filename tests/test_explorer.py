@@ -636,7 +636,7 @@ def test_p_moves_by_pointer_and_by_keys(visit):
     assert tab.evaluate("state.simplex.p[0]") > moved[0]
     tab.keyboard.press("Shift+ArrowUp")
     assert tab.evaluate("state.simplex.p[0]") > moved[0] + 0.04
-    for _ in range(40):  # never out of the triangle
+    for _ in range(14):  # never out of the triangle
         tab.keyboard.press("Shift+ArrowLeft")
     assert min(tab.evaluate("state.simplex.p")) > 0.004
     tab.keyboard.press("Home")
