@@ -186,14 +186,10 @@ def _append(path: Path, line: bytes) -> None:
     """Add a line to a file, to last. A line that a full disk cuts short is no line: see
     read_runs.
     """
-    try:
-        with open(path, "ab", buffering=0) as file:
-            while line:
-                line = line[file.write(line) :]
-            os.fsync(file.fileno())
-    except OSError as error:
-        error.filename = str(path)  # a full disk's error names no file
-        raise
+    with files.naming(path), open(path, "ab", buffering=0) as file:
+        while line:
+            line = line[file.write(line) :]
+        os.fsync(file.fileno())
 
 
 def matrix_file(job: Job) -> str:
