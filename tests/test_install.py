@@ -1,5 +1,7 @@
 """Files that come into a folder together: whatever is killed, all of them or none are there."""
 
+import contextlib
+import errno
 import json
 import os
 import shutil
@@ -121,6 +123,50 @@ def test_an_exception_leaves_everything_as_it_was(tmp_path):
     assert contents(tmp_path / "f") == {"a": "1"}
 
 
+def test_an_interrupt_at_any_moment_leaves_the_old_files_or_the_new_ones(tmp_path, monkeypatch):
+    """When the disk is waited for, which takes longest, the list of new files is there or not."""
+    sync = os.fsync
+    seen = set()
+    for stop in range(1, 20):
+        folder = tmp_path / str(stop)
+        put(folder, a="1", old="1", last__x="1")
+        left = [stop]
+
+        def interrupted(place, left=left):
+            left[0] -= 1
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            sync(place)
+
+        monkeypatch.setattr(os, "fsync", interrupted)
+        with contextlib.suppress(KeyboardInterrupt):
+            put(folder, a="2", b="2", last__x="2")
+        monkeypatch.setattr(os, "fsync", sync)
+        install.finish(folder, NAMES)
+        found = contents(folder)
+        assert found in ({"a": "1", "old": "1", "last/x": "1"}, {"a": "2", "b": "2", "last/x": "2"})
+        assert sorted(os.listdir(folder)) == sorted({name.partition("/")[0] for name in found})
+        seen.add(found["a"])
+        if left[0] > 0:  # it was not interrupted
+            break
+    assert left[0] > 0
+    assert seen == {"1", "2"}
+
+
+def test_a_full_disk_is_said_of_the_folder_not_of_the_list_in_it(tmp_path, monkeypatch):
+    """The list of new files is the last to be written, and no user knows it."""
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), source, None, target)
+
+    put(tmp_path, a="1")
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left") as found:
+        put(tmp_path, a="2")
+    assert found.value.filename == str(tmp_path)
+    assert contents(tmp_path) == {"a": "1"}
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -173,6 +219,20 @@ with install.replacing(sys.argv[2], ("a", "b", "last", "old")) as new:
         with open(new / name, "wb") as stream:
             stream.write(b"new")
 """
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "model.safetensors", "last"])
+def test_fit_replaces_nothing_unasked(tmp_path, name):
+    import numpy as np
+
+    import minimixce as mm
+
+    (tmp_path / name).write_text("mine")
+    model = mm.GPT(mm.GPTConfig(5, 4, 1, 1, 4), device="cpu")
+    batches = [(np.ones((1, 4), int), np.ones((1, 4), int))]
+    with pytest.raises(FileExistsError, match=f"already holds a run \\({name}\\)"):
+        mm.fit(model, batches, folder=tmp_path, progress=False)
+    assert contents(tmp_path) == {name: "mine"}
 
 
 def test_a_tokenizer_that_a_program_saved_itself_stays(tmp_path):

@@ -27,8 +27,8 @@ def replacing(
 
     names: of all files and folders that such a set may have; files of these names in `folder` that
     are not new are removed, except those in `keep`, and nothing else is touched. Where the context
-    ends with an exception, a full disk's included, `folder` is as it was. Makes `folder` where it
-    is missing.
+    ends with an exception, a full disk's included, `folder` is as it was; what is interrupted later
+    is left to `settle`. Makes `folder` where it is missing.
     """
     folder = Path(folder)
     finish(folder, names)
@@ -44,9 +44,13 @@ def replacing(
         content = files.to_json({"from": new.name, "files": listed, "remove": stale})
         files.write_atomically(folder / _PENDING, content.encode())
     except BaseException as error:
+        if is_pending(folder):  # interrupted a moment later: from now on the files count
+            raise
         if isinstance(error, OSError) and str(error.filename or "").startswith(str(new)):
             # the user knows the place that the file was for
             error.filename = str(folder / Path(error.filename).relative_to(new))
+        elif isinstance(error, OSError) and error.filename == str(folder / _PENDING):
+            error.filename = str(folder)
         shutil.rmtree(new, ignore_errors=True)
         if made:
             with contextlib.suppress(OSError):
@@ -81,6 +85,22 @@ def _sync_all(folder):
 def is_pending(folder: FilePath) -> bool:
     """Whether files are in `folder` that count as being in place and are not there yet."""
     return (Path(folder) / _PENDING).exists()
+
+
+def holds(folder: FilePath, name: str) -> bool:
+    """Whether the file `name` is in a folder, or counts as being in place there."""
+    folder = Path(folder)
+    new = folder.glob(f"{_NEW}*/{name}") if is_pending(folder) else ()
+    return (folder / name).exists() or any(new)
+
+
+def settle(folder: FilePath, names: Collection[str]) -> None:
+    """`finish`, under the folder's lock, where there is something to put in place; FileExistsError
+    where another process is at work in the folder.
+    """
+    if is_pending(folder):
+        with locked(folder):
+            finish(folder, names)
 
 
 def finish(folder: FilePath, names: Collection[str]) -> None:

@@ -178,10 +178,7 @@ def _dtype_of(vocab_size: int) -> np.dtype[Any]:
 
 def is_prepared(path: FilePath) -> bool:
     """Whether `path` is a folder of token files that load_corpus wrote."""
-    path = Path(path)
-    return (path / _DESCRIPTION).exists() or (
-        install.is_pending(path) and any(path.glob(f".new-*/{_DESCRIPTION}"))
-    )
+    return install.holds(path, _DESCRIPTION)
 
 
 @contextlib.contextmanager
@@ -280,9 +277,7 @@ def open_streams(folder: FilePath, verify: bool = False) -> Prepared:
     it was prepared.
     """
     folder = Path(folder)
-    if install.is_pending(folder):
-        with install.locked(folder):
-            install.finish(folder, NAMES)
+    install.settle(folder, NAMES)
     path = folder / _DESCRIPTION
     description = files.read_json(path)
     tokenizer = tokenizer_of(description.get("tokenizer", {}), path)

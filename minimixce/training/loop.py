@@ -23,7 +23,7 @@ from ..storage.shapes import Batch, FilePath, Loss, LossAndGrads
 from ..storage.validate import NotFinite, check_finite
 from ..training import timing
 from ..training.evaluation import check_batch, check_targets, evaluate
-from ..training.run import STATE_FILE, Run, settle
+from ..training.run import Run, found_in, settle
 from ..training.steps import (
     GroupStep,
     check_callable,
@@ -236,14 +236,11 @@ def _check_places(
     """Raise an error unless fit can keep the run in `folder` and measure it on `validation`."""
     if resume and folder is None:
         raise ValueError("resume=True needs the folder of the run")
-    new = not (resume or overwrite)
-    if (
-        folder is not None
-        and new
-        and any((Path(folder) / name).exists() for name in (STATE_FILE, "config.json"))
-    ):
+    there = None if folder is None else found_in(folder, tokenizer=False)
+    if there and not (resume or overwrite):
         raise FileExistsError(
-            f"{folder} already holds a run; choose another folder, or resume=True or overwrite=True"
+            f"{folder} already holds a run ({there}); choose another folder, or resume=True or"
+            " overwrite=True"
         )
     if validation is None:
         return

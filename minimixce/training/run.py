@@ -25,7 +25,6 @@ from ..optim import AdamW
 from ..storage import checkpoint, files, install
 from ..storage.journal import Journal
 from ..storage.shapes import Array, FilePath, Scalar
-from ..text import hugging_face
 from ..text.tokenizers import Tokenizer
 
 METRICS_FILE = "metrics.jsonl"
@@ -140,7 +139,7 @@ class Run:
         if self.folder is None:
             return
         # a tokenizer that a program put there itself stays
-        keep = TOKENIZER_NAMES if on_start is None else ()
+        keep = checkpoint.TOKENIZER_FILES if on_start is None else ()
         with install.replacing(self.folder, NAMES, keep) as new:
             if on_start is not None:
                 on_start(new)
@@ -263,13 +262,12 @@ def _check_measurements(path: Path, found: list[dict[str, Any]], step: int) -> N
             )
 
 
-TOKENIZER_NAMES = (text.TOKENIZER_FILE, hugging_face.TOKENIZER_JSON, hugging_face.CONFIG_JSON)
 # all that a run keeps in its folder, and may replace there
 NAMES = (
-    *TOKENIZER_NAMES,
+    *checkpoint.TOKENIZER_FILES,
     RUN_FILE,
-    "config.json",
-    "model.safetensors",
+    checkpoint.CONFIG_FILE,
+    checkpoint.WEIGHTS_FILE,
     STATE_FILE,
     METRICS_FILE,
     LAST,
@@ -277,9 +275,12 @@ NAMES = (
 )
 
 
-def found_in(folder: FilePath) -> str | None:
-    """The name of something in `folder` that a run would overwrite, or None."""
-    return next((name for name in NAMES if (Path(folder) / name).exists()), None)
+def found_in(folder: FilePath, tokenizer: bool = True) -> str | None:
+    """The name of something in `folder` that a run would replace, or None. tokenizer: whether one
+    counts, which a program may have put there for the run.
+    """
+    names = [name for name in NAMES if tokenizer or name not in checkpoint.TOKENIZER_FILES]
+    return next((name for name in names if os.path.lexists(Path(folder) / name)), None)
 
 
 def settle(folder: FilePath) -> None:
@@ -287,9 +288,7 @@ def settle(folder: FilePath) -> None:
 
     Raises FileExistsError where that run is still starting.
     """
-    if install.is_pending(folder):
-        with install.locked(folder):
-            install.finish(folder, NAMES)
+    install.settle(folder, NAMES)
 
 
 def open_folder(folder: FilePath, device: str = "auto") -> tuple[GPT, Tokenizer]:
@@ -325,7 +324,7 @@ def write_options(folder: FilePath, options: dict[str, Any], corpus: text.Corpus
 
 def _holds(folder, tokenizer):
     """Whether a run that goes on has its tokenizer's files already, which its model remembers."""
-    complete = all((Path(folder) / name).exists() for name in TOKENIZER_NAMES)
+    complete = all((Path(folder) / name).exists() for name in checkpoint.TOKENIZER_FILES)
     return complete and text.load_tokenizer(folder).fields() == tokenizer.fields()
 
 
