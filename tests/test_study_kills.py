@@ -20,9 +20,9 @@ from faults import driver, scenarios
 from faults.scenarios import MODEL, OUT, Scenario
 
 from minimixce import cli
-from minimixce.experiments import plots
+from minimixce.experiments import compare, plots, written
 from minimixce.experiments.synthetic import data as data_module
-from minimixce.experiments.synthetic import grid
+from minimixce.experiments.synthetic import grid, study
 from minimixce.storage import install
 
 CAMPAIGN = int(os.environ.get("MINIMIXCE_CAMPAIGN", "0"))
@@ -207,6 +207,30 @@ def test_no_link_to_a_folder_is_followed(tmp_path, capsys, command, link, listed
     assert cli.main([*f"{command} --overwrite".split(), "--out", str(tmp_path / OUT)]) == 2
     assert f"{OUT}/{link} is a link to a folder" in capsys.readouterr().err
     assert elsewhere.read_text() == MINE
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no names of open files")
+@pytest.mark.parametrize(
+    ("kind", "name", "inside"),
+    [(study._KIND, "matrices/a.json", ""), (compare._KIND, "mle_seed1", "/run.json")],
+)
+def test_what_is_removed_is_off_the_disk_before_it_is_no_longer_listed(
+    tmp_path, monkeypatch, kind, name, inside
+):
+    sync, synced = os.fsync, []
+
+    def told(place):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{place}")))
+        sync(place)
+
+    path = tmp_path / f"{name}{inside}"
+    written.begin(tmp_path, kind, [name])
+    path.parent.mkdir()
+    path.write_text("{}")
+    monkeypatch.setattr(os, "fsync", told)
+    written.begin(tmp_path, kind, [name], overwrite=True)
+    assert not path.exists()
+    assert path.parent in synced[:-2]  # and then the list, and the folder it is in
 
 
 def test_what_a_study_wrote_is_listed_and_only_that_is_replaced(tmp_path, monkeypatch):

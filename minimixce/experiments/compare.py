@@ -75,6 +75,7 @@ def compare(
             install.finish(out, _RESULTS)
         jobs = _jobs(o, out, runs, seeds)
         written.begin(out, _KIND, names, overwrite=overwrite)
+        # only now, when nothing is left of a study that is replaced
         _check_runs(jobs, out, folders)
         return _compare(o, out, jobs, folders, say)
 
@@ -305,6 +306,7 @@ def _remove(path: Path) -> None:
             for file in (path / name, path / run.LAST / name):
                 if file.is_file():
                     file.unlink()
+        files.sync_folder(path)  # or, after a crash, the run would be back and gone on with
     for folder in (path / run.LAST, path):
         with contextlib.suppress(OSError):  # something else is in it
             folder.rmdir()

@@ -288,8 +288,8 @@ def resumed(folder: FilePath, given: dict[str, Any], change: bool = False) -> Tr
 
     Raises ValueError for a given option that differs: FREE ones may, FIXED ones never, those of
     SAME_TEXT where run.check_corpus finds the text the same, all others with change=True. An
-    objective in a file must be given again: a folder that came from somebody
-    else may name any file, and what is run is what the call says.
+    objective in a file must be given again: a folder that came from somebody else may name any
+    file, and what is run is what the call says.
     """
     run.settle(folder)
     options = read_run(folder)

@@ -80,7 +80,8 @@ def begin(folder: FilePath, kind: Kind, names: Sequence[str], *, overwrite: bool
     if left:
         for name in left:
             kind.remove(folder / name)
-        files.sync_folder(folder)
+        for place in {folder, *((folder / name).parent for name in left)}:
+            files.sync_folder(place)
         _write(folder, kind, listed, [])
     _remove_temporaries(folder, listed)
 
