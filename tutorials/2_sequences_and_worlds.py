@@ -482,7 +482,8 @@ number = np.mean(like * np.exp(surprise))  # each stands for 1/P(x) sentences: Î
 # %% [markdown]
 # Three sentences whose surprise is nearest to the entropy: {{"; ".join(f'"{stories.text(text[i])}"' for i in middle)}}. Each is
 # about {{np.exp(entropy + mode_log_p):,.0f}} times less probable than the mode. But there are about
-# {{number / 1e6:.1f}} million sentences within one nat of the entropy, and together they hold {{100 * like.mean():.0f}} % of $P$.
+# {{number / 1e6:.1f}} million sentences within one nat of the entropy, and together they hold
+# {{100 * like.mean():.0f}} % of $P$.
 
 # %% tags=["check"]
 assert number > 100_000
