@@ -28,6 +28,15 @@ def notebooks():
     sys.path.remove(str(TUTORIALS))
 
 
+@pytest.fixture(scope="module")
+def mathml():
+    sys.path.insert(0, str(TUTORIALS / "_site"))
+    import mathml
+
+    yield mathml
+    sys.path.remove(str(TUTORIALS / "_site"))
+
+
 @functools.cache
 def cells(name):
     return jupytext.read(TUTORIALS / f"{name}.py").cells
@@ -140,6 +149,25 @@ def test_claims_are_checked_and_code_says_no_sentence(name):
     # an assertion that teaches may stay among what is shown
     assert sum("assert " in c.source for c in code if "check" not in tags(c)) <= 2
     assert any("fold" in tags(cell) for cell in code)
+
+
+@each_lesson
+def test_formulas_become_mathml(name, mathml):
+    text = "\n\n".join(cell.source for cell in cells(name) if cell.cell_type == "markdown")
+    text = re.sub(r"\{\{.*?\}\}", "1", text, flags=re.S)
+    found = re.findall(r"\$\$(.+?)\$\$", text, re.S)
+    found += re.findall(r"(?<!\$)\$([^$\n]+?)\$(?!\$)", text)
+    assert len(found) >= 3
+    for latex in found:
+        assert mathml.formula(latex).startswith("<math alttext=")
+
+
+@pytest.mark.parametrize(
+    "latex", [r"\nosuchcommand x", r"\begin{aligned} a &= b \\ c &= d \end{aligned}"]
+)
+def test_a_formula_that_cannot_be_shown_is_refused(latex, mathml):
+    with pytest.raises(ValueError, match="cannot be shown"):
+        mathml.formula(latex)
 
 
 # ---- from source to notebook ---------------------------------------------------------------------

@@ -32,7 +32,7 @@ extensions = [
 root_doc = "index"
 include_patterns = [
     "*.md",
-    "[1-9]_*.ipynb",
+    "[0-9]_*.ipynb",
     "api/*.rst",
     "assignments/README.md",
     "assignments/a?/README.md",

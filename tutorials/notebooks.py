@@ -23,7 +23,6 @@ from nbclient import NotebookClient
 HERE = Path(__file__).resolve().parent
 FORMAT = r"(?::([^:{}\[\]()\"']*))?"  # what follows the last colon, as in an f-string
 VALUE = re.compile(r"\{\{(.+?)" + FORMAT + r"\}\}", re.S)
-FOLDED = {"fold", "solution"}
 REPOSITORY = os.environ.get("MINIMIXCE_REPOSITORY", "")  # the address that notebooks install from; "" while there is none
 MISSING = "minimixce is not installed: run  pip install -e '.[plots]'  in its folder, then restart the kernel"
 
@@ -116,14 +115,11 @@ def finished(cells):
 
 
 def show(cell, count):
-    """Give a code cell its number, the fold that its tags ask for, and its picture's words to those who do not see it."""
+    """Give a code cell its number and the fold that its tags ask for."""
     cell.execution_count = count
     for output in cell.outputs:
         if "execution_count" in output:
             output["execution_count"] = count
-        picture = next((kind for kind in output.get("data", {}) if kind.startswith("image/")), None)
-        if picture:
-            cell.metadata["mystnb"] = {"image": {"alt": output["data"]["text/plain"], "align": "center"}}
     if "fold" in cell.metadata.get("tags", []):  # as myst-nb and JupyterLab call it
         cell.metadata["tags"] = [*cell.metadata["tags"], "hide-input"]
         cell.metadata["jupyter"] = {"source_hidden": True}
