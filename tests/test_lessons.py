@@ -69,7 +69,8 @@ def test_tables_keep_their_lines(capsys):
 
 
 def test_a_terminal_without_greek_shows_a_question_mark_and_an_import_changes_nothing():
-    code = "import sys; from minimixce import lessons; print(sys.stdout.errors); lessons.table(['η'], [])"
+    code = "import sys; from minimixce import lessons; print(sys.stdout.errors)"
+    code += "; lessons.table(['η'], [])"
     result = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},

@@ -11,7 +11,6 @@ edit pages there and open lessons in the browser.
 """
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,8 @@ try:
     import sphinx_copybutton  # noqa: F401
     from latex2mathml.converter import convert  # noqa: F401
 
-    from notebooks import execute as execute_notebook, to_notebook
+    from notebooks import execute as execute_notebook
+    from notebooks import to_notebook
 except ImportError as error:
     sys.exit(f'the site needs {error.name}: pip install -e ".[site]"')
 
