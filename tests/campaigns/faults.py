@@ -163,7 +163,7 @@ def places_of(mode, every, operations, seed):
 
 
 def work_of(pool, options, seed):
-    """Yield the tasks of a campaign, kills first."""
+    """Yield the tasks of a campaign: all kills, and some of every other line, come first."""
     names = [name for name in PLAN if options.only in name]
     operations = dict(pool.map(operations_of, names))
     plan = [(name, mode, every) for name in names for mode, every in PLAN[name].items()]
@@ -172,10 +172,14 @@ def work_of(pool, options, seed):
         seeds = range(seed % 10**6, seed % 10**6 + options.folders)
         for k in range(0, len(seeds), AT_ONCE):
             yield of_folders, seeds[k : k + AT_ONCE]
+    later = []
     for name, mode, every in plan:
         places = places_of(mode, every, operations[name], seed)
-        for k in range(0, len(places), AT_ONCE):
-            yield of_command, name, mode, places[k : k + AT_ONCE]
+        parts = [places[k : k + AT_ONCE] for k in range(0, len(places), AT_ONCE)]
+        now = len(parts) if mode == "kill" else 1
+        yield from ((of_command, name, mode, part) for part in parts[:now])
+        later += [(of_command, name, mode, part) for part in parts[now:]]
+    yield from later
 
 
 def run(options, seed):
