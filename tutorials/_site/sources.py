@@ -18,6 +18,12 @@ import explorer
 HERE = Path(__file__).resolve().parent.parent
 ROOT = HERE.parent
 LESSONS = sorted(path.stem for path in HERE.glob("[0-9]_*.py"))
+# what of the explorer a lesson's page shows before its summary: the view, and what it is called
+EMBEDDED = {
+    "1": ("simplex", "The triangle, with a P that you can move"),
+    "4": ("tree", "The tree of prefixes, with the costs to go"),
+    "6": ("context", "One context, with an η that you can turn"),
+}
 EVENING = [name for name in LESSONS if name[0] in "136"]
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?![a-z]+:|#)([^)\s]+)\)")
 _logger = logging.getLogger(__name__)
@@ -149,10 +155,24 @@ def trails(name):
     )
 
 
+def with_explorer(cells, name):
+    """The cells of a lesson, with its view of the explorer, folded, before the summary."""
+    view, title = EMBEDDED.get(name[0], ("", ""))
+    frame = (
+        f"<details>\n<summary>{title}</summary>\n"
+        f'<iframe class="explorer" src="explorer.html?view={view}" title="{title}" loading="lazy">'
+        "</iframe>\n</details>"
+    )
+    for cell in cells:
+        if view and "".join(cell["source"]).startswith("## Summary"):
+            yield _markdown(frame)
+        yield cell
+
+
 def read_notebook(text, name, pages):
     """The JSON of a lesson's notebook -> the JSON that the site shows."""
     notebook = json.loads(text)
-    cells = notebook["cells"]
+    cells = list(with_explorer(notebook["cells"], name))
     for cell in cells:
         if cell["cell_type"] == "markdown":
             cell["source"] = redirect("".join(cell["source"]), name, pages)
