@@ -164,9 +164,11 @@ def with_explorer(cells, name):
         "</iframe>\n</details>"
     )
     for cell in cells:
-        if view and "".join(cell["source"]).startswith("## Summary"):
-            yield _markdown(frame)
-        yield cell
+        before, heading, after = "".join(cell["source"]).partition("## Summary\n")
+        if view and heading:
+            yield from map(_markdown, (before, frame, heading + after))
+        else:
+            yield cell
 
 
 def read_notebook(text, name, pages):
