@@ -19,6 +19,7 @@ import traceback
 from pathlib import Path
 
 from minimixce import cli
+from minimixce.cli import program  # noqa: F401, so that children need not
 from minimixce.experiments import compare, jobs, plots  # noqa: F401, so that children need not
 from minimixce.experiments.synthetic import study  # noqa: F401
 
@@ -40,7 +41,8 @@ def run_command(request, log):
         ctypes.CDLL(None).faults_set(folder.encode(), ctypes.c_long(at), mode.encode(), log)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDED)
-        status = cli.main(request["argv"])
+        sys.argv[:] = ["minimixce", *request["argv"]]
+        status = cli.main()  # as a program: with words it would leave Ctrl-C to its caller
     except SystemExit as stop:  # argparse
         status = stop.code
     except KeyboardInterrupt as error:
