@@ -37,9 +37,10 @@ from minimixce.lessons import (
 # and nothing else. A transformer sees all earlier tokens. To train it you need the derivative of one number, the loss,
 # with respect to each of its thousands of parameters.
 #
-# A transformer turns each token into a row of $C$ numbers, its *channels*. Layer after layer makes new rows of them, and
-# the last layer makes of each row a score for every token that could come next, the [logits](glossary.md#logits). A batch
-# of $B$ sequences of $T$ tokens has $N = B \cdot T$ rows. So what passes from layer to layer is an array of shape $(N, C)$.
+# A transformer turns each [token](glossary.md#token) into a row of $C$ numbers, its *channels*. Layer after layer makes new
+# rows of them, and the last layer makes of each row a score for every token that could come next, the
+# [logits](glossary.md#logits). A batch of $B$ sequences of $T$ tokens has $N = B \cdot T$ rows. So what passes from layer to
+# layer is an array of shape $(N, C)$.
 #
 # Everything below is plain NumPy. `one_file` is [one_file.py](one_file.py), the way from text to a trained model in one
 # readable file; the package's own [layers.py](../minimixce/layers.py) computes the same, faster. A test holds the two
@@ -48,8 +49,8 @@ from minimixce.lessons import (
 # %% [markdown]
 # ## First sitting: the layers
 #
-# One rule, and then one layer after the other: linear, layer norm, GELU, softmax, embedding. Each is derived, shown as it
-# stands in the code, and checked on the spot.
+# One rule, and then one layer after the other: linear, layer norm, GELU, softmax, embedding. Each is derived, shown as
+# code, and checked on the spot.
 #
 # ## What a backward pass has to find
 #
@@ -197,9 +198,9 @@ assert np.allclose(db_of_both, 2 * db)
 # $dy_i$; and $dn_i = dy_i\, \text{weight}_i$. What remains is to get from `dn` to `dx` within one row. From $x_j$ there are
 # three roads to the $n_i$:
 #
-# 1. **Its own place.** $x_j$ stands in $n_j$, with slope $r$.
-# 2. **The mean.** $\partial \mu / \partial x_j = 1/C$, and $\mu$ stands in every $n_i$ with slope $-r$: together $-r/C$.
-# 3. **The scale** $r$, which stands in every $n_i$ too, with slope $x_i - \mu$.
+# 1. **Its own place.** $x_j$ appears in $n_j$, with slope $r$.
+# 2. **The mean.** $\partial \mu / \partial x_j = 1/C$, and $\mu$ appears in every $n_i$ with slope $-r$: together $-r/C$.
+# 3. **The scale** $r$, which appears in every $n_i$ too, with slope $x_i - \mu$.
 
 # %% [markdown]
 # The third road, step by step. The variance is $v = \frac{1}{C} \sum_i (x_i - \mu)^2$. Moving $x_j$ also moves the $\mu$ in
@@ -216,7 +217,7 @@ assert np.allclose(db_of_both, 2 * db)
 #
 # $$dx_j = r \left( dn_j - \frac{1}{C} \sum_i dn_i - n_j \, \frac{1}{C} \sum_i dn_i n_i \right)$$
 #
-# Both sums with $1/C$ are means over the row. That is how they stand in the code.
+# Both sums with $1/C$ are means over the row, and so the code calls them.
 
 # %%
 source(one_file.layer_norm, one_file.layer_norm_backward)
@@ -288,14 +289,14 @@ assert report.ok
 #
 # Softmax makes probabilities of scores: $p_i = e^{x_i} / Z$ with $Z = \sum_k e^{x_k}$. Take the logarithm first, because
 # it separates the two roads: $\log p_i = x_i - \log Z$. The first term contains $x_j$ only if $i = j$. For the second,
-# $\partial \log Z / \partial x_j = e^{x_j} / Z = p_j$. And $p_i$ itself moves $p_i$ times as fast as its logarithm. So,
-# writing $1_{i=j}$ for 1 if $i = j$ and 0 otherwise,
+# $\partial \log Z / \partial x_j = e^{x_j} / Z = p_j$. And $p_i$ itself moves $p_i$ times as fast as its logarithm,
+# whose slope is $1/p_i$. So, writing $1_{i=j}$ for 1 if $i = j$ and 0 otherwise,
 #
 # $$\frac{\partial \log p_i}{\partial x_j} = 1_{i=j} - p_j$$
 #
 # $$\frac{\partial p_i}{\partial x_j} = p_i \, (1_{i=j} - p_j)$$
 #
-# Sum over the roads, and take out $p_j$, which stands in both terms:
+# Sum over the roads, and take out $p_j$, which is in both terms:
 #
 # $$dx_j = \sum_i dp_i\, p_i\, (1_{i=j} - p_j)$$
 #
@@ -344,8 +345,8 @@ assert np.allclose(dx, p - onehot)
 #
 # The first layer looks up a row of a table for each token: `x = W[tokens]`, with `W` of shape $(V, C)$. That is the
 # product of one-hot rows with $W$, so by the linear layer $dW = \text{onehot}^\top dx$. Row $v$ of `dW` is the sum of the `dx`
-# of all places where token $v$ stood. The row of a token that stands in two places has two roads from there. The row of a
-# token that does not occur has none: its derivative is zero.
+# of all places where token $v$ stood. The row of a token that occurs twice has roads from both places. The row of a token
+# that does not occur has none: its derivative is zero.
 #
 # A second table has a row for each position of a sequence, first, second and so on, and this row is added to `x`, so that
 # the model knows the order. Position $t$ occurs once in each sequence, so the derivative of its row is a sum over the $B$
@@ -370,7 +371,7 @@ by_product = np.eye(4)[tokens].T @ dx  # (V,N) @ (N,C) -> (V,C)
 #
 # Right. For tokens {{tokens}} and a `dx` of ones, `dW[tokens] += dx` gives {{short.ravel()}}, but the sum is
 # {{by_product.ravel()}}. The short form reads every row, adds, and writes every row; of the two writes to row 2, the second
-# covers the first. `np.add.at(dW, tokens, dx)` adds one after another, a *scatter-add*. It stands in the code below.
+# covers the first. `np.add.at(dW, tokens, dx)` adds one after another, a *scatter-add*. The code below uses it.
 #
 # </details>
 
@@ -393,7 +394,7 @@ assert not np.array_equal(short, by_product)
 # %%
 def tied(wte):
     x = wte[tokens]  # (V,C) -> (N,C)
-    logits, head = one_file.linear(x, wte.T, 0)  # (N,V)
+    logits, head = one_file.linear(x, wte.T, 0)  # (N,V); no bias
     return logits, (wte, head)
 
 
@@ -656,7 +657,7 @@ def model_forward(*values):
 def check_model(backward):
     """Gradcheck of the whole model with this backward, one line a tensor."""
 
-    def model_backward(dloss, kept):
+    def model_backward(dloss, kept):  # the loss is one number, and so is its dy
         params, dlogits, cache = kept
         return tuple(backward(params, dloss * dlogits, cache, n_head).values())
 
@@ -691,7 +692,7 @@ def broken_backward(place, right, wrong):
     """one_file.backward, but it calls `wrong` instead of `right` for the cache called `place`"""
 
     def backward(params, dlogits, cache, n_head):
-        def either(dy, layer_cache, *sizes):
+        def either(dy, layer_cache, *sizes):  # sizes: attention's B, T and n_head
             return (wrong if layer_cache is cache[place] else right)(dy, layer_cache, *sizes)
 
         with mock.patch.object(one_file, right.__name__, either):  # until this backward is done
@@ -751,7 +752,7 @@ transformer.draw_errors(
 # **From the output, go down to the first wrong tensor. Either its own line is wrong, its `dW` or `db`. Or the `dy` that
 # came there was: then look at what the backward did between the last right tensor and this one.**
 #
-# - Here `mlp.c_proj.weight` above the line is right, `mlp.c_fc.bias` below it is wrong, and between them stands `gelu`.
+# - Here `mlp.c_proj.weight` above the line is right, `mlp.c_fc.bias` below it is wrong, and between them is `gelu`.
 # - To decide between the two cases look further down. If all upstream is right, the `dx` of this layer is right, so its
 #   `dy` was: its `dW` or `db` is wrong.
 # - `wte.weight` is at both ends. Its output part is right here, but it is added to an input part that is not.
@@ -791,7 +792,8 @@ assert 0.9 < cosine < 1 - 1e-6
 # $R = -\sum_x Q(x) \log P(x)$ the weight is $w(x) = -Q(x) \log P(x)$, because the derivative of $Q$ in $\log Q$ is $Q$.
 # Nothing in this asks what made the logits. It was a table then; now it is a transformer. Give the derivative to its
 # backward as `dlogits`, and every parameter gets its exact gradient: no sampling, no estimator. Here it is, with one row of
-# the batch for each sequence that the model can write.
+# the batch for each sequence that the model can write. (The sum over $x$ needs no line: parameters are shared by all rows,
+# so the backward adds up what comes from each.)
 
 # %%
 world = mm.worlds.agreement()
@@ -816,9 +818,9 @@ gap = max(np.abs(grads[name] - exact_grads[name]).max() for name in grads)
 assert gap < 1e-9 * max(np.abs(g).max() for g in grads.values())
 
 # %% [markdown]
-# The untrained model writes tokens at random, and each impossible one costs as much as the floor of $\log P$ says; hence
-# the large value. Is the gradient right? Move one parameter, and compute the whole sum over all sequences again. Here we
-# do it for the largest element of three tensors, and for the two KLs as well.
+# The untrained model writes tokens at random, and each impossible one costs as much as the [floor](glossary.md#floor) of
+# $\log P$ says; hence the large value. Is the gradient right? Move one parameter, and compute the whole sum over all
+# sequences again. Here we do it for the largest element of three tensors, and for the two KLs of the next section as well.
 
 
 # %%
@@ -856,7 +858,7 @@ assert all(np.isclose(by_hand, by_numbers, rtol=1e-4) for _, by_hand, by_numbers
 #
 # Now train. The best bigram by maximum likelihood puts nearly a quarter of its probability on impossible sentences, with
 # infinitely many data: no bigram can be $P$. A transformer can come very near to it. It is trained with the exact gradients
-# of two objectives: the forward cross-entropy $F$ (maximum likelihood), and the two KLs,
+# of two objectives: the forward cross-entropy $F$ (maximum likelihood), and the two [KLs](glossary.md#kl-divergence),
 # $\frac{1}{2} \text{KL}(P \| Q) + \frac{1}{2} \text{KL}(Q \| P)$.
 
 
@@ -904,7 +906,7 @@ transformer.draw_sentences({label: sentence_probs(model) for label, model in {"P
 # %% [markdown]
 # {{compared_exactly(models)}}
 #
-# (Validity is the probability of writing a possible sentence; the others are in nats.)
+# ([Validity](glossary.md#validity) is the probability of writing a possible sentence; the others are in nats.)
 
 # %% tags=["check"]
 assert sentence_probs(bigram)[: len(VALID)].sum() < 0.77
@@ -937,7 +939,8 @@ assert [VALID[i].startswith("cat ") for places in groups.values() for i in place
 # model first takes shelter in a few that are possible, and comes back for the others later. Whether it comes back for all
 # of them depends on its first parameters and on the learning rate: exercise 6.
 #
-# Where does the memory sit? After "here" the last token is the same, whoever sleeps. Only attention can fetch the noun.
+# Where does the memory sit? After "here" the last token is the same for one cat and for several. Only attention can
+# fetch the noun.
 
 
 # %%
