@@ -217,7 +217,7 @@ assert np.allclose(db_of_both, 2 * db)
 #
 # $$dx_j = r \left( dn_j - \frac{1}{C} \sum_i dn_i - n_j \, \frac{1}{C} \sum_i dn_i n_i \right)$$
 #
-# Both sums with $1/C$ are means over the row, and so the code calls them.
+# Both sums with $1/C$ are means over the row, as in the code.
 
 # %%
 source(one_file.layer_norm, one_file.layer_norm_backward)
