@@ -50,8 +50,8 @@ from minimixce.lessons import (
 world, T = mm.worlds.agreement(), MAX_LEN
 V = world.vocab_size
 every = mm.exact.sequences(V, T)  # (n, T+1): every sequence there is, laid out as in lesson 2
-inputs, targets = world.batch(every)  # (n, T−1) each: the token before, the token drawn; −1 after the end
-log_P = world.log_prob(every, floored=True)  # (n,): an impossible token has log_p_floor in place of −∞
+inputs, targets = world.batch(every)  # (n, T−1) each: token before, token drawn; then −1
+log_P = world.log_prob(every, floored=True)  # (n,): log_p_floor for an impossible token
 
 # %% [markdown]
 # The model is the best bigram by [maximum likelihood](glossary.md#maximum-likelihood-mle), which is counting, blended
@@ -137,7 +137,8 @@ by_hand = {
 # %%
 def exact(z, objective, method="list"):
     """The package's value and gradient at logits z"""
-    loss, grads = mm.exact.loss_and_grads(with_logits(z), world, T, objective=objective, method=method)
+    model = with_logits(z)
+    loss, grads = mm.exact.loss_and_grads(model, world, T, objective=objective, method=method)
     return loss, grads["logits"]
 
 
@@ -198,11 +199,12 @@ assert after[number] > Q[number]
 
 # %% [markdown]
 # Here are the package's own lines. First $\varphi$ and $w$ for many sequences at once: `x` holds their
-# log-probabilities under $Q$ and $P$. (For $R$ the two are the same number, and without the $+1$ for the KL
-# divergence as well.)
+# log-probabilities under $Q$ and $P$. (For $R$, $\varphi$ and $w$ are the same number. So they are for the KL
+# divergence, once the $+1$ is left out.)
 
 # %%
-source(mm.objectives.OBJECTIVES["reverse_ce"].terms, mm.objectives.OBJECTIVES["reverse_kl"].terms)
+objectives = mm.objectives.OBJECTIVES
+source(objectives["reverse_ce"].terms, objectives["reverse_kl"].terms)
 
 # %% [markdown]
 # Then the list, for some of its rows. Look for three places. `model.forward` gives the logits at all positions, and
@@ -239,7 +241,7 @@ source(exact_list._sum_over_rows)
 # For example, at the prefix "cat here" and for $R$:
 
 # %%
-cat, cats, here, sleeps, sleep = range(1, 6)
+cat, cats, here, sleeps, sleep = range(1, 6)  # the tokens of the words
 w = -Q * log_P
 through = (every[:, 1] == cat) & (every[:, 2] == here)  # (n,): the sequences that begin with it
 following = every[through, 3]  # the token that each of them has next
@@ -263,6 +265,7 @@ assert by_tree[sleep] > 0
 # prefix: what goes into its logits, and what does it tell the prefix above? This is the rule of the weights. It
 # handles $n$ prefixes at once: `log_q_next` is $\log Q(v|h)$, $(n,V)$; `from_children` is the $W(hv)$ that came from
 # below; `ended` says which children are whole sequences, with a weight $w(x)$ of their own.
+# (`sums` adds up the value of the objective on the way.)
 
 # %%
 source(exact_tree.by_sequence_weights)
@@ -326,13 +329,13 @@ assert all(np.allclose(tree_gradients[name], by_hand[name]) for name in by_hand)
 # In the package it is one more rule. `from_children` is now $U(hv)$, and what it tells the prefix above is $U(h)$:
 
 # %%
-source(mm.objectives.OBJECTIVES["reverse_ce"].cost, mm.objectives.OBJECTIVES["reverse_kl"].cost, exact_tree.by_cost_to_go)
+source(objectives["reverse_ce"].cost, objectives["reverse_kl"].cost, exact_tree.by_cost_to_go)
 
 # %% [markdown]
 # Take $R$, and begin at the end: after "cat here" the token to come is the last that is drawn, so $U(hv) = 0$.
 
 # %%
-log_p = world.tables(np).log_p_floored  # (states,V): log P(v|h), for the state that h leads to
+log_p = world.tables(np).log_p_floored  # (states,V): log P(v|h), h being in that state
 after_cat = world.next_state[0, cat]  # where the world is after "cat"
 after_cat_here = world.next_state[after_cat, here]
 cost = -log_p[after_cat_here]  # (V,): c(v|h) + 0
@@ -459,7 +462,8 @@ assert furthest < 1e-9
 
 # %%
 def positions_of_list(V, T):
-    return sum((V - 1) ** k * min(k + 1, T - 1) for k in range(T))  # k words, then the boundary unless it is forced
+    # k words, then the boundary unless it is forced
+    return sum((V - 1) ** k * min(k + 1, T - 1) for k in range(T))
 
 
 def prefixes_of_tree(V, T):
@@ -482,7 +486,9 @@ assert np.isclose(positions_of_list(63, 22) / prefixes_of_tree(63, 22), (22 - 1)
 
 # %%
 stories, long = mm.worlds.stories(), 22
-programmed = {name: mm.exact.bigram_loss_and_grads(z, world, objective=name, max_len=T)[1] for name in by_hand}
+programmed = {}
+for name in by_hand:
+    _, programmed[name] = mm.exact.bigram_loss_and_grads(z, world, objective=name, max_len=T)
 uniform = np.zeros((stories.vocab_size,) * 2)  # logits
 story_KL, _ = mm.exact.bigram_loss_and_grads(uniform, stories, objective="reverse_kl", max_len=long)
 
@@ -636,7 +642,7 @@ def descend(gradient):
 ends = {
     "MLE": optimal_table("forward_ce"),
     "token level": descend(lambda model: token_level(model)[1]),
-    "sequence level": descend(lambda model: exact(model.params["logits"], "reverse_kl", method="tree")[1]),
+    "sequence level": descend(lambda model: exact(model.params["logits"], "reverse_kl", "tree")[1]),
 }
 measured = {name: mm.exact.measure(end, world, T) for name, end in ends.items()}
 
@@ -648,6 +654,11 @@ table(["ends at", "KL(Q‖P), nats", "written that is possible"], rows)
 # %% tags=["check"]
 assert measured["sequence level"]["validity"] > 0.95 > 0.9 > measured["token level"]["validity"]
 assert measured["sequence level"]["reverse_kl"] < measured["token level"]["reverse_kl"] - 5
+q_ends = {name: softmax(end.params["logits"]) for name, end in ends.items()}
+assert q_ends["token level"][here, sleeps] > 0.95
+assert q_ends["sequence level"][here, sleeps] > 0.95
+assert q_ends["sequence level"][cats, here] < 0.05
+assert abs(sentence_probs(ends["token level"])[5] - 0.2) < 0.01  # "cats here sleeps", as the picture's words say
 
 # %% [markdown]
 # Both settle on "sleeps" after "here". The token-level gradient leaves it at that, and still writes "cats here
