@@ -91,7 +91,7 @@ def draw_errors(sizes: Any, raw: dict[str, Any], scaled: dict[str, Any]) -> None
         fig,
         "Errors against samples. As they come: the unbiased fall about as 1/n from far above 1,"
         " Gumbel-softmax at τ = 1 stays near 0.5. At the best multiplier all are below 1, and RLOO"
-        " meets Gumbel-softmax at 16 samples.",
+        " passes Gumbel-softmax before 16 samples.",
     )
 
 
