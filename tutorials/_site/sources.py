@@ -61,6 +61,7 @@ api
 
 glossary
 math
+estimating_kl
 map
 code
 synthetic
