@@ -25,7 +25,7 @@ from minimixce.lessons import INVALID, MAX_LEN, VALID, as_markdown, optimal_tabl
 #
 # Here is a language with four sentences. A noun, "cat" or "cats"; perhaps "here"; then the verb, which agrees with
 # the noun. Because somebody wrote this language down, every probability in it is known. Such a known distribution is
-# called a *world*, and its probabilities are called $P$.
+# called a *[world](glossary.md#world)*, and its probabilities are called $P$.
 
 # %%
 world = mm.worlds.agreement()
@@ -35,9 +35,10 @@ table(["sentence", "P(sentence)"], [[text, f"{p:.2f}"] for text, p in zip(VALID,
 
 # %% [markdown]
 # Now a model of this language, whose probabilities are called $Q$. It is the simplest there is, a *bigram*: a table
-# with one row for each word, which holds the probabilities of the next word. It is trained by *maximum likelihood*
-# (MLE): among all such tables, the one that makes sentences drawn from $P$ as probable as can be. `optimal_table`
-# does this with the exact expectation over $P$, so it is as if the training data were endless.
+# with one row for each word, which holds the probabilities of the next word. It is trained by *[maximum
+# likelihood](glossary.md#maximum-likelihood-mle)* (MLE): among all such tables, the one that makes sentences drawn
+# from $P$ as probable as can be. `optimal_table` does this with the exact expectation over $P$, so it is as if the
+# training data were endless.
 #
 # Eight sentences that this model writes (`MAX_LEN` is the greatest length, a sentence's end included):
 
@@ -51,8 +52,8 @@ impossible = 1 - float(mm.exact.measure(model, world, MAX_LEN)["validity"])
 table(["the model wrote", "can P write it?"], [[world.text(r), "yes" if ok else "✗ never"] for r, ok in zip(rows, possible)])
 
 # %% [markdown]
-# Marked: {{8 - possible.sum()}} of 8. Eight are few, but this world is small enough to add up every sentence there is: the
-# model writes something impossible with probability {{impossible:.2f}}.
+# Marked: {{8 - possible.sum()}} of 8. Eight are few, but this world is small enough to add up every sentence there
+# is: the model writes something impossible with probability {{impossible:.2f}}.
 
 # %% tags=["check"]
 assert 0.23 < impossible < 0.25
@@ -66,8 +67,8 @@ after = np.exp(model.params["logits"][world.words.index("here")])
 after /= after.sum()  # the softmax of one row
 
 # %% [markdown]
-# Whichever noun came before "here", $Q(\text{sleeps} \mid \text{here})$ is {{after[world.words.index("sleeps")]:.2f}} and
-# $Q(\text{sleep} \mid \text{here})$ is {{after[world.words.index("sleep")]:.2f}}.
+# Whichever noun came before "here", $Q(\text{sleeps} \mid \text{here})$ is {{after[world.words.index("sleeps")]:.2f}}
+# and $Q(\text{sleep} \mid \text{here})$ is {{after[world.words.index("sleep")]:.2f}}.
 
 # %% [markdown]
 # More data would not help, nor more steps. This is the best bigram *in the sense of maximum likelihood*, and that is
@@ -77,9 +78,9 @@ after /= after.sum()  # the softmax of one row
 #
 # ## Who draws, and who judges
 #
-# Seeing $x$ with probability $p$ costs a *surprise* of $-\log p$ (natural logarithm; the unit is the *nat*). A sure
-# thing costs nothing, an impossible one infinitely much. Take the mean surprise when one distribution draws $x$ and
-# another one judges it:
+# Seeing $x$ with probability $p$ costs a *surprise* of $-\log p$ (natural logarithm; the unit is the
+# *[nat](glossary.md#nats)*). A sure thing costs nothing, an impossible one infinitely much. Take the mean surprise
+# when one distribution draws $x$ and another one judges it:
 #
 # $$ F = -\sum_x P(x) \log Q(x) \quad \text{the forward cross-entropy: the data draw, the model judges} $$
 #
@@ -90,8 +91,9 @@ after /= after.sum()  # the softmax of one row
 # first is never put to them.
 
 # %% [markdown]
-# If the same distribution draws and judges, the mean surprise is its *entropy*, $H(P) = -\sum_x P(x) \log P(x)$. A
-# *KL divergence* is what a judge loses by not being the one who draws:
+# If the same distribution draws and judges, the mean surprise is its *[entropy](glossary.md#entropy)*,
+# $H(P) = -\sum_x P(x) \log P(x)$. A *[KL divergence](glossary.md#kl-divergence)* is what a judge loses by not being
+# the one who draws:
 #
 # $$
 # \mathrm{KL}(P \| Q) = F - H(P), \qquad \mathrm{KL}(Q \| P) = R - H(Q).
@@ -134,8 +136,8 @@ best = {name: grid[values.argmin()] for name, values in quantities(grid).items()
 # %% [markdown]
 # <details><summary>R too is least at P, and is then the entropy of P</summary>
 #
-# It goes lower: at P it is {{quantities(P)["R"]:.3f}}, and putting everything on A makes it {{-np.log(P[0]):.3f}}. Look under
-# the other answer.
+# It goes lower: at P it is {{quantities(P)["R"]:.3f}}, and putting everything on A makes it {{-np.log(P[0]):.3f}}.
+# Look under the other answer.
 #
 # </details>
 # <details><summary>R is least where everything is on A, the likeliest outcome</summary>
@@ -144,7 +146,8 @@ best = {name: grid[values.argmin()] for name, values in quantities(grid).items()
 #
 # {{as_markdown(["", "least value", "at Q ="], [[name, f"{quantities(Q)[name]:.3f}", Q] for name, Q in best.items()])}}
 #
-# The least $R$ is the surprise of A alone, {{-np.log(P[0]):.3f}} nats, below the entropy of $P$, {{quantities(P)["F"]:.3f}}.
+# The least $R$ is the surprise of A alone, {{-np.log(P[0]):.3f}} nats, below the entropy of $P$,
+# {{quantities(P)["F"]:.3f}}.
 #
 # </details>
 
@@ -261,8 +264,9 @@ assert not np.allclose(slopes["R"], slopes["KL(Q‖P)"], atol=0.01)
 # </details>
 # <details><summary>It lies at P</summary>
 #
-# Yes, at $Q$ = {{best["KL(Q‖P)"]}}, like the minimum of $\mathrm{KL}(P \| Q)$. As long as $Q$ is free, the two divergences
-# have the same minimum, and nothing is dropped. They part when $Q$ is restricted, so that it cannot be $P$.
+# Yes, at $Q$ = {{best["KL(Q‖P)"]}}, like the minimum of $\mathrm{KL}(P \| Q)$. As long as $Q$ is free, the two
+# divergences have the same minimum, and nothing is dropped. They part when $Q$ is restricted, so that it cannot be
+# $P$.
 #
 # </details>
 
@@ -272,8 +276,8 @@ assert not np.allclose(slopes["R"], slopes["KL(Q‖P)"], atol=0.01)
 #
 # One matter must be settled before. $R$ and $\mathrm{KL}(Q \| P)$ are infinite as soon as $Q$ gives any probability
 # to what is impossible, and an infinite number tells no two models apart. So inside them, here as in the authors'
-# code, an impossible word counts as if it had probability $10^{-30}$. This is the *floor*. The price of such a word,
-# $-\log 10^{-30}$, is high but finite.
+# code, an impossible word counts as if it had probability $10^{-30}$. This is the *[floor](glossary.md#floor)*. The
+# price of such a word, $-\log 10^{-30}$, is high but finite.
 
 # %%
 best_bigram = {"KL(P‖Q)": optimal_table("forward_kl"), "KL(Q‖P)": optimal_table("reverse_kl")}
@@ -296,9 +300,9 @@ table(
 simplex.draw_two_bigrams(sentence_probs(world), {"least KL(P‖Q)": covering, "least KL(Q‖P)": seeking})
 
 # %% [markdown]
-# The first covers all four sentences and pays with {{covering[4:6].sum():.2f}} on {{" and ".join(INVALID)}}. The second
-# writes nothing impossible and pays by never writing {{" or ".join(dropped)}}. (Its $\mathrm{KL}(P \| Q)$ in the table has
-# no upper limit: the longer the training, the less is left on what it drops.)
+# The first covers all four sentences and pays with {{covering[4:6].sum():.2f}} on {{" and ".join(INVALID)}}. The
+# second writes nothing impossible and pays by never writing {{" or ".join(dropped)}}. (Its $\mathrm{KL}(P \| Q)$ in
+# the table has no upper limit: the longer the training, the less is left on what it drops.)
 
 # %% tags=["check"]
 assert covering[:4].min() > 0.05  # covers all that is possible …
@@ -375,8 +379,8 @@ of_divergences = grid[(eta * values["KL(P‖Q)"] + (1 - eta) * values["KL(Q‖P)
 of_cross_entropies = grid[(eta * values["F"] + (1 - eta) * values["R"]).argmin()]
 
 # %% [markdown]
-# At $\eta$ = {{eta}}, with $P$ = {{P}}, the mixture of cross-entropies is least at $Q$ = {{of_cross_entropies}}, that of the
-# divergences at $Q$ = {{of_divergences}}.
+# At $\eta$ = {{eta}}, with $P$ = {{P}}, the mixture of cross-entropies is least at $Q$ = {{of_cross_entropies}}, that
+# of the divergences at $Q$ = {{of_divergences}}.
 
 # %% tags=["check"]
 assert np.allclose(of_divergences, P)
@@ -473,8 +477,8 @@ assert unseen > 0.5
 found = quantities(np.array([0.5, 0.5, 0.0]), P=np.array([0.5, 0.25, 0.25]))
 
 # %% [markdown] tags=["solution"]
-# In units of $\log 2$: {{", ".join(f"{name} {value / np.log(2):.2f}" for name, value in found.items())}}. Where the answer
-# is ∞ stands a large number: the code reads 0 as $10^{-30}$.
+# In units of $\log 2$: {{", ".join(f"{name} {value / np.log(2):.2f}" for name, value in found.items())}}. Where the
+# answer is ∞ stands a large number: the code reads 0 as $10^{-30}$.
 
 # %% [markdown] tags=["solution"]
 # **Solution 2.** Every outcome has the same price, $\log 3$, so $R = \log 3$ at every $Q$: the plane is level, has no

@@ -29,9 +29,9 @@ from minimixce.lessons import (
 # %% [markdown]
 # ## A sentence is a row of tokens
 #
-# A model knows no words, only *tokens*: integers from 0 to $V-1$, of which there are $V$ in the vocabulary. Here each
-# token stands for a word of the world from lesson 1. Token 0 is special. It is the *boundary*: it stands before every
-# sentence and after it.
+# A model knows no words, only *[tokens](glossary.md#token)*: integers from 0 to $V-1$, of which there are $V$ in the
+# vocabulary. Here each token stands for a word of the world from lesson 1. Token 0 is special. It is the
+# *[boundary](glossary.md#boundary)*: it stands before every sentence and after it.
 
 # %%
 world = mm.worlds.agreement()
@@ -70,9 +70,9 @@ table(
 # %% [markdown]
 # ## A world is an automaton
 #
-# Where do the probabilities $P$ come from? A world has *states*, and begins in state 0. In a state it draws the next
-# token from a fixed distribution, and the token decides the state it goes to. A state is what the world remembers of
-# the sentence so far; two beginnings with the same future can share one.
+# Where do the probabilities $P$ come from? A world has *[states](glossary.md#state)*, and begins in state 0. In a
+# state it draws the next token from a fixed distribution, and the token decides the state it goes to. A state is what
+# the world remembers of the sentence so far; two beginnings with the same future can share one.
 
 # %% tags=["fold"]
 moves = []
@@ -129,14 +129,15 @@ assert np.allclose(log_probs, world.log_prob(world.rows(scored, max_len=5)))
 probs = np.full(400, 0.1)  # of the tokens of a text
 
 # %% [markdown]
-# The product of these 400 numbers in float64 is {{np.prod(probs)}}; the log-probability is {{np.log(probs).sum():.1f}} nats.
+# The product of these 400 numbers in float64 is {{np.prod(probs)}}; the log-probability is
+# {{np.log(probs).sum():.1f}} nats.
 
 # %% [markdown]
 # ## The horizon
 #
-# Exact sums over "all sentences" need a finite number of them. A *horizon* $T$ (`max_len`) makes it finite: after
-# $T-1$ ordinary tokens, the boundary is put there by force, for $P$ and for $Q$ alike. Being forced, it has
-# probability one, adds nothing to a log-probability, and is no target. There are
+# Exact sums over "all sentences" need a finite number of them. A *[horizon](glossary.md#horizon-max_len)* $T$
+# (`max_len`) makes it finite: after $T-1$ ordinary tokens, the boundary is put there by force, for $P$ and for $Q$
+# alike. Being forced, it has probability one, adds nothing to a log-probability, and is no target. There are
 #
 # $$
 # (V-1)^0 + (V-1)^1 + \dots + (V-1)^{T-1}
@@ -151,8 +152,8 @@ uniform = mm.TableBigram(V)  # all logits are zero
 p, q = np.exp(world.log_prob(every)), np.exp(mm.exact.log_prob(uniform, every))
 
 # %% [markdown]
-# At $T$ = {{MAX_LEN}} there are {{len(every)}} sequences. $P$ sums to {{p.sum():.6f}} over them, $Q$ to {{q.sum():.6f}}.
-# {{(p > 0).sum()}} of them are possible under $P$.
+# At $T$ = {{MAX_LEN}} there are {{len(every)}} sequences. $P$ sums to {{p.sum():.6f}} over them, $Q$ to
+# {{q.sum():.6f}}. {{(p > 0).sum()}} of them are possible under $P$.
 
 # %% tags=["check"]
 assert len(every) == mm.exact.num_sequences(V, MAX_LEN)
@@ -168,8 +169,8 @@ p_room = np.exp(world.log_prob(with_room)).sum()
 q_room = np.exp(mm.exact.log_prob(uniform, with_room)).sum()
 
 # %% [markdown]
-# At $T$ = {{MAX_LEN + 1}} the same {{len(every)}} sequences hold {{p_room:.2f}} of $P$, which never writes more than three
-# words, but only {{q_room:.2f}} of the uniform $Q$. The rest is on longer ones.
+# At $T$ = {{MAX_LEN + 1}} the same {{len(every)}} sequences hold {{p_room:.2f}} of $P$, which never writes more than
+# three words, but only {{q_room:.2f}} of the uniform $Q$. The rest is on longer ones.
 
 # %% tags=["check"]
 assert np.isclose(p_room, 1)
@@ -193,23 +194,24 @@ ways = {
 # %% [markdown]
 # {{as_markdown(["by", "H(P), nats per sentence"], [[name, f"{value:.4f}"] for name, value in ways.items()])}}
 #
-# Its exponential is {{np.exp(ways["list"]):.2f}}: about as undecided as a choice between that many equally likely sentences.
+# Its exponential is {{np.exp(ways["list"]):.2f}}: about as undecided as a choice between that many equally likely
+# sentences.
 
 # %% tags=["check"]
 assert np.isclose(ways["list"], ways["states"])
 assert abs(ways["2000 samples"] - ways["list"]) < 0.05
 
 # %% [markdown]
-# The same idea for one token is *perplexity*: the exponential of the mean surprise *per target*, when $P$ draws and a
-# model $Q$ judges.
+# The same idea for one token is *[perplexity](glossary.md#perplexity)*: the exponential of the mean surprise *per
+# target*, when $P$ draws and a model $Q$ judges.
 #
 # $$
 # \text{perplexity} = \exp\left(\frac{F}{\text{targets per sentence}}\right), \qquad F = -\sum_x P(x) \log Q(x).
 # $$
 #
-# It is $F$, the forward cross-entropy, on another scale; so no $Q$ has a lower one than $P$ itself. (Measured on samples
-# one can, by luck.) Take care what counts as a target. The same sentences have two perplexities here, because at one
-# horizon more boundaries are forced than at the other:
+# It is $F$, the forward cross-entropy, on another scale; so no $Q$ has a lower one than $P$ itself. (Measured on
+# samples one can, by luck.) Take care what counts as a target. The same sentences have two perplexities here, because
+# at one horizon more boundaries are forced than at the other:
 
 
 # %%
@@ -283,8 +285,8 @@ assert np.isclose(impossible, 0.24)
 
 # %% [markdown]
 # This is the picture to remember. What the model lacks is not data but memory, and the result is that it
-# *over-generalises*: both pairs of neighbours in "cat here sleep" occur in the language, so the model has no reason
-# to refuse the whole.
+# *[over-generalises](glossary.md#over-generalisation)*: both pairs of neighbours in "cat here sleep" occur in the
+# language, so the model has no reason to refuse the whole.
 #
 # ## Low perplexity, good samples?
 #
@@ -311,9 +313,9 @@ for name, Q in {"MLE": mle, "least KL(Q‖P)": careful, "uniform": uniform}.item
 # {{as_markdown(["bigram", "perplexity", "writes something impossible"],
 #     [[name, f"{a:.2f}", f"{b:.3f}"] for name, (a, b) in results.items()])}}
 #
-# The perplexity of $P$ itself is {{perplexity(world, held_out):.2f}}. The table that is best by perplexity is not the one that
-# invents least. (That one drops one of $P$'s sentences, so its perplexity has no upper limit: what you see is how far training
-# went.)
+# The perplexity of $P$ itself is {{perplexity(world, held_out):.2f}}. The table that is best by perplexity is not the
+# one that invents least. (That one drops one of $P$'s sentences, so its perplexity has no upper limit: what you see
+# is how far training went.)
 #
 # </details>
 
@@ -337,9 +339,9 @@ stories = mm.worlds.stories()
 # %% [markdown]
 # A world can play the role of a model, too: change its probabilities and call it $Q$. The first way is *noise*: at
 # each token, with probability $\varepsilon$, say anything at all. (After an impossible word the state stays as it
-# was, so the sentence goes on as if the word had not been said.) The second is a lower *temperature* $\tau$: raise
-# the probabilities to the power $1/\tau$ and normalise them, so that likely words become likelier and impossible ones
-# stay impossible.
+# was, so the sentence goes on as if the word had not been said.) The second is a lower
+# *[temperature](glossary.md#temperature-τ)* $\tau$: raise the probabilities to the power $1/\tau$ and normalise them,
+# so that likely words become likelier and impossible ones stay impossible.
 
 # %%
 HORIZON = 40  # no sentence of stories() that you are likely to see is longer
@@ -372,9 +374,9 @@ sequences.draw_validity(noise, temperature, measured(bigram), measured(stories))
 (a, valid_a), (b, valid_b) = noise[0.05], temperature[0.5]
 
 # %% [markdown]
-# $P$ with noise $\varepsilon = 0.05$ has a perplexity of {{a:.2f}}, and {{100 * valid_a:.0f}} % of its sentences are possible.
-# $P$ at temperature $\tau = 0.5$ has {{b:.2f}}, and {{100 * valid_b:.0f}} % are possible. The lower perplexity belongs to the
-# one that writes nonsense.
+# $P$ with noise $\varepsilon = 0.05$ has a perplexity of {{a:.2f}}, and {{100 * valid_a:.0f}} % of its sentences are
+# possible. $P$ at temperature $\tau = 0.5$ has {{b:.2f}}, and {{100 * valid_b:.0f}} % are possible. The lower
+# perplexity belongs to the one that writes nonsense.
 
 # %% tags=["check"]
 assert a < b
@@ -405,11 +407,11 @@ bound = 1 - np.exp(-excess * targets_per_sentence)
 bound_here = 1 - np.exp(-float(found["forward_kl"]))
 
 # %% [markdown]
-# At $\varepsilon = 0.05$ the excess is {{excess:.3f}} nats per token, {{excess * targets_per_sentence:.2f}} per sentence. It
-# allows up to {{100 * bound:.0f}} % of impossible sentences, and noise makes nearly full use of it:
-# {{100 - 100 * valid_a:.0f}} % (what it leaves to the possible ones is nearly in the proportions of $P$). The MLE bigram on
-# `agreement()` has a KL(P‖Q) of {{float(found["forward_kl"]):.2f}} nats; the bound is {{100 * bound_here:.0f}} %, and it writes
-# {{100 * impossible:.0f}} %.
+# At $\varepsilon = 0.05$ the excess is {{excess:.3f}} nats per token, {{excess * targets_per_sentence:.2f}} per
+# sentence. It allows up to {{100 * bound:.0f}} % of impossible sentences, and noise makes nearly full use of it:
+# {{100 - 100 * valid_a:.0f}} % (what it leaves to the possible ones is nearly in the proportions of $P$). The MLE
+# bigram on `agreement()` has a KL(P‖Q) of {{float(found["forward_kl"]):.2f}} nats; the bound is
+# {{100 * bound_here:.0f}} %, and it writes {{100 * impossible:.0f}} %.
 
 # %% tags=["check"]
 assert 1 - valid_a < bound + 0.03
@@ -456,9 +458,9 @@ near = np.mean(surprise < -mode_log_p + 1)
 # </details>
 # <details><summary>At the left edge</summary>
 #
-# Yes: nothing is less surprising. The mode is "{{mode}}", with probability {{np.exp(mode_log_p):.4f}} and a surprise of
-# {{-mode_log_p:.2f}} nats. The mean surprise is the entropy, {{entropy:.2f}}, and only {{100 * near:.1f}} % of the sentences
-# drawn come within one nat of the mode.
+# Yes: nothing is less surprising. The mode is "{{mode}}", with probability {{np.exp(mode_log_p):.4f}} and a surprise
+# of {{-mode_log_p:.2f}} nats. The mean surprise is the entropy, {{entropy:.2f}}, and only {{100 * near:.1f}} % of the
+# sentences drawn come within one nat of the mode.
 #
 # </details>
 # <details><summary>Outside: no sample reaches it</summary>
@@ -480,10 +482,10 @@ like = np.abs(surprise - entropy) < 1  # of the sentences drawn, those within on
 number = np.mean(like * np.exp(surprise))  # each stands for 1/P(x) sentences: Σ_x P(x) · 1/P(x) counts them
 
 # %% [markdown]
-# Three sentences whose surprise is nearest to the entropy: {{"; ".join(f'"{stories.text(text[i])}"' for i in middle)}}. Each is
-# about {{np.exp(entropy + mode_log_p):,.0f}} times less probable than the mode. But there are about
-# {{number / 1e6:.1f}} million sentences within one nat of the entropy, and together they hold
-# {{100 * like.mean():.0f}} % of $P$.
+# Three sentences whose surprise is nearest to the entropy:
+# {{"; ".join(f'"{stories.text(text[i])}"' for i in middle)}}. Each is about {{np.exp(entropy + mode_log_p):,.0f}}
+# times less probable than the mode. But there are about {{number / 1e6:.1f}} million sentences within one nat of the
+# entropy, and together they hold {{100 * like.mean():.0f}} % of $P$.
 
 # %% tags=["check"]
 assert number > 100_000
@@ -501,8 +503,8 @@ assert like.mean() > 5 * near
 # writes anything else has the least $R$ of all.
 
 # %% [markdown]
-# A model that only ever writes "{{mode}}" has $R$ = {{-mode_log_p:.2f}} nats. $P$ itself, judged by $P$, has $R = H(P)$ =
-# {{entropy:.2f}}.
+# A model that only ever writes "{{mode}}" has $R$ = {{-mode_log_p:.2f}} nats. $P$ itself, judged by $P$, has
+# $R = H(P)$ = {{entropy:.2f}}.
 
 # %% [markdown]
 # ## Summary
@@ -597,8 +599,8 @@ heads = tosses.sum(axis=1)
 between = np.mean((heads >= 50) & (heads <= 70))
 
 # %% [markdown] tags=["solution"]
-# The mode has probability {{0.6**100:.1e}}. Between 50 and 70 heads come in {{between:.3f}} of 100,000 series. The most heads
-# in any of them: {{heads.max()}}.
+# The mode has probability {{0.6**100:.1e}}. Between 50 and 70 heads come in {{between:.3f}} of 100,000 series. The
+# most heads in any of them: {{heads.max()}}.
 
 # %% [markdown] tags=["solution"]
 # **Solution 5.** No. Greedy decoding takes the best next token, not the best sentence, and is led to a long one, with
@@ -612,8 +614,8 @@ while len(row) == 1 or row[-1] != 0:
 (greedy,) = stories.rows([stories.text(row)], HORIZON)
 
 # %% [markdown] tags=["solution"]
-# Greedy: "{{stories.text(greedy)}}", a surprise of {{-stories.log_prob(greedy[None])[0]:.2f}} nats. The mode: "{{mode}}",
-# {{-mode_log_p:.2f}} nats.
+# Greedy: "{{stories.text(greedy)}}", a surprise of {{-stories.log_prob(greedy[None])[0]:.2f}} nats. The mode:
+# "{{mode}}", {{-mode_log_p:.2f}} nats.
 
 # %% tags=["check"]
 assert stories.text(greedy) != mode
@@ -624,8 +626,8 @@ assert stories.text(greedy) != mode
 # Each token is drawn from $P$ with probability $1-\varepsilon$, all $n$ of them with $(1-\varepsilon)^n$.
 
 # %% [markdown] tags=["solution"]
-# At $\varepsilon = 1/100$ and $n = 1000$ the perplexity grows by at most {{100 / 0.99 - 100:.1f}} %, and a whole text without
-# a slip has probability {{0.99**1000:.1e}} (a little more, since noise sometimes says something sound).
+# At $\varepsilon = 1/100$ and $n = 1000$ the perplexity grows by at most {{100 / 0.99 - 100:.1f}} %, and a whole text
+# without a slip has probability {{0.99**1000:.1e}} (a little more, since noise sometimes says something sound).
 
 # %% [markdown]
 # Next: [3 One softmax by hand](3_one_softmax_by_hand.ipynb). The words are in the [glossary](glossary.md), the

@@ -31,9 +31,9 @@ from minimixce.lessons import (
 # %% [markdown]
 # ## From three numbers to a loss
 #
-# A language model ends in a row of numbers, one for each token that could come next: the *logits* $z$. They may be
-# any numbers. *Softmax* makes probabilities of them: exponentiate, so that all are positive, then divide by the
-# sum.
+# A language model ends in a row of numbers, one for each token that could come next: the
+# *[logits](glossary.md#logits)* $z$. They may be any numbers. *Softmax* makes probabilities of them: exponentiate, so
+# that all are positive, then divide by the sum.
 #
 # $$q_v = \frac{e^{z_v}}{\sum_u e^{z_u}}$$
 #
@@ -115,10 +115,10 @@ assert abs(derived.sum()) < 1e-12
 # %% [markdown]
 # ## A forward and its backward
 #
-# Everything in this package is a pair of functions. The *forward* computes a result and keeps what its backward
-# will need, the *cache*. The *backward* is told how fast the loss grows with the result, `dy`, and answers how fast
-# it grows with each input. Here the result is the loss itself, so `dy` is a single number, 1 in training, and the
-# answer is `dy` times what we derived.
+# Everything in this package is a pair of functions. The *forward* computes a result and keeps what its backward will
+# need, the *[cache](glossary.md#cache)*. The *backward* is told how fast the loss grows with the result, `dy`, and
+# answers how fast it grows with each input. Here the result is the loss itself, so `dy` is a single number, 1 in
+# training, and the answer is `dy` times what we derived.
 
 
 # %%
@@ -138,9 +138,9 @@ def nll_backward(dy, q):
 
 # %% [markdown]
 # `mm.gradcheck` does what we did by trying, with a finer formula, for inputs of any shape and at a random `dy`: it
-# runs the forward with each input nudged both ways and compares the slopes with what the backward says. Its
-# *relative error* is the difference of the two slopes over the larger one, at the coordinate where that is largest. From
-# here on it is our referee.
+# runs the forward with each input nudged both ways and compares the slopes with what the backward says. Its *relative
+# error* is the difference of the two slopes over the larger one, at the coordinate where that is largest. From here
+# on it is our referee.
 
 # %%
 report = mm.gradcheck(nll_forward, nll_backward, [z], names=["z"])
@@ -255,8 +255,8 @@ for _ in range(full_or_fast(4000, 1500)):
 q_here = softmax(z_here)
 
 # %% [markdown]
-# The row ends at *sleeps* {{q_here[sleeps]:.3f}}, *sleep* {{q_here[sleep]:.3f}}. So after "cat here" the model writes *sleep*,
-# which is impossible there, with probability {{q_here[sleep]:.2f}}, and after "cats here" *sleeps* with
+# The row ends at *sleeps* {{q_here[sleeps]:.3f}}, *sleep* {{q_here[sleep]:.3f}}. So after "cat here" the model writes
+# *sleep*, which is impossible there, with probability {{q_here[sleep]:.2f}}, and after "cats here" *sleeps* with
 # {{q_here[sleeps]:.2f}}. No amount of data changes that.
 
 # %% tags=["check"]
@@ -353,10 +353,10 @@ assert all(report.ok for report in checked.values())
 #
 # $$-(\eta + (1-\eta) \, \mathrm{sg}[q]) \, \log q$$
 #
-# where sg, *stop gradient* (`detach` in PyTorch), says: use the number, but differentiate as if it were a constant.
-# With the weight held constant, the derivative is weight times (softmax − onehot), the gradient of MixCE. A loss
-# written for its gradient alone is called a *surrogate*. Its value is another: it is not
-# $-\eta \log q - (1-\eta) \, q$.
+# where sg, *[stop gradient](glossary.md#stop-gradient-sg)* (`detach` in PyTorch), says: use the number, but
+# differentiate as if it were a constant. With the weight held constant, the derivative is weight times (softmax −
+# onehot), the gradient of MixCE. A loss written for its gradient alone is called a
+# *[surrogate](glossary.md#surrogate)*. Its value is another: it is not $-\eta \log q - (1-\eta) \, q$.
 
 # %%
 one, eta = np.array([x]), 0.5
@@ -364,8 +364,8 @@ true_loss, true_gradient = mm.objectives.mixce(z[None], one, eta=eta)
 surrogate_loss, surrogate_gradient = mm.objectives.mixce_surrogate(z[None], one, eta=eta)
 
 # %% [markdown]
-# At our three tokens MixCE's value is {{float(true_loss):.3f}}, the surrogate's {{float(surrogate_loss):.3f}}. Both gradients
-# are ({{", ".join(f"{g:.3f}" for g in true_gradient[0])}}).
+# At our three tokens MixCE's value is {{float(true_loss):.3f}}, the surrogate's {{float(surrogate_loss):.3f}}. Both
+# gradients are ({{", ".join(f"{g:.3f}" for g in true_gradient[0])}}).
 
 # %% tags=["check"]
 assert np.allclose(true_gradient, surrogate_gradient)
@@ -396,13 +396,15 @@ def without_stop_backward(dy, q):
 # </details>
 # <details><summary>Only the gradient</summary>
 #
-# Yes: the sentence has it backwards. The value is {{without_stop(z)[0]:.3f}} with and without `sg`. But at our three tokens the
-# weight was {{eta + (1 - eta) * q[x]:.3f}}, and without `sg` it is {{eta + (1 - eta) * q[x] * (1 + np.log(q[x])):.3f}}.
+# Yes: the sentence has it backwards. The value is {{without_stop(z)[0]:.3f}} with and without `sg`. But at our three
+# tokens the weight was {{eta + (1 - eta) * q[x]:.3f}}, and without `sg` it is
+# {{eta + (1 - eta) * q[x] * (1 + np.log(q[x])):.3f}}.
 #
 # </details>
 # <details><summary>Both</summary>
 #
-# A stop gradient does not touch the value, so that stays at {{without_stop(z)[0]:.3f}}. Read the answer before this one.
+# A stop gradient does not touch the value, so that stays at {{without_stop(z)[0]:.3f}}. Read the answer before this
+# one.
 #
 # </details>
 
@@ -441,8 +443,8 @@ held = mm.gradcheck(surrogate_frozen, lambda dy, dz: (dy * dz,), [z], names=["fr
 # %% [markdown]
 # <details><summary>The value as it stands passes</summary>
 #
-# It fails, and must. The surrogate is a function of two things, $L(z; z_0)$: the weight is taken at $z_0$, the derivative in
-# $z$ with $z_0$ held, at $z = z_0$. A check of the whole value moves both.
+# It fails, and must. The surrogate is a function of two things, $L(z; z_0)$: the weight is taken at $z_0$, the
+# derivative in $z$ with $z_0$ held, at $z = z_0$. A check of the whole value moves both.
 #
 # ```text
 # {{whole}}
@@ -451,8 +453,8 @@ held = mm.gradcheck(surrogate_frozen, lambda dy, dz: (dy * dz,), [z], names=["fr
 # </details>
 # <details><summary>The frozen weight passes</summary>
 #
-# Yes. And the whole value fails, and must: the surrogate is a function of two things, $L(z; z_0)$: the weight is taken at
-# $z_0$, the derivative in $z$ with $z_0$ held, at $z = z_0$. A check of the whole value moves both.
+# Yes. And the whole value fails, and must: the surrogate is a function of two things, $L(z; z_0)$: the weight is
+# taken at $z_0$, the derivative in $z$ with $z_0$ held, at $z = z_0$. A check of the whole value moves both.
 #
 # ```text
 # {{held}}
@@ -480,8 +482,8 @@ least = np.exp(-2.0)  # where q (1 + log q) is least: its derivative 2 + log q i
 limit = least / (1 + least)  # η + (1−η)(−e^−2) = 0
 
 # %% [markdown]
-# The weight is least at $q = e^{-2}$ = {{least:.3f}}, where it is $\eta - (1-\eta) \, e^{-2}$: negative for every η below
-# {{limit:.3f}}. There descent *lowers* the probability of the token that came.
+# The weight is least at $q = e^{-2}$ = {{least:.3f}}, where it is $\eta - (1-\eta) \, e^{-2}$: negative for every η
+# below {{limit:.3f}}. There descent *lowers* the probability of the token that came.
 
 # %% [markdown]
 # > **Predict.** A model gives the right answer probability $e^{-2}$. We train it on that answer alone, over and
@@ -531,16 +533,16 @@ values = [float(mm.exact.loss_and_grads(mle_table(), world, MAX_LEN, objective="
 # %% [markdown]
 # <details><summary>Alike: it is one model</summary>
 #
-# It is one model and four quantities: {{", ".join(f"{value:.2f} at η = {eta}" for eta, value in zip(etas, values))}}. The other
-# answer says why.
+# It is one model and four quantities: {{", ".join(f"{value:.2f} at η = {eta}" for eta, value in zip(etas, values))}}.
+# The other answer says why.
 #
 # </details>
 # <details><summary>Not alike, and the lower one means nothing</summary>
 #
-# Yes: {{", ".join(f"{value:.2f} at η = {eta}" for eta, value in zip(etas, values))}}. All are sums over a sentence, in
-# expectation over the data. The loss is a weighted mean of $-\log q$, which is positive, and $-q$, which is negative. So with
-# less η it is lower, whichever model it is. Another η is another quantity, as a length and a weight are: a curve of losses over
-# η says nothing about models.
+# Yes: {{", ".join(f"{value:.2f} at η = {eta}" for eta, value in zip(etas, values))}}. All are sums over a sentence,
+# in expectation over the data. The loss is a weighted mean of $-\log q$, which is positive, and $-q$, which is
+# negative. So with less η it is lower, whichever model it is. Another η is another quantity, as a length and a weight
+# are: a curve of losses over η says nothing about models.
 #
 # </details>
 
@@ -555,8 +557,8 @@ assert values[-1] < 0 < values[0]
 # %% [markdown]
 # ## Fixed points: what each objective is after
 #
-# A row of logits stops moving when its expected gradient is zero. With $p$ the data's probabilities in this
-# context, and $w_v = w(q_v)$:
+# A row of logits stops moving when its expected gradient is zero, at the *[fixed point](glossary.md#fixed-point)*.
+# With $p$ the data's probabilities in this context, and $w_v = w(q_v)$:
 #
 # $$\sum_v p_v w_v \, (q - \mathrm{onehot}(v)) = 0$$
 #
@@ -664,10 +666,11 @@ table(
 )
 
 # %% [markdown]
-# At $\eta = 0.5$ the row hardly moves, and the share of valid sentences goes from {{valid[0]:.3f}} to {{valid[1]:.3f}}. At
-# $\eta = 0.1$ it is {{valid[2]:.3f}}: the row gives up "cats here sleep" for the sake of "cat here sleeps", and "cats here"
-# still goes on to the wrong verb. As long as both nouns come before it, one row cannot mend what the model has forgotten.
-# Lesson 6 lets all rows move, and asks where the power of the reverse cross-entropy of lesson 1 was lost.
+# At $\eta = 0.5$ the row hardly moves, and the share of valid sentences goes from {{valid[0]:.3f}} to
+# {{valid[1]:.3f}}. At $\eta = 0.1$ it is {{valid[2]:.3f}}: the row gives up "cats here sleep" for the sake of "cat
+# here sleeps", and "cats here" still goes on to the wrong verb. As long as both nouns come before it, one row cannot
+# mend what the model has forgotten. Lesson 6 lets all rows move, and asks where the power of the reverse
+# cross-entropy of lesson 1 was lost.
 
 # %% tags=["check"]
 assert valid[0] < valid[1] < valid[0] + 0.02

@@ -54,8 +54,8 @@ mle = optimal_table("forward_ce")
 ideal = optimal_table("mixce_star", eta=0.5)
 
 # %% [markdown]
-# With MLE a share of {{measures(mle).validity:.3f}} of what the model writes is valid; with the mixture at $\eta = 0.5$ it
-# is {{measures(ideal).validity:.3f}}.
+# With MLE a share of {{measures(mle).validity:.3f}} of what the model writes is valid; with the mixture at
+# $\eta = 0.5$ it is {{measures(ideal).validity:.3f}}.
 
 # %% tags=["check"]
 assert measures(mle).validity < 0.77
@@ -85,7 +85,8 @@ assert measures(ideal).validity > 0.98
 #
 # $$-\log E_{x \sim Q}[P(x)] \le E_{x \sim Q}[-\log P(x)]$$
 #
-# (*Jensen's inequality*.) The new quantity is a *lower* bound of $R$, and $R$ is to be made small.
+# (*[Jensen's inequality](glossary.md#jensens-inequality)*.) The new quantity is a *lower* bound of $R$, and $R$ is to
+# be made small.
 #
 # > **Predict.** You push the lower bound down. Must $R$ go down? Compare two models: one writes the four sentences of
 # > $P$ equally often, the other writes "cat sleeps" nine times in ten and the impossible "cat here sleep" once.
@@ -110,8 +111,8 @@ careless = bound_and_R(np.array([0.9, 0.1]), ("cat sleeps", "cat here sleep"))
 # </details>
 # <details><summary>No: the bound can sink alone</summary>
 #
-# Right. The first model has the bound {{honest[0]:.2f}} and $R$ = {{honest[1]:.2f}} nats. The second has a *lower* bound,
-# {{careless[0]:.2f}}, and $R$ = {{careless[1]:.2f}}. By the bound it is the better one.
+# Right. The first model has the bound {{honest[0]:.2f}} and $R$ = {{honest[1]:.2f}} nats. The second has a *lower*
+# bound, {{careless[0]:.2f}}, and $R$ = {{careless[1]:.2f}}. By the bound it is the better one.
 #
 # </details>
 
@@ -202,8 +203,8 @@ half = int(np.searchsorted(np.sort(Q_x)[::-1].cumsum(), Q_x.sum() / 2)) + 1  # t
 
 # %% [markdown]
 # Of {{len(Q_x)}} sentences of the data, the {{half}} with the largest $Q(x)$ hold half of all the weight:
-# {{half / len(Q_x):.1%}}. The median sentence has $Q(x)$ = {{np.median(Q_x):.0e}}; its tokens have a mean probability of
-# {{np.median(mean_q):.2f}}.
+# {{half / len(Q_x):.1%}}. The median sentence has $Q(x)$ = {{np.median(Q_x):.0e}}; its tokens have a mean probability
+# of {{np.median(mean_q):.2f}}.
 
 # %% tags=["check"]
 assert half < 0.1 * len(Q_x)
@@ -228,8 +229,8 @@ links.draw_weights(lengths, Q_x, mean_q)
 # a sentence counts as a whole: link 3 weights the "sleep" in "cats here sleep" by how probable the model finds "cats
 # here sleep"; link 4 only by how probable it finds "sleep" at its place.
 #
-# Mixed with the forward cross-entropy this is the MixCE of lesson 3, weight $\eta + (1-\eta) q_t$ on MLE's
-# gradient:
+# Mixed with the forward cross-entropy this is the [MixCE](glossary.md#mixce) of lesson 3, weight
+# $\eta + (1-\eta) q_t$ on MLE's gradient:
 #
 # $$L = -E_{x \sim P} \sum_t \left[ \eta \log q_t + (1-\eta) \, q_t \right]$$
 #
@@ -526,8 +527,8 @@ mixce_calls, rloo_calls = calls_of_generate(mm.objectives.mixce), calls_of_gener
 # </details>
 # <details><summary>MixCE: never</summary>
 #
-# Right: {{mixce_calls}} calls in twenty steps of MixCE, {{rloo_calls}} in twenty of RLOO. Link 3 exchanged the roles. MixCE
-# sees the data and nothing else: one forward and one backward pass a step, as MLE.
+# Right: {{mixce_calls}} calls in twenty steps of MixCE, {{rloo_calls}} in twenty of RLOO. Link 3 exchanged the roles.
+# MixCE sees the data and nothing else: one forward and one backward pass a step, as MLE.
 #
 # </details>
 
@@ -765,7 +766,8 @@ assert repaired[-5.0] > validity[1] > repaired[-1.0]
 least = float(np.finfo(np.float32).smallest_subnormal)
 
 # %% [markdown] tags=["solution"]
-# In float64 $e^{-2000}$ is {{np.exp(-2000.0)}}. The least positive float32 is about $e^x$ with $x$ = {{np.log(least):.0f}}.
+# In float64 $e^{-2000}$ is {{np.exp(-2000.0)}}. The least positive float32 is about $e^x$ with $x$ =
+# {{np.log(least):.0f}}.
 
 # %% tags=["check"]
 assert np.exp(-2000.0) == 0
