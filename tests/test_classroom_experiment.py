@@ -100,6 +100,10 @@ def test_what_a_program_notices(folder):
     assert {"seeds", "interval of mixce - mle"} <= names_of_wrong(folder)
     results.write_text("".join([*lines[:-1], lines[-1].replace("15.0945", "14.0945")]))
     assert names_of_wrong(folder) == {"control"}
+    results.write_text(
+        "seed," + "1" * 200_000 + "\n1,2\n"
+    )  # more than the module csv takes in a cell
+    assert names_of_wrong(folder) == {"results.csv"}
     results.write_text("".join(lines), encoding="utf-8")
     stated = json.loads(summary.read_text(encoding="utf-8"))
     stated["mixce - mle"]["low"] += 0.001

@@ -147,6 +147,24 @@ def test_a_list_from_somebody_else_moves_nothing(tmp_path, content):
     assert (tmp_path / "mine").read_text() == "mine"
 
 
+@pytest.mark.parametrize("place", ["last", ".new-1/last"])
+def test_no_link_to_a_folder_is_followed(tmp_path, place):
+    theirs, mine = tmp_path / "theirs", tmp_path / "mine"
+    mine.mkdir()
+    for name in ("config", "key"):
+        (mine / name).write_text("mine")
+    (theirs / ".new-1").mkdir(parents=True)
+    if place == "last":
+        (theirs / ".new-1" / "last").mkdir()
+        (theirs / ".new-1" / "last" / "config").write_text("theirs")
+    (theirs / place).symlink_to(mine)
+    listed = {"from": ".new-1", "files": ["last/config", "last/key"], "remove": []}
+    (theirs / ".pending.json").write_text(json.dumps(listed))
+    with pytest.raises(ValueError, match=f"{place} is a link to a folder"):
+        install.finish(theirs, NAMES)
+    assert contents(mine) == {"config": "mine", "key": "mine"}
+
+
 PUT = """
 from minimixce.storage import install
 with install.replacing(sys.argv[2], ("a", "b", "last", "old")) as new:

@@ -28,6 +28,7 @@ from minimixce.experiments import on_worlds
 from minimixce.storage import files, memory, tensors
 from minimixce.storage.terminal import one_line, printable
 from minimixce.storage.validate import WithTable
+from minimixce.text import documents
 
 ESCAPE = "\x1b[31mred\x1b[0m"
 KINDS = {"pipe": "a pipe", "zero": "a device", "folder": "a folder", "socket": "a socket"}
@@ -47,6 +48,14 @@ def plant(path, kind):
     else:
         with inside(path.parent), socket.socket(socket.AF_UNIX) as made:
             made.bind(path.name)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="a file that no one can read")
+@pytest.mark.parametrize("read", [files.read_bytes, lambda path: list(documents.read_chunks(path))])
+def test_an_error_of_reading_names_the_file(read):
+    with pytest.raises(OSError, match="Input/output error") as found:
+        read("/proc/self/mem")
+    assert found.value.filename == "/proc/self/mem"
 
 
 # ---- what is printed -----------------------------------------------------------------------------

@@ -153,6 +153,8 @@ def test_what_is_not_a_run_is_refused_and_a_line_cut_short_dropped(
         b"\n",
         first.replace(b'"avg_js"', b'"js"'),
         first.replace(b"1.0", b"[1]"),
+        first.replace(b'"avg_js": ', b'"avg_js": "", "was": '),
+        b"[" * 100_000 + b"\n",
     ):
         path.write_bytes(second + damaged + first)
         with pytest.raises(ValueError, match=r"runs\.jsonl: line 2 is not a run"):

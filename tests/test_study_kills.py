@@ -187,6 +187,28 @@ def test_a_list_from_somebody_else_replaces_nothing(tmp_path, capsys, record):
         refused(SYNTHETIC + more, tmp_path, capsys, f"{OUT}/study.json ")
 
 
+@pytest.mark.parametrize(
+    ("command", "link", "listed", "mine"),
+    [
+        (SYNTHETIC, "matrices", "matrices/mine.json", "mine.json"),
+        (COMPARE, "mle_seed1", "mle_seed1", "model.safetensors"),
+        (COMPARE, "mle_seed9", "mle_seed9", "last/model.safetensors"),
+        (COMPARE, "mle_seed1/last", "mle_seed1", "config.json"),
+    ],
+)
+def test_no_link_to_a_folder_is_followed(tmp_path, capsys, command, link, listed, mine):
+    elsewhere = tmp_path / "elsewhere" / mine
+    elsewhere.parent.mkdir(parents=True)
+    elsewhere.write_text(MINE)
+    (tmp_path / OUT / link).parent.mkdir(parents=True)
+    (tmp_path / OUT / link).symlink_to(tmp_path / "elsewhere")
+    record = {"command": command.split()[0], "files": [listed]}
+    (tmp_path / OUT / "study.json").write_text(json.dumps(record))
+    assert cli.main([*f"{command} --overwrite".split(), "--out", str(tmp_path / OUT)]) == 2
+    assert f"{OUT}/{link} is a link to a folder" in capsys.readouterr().err
+    assert elsewhere.read_text() == MINE
+
+
 def test_what_a_study_wrote_is_listed_and_only_that_is_replaced(tmp_path, monkeypatch):
     """Of the study before, too: no matrix of a job that is not of the new one is left."""
     make_cheaper(monkeypatch)

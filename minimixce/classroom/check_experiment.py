@@ -15,8 +15,8 @@ from ..storage.shapes import FilePath
 from . import experiment
 
 _SAME = 1e-6  # of the same numbers on the same machine
-_MOST_RESULTS = 1 << 20  # bytes of results.csv
 _NEAR = 0.03  # of a share, where another machine rounds otherwise in training
+_MOST_RESULTS = 1 << 20  # bytes of results.csv
 
 
 class Item(NamedTuple):
@@ -67,7 +67,7 @@ def _rows(folder, items):
         text = read_bytes(path, _MOST_RESULTS).decode("utf-8")
         lines = csv.DictReader(io.StringIO(text, newline=""))
         rows = [{k: float(v) for k, v in row.items()} for row in lines]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         items.append(Item("results.csv", False, f"cannot be read: {error}"))
         return None
     if not rows or set(rows[0]) != set(experiment.COLUMNS):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..storage import files
+from ..storage import files, install
 from ..storage.shapes import FilePath
 
 RECORD = "study.json"
@@ -40,11 +40,12 @@ def check(
     names: of the files and folders that are going to be written, relative to `folder`. Raises
     FileExistsError where there is something of the kind and neither resume nor overwrite is True,
     and where one of `names` is there without being listed, as a user's file is. ValueError for a
-    study.json that is damaged.
+    study.json that is damaged, and for a link to a folder in the place of one of them.
     """
     folder = Path(folder)
     found = _read(folder, kind)
     listed = set() if found is None else {*found[0], *found[1]}
+    install.check_no_links(folder, sorted({name.partition("/")[0] for name in (*names, *listed)}))
     if not (resume or overwrite) and any(_is_there(folder / name) for name in listed):
         raise FileExistsError(
             f"{folder} already holds {kind.noun}; choose another --out, or add --resume or"

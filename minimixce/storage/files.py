@@ -11,7 +11,7 @@ import runpy
 import secrets
 import stat
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,8 @@ def read_bytes(path: FilePath, most: int | None = None) -> bytes:
         if most is not None and size > most:
             raise ValueError(f"{path} has {size:,} bytes; at most {most:,} are read")
         memory.check(size, f"{path}, read whole,", "give another file")
-        data: bytes = file.read()
+        with naming(path):
+            data: bytes = file.read()
     return data
 
 
@@ -77,6 +78,18 @@ def _check_regular(path, mode):
         raise ValueError(f"{path} is not a regular file but {kind}")
 
 
+@contextlib.contextmanager
+def naming(path: FilePath) -> Iterator[None]:
+    """A context whose errors of the system name the file `path`: those of reading, writing and a
+    full disk name none.
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise
+
+
 def read_json(path: FilePath, most: int = MOST_JSON) -> dict[str, Any]:
     """A JSON object from a file of at most `most` bytes, or FileNotFoundError, or ValueError that
     names the file.
@@ -97,7 +110,7 @@ def _integer(digits):
     return int(digits)
 
 
-def write_atomically(path: FilePath, data: bytes) -> None:
+def write_atomically(path: FilePath, data: bytes | bytearray) -> None:
     """Write bytes to `path` so that a crash at any moment leaves the old file or the new one.
 
     The temporary name is new and cannot be guessed: no file of the user's is overwritten by it, and
@@ -106,18 +119,16 @@ def write_atomically(path: FilePath, data: bytes) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming(path):  # the user knows no temporary file
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except BaseException as error:
         if not isinstance(error, FileExistsError):  # otherwise the file is somebody else's
             with contextlib.suppress(OSError):
                 temporary.unlink()
-        if isinstance(error, OSError):
-            # a full disk's error names no file, and the user knows no temporary one
-            error.filename = str(path)
         raise
     sync_folder(path.parent)
 

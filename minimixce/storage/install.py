@@ -9,7 +9,7 @@ import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from . import files
@@ -88,11 +88,12 @@ def finish(folder: FilePath, names: Collection[str]) -> None:
     remove temporary files and folders of a process that was.
 
     names: as for replacing. ValueError for a folder whose list of files is not one that `replacing`
-    wrote. No other process may be at work in the folder (see locked).
+    wrote, or in which one of `names` is a link to a folder. No other process may be at work in the
+    folder (see locked).
     """
     folder = Path(folder)
-    inside = [folder / name for name in names if (folder / name).is_dir()]
-    for place in (folder, *(place for place in inside if not place.is_symlink())):
+    check_no_links(folder, names)
+    for place in (folder, *(folder / name for name in names if (folder / name).is_dir())):
         for name in (*names, _PENDING):
             files.remove_temporaries(place / name)
     if not is_pending(folder):
@@ -114,6 +115,19 @@ def finish(folder: FilePath, names: Collection[str]) -> None:
     _remove_new(folder)
 
 
+def check_no_links(folder: FilePath, names: Iterable[str]) -> None:
+    """Raise ValueError where one of `names` in `folder` is a link to a folder, as a folder from
+    somebody else may have it: files would be written, moved or removed where it leads.
+    """
+    for name in names:
+        path = Path(folder) / name
+        if path.is_symlink() and path.is_dir():
+            raise ValueError(
+                f"{path} is a link to a folder, in which nothing is changed; remove the link, or"
+                " put the folder itself in its place"
+            )
+
+
 def _remove_new(folder):
     """Remove new folders, of processes that were killed before or after theirs was needed."""
     for left in folder.glob(f"{_NEW}{'[0-9a-f]' * 16}"):
@@ -131,6 +145,7 @@ def _read(folder, names):
     fits = fits and isinstance(stale, list) and all(name in names for name in stale)
     if not fits or (folder / new).is_symlink():
         raise ValueError(f"{folder / _PENDING} is damaged; remove it")
+    check_no_links(folder / new, {name.partition("/")[0] for name in listed})
     return folder / new, listed, stale
 
 

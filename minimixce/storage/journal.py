@@ -49,15 +49,11 @@ class Journal:
             return False
         if not data:
             return True
-        try:
-            with open(path, "r+b", opener=_open_no_link) as file:
-                file.seek(self.size)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            error.filename = str(path)  # a full disk's error names none
-            raise
+        with files.naming(path), open(path, "r+b", opener=_open_no_link) as file:
+            file.seek(self.size)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
         return True
 
     def _is_as_left(self, path):

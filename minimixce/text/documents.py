@@ -62,7 +62,7 @@ def read_chunks(path: FilePath) -> Iterator[str]:
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
     newlines = io.IncrementalNewlineDecoder(decoder, translate=True)
-    with files.open_regular(path) as file:
+    with files.open_regular(path) as file, files.naming(path):
         position = 0
         while data := file.read(max(_CHUNK, len(codecs.BOM_UTF8))):
             if position == 0 and (kind := _wide_encoding(data)):

@@ -112,15 +112,12 @@ class TokenFile:
 
     def _bytes(self, start, count):
         data = b""
-        try:
+        with files.naming(self.path):
             while left := count - len(data):
                 more = self._some_bytes(start + len(data), left)
                 if not more:
                     break
                 data += more
-        except OSError as error:
-            error.filename = str(self.path)
-            raise
         if len(data) < count:
             raise ValueError(f"{self.path} was cut short while it was in use; {_AGAIN}")
         return data
@@ -251,32 +248,22 @@ class _Stream:
         self.tokens, self.sha256 = 0, hashlib.sha256()
 
     def __enter__(self):
-        with _naming(self._path):
+        with files.naming(self._path):
             self._file = open(self._path, "xb")
         return self
 
     def append(self, ids):
         data = ids.astype(self._dtype).tobytes()
-        with _naming(self._path):
+        with files.naming(self._path):
             self._file.write(data)
         self.tokens += len(ids)
         self.sha256.update(data)
 
     def __exit__(self, kind, error, trace):
-        with _naming(self._path), self._file:
+        with files.naming(self._path), self._file:
             if kind is None:
                 self._file.flush()
                 os.fsync(self._file.fileno())
-
-
-@contextlib.contextmanager
-def _naming(path):
-    """A context whose errors of the system name a file: those of reading and writing do not."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = str(path)
-        raise
 
 
 def _seal(description: dict[str, Any]) -> str:

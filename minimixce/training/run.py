@@ -157,6 +157,7 @@ class Run:
         arrays, info = checkpoint.load_state(state)
         if not os.access(self.folder, os.W_OK):
             raise PermissionError(f"{self.folder} is read-only, so that its run cannot go on there")
+        install.check_no_links(self.folder, NAMES)
         losses = arrays.get(_LOSSES, np.zeros(0))
         _check_arrays(state, arrays, self._arrays() | {_LOSSES: losses})
         _check_info(state, info)

@@ -40,7 +40,8 @@ _MOST_MATRIX = 1 << 30  # bytes of a file there: 5,000 tokens have half as many
 
 
 # the fields of a line of RUNS_FILE
-RESULT = (*Job._fields, "uses", "gradient", "avg_js", "avg_zeros", "loss", "steps", "seconds")
+_NUMBERS = ("avg_js", "avg_zeros", "loss", "steps", "seconds")
+RESULT = (*Job._fields, "uses", "gradient", *_NUMBERS)
 
 
 # ---- which runs ----------------------------------------------------------------------------------
@@ -186,14 +187,10 @@ def _append(path: Path, line: bytes) -> None:
     """Add a line to a file, to last. A line that a full disk cuts short is no line: see
     read_runs.
     """
-    try:
-        with open(path, "ab", buffering=0) as file:
-            while line:
-                line = line[file.write(line) :]
-            os.fsync(file.fileno())
-    except OSError as error:
-        error.filename = str(path)  # a full disk's error names no file
-        raise
+    with files.naming(path), open(path, "ab", buffering=0) as file:
+        while line:
+            line = line[file.write(line) :]
+        os.fsync(file.fileno())
 
 
 def matrix_file(job: Job) -> str:
@@ -261,14 +258,21 @@ def read_runs(folder: FilePath) -> dict[Job, dict[str, Any]]:
     whole, _, _ = data.rpartition(b"\n")
     for number, line in enumerate(whole.splitlines(), 1):
         try:
-            result = json.loads(line)
-            job = Job(*(result[name] for name in Job._fields))
-            done[job] = {name: result[name] for name in RESULT}
-        except (ValueError, KeyError, TypeError):
+            job, result = _read_run(line)
+            done[job] = result
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ValueError(
                 f"{path}: line {number} is not a run of this version; choose another folder"
             ) from None
     return done
+
+
+def _read_run(line: bytes) -> tuple[Job, dict[str, Any]]:
+    found = json.loads(line)
+    job = Job(*(found[name] for name in Job._fields))
+    if not all(_is_number(found[name]) for name in _NUMBERS):
+        raise TypeError
+    return job, {name: found[name] for name in RESULT}
 
 
 # ---- how long that takes -------------------------------------------------------------------------
