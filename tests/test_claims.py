@@ -21,6 +21,7 @@ from minimixce.experiments.options import ComparisonOptions
 
 ROOT = Path(__file__).parent.parent
 TUTORIALS = ROOT / "tutorials"
+LESSONS = TUTORIALS.glob("[0-9]_*.py")
 P = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
 
 
@@ -90,6 +91,20 @@ def test_each_sentence_of_the_page_on_objectives_is_in_the_ledger():
             if of == "which_objective.md":
                 left = left.replace(plain(sentence), "")
         assert not re.search(r"\w", left), f"claims.md lacks: {left}"
+
+
+ADVICE = r"\b(should|never|always|better|prefer|must)\b"
+
+
+@pytest.mark.parametrize("page", ["../README.md", *sorted(p.name for p in LESSONS)])
+def test_advice_on_the_front_page_and_in_the_summaries_is_in_the_ledger(page):
+    text = re.sub(r"^```.*?^```", "", read(page), flags=re.M | re.S)
+    if page.endswith(".py"):
+        text = text.split("# ## Summary")[1].split("# ## Exercises")[0]
+    kept = [plain(sentence) for of, sentence, _ in LEDGER if of == page]
+    for sentence in re.split(r"(?<=[.?!]) ", plain(text)):
+        if re.search(ADVICE, sentence):
+            assert any(s in sentence or sentence in s for s in kept), f"claims.md lacks: {sentence}"
 
 
 # ---- conditions ----------------------------------------------------------------------------------
