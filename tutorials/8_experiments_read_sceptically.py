@@ -654,9 +654,10 @@ assert possible_there < mean(target, "validity")
 
 # %% [markdown] tags=["solution"]
 # **Solution 5.** For instance: a world with noise, where some training sentences are wrong (draw them from another
-# world), since MixCE weights down what the model finds absurd and a temperature is applied too late to unlearn it; the
-# measure is the share of wrong sentences in samples at equal entropy; controls are MLE at the matching temperature, and
-# MLE without the noise; enough seeds for the power you want, as in Solution 2, and η chosen on other seeds than those
+# world), since MixCE weights down what the model finds absurd and a temperature is applied too late to unlearn it (for
+# bigram tables [it was tried](claims.md): by impossible moves the temperature is ahead); the measure is the
+# share of wrong sentences in samples at equal entropy; controls are MLE at the matching temperature, and MLE without
+# the noise; enough seeds for the power you want, as in Solution 2, and η chosen on other seeds than those
 # you report. [longer_run.py](longer_run.py) is a place to start: `run_stories` draws the training sentences, and may
 # draw some of them elsewhere.
 
