@@ -517,8 +517,9 @@ assert like.mean() > 5 * near
 #   depend on what is counted.
 # - A bigram has one row for "here" where the world has two states. Maximum likelihood fills it with the average, and
 #   a quarter of what it writes, nearly, is impossible.
-# - Perplexity judges the model where the data go. All it says about what the model invents is a bound per sentence,
-#   $1 - e^{-\mathrm{KL}(P \| Q)}$, and that is loose as soon as a sentence costs a nat or two too much.
+# - Perplexity judges the model where the data go. All it says about what the model invents, and only if $H(P)$ is
+#   known, is a bound per sentence, $1 - e^{-\mathrm{KL}(P \| Q)}$. It is loose as soon as a sentence costs a nat or
+#   two too much.
 # - The mode is one sentence, and far from typical. What you meet is what there is much of.
 
 # %% [markdown]

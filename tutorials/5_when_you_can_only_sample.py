@@ -212,10 +212,10 @@ for name, numbers in a.items():
     assert np.allclose(weighted(rows, numbers), grads["logits"])
 
 # %% [markdown]
-# The package's own lines find the same gradients, for any model. `score` runs the model forward on the samples and
-# collects what their tokens cost; `pull_back(model, s, a)` is the formula above: $a$ times onehot − softmax is the derivative
-# in the logits of each token, and the rest is the model's own backward. (The lines about js serve another
-# divergence.)
+# The package's own lines find the same gradients, for any model. `score`, which here means to rate, runs the model
+# forward on the samples and collects what their tokens cost; `pull_back(model, s, a)` is the formula above: $a$
+# times onehot − softmax is the derivative in the logits of each token, and the rest is the model's own backward.
+# (The lines about js serve another divergence.)
 
 # %%
 source(estimators.reinforce, estimators.reward_to_go, estimators.rloo)
@@ -555,9 +555,9 @@ as_it_comes = {name: error(each)[0] for name, each in at_16.items()}
 # %% [markdown]
 # ## An error, and the length of a step
 #
-# The mean squared distance is variance plus squared bias. That is the error of a step which takes the estimate as it
-# comes. But nobody has to: a learning rate $\lambda$ multiplies it, and learning rates are chosen. The error of
-# $\lambda \hat{g}$ is a parabola in $\lambda$,
+# This mean squared distance, the *mean squared error*, is variance plus squared bias. (The errors in the tables above are
+# its square root.) So much for a step which takes the estimate as it comes. But no step has to: a learning rate $\lambda$
+# multiplies it, and learning rates are chosen. The mean squared error of $\lambda \hat{g}$ is a parabola in $\lambda$,
 #
 # $$
 # \mathbb{E}\|\lambda \hat{g} - g\|^2 = \lambda^2 \, \mathbb{E}\|\hat{g}\|^2 - 2 \lambda \, \mathbb{E}[\hat{g} \cdot g] +
@@ -580,7 +580,7 @@ found = {16: {name: compared(each) for name, each in at_16.items()}}
 
 # %% tags=["fold"]
 table(
-    ("n = 16", "variance", "bias²", "error as it comes", "best multiplier", "error with it"),
+    ("n = 16", "variance", "bias²", "squared error as it comes", "best multiplier", "squared error with it"),
     [
         (
             name,
@@ -603,8 +603,8 @@ soft = "Gumbel-softmax, τ = 1"
 # error is 1. But that only says that such steps are too long for their noise. At its best multiplier no estimate is worse
 # than none (the multiplier 0 would be allowed): REINFORCE has {{scaled["REINFORCE"]:.2f}}, reward to go
 # {{scaled["reward to go"]:.2f}}. RLOO, at {{found[16]["RLOO"][3]:.2f}} of its length, has {{scaled["RLOO"]:.2f}}, and
-# Gumbel-softmax, which hardly gains, {{scaled[soft]:.2f}}: RLOO is now level, or a little ahead. What is left of
-# Gumbel-softmax's error is one of *direction*, and that no multiplier mends. (A multiplier below 1 makes RLOO biased: a
+# Gumbel-softmax, which hardly gains, {{scaled[soft]:.2f}}: RLOO is now level, or a little ahead. Nearly all that is
+# left of Gumbel-softmax's error is one of *direction*, and that no multiplier mends. (A multiplier below 1 makes RLOO biased: a
 # biased estimator, and the better one. Importance weights would need {{found[16]["importance weights"][3]:.0f}} times
 # their length, and point almost at a right angle even then.)
 
@@ -657,13 +657,13 @@ counted[1:3, 3] *= 0.02  # hardly ever "here" after a noun
 counted /= counted.sum(axis=1, keepdims=True)
 
 
-def samples_needed(error):
+def samples_needed(accuracy):
     """For the model as it is -> impossible share of Q, KL(Q‖P), samples for that relative error"""
     Q, C = np.exp(mm.exact.log_prob(model, every)), costs(every).sum(axis=1)
     each = (C - Q @ C)[:, None] * each_alone(np.ones((len(every), 1)))
     exact = Q @ each
     variance = (Q @ (each**2).sum(axis=1) - exact @ exact) / (exact @ exact)
-    return Q[~valid].sum(), Q @ C, variance / error**2
+    return Q[~valid].sum(), Q @ C, variance / accuracy**2
 
 
 better = {}

@@ -234,9 +234,7 @@ def rare(settings):
 def early_stopping(settings):
     """F of tables after some steps on batches of stories(), from the uniform start -> dict."""
     world, max_len = mm.worlds.stories(), WORLDS["stories"]["max_len"]
-    f_of = functools.partial(
-        exact.bigram_loss_and_grads, world=world, max_len=max_len, objective="forward_ce"
-    )
+    f_of = functools.partial(exact.bigram_loss_and_grads, world=world, max_len=max_len, objective="forward_ce")
     results = {}
     for eta in settings["etas"]:
         found = {steps: [] for steps in settings["steps"]}
@@ -244,9 +242,7 @@ def early_stopping(settings):
             model = mm.TableBigram(world.vocab_size)
             optimizer = mm.AdamW(model.params, lr=settings["lr"], weight_decay=0.0)
             for step in range(1, max(found) + 1):
-                rows = world.sample(
-                    settings["sentences"], max_len, np.random.default_rng([1, seed, step])
-                )
+                rows = world.sample(settings["sentences"], max_len, np.random.default_rng([1, seed, step]))
                 inputs, targets = world.batch(rows)
                 logits, cache = model.forward(inputs)
                 _, dlogits = mm.objectives.mixce(logits, targets, eta=eta)
@@ -265,8 +261,7 @@ def several_raised(settings):
     for tokens in settings["tokens"]:
         p = np.random.default_rng([2, tokens]).dirichlet(np.ones(tokens), settings["contexts"])
         results[str(tokens)] = {
-            f"{eta:g}": float(((fixed_point("mixce", p, eta)[0] > p).sum(axis=1) > 1).mean())
-            for eta in settings["etas"]
+            f"{eta:g}": float(((fixed_point("mixce", p, eta)[0] > p).sum(axis=1) > 1).mean()) for eta in settings["etas"]
         }
     return results
 
@@ -282,8 +277,7 @@ def new_token(settings):
         here = results[label(objective, ratio)] = {"end": rounded(end)}
         for way in settings["lr"]:
             here[way] = {
-                f"{start:g}": _steps_to(objective, ratio, data, start, end / 2, way, settings)
-                for start in settings["start"]
+                f"{start:g}": _steps_to(objective, ratio, data, start, end / 2, way, settings) for start in settings["start"]
             }
     return results
 
