@@ -256,18 +256,23 @@ def test_all_stored_numbers_come_out_again(evidence):
 
 
 def test_emo_sees_more_than_q():
-    """The other objectives pull by q alone; EMO's pull on one q depends on the embedding."""
+    """The other objectives pull by q alone; at one q EMO's gradient depends on the embedding."""
     logits, target = np.zeros((1, 3)), np.array([0])
-    pulls = [
-        float(mm.objectives.emo(logits, target, embedding, reduction="none")[1][0])
-        for embedding in (np.eye(3), np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]))
-    ]
-    grads = [
+    alike, unlike = (
         mm.objectives.emo(logits, target, embedding)[1]
         for embedding in (np.eye(3), np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]))
-    ]
-    assert pulls[0] > 0
-    assert abs(grads[0] - grads[1]).max() > 0.1
+    )
+    assert abs(alike - unlike).max() > 0.1
+
+
+def test_emo_does_not_end_at_p():
+    """Its expected gradient is not zero at q = p, where maximum likelihood's is."""
+    logits, every = np.tile(np.log(P), (5, 1)), np.arange(5)
+    embedding = np.random.default_rng(0).standard_normal((5, 3))
+    _, by_mle = mm.objectives.mle(logits, every, normalizer=1)
+    _, by_emo = mm.objectives.emo(logits, every, embedding, normalizer=1)
+    np.testing.assert_allclose(P @ by_mle, 0, atol=1e-15)
+    assert abs(P @ by_emo).max() > 0.01
 
 
 @pytest.mark.parametrize("case", [("mixce", 0.5), ("mixce", 0.1), ("tailr", 0.01), ("tailr", 0.1)])
