@@ -50,6 +50,7 @@ gradient_checking
 worlds
 comparing
 which_objective
+claims
 add_your_own
 cli
 api
