@@ -86,7 +86,8 @@ def three_answers(seed, eta):
     return [*without_training, network(seed, eta)]
 
 
-answers = np.array([[three_answers(seed, eta) for seed in SEEDS] for eta in ETAS])  # (η, seed, answer)
+# (η, seed, answer)
+answers = np.array([[three_answers(seed, eta) for seed in SEEDS] for eta in ETAS])
 
 
 def mean_and_error(values):
@@ -351,7 +352,7 @@ levels(stories, fits | {"possible": ("validity", 3), "different": ("different", 
 # %%
 mle = of(stories, "as trained", eta=1.0)
 half, half_control = of(stories, "as trained", eta=0.5), of(stories, "entropy of η = 0.5")
-wrong, wrong_half, wrong_control = (1 - mean(rows, "validity") for rows in (mle, half, half_control))
+wrong, wrong_half, wrong_control = (1 - mean(r, "validity") for r in (mle, half, half_control))
 longer_by, length_error, _ = paired(stories, 0.5, "length")
 least_perplexity = stories["p"]["perplexity"]  # of P itself
 
