@@ -15,14 +15,11 @@ def draw_seeds(etas: Any, counting: Any, optimum: Any, trained: Any) -> None:
     fig = figure(height=3.6)
     ax = fig.subplots()
     places = np.arange(len(etas))
-    kinds = (
-        ("MixCE's optimum,\ngiven the counts", optimum, (0.3, 1.7)),
-        ("the trained network", trained, (0.3, 1.3)),
-    )
-    for (label, values, (x, factor)), look in zip(kinds, looks(2)):
+    kinds = (("MixCE's optimum,\ngiven the counts", optimum), ("the trained network", trained))
+    for (label, values), look in zip(kinds, looks(2)):
         style = {"color": look.color, "ls": look.dash, "marker": look.marker, "ms": 4, "lw": 1}
         ax.plot(places, values, **style)
-        ax.text(x, np.mean(values[0]) * factor, label, color=look.color, va="bottom")
+        ax.text(0.3, np.max(values[:2]) * 1.15, label, color=look.color, va="bottom")
     floor = np.mean(counting)
     ax.axhline(floor, color=CONTROL_COLOR, ls=":", lw=1.5)
     ax.text(places[-1], floor * 0.9, "counting", color=CONTROL_COLOR, ha="right", va="top")
