@@ -1,7 +1,8 @@
 # %% [markdown]
 # # 1 Two cross-entropies
 #
-# *Reading: 25 minutes. Computing: 10 seconds on a laptop. Before this: what a softmax is, what an expectation is.*
+# *Prose: 20 minutes; with the code: 35; with exercises: 2 hours. Computing: 10 seconds. Before this: what a softmax is,
+# what an expectation is ([lesson 0](0_a_derivative_by_trying.ipynb) has the first).*
 #
 # **At the end you will know**
 #
@@ -11,43 +12,33 @@
 # - what "mode-seeking" means, and when it is not true;
 # - which mixture MixCE minimises, and why it cannot be computed on text as it stands.
 #
-# This is the first lesson of the short path 1 → 3 → 6, and of the long one through all eight.
+# This is the first lesson of the short path 1 → 3 → 6, and of the long one through all nine.
 
-# %%
+# %% tags=["setup"]
 import numpy as np
 
 import minimixce as mm
-from minimixce.lessons import (
-    INVALID,
-    MAX_LEN,
-    P_COLOR,
-    Q_COLOR,
-    VALID,
-    figure,
-    optimal_table,
-    say,
-    sentence_bars,
-    sentence_probs,
-    show,
-    table,
-)
+from minimixce.lessons import INVALID, MAX_LEN, VALID, as_markdown, optimal_table, sentence_probs, simplex, table
 
 # %% [markdown]
 # ## Eight sentences by a well-trained model
 #
 # Here is a language with four sentences. A noun, "cat" or "cats"; perhaps "here"; then the verb, which agrees with
 # the noun. Because somebody wrote this language down, every probability in it is known. Such a known distribution is
-# called a *world*, and its probabilities are called $P$.
+# called a *[world](glossary.md#world)*, and its probabilities are called $P$.
 
 # %%
 world = mm.worlds.agreement()
+
+# %% tags=["fold"]
 table(["sentence", "P(sentence)"], [[text, f"{p:.2f}"] for text, p in zip(VALID, sentence_probs(world))])
 
 # %% [markdown]
 # Now a model of this language, whose probabilities are called $Q$. It is the simplest there is, a *bigram*: a table
-# with one row for each word, which holds the probabilities of the next word. It is trained by *maximum likelihood*
-# (MLE): among all such tables, the one that makes sentences drawn from $P$ as probable as can be. `optimal_table`
-# does this with the exact expectation over $P$, so it is as if the training data were endless.
+# with one row for each word, which holds the probabilities of the next word. It is trained by *[maximum
+# likelihood](glossary.md#maximum-likelihood-mle)* (MLE): among all such tables, the one that makes sentences drawn
+# from $P$ as probable as can be. `optimal_table` does this with the exact expectation over $P$, so it is as if the
+# training data were endless.
 #
 # Eight sentences that this model writes (`MAX_LEN` is the greatest length, a sentence's end included):
 
@@ -55,14 +46,17 @@ table(["sentence", "P(sentence)"], [[text, f"{p:.2f}"] for text, p in zip(VALID,
 model = optimal_table("forward_ce")  # the name of the objective: soon you will know why
 rows = mm.estimators.sample(model, 8, MAX_LEN, seed=7)  # a seed at which the eight look like the average
 possible = world.log_prob(rows) > -np.inf
+impossible = 1 - float(mm.exact.measure(model, world, MAX_LEN)["validity"])
+
+# %% tags=["fold"]
 table(["the model wrote", "can P write it?"], [[world.text(r), "yes" if ok else "✗ never"] for r, ok in zip(rows, possible)])
 
-impossible = 1 - float(mm.exact.measure(model, world, MAX_LEN)["validity"])
+# %% [markdown]
+# Marked: {{8 - possible.sum()}} of 8. Eight are few, but this world is small enough to add up every sentence there
+# is: the model writes something impossible with probability {{impossible:.2f}}.
+
+# %% tags=["check"]
 assert 0.23 < impossible < 0.25
-say(
-    f"Marked: {8 - possible.sum()} of 8. Eight are few, but this world is small enough to add up every sentence there is: the "
-    f"model writes something impossible with probability {impossible:.2f}."
-)
 
 # %% [markdown]
 # Nothing went wrong in training. The table looks only at the last word, and after "here" it has forgotten whether
@@ -71,8 +65,10 @@ say(
 # %%
 after = np.exp(model.params["logits"][world.words.index("here")])
 after /= after.sum()  # the softmax of one row
-for verb in ("sleeps", "sleep"):
-    say(f'Q({verb} | here) = {after[world.words.index(verb)]:.2f}, whichever noun came before "here".')
+
+# %% [markdown]
+# Whichever noun came before "here", $Q(\text{sleeps} \mid \text{here})$ is {{after[world.words.index("sleeps")]:.2f}}
+# and $Q(\text{sleep} \mid \text{here})$ is {{after[world.words.index("sleep")]:.2f}}.
 
 # %% [markdown]
 # More data would not help, nor more steps. This is the best bigram *in the sense of maximum likelihood*, and that is
@@ -82,9 +78,9 @@ for verb in ("sleeps", "sleep"):
 #
 # ## Who draws, and who judges
 #
-# Seeing $x$ with probability $p$ costs a *surprise* of $-\log p$ (natural logarithm; the unit is the *nat*). A sure
-# thing costs nothing, an impossible one infinitely much. Take the mean surprise when one distribution draws $x$ and
-# another one judges it:
+# Seeing $x$ with probability $p$ costs a *surprise* of $-\log p$ (natural logarithm; the unit is the
+# *[nat](glossary.md#nats)*). A sure thing costs nothing, an impossible one infinitely much. Take the mean surprise
+# when one distribution draws $x$ and another one judges it:
 #
 # $$ F = -\sum_x P(x) \log Q(x) \quad \text{the forward cross-entropy: the data draw, the model judges} $$
 #
@@ -95,8 +91,9 @@ for verb in ("sleeps", "sleep"):
 # first is never put to them.
 
 # %% [markdown]
-# If the same distribution draws and judges, the mean surprise is its *entropy*, $H(P) = -\sum_x P(x) \log P(x)$. A
-# *KL divergence* is what a judge loses by not being the one who draws:
+# If the same distribution draws and judges, the mean surprise is its *[entropy](glossary.md#entropy)*,
+# $H(P) = -\sum_x P(x) \log P(x)$. A *[KL divergence](glossary.md#kl-divergence)* is what a judge loses by not being
+# the one who draws:
 #
 # $$
 # \mathrm{KL}(P \| Q) = F - H(P), \qquad \mathrm{KL}(Q \| P) = R - H(Q).
@@ -118,6 +115,8 @@ def quantities(Q, P=P):
 
 
 examples = {"P itself": P, "uniform": np.ones(3) / 3, "nearly all on A": np.array([0.98, 0.01, 0.01])}
+
+# %% tags=["fold"]
 values = [[name, *(f"{value:.3f}" for value in quantities(Q).values())] for name, Q in examples.items()]
 table(["Q", *quantities(P)], values)
 
@@ -129,16 +128,33 @@ table(["Q", *quantities(P)], values)
 # > **Predict.** Let $Q$ be any distribution over A, B, C. At which $Q$ is each of the four least? For three of them
 # > the table suggests the answer. Where is $R$ least, and how low does it get?
 
-# %% tags=["reveal"]
+# %%
 n = 100
 grid = np.array([(a, b, n - a - b) for a in range(n + 1) for b in range(n + 1 - a)]) / n  # every Q in steps of 1/100
 best = {name: grid[values.argmin()] for name, values in quantities(grid).items()}
 
-say("R is least where Q puts everything on A, the likeliest outcome; the other three are least at Q = P:")
-table(["", "least value", "at Q ="], [[name, f"{quantities(Q)[name]:.3f}", Q] for name, Q in best.items()])
-say(f"The least R is the surprise of A alone, {-np.log(P[0]):.3f} nats, below the entropy of P, {quantities(P)['F']:.3f}.")
+# %% [markdown]
+# <details><summary>R too is least at P, and is then the entropy of P</summary>
+#
+# It goes lower: at P it is {{quantities(P)["R"]:.3f}}, and putting everything on A makes it {{-np.log(P[0]):.3f}}.
+# Look under the other answer.
+#
+# </details>
+# <details><summary>R is least where everything is on A, the likeliest outcome</summary>
+#
+# Yes; the other three are least at $Q = P$:
+#
+# {{as_markdown(["", "least value", "at Q ="], [[name, f"{quantities(Q)[name]:.3f}", Q] for name, Q in best.items()])}}
+#
+# The least $R$ is the surprise of A alone, {{-np.log(P[0]):.3f}} nats, below the entropy of $P$,
+# {{quantities(P)["F"]:.3f}}.
+#
+# </details>
+
+# %% tags=["check"]
 assert all(np.allclose(best[name], P) for name in ("F", "KL(P‖Q)", "KL(Q‖P)"))
 assert np.allclose(best["R"], [1, 0, 0])
+
 
 # %% [markdown]
 # Why a corner? The judge is fixed, so each outcome has a fixed price, $-\log P(x)$, and $R$ is the mean price of what
@@ -153,13 +169,11 @@ assert np.allclose(best["R"], [1, 0, 0])
 #
 # A distribution over three outcomes is a point of a triangle: at a corner all probability is on one outcome, in the
 # middle it is spread evenly. Along a grey line the quantity does not change; from one line to the next it changes by
-# the same amount. The blue dot is $P$, the orange ring is the minimum, and the orange path is gradient descent on the
-# logits of $Q$, from the same start each time.
+# the same amount. The blue dot is $P$, the ring is the minimum, and the
+# path is gradient descent on the logits of $Q$, from the same start each time, a square.
+
 
 # %%
-CORNERS = np.array([[0, 0], [1, 0], [0.5, np.sqrt(3) / 2]])  # where A, B, C are drawn
-
-
 def slope(f, z, step=1e-5):
     """df/dz of a function of logits z (3,), by trying: central differences."""
     return np.array([(f(z + step * unit) - f(z - step * unit)) / (2 * step) for unit in np.eye(3)])
@@ -180,46 +194,11 @@ def descend(f, start, steps=400, rate=0.5):
     return np.array(path)
 
 
-# %%
-def draw_simplex(ax, values):
-    """The triangle of all Q, contours of values (one for each point of the grid), P as a blue dot."""
-    x, y = (grid @ CORNERS).T
-    levels = values.min() + 0.15 * np.arange(1, 16)
-    ax.tricontour(x, y, values, levels=levels, colors="0.65", linewidths=0.9)
-    ax.plot(*CORNERS[[0, 1, 2, 0]].T, color="0.2", linewidth=1.2)
-    for name, corner, offset in zip("ABC", CORNERS, [(-15, -4), (15, -4), (0, 9)]):
-        ax.annotate(name, corner, offset, textcoords="offset points", ha="center", va="center", fontsize=11)
-    ax.plot(*(P @ CORNERS), "o", color=P_COLOR, markersize=8, zorder=4)
-    ax.set(aspect="equal", xlim=(-0.1, 1.1), ylim=(-0.07, 0.95))
-    ax.axis("off")
-
-
-# %%
-def picture():
-    fig, start = figure(7.5, 7.2), [0.1, 0.3, 0.6]
-    titles = {
-        "F": "F: a bowl",
-        "R": "R: a tilted plane",
-        "KL(P‖Q)": "KL(P‖Q): the bowl of F, lowered by H(P)",
-        "KL(Q‖P)": "KL(Q‖P): another bowl",
-    }
-    for ax, (name, title) in zip(fig.subplots(2, 2).ravel(), titles.items()):
-        draw_simplex(ax, quantities(grid)[name])
-        path = descend(lambda z, name=name: quantities(softmax(z))[name], start) @ CORNERS
-        ax.plot(*path.T, color=Q_COLOR, linewidth=2)
-        ax.plot(*path[0], "o", color=Q_COLOR, markersize=4)
-        ring = {"markersize": 14, "fillstyle": "none", "markeredgewidth": 2.2}
-        ax.plot(*(best[name] @ CORNERS), "o", color=Q_COLOR, zorder=5, clip_on=False, **ring)
-        ax.annotate("P", P @ CORNERS, (-13, 9), textcoords="offset points", color=P_COLOR, fontsize=11)
-        ax.set_title(title, fontsize=11, pad=8)
-    return fig
-
-
-show(
-    picture(),
-    "Contours of F, R and both KL divergences over the triangle of distributions on three outcomes: R's are "
-    "parallel straight lines and its minimum, ringed, is corner A; the others are bowls with their minimum at P.",
-)
+# %% tags=["fold"]
+titles = {"F": "F", "R": "R", "KL(P‖Q)": "KL(P‖Q): F less H(P)", "KL(Q‖P)": "KL(Q‖P)"}
+paths = {name: descend(lambda z, name=name: quantities(softmax(z))[name], [0.1, 0.3, 0.6]) for name in titles}
+panels = [(title, quantities(grid)[name], paths[name], best[name]) for name, title in titles.items()]
+simplex.draw_descents(grid, P, panels)
 
 # %% [markdown]
 # The contours of $R$ are parallel straight lines: a plane has no lowest point inside the triangle, so the minimum is
@@ -234,11 +213,30 @@ show(
 # > **Predict.** There are two cross-entropies and two divergences. Which pairs have the same gradient with respect to
 # > $Q$: $F$ and $\mathrm{KL}(P \| Q)$? $R$ and $\mathrm{KL}(Q \| P)$? Both?
 
-# %% tags=["reveal"]
+# %%
 z = np.log([0.2, 0.2, 0.6])  # the logits of some Q
 slopes = {name: slope(lambda z, name=name: quantities(softmax(z))[name], z) for name in quantities(P)}
-say("One pair does, F and KL(P‖Q). The slopes in the three logits, at this Q:")
-table(["", "A", "B", "C"], [[name, *(f"{s:+.3f}" for s in values)] for name, values in slopes.items()])
+
+# %% [markdown]
+# <details><summary>Both pairs have</summary>
+#
+# One pair does not. Compare the four rows under the other answer.
+#
+# </details>
+# <details><summary>F and KL(P‖Q) have, the other two have not</summary>
+#
+# Yes. The slopes in the three logits, at this $Q$:
+#
+# {{as_markdown(["", "A", "B", "C"], [[name, *(f"{s:+.3f}" for s in values)] for name, values in slopes.items()])}}
+#
+# </details>
+# <details><summary>Neither pair has</summary>
+#
+# One pair has. Compare the four rows under the answer before this one.
+#
+# </details>
+
+# %% tags=["check"]
 assert np.allclose(slopes["F"], slopes["KL(P‖Q)"], atol=1e-8)
 assert not np.allclose(slopes["R"], slopes["KL(Q‖P)"], atol=0.01)
 
@@ -258,11 +256,19 @@ assert not np.allclose(slopes["R"], slopes["KL(Q‖P)"], atol=0.01)
 # > **Predict.** Go back to the picture, bottom right. Does the minimum of $\mathrm{KL}(Q \| P)$ lie at the mode A?
 # > What would have to change for the sentence to be true?
 
-# %% tags=["reveal"]
-say(
-    f"No: it lies at Q = {best['KL(Q‖P)']}, which is P, like the minimum of KL(P‖Q). As long as Q is free, the two divergences "
-    "have the same minimum, and nothing is dropped. They part when Q is restricted, so that it cannot be P."
-)
+# %% [markdown]
+# <details><summary>It lies at A</summary>
+#
+# That is $R$, top right. The ring of $\mathrm{KL}(Q \| P)$ is at $Q$ = {{best["KL(Q‖P)"]}}, which is $P$.
+#
+# </details>
+# <details><summary>It lies at P</summary>
+#
+# Yes, at $Q$ = {{best["KL(Q‖P)"]}}, like the minimum of $\mathrm{KL}(P \| Q)$. As long as $Q$ is free, the two
+# divergences have the same minimum, and nothing is dropped. They part when $Q$ is restricted, so that it cannot be
+# $P$.
+#
+# </details>
 
 # %% [markdown]
 # A restricted $Q$ is what this lesson began with: a bigram cannot be $P$. Here is the best bigram by each of the two
@@ -270,42 +276,38 @@ say(
 #
 # One matter must be settled before. $R$ and $\mathrm{KL}(Q \| P)$ are infinite as soon as $Q$ gives any probability
 # to what is impossible, and an infinite number tells no two models apart. So inside them, here as in the authors'
-# code, an impossible word counts as if it had probability $10^{-30}$. This is the *floor*. The price of such a word,
-# $-\log 10^{-30}$, is high but finite.
+# code, an impossible word counts as if it had probability $10^{-30}$. This is the *[floor](glossary.md#floor)*. The
+# price of such a word, $-\log 10^{-30}$, is high but finite.
 
 # %%
 best_bigram = {"KL(P‖Q)": optimal_table("forward_kl"), "KL(Q‖P)": optimal_table("reverse_kl")}
 found = {name: mm.exact.measure(Q, world, MAX_LEN) for name, Q in best_bigram.items()}
+covering, seeking = (sentence_probs(Q) for Q in best_bigram.values())
+dropped = [f'"{text}"' for text, q in zip(VALID, seeking) if q < 0.01]
+
+# %% tags=["fold"]
 table(
     ["bigram that minimises", "KL(P‖Q)", "KL(Q‖P)", "writes something impossible"],
     [[name, f"{f['forward_kl']:.3f}", f"{f['reverse_kl']:.3f}", f"{1 - f['validity']:.3f}"] for name, f in found.items()],
 )
-say(
-    f"The price of an impossible word is {-world.log_p_floor:.2f} nats. The first model writes "
-    f"{found['KL(P‖Q)']['impossible_tokens']:.2f} of them per sentence, and their product is what makes its KL(Q‖P) so large."
-)
 
-# %%
-fig = figure(7.5, 3.4)
-bars = {"P": sentence_probs(world)} | {f"bigram, least {name}": sentence_probs(Q) for name, Q in best_bigram.items()}
-sentence_bars(fig.subplots(), bars)
-show(
-    fig,
-    "Bars of every sentence under P and under two bigrams: the one with least KL(P‖Q) covers all four sentences and two "
-    "impossible ones, the one with least KL(Q‖P) writes nothing impossible and drops a possible sentence.",
-)
+# %% [markdown]
+# The price of an impossible word is {{-world.log_p_floor:.2f}} nats. The first model writes
+# {{found["KL(P‖Q)"]["impossible_tokens"]:.2f}} of them per sentence, and their product is what makes its
+# $\mathrm{KL}(Q \| P)$ so large.
 
-# %%
-covering, seeking = (sentence_probs(Q) for Q in best_bigram.values())
-dropped = [f'"{text}"' for text, q in zip(VALID, seeking) if q < 0.01]
+# %% tags=["fold"]
+simplex.draw_two_bigrams(sentence_probs(world), {"least KL(P‖Q)": covering, "least KL(Q‖P)": seeking})
+
+# %% [markdown]
+# The first covers all four sentences and pays with {{covering[4:6].sum():.2f}} on {{" and ".join(INVALID)}}. The
+# second writes nothing impossible and pays by never writing {{" or ".join(dropped)}}. (Its $\mathrm{KL}(P \| Q)$ in
+# the table has no upper limit: the longer the training, the less is left on what it drops.)
+
+# %% tags=["check"]
 assert covering[:4].min() > 0.05  # covers all that is possible …
 assert seeking[4:].sum() < 0.01  # … against: nothing impossible
 assert dropped
-say(
-    f"The first covers all four sentences and pays with {covering[4:6].sum():.2f} on {' and '.join(INVALID)}. "
-    f"The second writes nothing impossible and pays by never writing {' or '.join(dropped)}. (Its KL(P‖Q) in the table has no "
-    "upper limit: the longer the training, the less is left on what it drops.)"
-)
 
 # %% [markdown]
 # This is the difference, and "mode-seeking" is not quite the word for it. The second model does not sit on the mode.
@@ -332,11 +334,13 @@ say(
 # %%
 etas = [1.0, 0.9, 0.5]
 mixed = {f"η = {eta}": optimal_table("mixce_star", eta) for eta in etas}
-rows_of_table = []
-for name, Q in mixed.items():
-    f = mm.exact.measure(Q, world, MAX_LEN)
-    rows_of_table.append([name, f"{f['forward_ce']:.2f}", f"{f['reverse_ce']:.2f}", f"{1 - f['validity']:.3f}"])
-table(["bigram that minimises η F + (1−η) R", "F", "R", "writes something impossible"], rows_of_table)
+
+# %% tags=["fold"]
+of_mixed = {name: mm.exact.measure(Q, world, MAX_LEN) for name, Q in mixed.items()}
+table(
+    ["bigram that minimises η F + (1−η) R", "F", "R", "writes something impossible"],
+    [[name, f"{f['forward_ce']:.2f}", f"{f['reverse_ce']:.2f}", f"{1 - f['validity']:.3f}"] for name, f in of_mixed.items()],
+)
 
 
 # %%
@@ -348,36 +352,19 @@ def mixture(eta):
     return value
 
 
-# %%
-def mixture_picture():
-    fig = figure(7.5, 3.5)
-    left, right = fig.subplots(1, 2, width_ratios=[1, 1.45])
-    values = quantities(grid)
-    draw_simplex(left, 0.5 * values["F"] + 0.5 * values["R"])
-    minima = [P]
-    for eta in np.arange(0.95, 0.01, -0.05):  # each from the one before
-        minima.append(descend(mixture(eta), minima[-1], steps=100, rate=1)[-1])
-    minima = np.array([*minima, [1, 0, 0]]) @ CORNERS
-    left.plot(*minima.T, color=Q_COLOR, linewidth=2.5, clip_on=False)
-    for i, label, offset in ((0, "η = 1", (20, 8)), (10, "η = ½", (-4, 11)), (20, "η = 0", (14, -13))):
-        left.plot(*minima[i], "o", color=Q_COLOR, markersize=5, zorder=5, clip_on=False)
-        left.annotate(label, minima[i], offset, textcoords="offset points", ha="center", fontsize=9, color=Q_COLOR)
-    left.set_title("Three outcomes, Q free:\nthe minimum from η = 1 to η = 0", fontsize=10)
-    sentence_bars(right, {"P": sentence_probs(world)} | {name: sentence_probs(Q) for name, Q in mixed.items()})
-    right.set_title("Sentences, Q a bigram: the minimum at each η", fontsize=10)
-    right.tick_params(axis="x", labelsize=6.5)
-    return fig
+minima = [P]
+for eta in np.arange(0.95, 0.01, -0.05):  # each from the one before
+    minima.append(descend(mixture(eta), minima[-1], steps=100, rate=1)[-1])
+minima = np.array([*minima, [1, 0, 0]])  # the last is η = 0
 
-
-show(
-    mixture_picture(),
-    "Left, in the triangle of distributions, the minimum of the mixture moves from P to corner A as η falls. "
-    "Right, bars of the sentences: with smaller η the best bigram writes less that is impossible and concentrates.",
-)
+# %% tags=["fold"]
+half = 0.5 * quantities(grid)["F"] + 0.5 * quantities(grid)["R"]
+bars = {"P": sentence_probs(world)} | {name: sentence_probs(Q) for name, Q in mixed.items()}
+simplex.draw_mixture(grid, half, minima, P, bars)
 
 # %% [markdown]
-# On the right is what a smaller $\eta$ buys: the bigram writes less that is impossible. With the floor's price inside
-# $R$, even a tenth of it counts for much. On the left, with the contours of the mixture at $\eta = 1/2$, is what it
+# Below is what a smaller $\eta$ buys: the bigram writes less that is impossible. With the floor's price inside
+# $R$, even a tenth of it counts for much. Above, with the contours of the mixture at $\eta = 1/2$, is what it
 # costs: even where $Q$ is free to be $P$, the minimum is not $P$. It leaves $P$ as soon as $\eta < 1$ and ends in the
 # corner. The mixture of the two *divergences* does not do this. The difference between the two mixtures is, by the
 # definitions above, a term that rewards a small entropy of $Q$, and a constant:
@@ -390,10 +377,12 @@ show(
 values, eta = quantities(grid), 0.5
 of_divergences = grid[(eta * values["KL(P‖Q)"] + (1 - eta) * values["KL(Q‖P)"]).argmin()]
 of_cross_entropies = grid[(eta * values["F"] + (1 - eta) * values["R"]).argmin()]
-say(
-    f"At η = {eta}, with P = {P}: the mixture of cross-entropies is least at Q = {of_cross_entropies}, "
-    f"that of the divergences at Q = {of_divergences}."
-)
+
+# %% [markdown]
+# At $\eta$ = {{eta}}, with $P$ = {{P}}, the mixture of cross-entropies is least at $Q$ = {{of_cross_entropies}}, that
+# of the divergences at $Q$ = {{of_divergences}}.
+
+# %% tags=["check"]
 assert np.allclose(of_divergences, P)
 assert of_cross_entropies[0] > P[0] + 0.05
 
@@ -409,10 +398,14 @@ data, written = world.sample(2000, MAX_LEN, seed=0), mm.estimators.sample(model,
 F = -mm.exact.log_prob(model, data).mean()  # asks the model about the data: possible anywhere
 R = -world.log_prob(written, floored=True).mean()  # asks P about what the model wrote: possible in a world
 exact = mm.exact.measure(model, world, MAX_LEN)
-say(
-    f"From 2000 samples F = {F:.2f} and R = {R:.2f}; summed over every sentence {exact['forward_ce']:.2f} and "
-    f"{exact['reverse_ce']:.2f} nats."
-)
+
+# %% [markdown]
+# | | F | R |
+# | --- | ---: | ---: |
+# | from 2000 samples | {{F:.2f}} | {{R:.2f}} |
+# | summed over every sentence | {{exact["forward_ce"]:.2f}} | {{exact["reverse_ce"]:.2f}} |
+
+# %% tags=["check"]
 assert abs(F - exact["forward_ce"]) < 0.1
 assert abs(R - exact["reverse_ce"]) < 3
 
@@ -425,10 +418,12 @@ stories = mm.worlds.stories()
 corpus = {stories.text(row) for row in stories.sample(10_000, 40, seed=0)}
 fresh = [stories.text(row) for row in stories.sample(1000, 40, seed=1)]
 unseen = np.mean([text not in corpus for text in fresh])
-say(
-    f'This world knows {len(stories.words) - 1} words. A fresh sentence: "{fresh[0]}". Of 1000 such sentences, every one '
-    f"possible under P, {unseen:.0%} do not occur among 10,000 others. Counting would call them impossible."
-)
+
+# %% [markdown]
+# This world knows {{len(stories.words) - 1}} words. A fresh sentence: "{{fresh[0]}}". Of 1000 such sentences, every one
+# possible under $P$, {{unseen:.0%}} do not occur among 10,000 others. Counting would call them impossible.
+
+# %% tags=["check"]
 assert unseen > 0.5
 
 # %% [markdown]
@@ -479,8 +474,11 @@ assert unseen > 0.5
 # other divergence hardly minds.
 
 # %% tags=["solution"]
-for name, value in quantities(np.array([0.5, 0.5, 0.0]), P=np.array([0.5, 0.25, 0.25])).items():
-    say(f"{name} = {value / np.log(2):.2f} log 2")  # where the answer is ∞, a large number: the code reads 0 as 1e-30
+found = quantities(np.array([0.5, 0.5, 0.0]), P=np.array([0.5, 0.25, 0.25]))
+
+# %% [markdown] tags=["solution"]
+# In units of $\log 2$: {{", ".join(f"{name} {value / np.log(2):.2f}" for name, value in found.items())}}. Where the
+# answer is ∞ stands a large number: the code reads 0 as $10^{-30}$.
 
 # %% [markdown] tags=["solution"]
 # **Solution 2.** Every outcome has the same price, $\log 3$, so $R = \log 3$ at every $Q$: the plane is level, has no
@@ -488,9 +486,13 @@ for name, value in quantities(np.array([0.5, 0.5, 0.0]), P=np.array([0.5, 0.25, 
 # at the uniform distribution, so $P$.
 
 # %% tags=["solution"]
-uniform = quantities(grid, P=np.ones(3) / 3)
-say(f"R lies between {uniform['R'].min():.6f} and {uniform['R'].max():.6f}; log 3 = {np.log(3):.6f}.")
-assert np.ptp(uniform["R"]) < 1e-12
+uniform = quantities(grid, P=np.ones(3) / 3)["R"]
+
+# %% [markdown] tags=["solution"]
+# $R$ lies between {{uniform.min():.6f}} and {{uniform.max():.6f}}; $\log 3$ is {{np.log(3):.6f}}.
+
+# %% tags=["check"]
+assert np.ptp(uniform) < 1e-12
 
 # %% [markdown] tags=["solution"]
 # **Solution 3.** Write a bell as a softmax, and try every centre and width.
@@ -505,14 +507,24 @@ def bell(centre, width):
 
 bells = [(c, w) for c in np.arange(0, 20.5, 0.5) for w in np.arange(1, 10, 0.25)]
 candidates = np.array([bell(c, w) for c, w in bells])
-for hills in ((5, 15), (9, 11)):
+
+
+def best_bell(hills, name):
     two_hills = 0.5 * bell(hills[0], 1.5) + 0.5 * bell(hills[1], 1.5)
-    q = quantities(candidates, P=two_hills)
-    for name in ("KL(P‖Q)", "KL(Q‖P)"):
-        centre, width = bells[q[name].argmin()]
-        say(f"hills at {hills}: {name} is least for the bell at {centre:g} of width {width:g}")
-        if name == "KL(Q‖P)":
-            assert (centre == 10) == (hills == (9, 11))
+    return bells[quantities(candidates, P=two_hills)[name].argmin()]
+
+
+apart, together = ({name: best_bell(hills, name) for name in ("KL(P‖Q)", "KL(Q‖P)")} for hills in ((5, 15), (9, 11)))
+
+# %% [markdown] tags=["solution"]
+# | centre and width of the best bell | hills at 5 and 15 | hills at 9 and 11 |
+# | --- | --- | --- |
+# | KL(P‖Q) | {{"{:g} ± {:g}".format(*apart["KL(P‖Q)"])}} | {{"{:g} ± {:g}".format(*together["KL(P‖Q)"])}} |
+# | KL(Q‖P) | {{"{:g} ± {:g}".format(*apart["KL(Q‖P)"])}} | {{"{:g} ± {:g}".format(*together["KL(Q‖P)"])}} |
+
+# %% tags=["check"]
+assert apart["KL(Q‖P)"][0] != 10
+assert together["KL(Q‖P)"][0] == 10
 
 # %% [markdown] tags=["solution"]
 # With the hills apart, $\mathrm{KL}(P \| Q)$ covers both and the empty valley with them, and $\mathrm{KL}(Q \| P)$
@@ -526,19 +538,26 @@ for hills in ((5, 15), (9, 11)):
 # evidence of being closer: its minimum is a model that repeats one sentence.
 
 # %% tags=["solution"]
-for tau in (1.0, 0.7, 0.4):
-    found = quantities(softmax(np.log(P) / tau))
-    say(f"τ = {tau}: " + ", ".join(f"{name} = {value:.3f}" for name, value in found.items()))
+cooled = {tau: quantities(softmax(np.log(P) / tau)) for tau in (1.0, 0.7, 0.4)}
+
+
+# %% [markdown] tags=["solution"]
+# {{as_markdown(["τ", *cooled[1.0]], [[tau, *(f"{value:.3f}" for value in found.values())] for tau, found in cooled.items()])}}
 
 # %% [markdown] tags=["solution"]
 # **Solution 5.** $R$ is a finite part, the price of all the possible words, plus the price of an impossible word times
 # their expected number. Only the latter price has changed. It is a choice, not a fact about $P$: report both parts.
 
+
 # %% tags=["solution"]
-for floored in (world, world.with_floor(-10)):
-    f = mm.exact.measure(model, floored, MAX_LEN)
-    price, count = -floored.log_p_floor, f["impossible_tokens"]
-    say(f"price {price:.2f}: R = {f['reverse_ce']:.2f} = {f['reverse_ce_finite']:.2f} + {price:.2f} × {count:.3f}")
+def parts(floored):
+    found = mm.exact.measure(model, floored, MAX_LEN)
+    price, count = -floored.log_p_floor, found["impossible_tokens"]
+    return f"{found['reverse_ce']:.2f} = {found['reverse_ce_finite']:.2f} + {price:.2f} × {count:.3f}"
+
+
+# %% [markdown] tags=["solution"]
+# At the usual floor $R$ is {{parts(world)}}; at a floor of −10 it is {{parts(world.with_floor(-10))}}.
 
 # %% [markdown]
 # Next: [2 Sequences and worlds](2_sequences_and_worlds.ipynb), or, on the short path, [3 One softmax by

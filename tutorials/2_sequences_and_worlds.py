@@ -1,7 +1,8 @@
 # %% [markdown]
 # # 2 Sequences and worlds
 #
-# *Reading: 25 minutes. Computing: 10 seconds on a laptop. Before this: [lesson 1](1_two_cross_entropies.ipynb).*
+# *Prose: 25 minutes; with the code: 40; with exercises: 2½ hours. Computing: 10 seconds. Before this:
+# [lesson 1](1_two_cross_entropies.ipynb).*
 #
 # **At the end you will know**
 #
@@ -10,40 +11,39 @@
 # - why a model that remembers one word cannot represent four sentences, and what it writes instead;
 # - that a low perplexity does not promise good samples, and that the most probable sentence is not a typical one.
 
-# %%
+# %% tags=["setup"]
 import numpy as np
 
 import minimixce as mm
 from minimixce.lessons import (
     MAX_LEN,
-    P_COLOR,
-    Q_COLOR,
     VALID,
-    figure,
+    as_markdown,
     full_or_fast,
     optimal_table,
-    oranges,
-    say,
-    sentence_bars,
     sentence_probs,
-    show,
+    sequences,
     table,
 )
 
 # %% [markdown]
 # ## A sentence is a row of tokens
 #
-# A model knows no words, only *tokens*: integers from 0 to $V-1$, of which there are $V$ in the vocabulary. Here each
-# token stands for a word of the world from lesson 1. Token 0 is special. It is the *boundary*: it stands before every
-# sentence and after it.
+# A model knows no words, only *[tokens](glossary.md#token)*: integers from 0 to $V-1$, of which there are $V$ in the
+# vocabulary. Here each token stands for a word of the world from lesson 1. Token 0 is special. It is the
+# *[boundary](glossary.md#boundary)*: it stands before every sentence and after it.
 
 # %%
 world = mm.worlds.agreement()
 V = world.vocab_size
-table(["token", *range(V)], [["word", "(boundary)", *world.words[1:]]])
 rows = world.rows(VALID, max_len=5)  # (4,6): room for five tokens after the first boundary
-for row in rows:
-    print(row, " ", world.text(row))
+
+# %% [markdown]
+# {{as_markdown(["token", *range(V)], [["word", "(boundary)", *world.words[1:]]])}}
+#
+# The four sentences of this world as rows:
+#
+# {{as_markdown(["sentence", *["token"] * rows.shape[1]], [[world.text(row), *row] for row in rows])}}
 
 # %% [markdown]
 # The boundary in front gives the model something to read before the first word. The boundary behind is a token like
@@ -55,24 +55,32 @@ for row in rows:
 
 # %%
 inputs, targets = (array[1] for array in world.batch(rows))  # of the second sentence
-print("inputs ", inputs, "\ntargets", targets, "  (−1: nothing to predict)")
-for i in np.flatnonzero(targets >= 0):
-    context = " ".join(["(boundary)", *(world.words[token] for token in inputs[1 : i + 1])])
-    print(f"  after '{context}' comes {world.words[targets[i]] or '(boundary)'}")
+
+# %% tags=["fold"]
+places = np.flatnonzero(targets >= 0)
+contexts = [" ".join(["(boundary)", *(world.words[token] for token in inputs[1 : i + 1])]) for i in places]
+table(
+    ["input", "so far", "target", "which is"],
+    [[inputs[i], so_far, targets[i], world.words[targets[i]] or "(boundary)"] for i, so_far in zip(places, contexts)],
+)
+
+# %% [markdown]
+# After the closing boundary the targets are −1: there is nothing to predict.
 
 # %% [markdown]
 # ## A world is an automaton
 #
-# Where do the probabilities $P$ come from? A world has *states*, and begins in state 0. In a state it draws the next
-# token from a fixed distribution, and the token decides the state it goes to. A state is what the world remembers of
-# the sentence so far; two beginnings with the same future can share one.
+# Where do the probabilities $P$ come from? A world has *[states](glossary.md#state)*, and begins in state 0. In a
+# state it draws the next token from a fixed distribution, and the token decides the state it goes to. A state is what
+# the world remembers of the sentence so far; two beginnings with the same future can share one.
 
-# %%
+# %% tags=["fold"]
 moves = []
 for state, token in zip(*np.nonzero(world.probs)):
     word = world.words[token] or "(boundary)"
     moves.append([state, word, world.probs[state, token], world.next_state[state, token]])
 table(["in state", "next token", "with probability", "then in state"], moves)
+
 
 # %% [markdown]
 # States 2 and 4 are the interesting ones. In both the last word was "here"; in state 2 the noun was "cat", in state 4
@@ -90,9 +98,8 @@ table(["in state", "next token", "with probability", "then in state"], moves)
 #
 # To score a sentence, walk through the automaton along it:
 
+
 # %%
-
-
 def log_prob(row):
     """row (6,) -> log P(x)"""
     state, total = 0, 0.0
@@ -104,27 +111,33 @@ def log_prob(row):
     return total
 
 
-for text in (*VALID[2:], "cat here sleep"):
-    (row,) = world.rows([text], max_len=5)
-    say(f'log P("{text}") = {log_prob(row):.3f}, so P = {np.exp(log_prob(row)):.2f}')
-    assert np.allclose(log_prob(row), world.log_prob(row[None]))
+scored = [*VALID[2:], "cat here sleep"]
+log_probs = [log_prob(row) for row in world.rows(scored, max_len=5)]
+
+# %% [markdown]
+# {{as_markdown(["sentence", "log P", "P"],
+#     [[text, f"{value:.3f}", f"{np.exp(value):.2f}"] for text, value in zip(scored, log_probs)])}}
+
+# %% tags=["check"]
+assert np.allclose(log_probs, world.log_prob(world.rows(scored, max_len=5)))
 
 # %% [markdown]
 # The last one is impossible, and its log-probability is $-\infty$. Why logarithms at all? Because products of many
 # small numbers leave the range of what a computer can hold, and sums do not:
 
 # %%
-say(
-    f"400 tokens of probability 0.1 each: the product in float64 is {np.prod(np.full(400, 0.1))}, the log-probability "
-    f"{400 * np.log(0.1):.1f} nats."
-)
+probs = np.full(400, 0.1)  # of the tokens of a text
+
+# %% [markdown]
+# The product of these 400 numbers in float64 is {{np.prod(probs)}}; the log-probability is
+# {{np.log(probs).sum():.1f}} nats.
 
 # %% [markdown]
 # ## The horizon
 #
-# Exact sums over "all sentences" need a finite number of them. A *horizon* $T$ (`max_len`) makes it finite: after
-# $T-1$ ordinary tokens, the boundary is put there by force, for $P$ and for $Q$ alike. Being forced, it has
-# probability one, adds nothing to a log-probability, and is no target. There are
+# Exact sums over "all sentences" need a finite number of them. A *[horizon](glossary.md#horizon-max_len)* $T$
+# (`max_len`) makes it finite: after $T-1$ ordinary tokens, the boundary is put there by force, for $P$ and for $Q$
+# alike. Being forced, it has probability one, adds nothing to a log-probability, and is no target. There are
 #
 # $$
 # (V-1)^0 + (V-1)^1 + \dots + (V-1)^{T-1}
@@ -137,10 +150,12 @@ say(
 every = mm.exact.sequences(V, MAX_LEN)  # (n,5), shortest first
 uniform = mm.TableBigram(V)  # all logits are zero
 p, q = np.exp(world.log_prob(every)), np.exp(mm.exact.log_prob(uniform, every))
-say(
-    f"At T = {MAX_LEN} there are {len(every)} sequences. P sums to {p.sum():.6f} over them, Q to {q.sum():.6f}. "
-    f"{(p > 0).sum()} of them are possible under P."
-)
+
+# %% [markdown]
+# At $T$ = {{MAX_LEN}} there are {{len(every)}} sequences. $P$ sums to {{p.sum():.6f}} over them, $Q$ to
+# {{q.sum():.6f}}. {{(p > 0).sum()}} of them are possible under $P$.
+
+# %% tags=["check"]
 assert len(every) == mm.exact.num_sequences(V, MAX_LEN)
 assert np.allclose([p.sum(), q.sum()], 1)
 
@@ -150,11 +165,14 @@ assert np.allclose([p.sum(), q.sum()], 1)
 
 # %%
 with_room = np.c_[every, np.full(len(every), -1)]  # horizon T + 1
-p_room, q_room = np.exp(world.log_prob(with_room)).sum(), np.exp(mm.exact.log_prob(uniform, with_room)).sum()
-say(
-    f"At T = {MAX_LEN + 1} the same {len(every)} sequences hold {p_room:.2f} of P, which never writes more than three words, "
-    f"but only {q_room:.2f} of the uniform Q. The rest is on longer ones."
-)
+p_room = np.exp(world.log_prob(with_room)).sum()
+q_room = np.exp(mm.exact.log_prob(uniform, with_room)).sum()
+
+# %% [markdown]
+# At $T$ = {{MAX_LEN + 1}} the same {{len(every)}} sequences hold {{p_room:.2f}} of $P$, which never writes more than
+# three words, but only {{q_room:.2f}} of the uniform $Q$. The rest is on longer ones.
+
+# %% tags=["check"]
 assert np.isclose(p_room, 1)
 assert q_room < 0.6
 
@@ -172,22 +190,28 @@ ways = {
     "2000 samples": -world.log_prob(samples).mean(),
     "states": world.entropy(MAX_LEN),
 }
-table(["by", "H(P), nats per sentence"], [[name, f"{value:.4f}"] for name, value in ways.items()])
-say(f"exp(H) = {np.exp(ways['list']):.2f}: about as undecided as a choice between that many equally likely sentences.")
+
+# %% [markdown]
+# {{as_markdown(["by", "H(P), nats per sentence"], [[name, f"{value:.4f}"] for name, value in ways.items()])}}
+#
+# Its exponential is {{np.exp(ways["list"]):.2f}}: about as undecided as a choice between that many equally likely
+# sentences.
+
+# %% tags=["check"]
 assert np.isclose(ways["list"], ways["states"])
 assert abs(ways["2000 samples"] - ways["list"]) < 0.05
 
 # %% [markdown]
-# The same idea for one token is *perplexity*: the exponential of the mean surprise *per target*, when $P$ draws and a
-# model $Q$ judges.
+# The same idea for one token is *[perplexity](glossary.md#perplexity)*: the exponential of the mean surprise *per
+# target*, when $P$ draws and a model $Q$ judges.
 #
 # $$
 # \text{perplexity} = \exp\left(\frac{F}{\text{targets per sentence}}\right), \qquad F = -\sum_x P(x) \log Q(x).
 # $$
 #
-# It is $F$, the forward cross-entropy, on another scale; so no $Q$ has a lower one than $P$ itself. (Measured on samples
-# one can, by luck.) Take care what counts as a target. The same sentences have two perplexities here, because at one
-# horizon more boundaries are forced than at the other:
+# It is $F$, the forward cross-entropy, on another scale; so no $Q$ has a lower one than $P$ itself. (Measured on
+# samples one can, by luck.) Take care what counts as a target. The same sentences have two perplexities here, because
+# at one horizon more boundaries are forced than at the other:
 
 
 # %%
@@ -197,11 +221,16 @@ def perplexity(Q, rows):
     return np.exp(-log_q.sum() / (rows[:, 1:-1] >= 0).sum())  # the last column is never a target
 
 
-for max_len in (MAX_LEN, MAX_LEN + 1):
-    count = world.visits(max_len).sum()  # of all states together: the tokens that are drawn in a sentence
-    exact = np.exp(world.entropy(max_len) / count)
-    say(f"Horizon {max_len}: {count:.1f} targets per sentence, perplexity of P itself {exact:.3f}.")
-    assert np.isclose(perplexity(world, world.sample(2000, max_len, seed=0)), exact, rtol=0.03)
+drawn = {T: world.visits(T).sum() for T in (MAX_LEN, MAX_LEN + 1)}  # tokens that are drawn in a sentence, on average
+exactly = {T: np.exp(world.entropy(T) / count) for T, count in drawn.items()}
+
+# %% [markdown]
+# {{as_markdown(["horizon", "targets per sentence", "perplexity of P itself"],
+#     [[T, f"{drawn[T]:.1f}", f"{exactly[T]:.3f}"] for T in drawn])}}
+
+# %% tags=["check"]
+for T in drawn:
+    assert np.isclose(perplexity(world, world.sample(2000, T, seed=0)), exactly[T], rtol=0.03)
 
 # %% [markdown]
 # Perplexities compare only where the same targets are counted. The same goes for vocabularies: per character, per
@@ -227,11 +256,17 @@ mle = mm.TableBigram(V)
 mle.params["logits"][:] = np.log(np.maximum(q_table, 1e-30))
 
 here = world.words.index("here")
-rows_of_table = [["C", *(f"{c:.2f}" for c in counts[here, 4:])], ["Q", *(f"{q:.2f}" for q in q_table[here, 4:])]]
-table(["after 'here'", *world.words[4:]], rows_of_table)
 trained = mm.exact.measure(optimal_table("forward_ce"), world, MAX_LEN)["forward_ce"]
 counted = mm.exact.measure(mle, world, MAX_LEN)["forward_ce"]
-say(f"F of the counted table: {counted:.4f}; of the table that lesson 1 trained by gradients: {trained:.4f} nats per sentence.")
+
+# %% [markdown]
+# {{as_markdown(["after 'here'", *world.words[4:]],
+#     [["C", *(f"{c:.2f}" for c in counts[here, 4:])], ["Q", *(f"{q:.2f}" for q in q_table[here, 4:])]])}}
+#
+# $F$ of the counted table is {{counted:.4f}} nats per sentence; of the table that lesson 1 trained by gradients,
+# {{trained:.4f}}.
+
+# %% tags=["check"]
 assert counted <= trained < counted + 0.01
 
 # %% [markdown]
@@ -242,49 +277,49 @@ assert counted <= trained < counted + 0.01
 found = mm.exact.measure(mle, world, MAX_LEN)
 impossible = 1 - float(found["validity"])
 
+# %% tags=["fold"]
+sequences.draw_best_bigram(sentence_probs(world), sentence_probs(mle), impossible)
 
-def picture():
-    fig = figure(7.5, 3.6)
-    ax = fig.subplots()
-    q = sentence_probs(mle)
-    sentence_bars(ax, {"P": sentence_probs(world), "Q, the best bigram by maximum likelihood": q})
-    ax.annotate(f"{100 * impossible:.0f} % of what Q writes", (4.7, q[4] + 0.02), ha="center", fontsize=9, color=Q_COLOR)
-    return fig
-
-
-show(
-    picture(),
-    "Bars of all likely sentences, P beside the MLE bigram: Q agrees with P on the sentences without 'here' and moves "
-    "nearly a quarter of its probability from the two possible sentences with 'here' to the two impossible ones.",
-)
+# %% tags=["check"]
 assert np.isclose(impossible, 0.24)
 
 # %% [markdown]
 # This is the picture to remember. What the model lacks is not data but memory, and the result is that it
-# *over-generalises*: both pairs of neighbours in "cat here sleep" occur in the language, so the model has no reason
-# to refuse the whole.
+# *[over-generalises](glossary.md#over-generalisation)*: both pairs of neighbours in "cat here sleep" occur in the
+# language, so the model has no reason to refuse the whole.
 #
 # ## Low perplexity, good samples?
 #
 # > **Predict.** Of all bigram tables, this one has the lowest perplexity on sentences of $P$. Can another table write
 # > fewer impossible sentences? If it can, what is its perplexity?
 
-# %% tags=["reveal"]
+# %%
 careful = optimal_table("reverse_kl")
 held_out = world.sample(2000, MAX_LEN, seed=1)
 results = {}
 for name, Q in {"MLE": mle, "least KL(Q‖P)": careful, "uniform": uniform}.items():
     results[name] = perplexity(Q, held_out), 1 - float(mm.exact.measure(Q, world, MAX_LEN)["validity"])
-say("It can, and its perplexity is far higher. In the middle, the bigram that minimises KL(Q‖P), of lesson 1:")
-table(
-    ["bigram", "perplexity", "writes something impossible"],
-    [[name, f"{a:.2f}", f"{b:.3f}"] for name, (a, b) in results.items()],
-)
-say(
-    f"The perplexity of P itself is {perplexity(world, held_out):.2f}. The table that is best by perplexity is not the one "
-    "that invents least. (That one drops one of P's sentences, so its perplexity has no upper limit: what you see is how far "
-    "training went.)"
-)
+
+# %% [markdown]
+# <details><summary>No: the lowest perplexity is the best table in every respect</summary>
+#
+# The table of the other answer has one that writes nothing impossible, and a far higher perplexity.
+#
+# </details>
+# <details><summary>Yes, at a far higher perplexity</summary>
+#
+# Right. In the middle, the bigram that minimises KL(Q‖P), of lesson 1:
+#
+# {{as_markdown(["bigram", "perplexity", "writes something impossible"],
+#     [[name, f"{a:.2f}", f"{b:.3f}"] for name, (a, b) in results.items()])}}
+#
+# The perplexity of $P$ itself is {{perplexity(world, held_out):.2f}}. The table that is best by perplexity is not the
+# one that invents least. (That one drops one of $P$'s sentences, so its perplexity has no upper limit: what you see
+# is how far training went.)
+#
+# </details>
+
+# %% tags=["check"]
 assert results["MLE"][0] < results["least KL(Q‖P)"][0]
 assert results["MLE"][1] > 0.2 > 0.01 > results["least KL(Q‖P)"][1]
 
@@ -295,14 +330,18 @@ assert results["MLE"][1] > 0.2 > 0.01 > results["least KL(Q‖P)"][1]
 
 # %%
 stories = mm.worlds.stories()
-print(stories.describe())
+
+# %% [markdown]
+# ```text
+# {{stories.describe()}}
+# ```
 
 # %% [markdown]
 # A world can play the role of a model, too: change its probabilities and call it $Q$. The first way is *noise*: at
 # each token, with probability $\varepsilon$, say anything at all. (After an impossible word the state stays as it
-# was, so the sentence goes on as if the word had not been said.) The second is a lower *temperature* $\tau$: raise
-# the probabilities to the power $1/\tau$ and normalise them, so that likely words become likelier and impossible ones
-# stay impossible.
+# was, so the sentence goes on as if the word had not been said.) The second is a lower
+# *[temperature](glossary.md#temperature-τ)* $\tau$: raise the probabilities to the power $1/\tau$ and normalise them,
+# so that likely words become likelier and impossible ones stay impossible.
 
 # %%
 HORIZON = 40  # no sentence of stories() that you are likely to see is longer
@@ -328,43 +367,18 @@ bigram = mm.worlds.markov(c / c.sum(axis=1, keepdims=True), stories.words)  # co
 noise = {eps: measured(noisy(eps)) for eps in (0, 0.01, 0.02, 0.05, 0.1, 0.2)}
 temperature = {tau: measured(cooled(tau)) for tau in (1, 0.7, 0.5, 0.4, 0.3, 0.25)}
 
+# %% tags=["fold"]
+sequences.draw_validity(noise, temperature, measured(bigram), measured(stories))
 
 # %%
-def plane():
-    fig = figure(7.5, 3.9)
-    ax = fig.subplots()
-    dark, light = oranges(2)
-    for name, points, color, shift in (("ε", noise, dark, (7, 4)), ("τ", temperature, light, (0, -14))):
-        ax.plot(*zip(*points.values()), "o-", color=color, label={"ε": "P with noise ε", "τ": "P at temperature τ"}[name])
-        for value, xy in list(points.items())[2:]:
-            ax.annotate(f"{name} = {value}", xy, shift, textcoords="offset points", fontsize=8, color="0.3")
-    ax.plot(*measured(bigram), "s", color=Q_COLOR, markersize=8, label="the best bigram")
-    ax.plot(*measured(stories), "*", color=P_COLOR, markersize=16, label="P itself", zorder=5)
-    ax.set(
-        xscale="log",
-        xlabel="perplexity on held-out sentences (logarithmic)",
-        ylabel="possible under P",
-        ylim=(0, 1.06),
-        xlim=(4.7, 10.7),
-    )
-    ax.set_xticks([5, 6, 7, 8, 9, 10], [5, 6, 7, 8, 9, 10])
-    ax.minorticks_off()
-    ax.legend(fontsize=8, loc="center right", markerscale=0.7)
-    return fig
-
-
-show(
-    plane(),
-    "Validity against perplexity on stories(): noise drops validity steeply at almost the same perplexity, a low temperature "
-    "keeps everything possible while perplexity grows, and the best bigram has both high perplexity and low validity.",
-)
-
 (a, valid_a), (b, valid_b) = noise[0.05], temperature[0.5]
-say(
-    f"P with noise ε = 0.05: perplexity {a:.2f}, and {100 * valid_a:.0f} % of its sentences are possible. P at temperature "
-    f"τ = 0.5: perplexity {b:.2f}, and {100 * valid_b:.0f} % are possible. The lower perplexity belongs to the one that "
-    "writes nonsense."
-)
+
+# %% [markdown]
+# $P$ with noise $\varepsilon = 0.05$ has a perplexity of {{a:.2f}}, and {{100 * valid_a:.0f}} % of its sentences are
+# possible. $P$ at temperature $\tau = 0.5$ has {{b:.2f}}, and {{100 * valid_b:.0f}} % are possible. The lower
+# perplexity belongs to the one that writes nonsense.
+
+# %% tags=["check"]
 assert a < b
 assert valid_a < 0.8
 assert valid_b == 1
@@ -390,15 +404,18 @@ assert valid_b == 1
 targets_per_sentence = (text[:, 1:-1] >= 0).sum() / len(text)
 excess = np.log(a / perplexity(stories, text))  # nats per token
 bound = 1 - np.exp(-excess * targets_per_sentence)
-say(
-    f"At ε = 0.05 the excess is {excess:.3f} nats per token, {excess * targets_per_sentence:.2f} per sentence. It allows "
-    f"up to {100 * bound:.0f} % of impossible sentences, and noise makes nearly full use of it: {100 - 100 * valid_a:.0f} % "
-    "(what it leaves to the possible ones is nearly in the proportions of P). "
-    f"The MLE bigram on agreement() has a KL(P‖Q) of {float(found['forward_kl']):.2f} nats; the bound is "
-    f"{100 - 100 * np.exp(-float(found['forward_kl'])):.0f} %, and it writes {100 * impossible:.0f} %."
-)
+bound_here = 1 - np.exp(-float(found["forward_kl"]))
+
+# %% [markdown]
+# At $\varepsilon = 0.05$ the excess is {{excess:.3f}} nats per token, {{excess * targets_per_sentence:.2f}} per
+# sentence. It allows up to {{100 * bound:.0f}} % of impossible sentences, and noise makes nearly full use of it:
+# {{100 - 100 * valid_a:.0f}} % (what it leaves to the possible ones is nearly in the proportions of $P$). The MLE
+# bigram on `agreement()` has a KL(P‖Q) of {{float(found["forward_kl"]):.2f}} nats; the bound is
+# {{100 * bound_here:.0f}} %, and it writes {{100 * impossible:.0f}} %.
+
+# %% tags=["check"]
 assert 1 - valid_a < bound + 0.03
-assert impossible < 1 - np.exp(-float(found["forward_kl"]))
+assert impossible < bound_here
 
 # %% [markdown]
 # ## The mode and typical text
@@ -427,51 +444,50 @@ def most_probable(world, max_len):
 # > **Predict.** Draw thousands of sentences from `stories()` and make a histogram of their surprise, $-\log P(x)$.
 # > Where in it does the mode of `stories()` lie: near the middle, at the edge, outside?
 
-# %% tags=["reveal"]
+# %%
 mode, mode_log_p = most_probable(stories, HORIZON)
 surprise = -stories.log_prob(text)
 entropy = stories.entropy(HORIZON)
 near = np.mean(surprise < -mode_log_p + 1)
-say(
-    f'At the left edge: nothing is less surprising. The mode is "{mode}", with probability {np.exp(mode_log_p):.4f} and a '
-    f"surprise of {-mode_log_p:.2f} nats. The mean surprise is the entropy, {entropy:.2f}, and only {100 * near:.1f} % of the "
-    "sentences drawn come within one nat of the mode."
-)
+
+# %% [markdown]
+# <details><summary>Near the middle: it is the most probable sentence</summary>
+#
+# It is the *least surprising* one. Look under "at the left edge".
+#
+# </details>
+# <details><summary>At the left edge</summary>
+#
+# Yes: nothing is less surprising. The mode is "{{mode}}", with probability {{np.exp(mode_log_p):.4f}} and a surprise
+# of {{-mode_log_p:.2f}} nats. The mean surprise is the entropy, {{entropy:.2f}}, and only {{100 * near:.1f}} % of the
+# sentences drawn come within one nat of the mode.
+#
+# </details>
+# <details><summary>Outside: no sample reaches it</summary>
+#
+# Some do, {{100 * near:.1f}} % of them within one nat. Look under "at the left edge".
+#
+# </details>
+
+# %% tags=["check"]
 assert (surprise >= -mode_log_p - 1e-9).all()
-assert near < 0.05
+assert 0 < near < 0.05
 
-
-# %%
-def typical():
-    fig = figure(7.5, 3.4)
-    ax = fig.subplots()
-    ax.hist(surprise, bins=np.arange(5, 41), color=P_COLOR, alpha=0.8, weights=np.full(len(surprise), 1 / len(surprise)))
-    for x, style, label in ((entropy, "--", "entropy H(P)"), (-mode_log_p, "-", f'the mode:\n"{mode}"')):
-        ax.axvline(x, color="0.2", linestyle=style, linewidth=1.8)
-        ax.annotate(
-            label, (x, 0.97), (5, 0), xycoords=("data", "axes fraction"), textcoords="offset points", va="top", fontsize=9
-        )
-    ax.set(xlabel="surprise of a sentence, −log P(x), nats", ylabel="share of sentences")
-    ax.set_ylim(top=1.3 * ax.get_ylim()[1])
-    return fig
-
-
-show(
-    typical(),
-    "Histogram of the surprise of sentences of stories(): they spread around the entropy, and the mode, a three-word "
-    "sentence, lies at the far left edge.",
-)
+# %% tags=["fold"]
+sequences.draw_typical(surprise, entropy, -mode_log_p, mode)
 
 # %%
 middle = np.argsort(np.abs(surprise - entropy))[:3]
-quoted = "; ".join(f'"{stories.text(text[i])}"' for i in middle)
 like = np.abs(surprise - entropy) < 1  # of the sentences drawn, those within one nat of the entropy
 number = np.mean(like * np.exp(surprise))  # each stands for 1/P(x) sentences: Σ_x P(x) · 1/P(x) counts them
-say(
-    f"Three sentences whose surprise is nearest to the entropy: {quoted}. Each is about {np.exp(entropy + mode_log_p):,.0f} "
-    f"times less probable than the mode. But there are about {number / 1e6:.1f} million sentences within one nat of the "
-    f"entropy, and together they hold {100 * like.mean():.0f} % of P."
-)
+
+# %% [markdown]
+# Three sentences whose surprise is nearest to the entropy:
+# {{"; ".join(f'"{stories.text(text[i])}"' for i in middle)}}. Each is about {{np.exp(entropy + mode_log_p):,.0f}}
+# times less probable than the mode. But there are about {{number / 1e6:.1f}} million sentences within one nat of the
+# entropy, and together they hold {{100 * like.mean():.0f}} % of $P$.
+
+# %% tags=["check"]
 assert number > 100_000
 assert like.mean() > 5 * near
 
@@ -486,11 +502,9 @@ assert like.mean() > 5 * near
 # And the corner at which the reverse cross-entropy $R$ was least in lesson 1 is this sentence: a model that never
 # writes anything else has the least $R$ of all.
 
-# %%
-say(
-    f'A model that only ever writes "{mode}" has R = {-mode_log_p:.2f} nats. '
-    f"P itself, judged by P, has R = H(P) = {entropy:.2f}."
-)
+# %% [markdown]
+# A model that only ever writes "{{mode}}" has $R$ = {{-mode_log_p:.2f}} nats. $P$ itself, judged by $P$, has
+# $R = H(P)$ = {{entropy:.2f}}.
 
 # %% [markdown]
 # ## Summary
@@ -503,8 +517,9 @@ say(
 #   depend on what is counted.
 # - A bigram has one row for "here" where the world has two states. Maximum likelihood fills it with the average, and
 #   a quarter of what it writes, nearly, is impossible.
-# - Perplexity judges the model where the data go. All it says about what the model invents is a bound per sentence,
-#   $1 - e^{-\mathrm{KL}(P \| Q)}$, and that is loose as soon as a sentence costs a nat or two too much.
+# - Perplexity judges the model where the data go. All it says about what the model invents, and only if $H(P)$ is
+#   known, is a bound per sentence, $1 - e^{-\mathrm{KL}(P \| Q)}$. It is loose as soon as a sentence costs a nat or
+#   two too much.
 # - The mode is one sentence, and far from typical. What you meet is what there is much of.
 
 # %% [markdown]
@@ -527,7 +542,14 @@ say(
 # **Solution 1.** Lengths of zero to three ordinary tokens: $1 + 2 + 4 + 8 = 15$.
 
 # %% tags=["solution"]
-print(mm.exact.num_sequences(3, 4), [" ".join(str(v) for v in row[1:] if v > 0) for row in mm.exact.sequences(3, 4)])
+listed = [" ".join(str(v) for v in row[1:] if v > 0) or "(none)" for row in mm.exact.sequences(3, 4)]
+
+# %% [markdown] tags=["solution"]
+# The package lists {{len(listed)}}: {{", ".join(listed)}}.
+
+# %% tags=["check"]
+assert len(listed) == mm.exact.num_sequences(3, 4) == 15
+
 
 # %% [markdown] tags=["solution"]
 # **Solution 2.** The bigram says "here" half of the time, whatever the noun. Then it says "sleeps" with the share of
@@ -535,25 +557,39 @@ print(mm.exact.num_sequences(3, 4), [" ".join(str(v) for v in row[1:] if v > 0) 
 # $\frac{1}{2} p (1-p)$ and after "cats" with $\frac{1}{2} (1-p) p$. Together $p(1-p)$, which is greatest at
 # $p = 1/2$: a quarter.
 
+
 # %% tags=["solution"]
-for p_cat in (0.5, 0.6, 0.9):
+def share_impossible(p_cat):
     probs = world.probs.copy()
     probs[0, 1:3] = p_cat, 1 - p_cat
     other = mm.worlds.World(probs, world.next_state, world.words)
     c = mm.exact.bigram_counts(other, MAX_LEN)
     Q = mm.TableBigram(V)
     Q.params["logits"][:] = np.log(np.maximum(c / c.sum(axis=1, keepdims=True), 1e-30))
-    wrong = 1 - float(mm.exact.measure(Q, other, MAX_LEN)["validity"])
-    say(f"p = {p_cat}: {wrong:.4f}; p(1−p) = {p_cat * (1 - p_cat):.4f}")
-    assert np.isclose(wrong, p_cat * (1 - p_cat))
+    return 1 - float(mm.exact.measure(Q, other, MAX_LEN)["validity"])
+
+
+shares = {p_cat: share_impossible(p_cat) for p_cat in (0.5, 0.6, 0.9)}
+
+# %% [markdown] tags=["solution"]
+# {{as_markdown(["p", "impossible", "p(1−p)"],
+#     [[p, f"{share:.4f}", f"{p * (1 - p):.4f}"] for p, share in shares.items()])}}
+
+# %% tags=["check"]
+assert all(np.isclose(share, p * (1 - p)) for p, share in shares.items())
 
 # %% [markdown] tags=["solution"]
 # **Solution 3.** It does: "here" together with the word before it says which verb must follow.
 
 # %% tags=["solution"]
 trigram = mm.worlds.ngram(world.sample(5000, 5, seed=2), 3, V)
-say(f"validity of the trigram: {world.validity(trigram.sample(5000, 5, seed=3)):.4f}")
-assert world.validity(trigram.sample(5000, 5, seed=3)) == 1
+validity = world.validity(trigram.sample(5000, 5, seed=3))
+
+# %% [markdown] tags=["solution"]
+# The validity of the trigram is {{validity:.4f}}.
+
+# %% tags=["check"]
+assert validity == 1
 
 # %% [markdown] tags=["solution"]
 # **Solution 4.** The mode is a hundred heads. Nobody will ever see it.
@@ -562,10 +598,10 @@ assert world.validity(trigram.sample(5000, 5, seed=3)) == 1
 tosses = np.random.default_rng(0).random((100_000, 100)) < 0.6
 heads = tosses.sum(axis=1)
 between = np.mean((heads >= 50) & (heads <= 70))
-say(
-    f"P(the mode) = {0.6**100:.1e}. Between 50 and 70 heads: {between:.3f} of 100,000 series. The most heads in any of them: "
-    f"{heads.max()}."
-)
+
+# %% [markdown] tags=["solution"]
+# The mode has probability {{0.6**100:.1e}}. Between 50 and 70 heads come in {{between:.3f}} of 100,000 series. The
+# most heads in any of them: {{heads.max()}}.
 
 # %% [markdown] tags=["solution"]
 # **Solution 5.** No. Greedy decoding takes the best next token, not the best sentence, and is led to a long one, with
@@ -577,21 +613,22 @@ while len(row) == 1 or row[-1] != 0:
     row.append(int(stories.probs[state].argmax()))
     state = stories.next_state[state, row[-1]]
 (greedy,) = stories.rows([stories.text(row)], HORIZON)
-say(
-    f'Greedy: "{stories.text(greedy)}", a surprise of {-stories.log_prob(greedy[None])[0]:.2f} nats. '
-    f'The mode: "{mode}", {-mode_log_p:.2f} nats.'
-)
+
+# %% [markdown] tags=["solution"]
+# Greedy: "{{stories.text(greedy)}}", a surprise of {{-stories.log_prob(greedy[None])[0]:.2f}} nats. The mode:
+# "{{mode}}", {{-mode_log_p:.2f}} nats.
+
+# %% tags=["check"]
+assert stories.text(greedy) != mode
 
 # %% [markdown] tags=["solution"]
 # **Solution 6.** At each token of the data $Q(x_t \mid x_{<t}) \ge (1-\varepsilon) P(x_t \mid x_{<t})$, so the mean
 # surprise grows by at most $-\log(1-\varepsilon)$, and its exponential by a factor of at most $1/(1-\varepsilon)$.
 # Each token is drawn from $P$ with probability $1-\varepsilon$, all $n$ of them with $(1-\varepsilon)^n$.
 
-# %% tags=["solution"]
-say(
-    f"ε = 1/100, n = 1000: perplexity grows by at most {100 / 0.99 - 100:.1f} %, and a whole text without a slip has "
-    f"probability {0.99**1000:.1e} (a little more, since noise sometimes says something sound)."
-)
+# %% [markdown] tags=["solution"]
+# At $\varepsilon = 1/100$ and $n = 1000$ the perplexity grows by at most {{100 / 0.99 - 100:.1f}} %, and a whole text
+# without a slip has probability {{0.99**1000:.1e}} (a little more, since noise sometimes says something sound).
 
 # %% [markdown]
 # Next: [3 One softmax by hand](3_one_softmax_by_hand.ipynb). The words are in the [glossary](glossary.md), the

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 3 One softmax by hand
 #
-# *Reading: 30 minutes. Computing: 10 seconds on a laptop. Before this: [lesson 1](1_two_cross_entropies.ipynb), the
-# derivatives of exp and log, and the chain rule. You need not have written a backward pass.*
+# *Prose: 25 minutes; with the code: 45; with exercises: 2½ hours. Computing: 10 seconds. Before this:
+# [lesson 1](1_two_cross_entropies.ipynb), and [lesson 0](0_a_derivative_by_trying.ipynb) or the derivatives of exp and
+# log and the chain rule. You need not have written a backward pass.*
 #
 # **At the end you will know**
 #
@@ -11,31 +12,28 @@
 # - that MLE, MixCE and TaiLr are one gradient times three weights $w(q)$, and what each of them is after;
 # - what a stop gradient changes and what it does not.
 
-# %%
+# %% tags=["setup"]
 import numpy as np
 
 import minimixce as mm
 from minimixce.experiments.fixed_points import fixed_point, mixce_q, tailr_q
 from minimixce.lessons import (
     MAX_LEN,
-    P_COLOR,
     SENTENCES,
-    figure,
+    as_markdown,
     full_or_fast,
-    oranges,
-    say,
     sentence_probs,
-    show,
     source,
     table,
+    weights,
 )
 
 # %% [markdown]
 # ## From three numbers to a loss
 #
-# A language model ends in a row of numbers, one for each token that could come next: the *logits* $z$. They may be
-# any numbers. *Softmax* makes probabilities of them: exponentiate, so that all are positive, then divide by the
-# sum.
+# A language model ends in a row of numbers, one for each token that could come next: the
+# *[logits](glossary.md#logits)* $z$. They may be any numbers. *Softmax* makes probabilities of them: exponentiate, so
+# that all are positive, then divide by the sum.
 #
 # $$q_v = \frac{e^{z_v}}{\sum_u e^{z_u}}$$
 #
@@ -49,8 +47,10 @@ from minimixce.lessons import (
 z = np.log([2.0, 1.0, 1.0])  # (V,) with V = 3
 q = np.exp(z) / np.exp(z).sum()
 x = 0  # the token that came
-say(f"""The exponentials are 2, 1 and 1, their sum is 4, so $q$ = ({q[0]:.2f}, {q[1]:.2f}, {q[2]:.2f}) and −log q =
-    {-np.log(q[x]):.3f}.""")
+
+# %% [markdown]
+# The exponentials are 2, 1 and 1, their sum is 4, so $q$ = ({{q[0]:.2f}}, {{q[1]:.2f}}, {{q[2]:.2f}}) and $-\log q_x$ =
+# {{-np.log(q[x]):.3f}}.
 
 # %% [markdown]
 # ## Which way is down?
@@ -72,7 +72,9 @@ h, tried = 1e-5, np.zeros(3)
 for v in range(3):
     step = h * (np.arange(3) == v)  # h at place v, 0 elsewhere
     tried[v] = (loss_of(z + step) - loss_of(z - step)) / (2 * h)
-say(f"Tried: ({tried[0]:.4f}, {tried[1]:.4f}, {tried[2]:.4f}). Compare with $q$ above before you read on.")
+
+# %% [markdown]
+# Tried: ({{tried[0]:.4f}}, {{tried[1]:.4f}}, {{tried[2]:.4f}}). Compare with $q$ above before you read on.
 
 # %% [markdown]
 # Two of the numbers are the probabilities themselves. The first is a probability minus one. That is no accident.
@@ -99,20 +101,24 @@ say(f"Tried: ({tried[0]:.4f}, {tried[1]:.4f}, {tried[2]:.4f}). Compare with $q$ 
 # %%
 onehot = np.eye(3)[x]
 derived = q - onehot
+
+# %% tags=["fold"]
 table(
     ["token", "q", "onehot", "softmax − onehot", "tried"],
     [[v, f"{q[v]:.2f}", f"{onehot[v]:.0f}", f"{derived[v]:.4f}", f"{tried[v]:.4f}"] for v in range(3)],
 )
+
+# %% tags=["check"]
 assert np.allclose(derived, tried, atol=1e-8)
 assert abs(derived.sum()) < 1e-12
 
 # %% [markdown]
 # ## A forward and its backward
 #
-# Everything in this package is a pair of functions. The *forward* computes a result and keeps what its backward
-# will need, the *cache*. The *backward* is told how fast the loss grows with the result, `dy`, and answers how fast
-# it grows with each input. Here the result is the loss itself, so `dy` is a single number, 1 in training, and the
-# answer is `dy` times what we derived.
+# Everything in this package is a pair of functions. The *forward* computes a result and keeps what its backward will
+# need, the *[cache](glossary.md#cache)*. The *backward* is told how fast the loss grows with the result, `dy`, and
+# answers how fast it grows with each input. Here the result is the loss itself, so `dy` is a single number, 1 in
+# training, and the answer is `dy` times what we derived.
 
 
 # %%
@@ -132,13 +138,15 @@ def nll_backward(dy, q):
 
 # %% [markdown]
 # `mm.gradcheck` does what we did by trying, with a finer formula, for inputs of any shape and at a random `dy`: it
-# runs the forward with each input nudged both ways and compares the slopes with what the backward says. Its
-# *relative error* is the difference of the two slopes over the larger one, at the coordinate where that is largest. From
-# here on it is our referee.
+# runs the forward with each input nudged both ways and compares the slopes with what the backward says. Its *relative
+# error* is the difference of the two slopes over the larger one, at the coordinate where that is largest. From here
+# on it is our referee.
 
 # %%
 report = mm.gradcheck(nll_forward, nll_backward, [z], names=["z"])
-print(report)
+report
+
+# %% tags=["check"]
 assert report.ok
 
 # %% [markdown]
@@ -149,13 +157,29 @@ assert report.ok
 #
 # > **Predict.** At which token will the check find the largest disagreement, and how many times `dy` is it?
 
-# %% tags=["reveal"]
+# %%
 report = mm.gradcheck(nll_forward, lambda dy, q: (dy * q,), [z], names=["z"])
 wrong = report.worst
-say(f"""At token {wrong.worst[0]}, the one that came: only its entry misses something, `dy` itself. Backward and
-    numbers differ by {abs(wrong.analytic - wrong.numeric):.3f} there, which is what the check drew for `dy`; the
-    relative error is {report.max_relative_error:.1f} where {report.tolerance:.0e} is allowed.""")
-print(report)
+
+# %% [markdown]
+# <details><summary>At all tokens alike</summary>
+#
+# Only one entry of the gradient has a one-hot to lose. Look under the other answer.
+#
+# </details>
+# <details><summary>At the token that came, once `dy`</summary>
+#
+# Yes, at token {{wrong.worst[0]}}: only its entry misses something, `dy` itself. Backward and numbers differ by
+# {{abs(wrong.analytic - wrong.numeric):.3f}} there, which is what the check drew for `dy`; the relative error is
+# {{report.max_relative_error:.1f}} where {{report.tolerance:.0e}} is allowed. The check prints:
+#
+# ```text
+# {{report}}
+# ```
+#
+# </details>
+
+# %% tags=["check"]
 assert not report.ok
 assert wrong.worst == (x,)
 
@@ -169,7 +193,7 @@ assert wrong.worst == (x,)
 # $$\frac{\partial q_i}{\partial z_j} = q_i \, (1[i = j] - q_j)$$
 #
 # where $1[i = j]$ is $1$ if $i = j$, else $0$. Write $dq_i$ and $dz_j$ for the derivatives of the loss in $q_i$ and
-# $z_j$. The chain rule adds up the roads from $z_j$ to the loss, one through each $q_i$:
+# $z_j$. The chain rule adds up the ways from $z_j$ to the loss, one through each $q_i$:
 #
 # $$dz_j = \sum_i dq_i \, q_i \, (1[i = j] - q_j) = q_j \, (dq_j - \sum_i q_i \, dq_i)$$
 #
@@ -193,7 +217,11 @@ probs, cache = mm.layers.softmax_forward(z)
 dprobs = np.zeros(3)
 dprobs[x] = -1 / probs[x]
 dz = mm.layers.softmax_backward(dprobs, cache)
-say(f"Through the softmax: ({dz[0]:.4f}, {dz[1]:.4f}, {dz[2]:.4f}).")
+
+# %% [markdown]
+# Through the softmax: ({{dz[0]:.4f}}, {{dz[1]:.4f}}, {{dz[2]:.4f}}).
+
+# %% tags=["check"]
 assert np.allclose(dz, derived)
 
 # %% [markdown]
@@ -208,7 +236,11 @@ world = mm.worlds.agreement()
 here, sleeps, sleep = (world.words.index(word) for word in ("here", "sleeps", "sleep"))
 counts = mm.exact.bigram_counts(world, MAX_LEN)  # (V,V): how often v follows u in a sentence, in expectation
 p = counts[here] / counts[here].sum()  # (V,)
-say(f"After “here” the data continue with sleeps ({p[sleeps]:.2f}) or sleep ({p[sleep]:.2f}), and nothing else.")
+
+# %% [markdown]
+# After "here" the data continue with *sleeps* ({{p[sleeps]:.2f}}) or *sleep* ({{p[sleep]:.2f}}), and nothing else.
+
+# %% tags=["check"]
 assert np.isclose(p[sleeps] + p[sleep], 1)
 
 # %% [markdown]
@@ -221,9 +253,13 @@ z_here = np.zeros(len(p))  # the uniform start
 for _ in range(full_or_fast(4000, 1500)):
     z_here = z_here - (softmax(z_here) - p)
 q_here = softmax(z_here)
-say(f"""The row ends at sleeps {q_here[sleeps]:.3f}, sleep {q_here[sleep]:.3f}. So after “cat here” the model writes
-    *sleep*, which is impossible there, with probability {q_here[sleep]:.2f}, and after “cats here” *sleeps* with
-    {q_here[sleeps]:.2f}. No amount of data changes that.""")
+
+# %% [markdown]
+# The row ends at *sleeps* {{q_here[sleeps]:.3f}}, *sleep* {{q_here[sleep]:.3f}}. So after "cat here" the model writes
+# *sleep*, which is impossible there, with probability {{q_here[sleep]:.2f}}, and after "cats here" *sleeps* with
+# {{q_here[sleeps]:.2f}}. No amount of data changes that.
+
+# %% tags=["check"]
 assert np.allclose(q_here, p, atol=0.01)
 
 # %% [markdown]
@@ -247,7 +283,8 @@ def mle_table():
 #
 # $$\frac{\partial f(q)}{\partial z} = w(q) \, (\mathrm{softmax} - \mathrm{onehot}), \qquad w(q) = -q \, f'(q)$$
 #
-# For one token the direction in the logits stays. Only the length changes, and it depends on nothing but $q$. (In a
+# For one token the direction in the logits stays as long as the weight is positive (a negative weight would turn it
+# round). Only the length changes, and it depends on nothing but $q$. (In a
 # mean over tokens each has its own length, so the mean points elsewhere: another loss leads to another model.)
 
 # %% [markdown]
@@ -266,33 +303,14 @@ def mle_table():
 # %%
 source(mm.objectives.token_objective, mm.objectives.OBJECTIVES["mixce"].f_and_w)
 
-
-# %%
-def weight_figure():
-    fig = figure(7.5, 3.4)
-    left, right = fig.subplots(1, 2)
-    q = np.sort(np.append(np.geomspace(1e-4, 1, 200), np.linspace(1e-4, 1, 200)))
-    w = {
-        "MLE": np.ones_like(q),
-        "MixCE, η = 0.5": 0.5 + 0.5 * q,
-        "MixCE, η = 0.1": 0.1 + 0.9 * q,
-        "TaiLr, γ = 0.1": q / (0.1 + 0.9 * q),
+# %% tags=["fold"]
+weights.draw_weights(
+    {
+        "MLE": lambda q: 1.0,
+        "MixCE, η = 0.5": lambda q: 0.5 + 0.5 * q,
+        "MixCE, η = 0.1": lambda q: 0.1 + 0.9 * q,
+        "TaiLr, γ = 0.1": lambda q: q / (0.1 + 0.9 * q),
     }
-    for ax in (left, right):
-        for (label, values), color in zip(w.items(), oranges(len(w))):
-            ax.plot(q, values, color=color, label=label, lw=2, ls="--" if "TaiLr" in label else "-")
-        ax.set(xlabel="q, the model's probability of the token that came", ylabel="weight w(q)")
-    left.set(title="all q", ylim=(0, 1.05))
-    left.legend(fontsize=8, loc="lower right")
-    right.set(title="small q enlarged", xscale="log", xlim=(1e-4, 1), ylim=(0, 1.05))
-    for ax in (left, right):
-        ax.xaxis.label.set_fontsize(8)
-    return fig
-
-
-show(
-    weight_figure(),
-    "Weight against q: MLE 1 everywhere; MixCE straight lines from η to 1; TaiLr steep near zero, then flat near 1.",
 )
 
 # %% [markdown]
@@ -312,10 +330,21 @@ def check(objective, **options):
     return mm.gradcheck(lambda z: objective(z, targets, **options), lambda dy, dlogits: (dy * dlogits,), [logits])
 
 
-for name, options in (("mle", {}), ("mixce", {"eta": 0.5}), ("mixce", {"eta": 0.1}), ("tailr", {"gamma": 0.1})):
-    report = check(getattr(mm.objectives, name), **options)
-    print(f"{name:<6} {options!s:<15} relative error {report.max_relative_error:.0e}  {'OK' if report.ok else 'WRONG'}")
-    assert report.ok
+checked = {
+    "mle": check(mm.objectives.mle),
+    "mixce, η = 0.5": check(mm.objectives.mixce, eta=0.5),
+    "mixce, η = 0.1": check(mm.objectives.mixce, eta=0.1),
+    "tailr, γ = 0.1": check(mm.objectives.tailr, gamma=0.1),
+}
+
+# %% tags=["fold"]
+table(
+    ["objective", "relative error", ""],
+    [[n, f"{r.max_relative_error:.0e}", "OK" if r.ok else "WRONG"] for n, r in checked.items()],
+)
+
+# %% tags=["check"]
+assert all(report.ok for report in checked.values())
 
 # %% [markdown]
 # ## A surrogate, and what its gradient stops at
@@ -324,17 +353,21 @@ for name, options in (("mle", {}), ("mixce", {"eta": 0.5}), ("mixce", {"eta": 0.
 #
 # $$-(\eta + (1-\eta) \, \mathrm{sg}[q]) \, \log q$$
 #
-# where sg, *stop gradient* (`detach` in PyTorch), says: use the number, but differentiate as if it were a constant.
-# With the weight held constant, the derivative is weight times (softmax − onehot), the gradient of MixCE. A loss
-# written for its gradient alone is called a *surrogate*. Its value is another: it is not
-# $-\eta \log q - (1-\eta) \, q$.
+# where sg, *[stop gradient](glossary.md#stop-gradient-sg)* (`detach` in PyTorch), says: use the number, but
+# differentiate as if it were a constant. With the weight held constant, the derivative is weight times (softmax −
+# onehot), the gradient of MixCE. A loss written for its gradient alone is called a
+# *[surrogate](glossary.md#surrogate)*. Its value is another: it is not $-\eta \log q - (1-\eta) \, q$.
 
 # %%
 one, eta = np.array([x]), 0.5
 true_loss, true_gradient = mm.objectives.mixce(z[None], one, eta=eta)
 surrogate_loss, surrogate_gradient = mm.objectives.mixce_surrogate(z[None], one, eta=eta)
-say(f"""At our three tokens: MixCE's value is {float(true_loss):.3f}, the surrogate's {float(surrogate_loss):.3f}.
-    Both gradients are ({", ".join(f"{g:.3f}" for g in true_gradient[0])}).""")
+
+# %% [markdown]
+# At our three tokens MixCE's value is {{float(true_loss):.3f}}, the surrogate's {{float(surrogate_loss):.3f}}. Both
+# gradients are ({{", ".join(f"{g:.3f}" for g in true_gradient[0])}}).
+
+# %% tags=["check"]
 assert np.allclose(true_gradient, surrogate_gradient)
 assert abs(true_loss - surrogate_loss) > 0.1
 
@@ -343,7 +376,7 @@ assert abs(true_loss - surrogate_loss) > 0.1
 # > the value, the gradient, or both?
 
 
-# %% tags=["reveal"]
+# %%
 def without_stop(z):
     """−(η + (1−η) q) log q, all of it differentiated -> loss, cache"""
     q = softmax(z)
@@ -351,13 +384,31 @@ def without_stop(z):
 
 
 def without_stop_backward(dy, q):
-    w = eta + (1 - eta) * q[x] * (1 + np.log(q[x]))  # the product rule has a second term now
+    w = eta + (1 - eta) * q[x] * (1 + np.log(q[x]))
     return (dy * w * (q - onehot),)
 
 
-say(f"""The gradient, and only the gradient: the sentence has it backwards. The value is {without_stop(z)[0]:.3f}
-    with and without `sg`. But at our three tokens the weight was {eta + (1 - eta) * q[x]:.3f}, and without `sg` it
-    is {eta + (1 - eta) * q[x] * (1 + np.log(q[x])):.3f}.""")
+# %% [markdown]
+# <details><summary>Only the value</summary>
+#
+# The value stays: it is {{without_stop(z)[0]:.3f}} with and without `sg`. Read the next answer.
+#
+# </details>
+# <details><summary>Only the gradient</summary>
+#
+# Yes: the sentence has it backwards. The value is {{without_stop(z)[0]:.3f}} with and without `sg`. But at our three
+# tokens the weight was {{eta + (1 - eta) * q[x]:.3f}}, and without `sg` it is
+# {{eta + (1 - eta) * q[x] * (1 + np.log(q[x])):.3f}}.
+#
+# </details>
+# <details><summary>Both</summary>
+#
+# A stop gradient does not touch the value, so that stays at {{without_stop(z)[0]:.3f}}. Read the answer before this
+# one.
+#
+# </details>
+
+# %% tags=["check"]
 assert np.isclose(without_stop(z)[0], surrogate_loss)
 assert mm.gradcheck(without_stop, without_stop_backward, [z]).ok
 
@@ -373,7 +424,7 @@ assert mm.gradcheck(without_stop, without_stop_backward, [z]).ok
 # > frozen at the logits where the gradient is taken?
 
 
-# %% tags=["reveal"]
+# %%
 def surrogate(z):
     loss, dlogits = mm.objectives.mixce_surrogate(z[None], one, eta=eta)
     return loss, dlogits[0]
@@ -388,10 +439,31 @@ def surrogate_frozen(z):
 
 whole = mm.gradcheck(surrogate, lambda dy, dz: (dy * dz,), [z], names=["whole value"])
 held = mm.gradcheck(surrogate_frozen, lambda dy, dz: (dy * dz,), [z], names=["frozen weight"])
-say("""Frozen weight: passes. Whole value: fails, and must. The surrogate is a function of two things, $L(z; z_0)$:
-    the weight is taken at $z_0$, the derivative in $z$ with $z_0$ held, at $z = z_0$. A check of the whole value
-    moves both.""")
-print(held, whole, sep="\n")
+
+# %% [markdown]
+# <details><summary>The value as it stands passes</summary>
+#
+# It fails, and must. The surrogate is a function of two things, $L(z; z_0)$: the weight is taken at $z_0$, the
+# derivative in $z$ with $z_0$ held, at $z = z_0$. A check of the whole value moves both.
+#
+# ```text
+# {{whole}}
+# ```
+#
+# </details>
+# <details><summary>The frozen weight passes</summary>
+#
+# Yes. And the whole value fails, and must: the surrogate is a function of two things, $L(z; z_0)$: the weight is
+# taken at $z_0$, the derivative in $z$ with $z_0$ held, at $z = z_0$. A check of the whole value moves both.
+#
+# ```text
+# {{held}}
+# {{whole}}
+# ```
+#
+# </details>
+
+# %% tags=["check"]
 assert held.ok
 assert not whole.ok
 
@@ -402,38 +474,23 @@ assert not whole.ok
 # that you would be training with.
 
 
-# %%
-def forgotten_figure():
-    fig = figure(7.5, 3.2)
-    ax = fig.subplots()
-    q = np.linspace(1e-4, 1, 500)
-    for eta, color in zip((0.5, 0.1, 0.01), oranges(4)[1:]):
-        ax.plot(q, eta + (1 - eta) * q, color=color, lw=2, label=f"MixCE, η = {eta}")
-        ax.plot(q, eta + (1 - eta) * q * (1 + np.log(q)), color=color, lw=2, ls=":", label=f"forgotten, η = {eta}")
-    ax.axhspan(-0.2, 0, color="0.93", zorder=0)
-    ax.text(0.98, -0.12, "negative: pushes away what the data say", ha="right", va="center", fontsize=8, color="0.35")
-    ax.set(xlabel="q, the model's probability of the token that came", ylabel="weight", xlim=(0, 1), ylim=(-0.2, 1.05))
-    ax.legend(fontsize=8, ncols=3, loc="upper left")
-    return fig
-
-
-show(
-    forgotten_figure(),
-    "Weights with and without the stop gradient: without it they dip near q = 0.1 and are negative there at small η.",
-)
+# %% tags=["fold"]
+weights.draw_forgotten((0.5, 0.1, 0.01))
 
 # %%
 least = np.exp(-2.0)  # where q (1 + log q) is least: its derivative 2 + log q is zero there
 limit = least / (1 + least)  # η + (1−η)(−e^−2) = 0
-say(f"""The weight is least at q = e⁻² = {least:.3f}, where it is η − (1−η)·{least:.3f}: negative for every η below
-    {limit:.3f}. There descent *lowers* the probability of the token that came.""")
+
+# %% [markdown]
+# The weight is least at $q = e^{-2}$ = {{least:.3f}}, where it is $\eta - (1-\eta) \, e^{-2}$: negative for every η
+# below {{limit:.3f}}. There descent *lowers* the probability of the token that came.
 
 # %% [markdown]
 # > **Predict.** A model gives the right answer probability $e^{-2}$. We train it on that answer alone, over and
 # > over, at $\eta = 0.01$. With the stop gradient it learns it. Without?
 
 
-# %% tags=["reveal"]
+# %%
 def learn(weight, q0, rate=0.5):
     """Train three logits on token 0, which starts at q0 -> its probability at the end"""
     z = np.log([q0, (1 - q0) / 2, (1 - q0) / 2])
@@ -445,8 +502,21 @@ def learn(weight, q0, rate=0.5):
 
 with_stop = learn(lambda q: 0.01 + 0.99 * q, least)
 forgotten = learn(lambda q: 0.01 + 0.99 * q * (1 + np.log(q)), least)
-say(f"""It unlearns it. With the stop gradient q rises from {least:.3f} to {with_stop:.3f}; without, it falls to
-    {forgotten:.4f} and stays where the weight is zero.""")
+
+# %% [markdown]
+# <details><summary>It learns it, only more slowly</summary>
+#
+# The weight is negative there, so every step goes the wrong way. Read the other answer.
+#
+# </details>
+# <details><summary>It unlearns it</summary>
+#
+# Yes. With the stop gradient $q$ rises from {{least:.3f}} to {{with_stop:.3f}}; without, it falls to
+# {{forgotten:.4f}} and stays where the weight is zero.
+#
+# </details>
+
+# %% tags=["check"]
 assert with_stop > 0.95
 assert forgotten < 0.01
 
@@ -456,16 +526,27 @@ assert forgotten < 0.01
 # > **Predict.** One and the same model, the MLE bigram of `agreement()`, is evaluated with the MixCE loss at
 # > $\eta = 1$, $0.5$, $0.1$ and $0$. Are the four values alike? Does a lower one mean a better model?
 
-# %% tags=["reveal"]
+# %%
 etas = (1, 0.5, 0.1, 0)
 values = [float(mm.exact.loss_and_grads(mle_table(), world, MAX_LEN, objective="mixce", eta=eta)[0]) for eta in etas]
-say(
-    "Not alike, though nothing about the model changed: "
-    + ", ".join(f"{value:.2f} at η = {eta}" for eta, value in zip(etas, values))
-)
-say("""All are sums over a sentence, in expectation over the data. The loss is a weighted mean of −log q, which is
-    positive, and −q, which is negative. So with less η it is lower, whatever the model. Another η is another
-    quantity, as a length and a weight are: a curve of losses over η says nothing about models.""")
+
+# %% [markdown]
+# <details><summary>Alike: it is one model</summary>
+#
+# It is one model and four quantities: {{", ".join(f"{value:.2f} at η = {eta}" for eta, value in zip(etas, values))}}.
+# The other answer says why.
+#
+# </details>
+# <details><summary>Not alike, and the lower one means nothing</summary>
+#
+# Yes: {{", ".join(f"{value:.2f} at η = {eta}" for eta, value in zip(etas, values))}}. All are sums over a sentence,
+# in expectation over the data. The loss is a weighted mean of $-\log q$, which is positive, and $-q$, which is
+# negative. So with less η it is lower, whichever model it is. Another η is another quantity, as a length and a weight
+# are: a curve of losses over η says nothing about models.
+#
+# </details>
+
+# %% tags=["check"]
 assert values == sorted(values, reverse=True)
 assert values[-1] < 0 < values[0]
 
@@ -476,8 +557,8 @@ assert values[-1] < 0 < values[0]
 # %% [markdown]
 # ## Fixed points: what each objective is after
 #
-# A row of logits stops moving when its expected gradient is zero. With $p$ the data's probabilities in this
-# context, and $w_v = w(q_v)$:
+# A row of logits stops moving when its expected gradient is zero, at the *[fixed point](glossary.md#fixed-point)*.
+# With $p$ the data's probabilities in this context, and $w_v = w(q_v)$:
 #
 # $$\sum_v p_v w_v \, (q - \mathrm{onehot}(v)) = 0$$
 #
@@ -498,6 +579,8 @@ source(mixce_q, tailr_q, fixed_point)
 p_five = np.array([0.50, 0.25, 0.15, 0.07, 0.03])  # what follows in some context
 cases = {"MixCE, η = 0.5": ("mixce", 0.5), "MixCE, η = 0.1": ("mixce", 0.1), "TaiLr, γ = 0.1": ("tailr", 0.1)}
 ends = {"MLE": p_five} | {name: fixed_point(objective, p_five, ratio)[0] for name, (objective, ratio) in cases.items()}
+
+# %% tags=["fold"]
 table(["fixed point", *(f"q({v + 1})" for v in range(5))], [[name, *(f"{a:.3f}" for a in q)] for name, q in ends.items()])
 
 # %% [markdown]
@@ -520,46 +603,32 @@ trained = {
     "MixCE, η = 0.1": descend(mm.objectives.mixce, p_five, eta=0.1),
     "TaiLr, γ = 0.1": descend(mm.objectives.tailr, p_five, gamma=0.1),
 }
-for name, q_trained in trained.items():
-    say(f"{name}, by descent: ({', '.join(f'{a:.3f}' for a in q_trained)}).")
-    assert np.allclose(q_trained, ends[name], atol=0.01)
+
+# %% tags=["fold"]
+table(["by descent", *(f"q({v + 1})" for v in range(5))], [[name, *(f"{a:.3f}" for a in q)] for name, q in trained.items()])
+
+# %% tags=["check"]
+assert all(np.allclose(q_trained, ends[name], atol=0.01) for name, q_trained in trained.items())
 
 
-# %%
-def fixed_point_figure():
-    fig = figure(7.5, 4.4)
-    ax = fig.subplots()
-    grid = np.linspace(0, 0.55, 400)
-    ax.plot(grid, grid, color=P_COLOR, lw=1.5, label="MLE: q = p")
-    ax.plot(p_five, p_five, "o", color=P_COLOR)
-    for (label, (objective, ratio)), color in zip(cases.items(), oranges(4)[1:]):
-        q, lam = fixed_point(objective, p_five, ratio)
-        formula = {"mixce": mixce_q, "tailr": tailr_q}[objective]
-        inside = lam > (1 - ratio) * grid if objective == "mixce" else grid >= 0
-        style = {"color": color, "lw": 2, "ls": "--" if "TaiLr" in label else "-", "label": label}
-        ax.plot(grid[inside], formula(grid[inside], lam, ratio), **style)
-        ax.plot(p_five, q, "o", color=color)
-    cut = ratio * lam  # of TaiLr, the last
-    arrow = {"arrowstyle": "->", "color": "0.5"}
-    ax.annotate(
-        "TaiLr is exactly zero\nleft of here", (cut, 0), (cut, 0.4), ha="center", fontsize=8, color="0.35", arrowprops=arrow
-    )
-    ax.set(xlabel="p, the data's probability of a token", ylabel="q, where training ends", xlim=(0, 0.55), ylim=(-0.02, 0.95))
-    ax.set_xticks(p_five, [f"{a:.2f}" for a in p_five])
-    ax.legend(fontsize=8, loc="upper left")
-    return fig
+# %% tags=["fold"]
+def curve(objective, ratio):
+    """Where a token of probability p ends, in the context of p_five -> a function of p"""
+    lam = fixed_point(objective, p_five, ratio)[1]
+    if objective == "tailr":
+        return lambda p: tailr_q(p, lam, ratio)
+    return lambda p: np.where(lam > (1 - ratio) * p, mixce_q(np.minimum(p, 0.999 * lam / (1 - ratio)), lam, ratio), np.nan)
 
 
-show(
-    fixed_point_figure(),
-    "Optimal q against p, one context: MLE on the diagonal, MixCE bent upwards at the right, TaiLr zero at small p.",
-)
+cut = 0.1 * fixed_point("tailr", p_five, 0.1)[1]
+weights.draw_fixed_points(p_five, {label: curve(*case) for label, case in cases.items()}, cut)
+
 
 # %% [markdown]
 # This is the picture to keep. **MLE** ends on the diagonal: it gives back the data. **MixCE** bends: here the
-# likeliest token gains, and all others lose. Near zero the curve is nearly a straight line through the origin, of
-# slope $\eta/\lambda$: rare tokens are scaled by one factor, and none of them dies. **TaiLr** reaches zero at
-# $p = \gamma\lambda$ and stays there: what is rarer is cut off.
+# likeliest token gains, and all others lose (where several tokens are about as likely, several gain). Near zero the
+# curve is nearly a straight line through the origin, of slope $\eta/\lambda$: rare tokens are scaled by one factor, and
+# none of them dies. **TaiLr** reaches zero at $p = \gamma\lambda$ and stays there: what is rarer is cut off.
 #
 # So MixCE and TaiLr do not end at $q = p$, even for a model that could represent $p$. They sharpen: what is likely
 # gains and what is rare loses. Whether that buys valid sentences is a question to measure.
@@ -569,22 +638,41 @@ show(
 #
 # After "here" every sentence's fate hangs on one row, so let us see what sharpening does to it.
 
-# %%
-valid, rows = [], []
-for label, (objective, ratio) in ({"MLE": ("mle", None)} | cases).items():
-    model, q_here = mle_table(), fixed_point(objective, p, ratio)[0]
-    model.params["logits"][here] = np.log(np.maximum(q_here, 1e-30))  # all other rows stay at the data's
-    valid.append(float(mm.exact.measure(model, world, MAX_LEN)["validity"]))
-    bad = sentence_probs(model)[SENTENCES.index("cat here sleep")]
-    rows.append([label, *(f"{a:.3f}" for a in (q_here[sleeps], q_here[sleep], bad, valid[-1]))])
-table(["row “here” trained by", "q(sleeps)", "q(sleep)", "Q(cat here sleep)", "share of valid sentences"], rows)
 
 # %%
-say(f"""At η = 0.5 the row hardly moves, and the share of valid sentences goes from {valid[0]:.3f} to
-    {valid[1]:.3f}. At η = 0.1 it is {valid[2]:.3f}: the row gives up “cats here sleep” for the sake of “cat here
-    sleeps”, and “cats here” still goes on to the wrong verb. As long as both nouns come before it, one row cannot
-    mend what the model has forgotten. Lesson 6 lets all rows move, and asks where the power of the reverse
-    cross-entropy of lesson 1 was lost.""")
+def with_row(q_here):
+    """The best bigram, with another row "here" -> mm.TableBigram"""
+    model = mle_table()
+    model.params["logits"][here] = np.log(np.maximum(q_here, 1e-30))
+    return model
+
+
+ends_here = {label: fixed_point(case[0], p, case[1])[0] for label, case in ({"MLE": ("mle", None)} | cases).items()}
+valid = [float(mm.exact.measure(with_row(q), world, MAX_LEN)["validity"]) for q in ends_here.values()]
+
+# %% tags=["fold"]
+table(
+    ["row “here” trained by", "q(sleeps)", "q(sleep)", "Q(cat here sleep)", "share of valid sentences"],
+    [
+        [
+            label,
+            f"{q[sleeps]:.3f}",
+            f"{q[sleep]:.3f}",
+            f"{sentence_probs(with_row(q))[SENTENCES.index('cat here sleep')]:.3f}",
+            f"{v:.3f}",
+        ]
+        for (label, q), v in zip(ends_here.items(), valid)
+    ],
+)
+
+# %% [markdown]
+# At $\eta = 0.5$ the row hardly moves, and the share of valid sentences goes from {{valid[0]:.3f}} to
+# {{valid[1]:.3f}}. At $\eta = 0.1$ it is {{valid[2]:.3f}}: the row gives up "cats here sleep" for the sake of "cat
+# here sleeps", and "cats here" still goes on to the wrong verb. As long as both nouns come before it, one row cannot
+# mend what the model has forgotten. Lesson 6 lets all rows move, and asks where the power of the reverse
+# cross-entropy of lesson 1 was lost.
+
+# %% tags=["check"]
 assert valid[0] < valid[1] < valid[0] + 0.02
 
 # %% [markdown]
@@ -621,7 +709,11 @@ assert valid[0] < valid[1] < valid[0] + 0.02
 
 # %% tags=["solution"]
 _, gradient = mm.objectives.mixce(z[None], np.array([1]), eta=0.5)
-say(f"The package says ({', '.join(f'{32 * g:.0f}/32' for g in gradient[0])}).")
+
+# %% [markdown] tags=["solution"]
+# The package says ({{", ".join(f"{32 * g:.0f}/32" for g in gradient[0])}}).
+
+# %% tags=["check"]
 assert np.allclose(gradient[0], [10 / 32, -15 / 32, 5 / 32])
 
 # %% [markdown] tags=["solution"]
@@ -640,10 +732,13 @@ def focal(logits, targets):
     return -((1 - q_target) ** 2 * np.log(q_target)).mean(), dlogits
 
 
+# %% tags=["solution"]
 report = mm.gradcheck(
     lambda z: focal(z, np.array([0, 3, 1, 2])), lambda dy, dlogits: (dy * dlogits,), [logits], names=["logits"]
 )
-print(report)
+report
+
+# %% tags=["check"]
 assert report.ok
 
 # %% [markdown] tags=["solution"]
@@ -652,10 +747,11 @@ assert report.ok
 # right one. That is why `mm.gradcheck` draws `dy` at random.
 
 # %% tags=["solution"]
-right = mm.layers.softmax_backward(np.ones(3), cache)
-say(f"The right backward at all ones: largest entry {np.abs(right).max():.0e}. A backward that returns zeros agrees with it.")
+right = mm.layers.softmax_backward(np.ones(3), cache)  # nothing but rounding: what a backward that returns zeros says, too
 report = mm.gradcheck(mm.layers.softmax_forward, lambda dprobs, cache: (np.zeros(3),), [z], names=["z"])
-print(report)
+report
+
+# %% tags=["check"]
 assert np.abs(right).max() < 1e-12
 assert not report.ok
 
@@ -666,13 +762,16 @@ assert not report.ok
 # sharpens differences, it makes none.
 
 # %% tags=["solution"]
-limits = {}
-for p_two in (np.array([0.6, 0.4]), np.array([0.5, 0.5])):
-    for eta in (0.1, 0.01, 0.001):
-        limits[p_two[0], eta] = q_two = fixed_point("mixce", p_two, eta)[0]
-        say(f"p = ({p_two[0]}, {p_two[1]}), η = {eta}: q = ({q_two[0]:.3f}, {q_two[1]:.3f})")
-assert limits[0.6, 0.001][1] < 0.01
-assert np.allclose(limits[0.5, 0.001], 0.5)
+p_two = {"unequal": np.array([0.6, 0.4]), "equal": np.array([0.5, 0.5])}
+limits = {(name, eta): fixed_point("mixce", p, eta)[0] for name, p in p_two.items() for eta in (0.1, 0.01, 0.001)}
+rows_of_limits = [[name, eta, f"{a:.3f}", f"{b:.3f}"] for (name, eta), (a, b) in limits.items()]
+
+# %% [markdown] tags=["solution"]
+# {{as_markdown(["p", "η", "q(sleeps)", "q(sleep)"], rows_of_limits)}}
+
+# %% tags=["check"]
+assert limits["unequal", 0.001][1] < 0.01
+assert np.allclose(limits["equal", 0.001], 0.5)
 
 # %% [markdown] tags=["solution"]
 # **Solution 5.** It is, near it and everywhere: $-\eta \log q - (1-\eta) q$ is strictly convex in $q$ for η > 0, so
@@ -687,7 +786,12 @@ def expected_mixce(q, eta=0.1):
 best = ends["MixCE, η = 0.1"]
 near = best * np.exp(0.1 * rng.standard_normal((1000, 5)))
 near /= near.sum(axis=1, keepdims=True)
-say(f"At the fixed point {expected_mixce(best):.6f}; the least of a thousand neighbours {expected_mixce(near).min():.6f}.")
+
+# %% [markdown] tags=["solution"]
+# At the fixed point it is {{expected_mixce(best):.6f}}; the least of a thousand neighbours has
+# {{expected_mixce(near).min():.6f}}.
+
+# %% tags=["check"]
 assert expected_mixce(near).min() > expected_mixce(best)
 
 # %% [markdown]

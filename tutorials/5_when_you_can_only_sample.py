@@ -1,30 +1,30 @@
 # %% [markdown]
 # # 5 When you can only sample
 #
-# *Reading: 30 minutes. Computing: 30 seconds on a laptop. Before this:
+# *Prose: 30 minutes; with the code: 55; with exercises: 2½ hours. Computing: 20 seconds. Before this:
 # [lesson 4](4_the_exact_reverse_gradient.ipynb); mean and variance of a random number.*
 #
 # **At the end you will know**
 #
 # - two ways to differentiate an average over something that is drawn, and why tokens allow only one of them;
-# - REINFORCE, reward to go and RLOO, each written in one line and derived from lesson 4;
-# - what Gumbel-softmax and importance weights do instead, and what they miss;
-# - how to compare such estimators: by their error at the number of samples you can pay, not by bias alone;
-# - what becomes of three estimates of KL, k1, k2 and k3, when they are differentiated, as in RLHF (reinforcement
-#   learning from human feedback).
+# - [REINFORCE](glossary.md#reinforce), [reward to go](glossary.md#reward-to-go) and [RLOO](glossary.md#rloo), each
+#   written in one line and derived from lesson 4;
+# - what [Gumbel-softmax](glossary.md#gumbel-softmax) and importance weights do instead, and what they miss;
+# - how to compare such estimators: by their error at the number of samples you can pay, with the length of the step
+#   that suits each of them.
 
-# %%
+# %% tags=["setup"]
 import numpy as np
 
 import minimixce as mm
 from minimixce import estimators
-from minimixce.lessons import P_COLOR, Q_COLOR, figure, full_or_fast, oranges, say, show, source, table
+from minimixce.lessons import as_markdown, full_or_fast, sampling, source, table
 
 # %% [markdown]
 # ## Begin with one number
 #
 # Let $x = \mu + \epsilon$ with $\epsilon$ standard normal, and let $J(\mu) = \mathbb{E}[f(x)]$. How does $J$ change
-# with $\mu$, if all you can do is draw? There are two roads.
+# with $\mu$, if all you can do is draw? There are two ways to ask.
 #
 # **Pathwise.** Keep the noise $\epsilon$ and move $\mu$: every draw moves along. So differentiate $f$ at each draw,
 #
@@ -32,63 +32,84 @@ from minimixce.lessons import P_COLOR, Q_COLOR, figure, full_or_fast, oranges, s
 # \frac{dJ}{d\mu} = \mathbb{E}[ f'(\mu + \epsilon) ] .
 # $$
 #
-# **Score function.** Keep the draw $x$ and ask how its *probability density* $p_\mu(x)$ changes. Since
-# $p' = p (\log p)'$,
+# **[Score function](glossary.md#score-function).** Keep the draw $x$ and ask how its *probability density* $p_\mu(x)$
+# changes. Since $p' = p (\log p)'$,
 #
 # $$
 # \frac{dJ}{d\mu} = \int f(x) \frac{d p_\mu(x)}{d\mu} dx = \mathbb{E}\left[ f(x) \frac{d \log p_\mu(x)}{d\mu} \right] =
 # \mathbb{E}[ f(x) (x - \mu) ] .
 # $$
 #
-# The derivative of $\log p_\mu(x)$ in $\mu$ is called the *score*; here it is $x - \mu$. The first road looks at the
+# The derivative of $\log p_\mu(x)$ in $\mu$ is called the *score*; here it is $x - \mu$. The first way looks at the
 # slope of $f$, the second only at its value. Take $f(x) = x^2$ at $\mu = 1$, where $J = \mu^2 + 1$ and the exact
-# derivative is $2\mu = 2$.
+# derivative is $2\mu = 2$. As a third, add 10 to $f$, which moves no derivative.
 
 # %%
 mu, epsilon = 1.0, np.random.default_rng(0).standard_normal(100_000)
 x = mu + epsilon
-roads = {"pathwise": 2 * x, "score function": x**2 * (x - mu), "score function, f + 10": (x**2 + 10) * (x - mu)}
+ways = {
+    "pathwise": 2 * x,
+    "score function": x**2 * (x - mu),
+    "score function, f + 10": (x**2 + 10) * (x - mu),
+}
+
+# %% tags=["fold"]
 table(
-    ("estimate from one draw", "mean", "standard deviation", "draws for an error of 1 %"),
-    [(name, f"{d.mean():.2f}", f"{d.std():.1f}", f"{d.var() / 0.02**2:,.0f}") for name, d in roads.items()],
+    ("from one draw", "mean", "standard deviation", "draws for an error of 1 %"),
+    [(name, f"{d.mean():.2f}", f"{d.std():.1f}", f"{d.var() / 0.02**2:,.0f}") for name, d in ways.items()],
 )
-for d in roads.values():
+
+# %% tags=["fold"]
+sampling.draw_ways(ways, exact=2 * mu)
+
+# %% tags=["check"]
+for d in ways.values():
     assert abs(d.mean() - 2) < 5 * d.std() / np.sqrt(len(d))
+
+# %% [markdown]
+# All three are *unbiased*: their mean is the derivative (the black line). They differ in variance. The mean of $n$ draws
+# has the variance of one draw over $n$; the last column says how many it takes until its standard deviation is a
+# hundredth of the derivative. The constant in $f$ makes the score function much worse: it multiplies a noise of mean
+# zero, $x - \mu$, by a larger number. In lesson 4 such a constant changed nothing, because there nothing was noise.
+#
+# > **Predict.** Now let $f$ be a step, 1 where $x > 0$ and 0 elsewhere. $J(\mu)$ is the probability of $x > 0$, a
+# > smooth curve. Which of the two ways still leads to its derivative?
 
 
 # %%
-def draw_roads(n=16):
-    fig = figure(7.5, 2.9)
-    bins = np.linspace(-12, 16, 113)
-    for ax, (name, d) in zip(fig.subplots(1, 3, sharey=True), roads.items()):
-        ax.hist(d.reshape(-1, n).mean(axis=1), bins, color=Q_COLOR, histtype="stepfilled")
-        ax.axvline(2, color="black", linewidth=1.2)
-        ax.set(title=name, xlabel=f"estimate from {n} draws", yticks=[])
-    return fig
+def step(x):
+    return (x > 0).astype(float)
 
 
-show(
-    draw_roads(),
-    "Three unbiased estimates around the exact derivative: pathwise narrow, score function wide, wider for f + 10",
-)
+h = 1e-9
+along_each_path = (step(x + h) - step(x - h)) / (2 * h)  # the slope of f at each draw, by trying
+by_the_score = step(x) * (x - mu)
+exact_slope = np.exp(-(mu**2) / 2) / np.sqrt(2 * np.pi)  # the normal density at the step
 
 # %% [markdown]
-# All three are *unbiased*: their mean is the derivative (the black line). They differ in variance. Adding a constant to
-# $f$, which moves no derivative, makes the score function much worse: it multiplies a noise of mean zero, $x - \mu$,
-# by a larger number. In lesson 4 such a constant changed nothing, because there nothing was noise.
+# <details><summary>Both: each of them was exact for every f</summary>
 #
-# > **Predict.** Now let $f$ be a step, 1 where $x > 0$ and 0 elsewhere. $J(\mu)$ is the probability of $x > 0$, a
-# > smooth curve. Which of the two roads still leads to its derivative?
+# Not the pathwise one: it is {{along_each_path.mean():.0f}} in every draw, and the derivative is {{exact_slope:.3f}}.
+# It was exact for an $f$ that grows by its slope alone. A step has the slope 0 wherever it has one, and grows by its jump.
+#
+# </details>
+# <details><summary>Only the pathwise: the score function knows nothing of the step</summary>
+#
+# The other way round. The score function finds {{by_the_score.mean():.3f}}, exactly it is {{exact_slope:.3f}}: it only
+# asks how probable the draws on each side become. The pathwise estimate is {{along_each_path.mean():.0f}} in every draw.
+#
+# </details>
+# <details><summary>Only the score function</summary>
+#
+# Right: {{by_the_score.mean():.3f}}, exactly {{exact_slope:.3f}}. The pathwise estimate is
+# {{along_each_path.mean():.0f}} in every draw, with no variance at all, and entirely wrong. All that matters is that a
+# draw may *cross* the step, and a slope does not show that.
+#
+# </details>
 
-# %% tags=["reveal"]
-exact = np.exp(-(mu**2) / 2) / np.sqrt(2 * np.pi)  # the normal density at the step
-step = (x > 0).astype(float)
-slope_of_the_step = np.zeros_like(x)  # wherever it has one
-score = step * (x - mu)
-assert abs(score.mean() - exact) < 5 * score.std() / np.sqrt(len(x))
-say(f"""Only the score function: {score.mean():.3f}, exactly {exact:.3f}. The pathwise estimate is
-{slope_of_the_step.mean():.0f} in every draw, with no variance at all and entirely wrong. All that matters is that a draw
-may *cross* the step, and a slope does not show that.""")
+# %% tags=["check"]
+assert not along_each_path.any()
+assert abs(by_the_score.mean() - exact_slope) < 5 * by_the_score.std() / np.sqrt(len(x))
 
 # %% [markdown]
 # ## A token is a step
@@ -96,8 +117,9 @@ may *cross* the step, and a slope does not show that.""")
 # Drawing a token is such a step. It can be written like the Gaussian, with noise kept apart: if $\epsilon$ is *Gumbel
 # noise*, $-\log(-\log u)$ of a uniform $u$ for each token, the token $\mathrm{argmax}(\mathrm{logits} + \epsilon)$ has
 # exactly the probabilities $\mathrm{softmax}(\mathrm{logits})$. Move the logits a little and, for nearly all noise,
-# the token does not change at all. That leaves two roads: take the score function and fight its variance (REINFORCE
-# and what follows), or soften the step and accept an error (Gumbel-softmax).
+# the token does not change at all. So the plain pathwise derivative is zero, and something must be paid: take the score
+# function and fight its variance (REINFORCE and what follows); or soften the step and accept an error (Gumbel-softmax);
+# or draw from something else, which does not move, and reweight (importance weights).
 #
 # Back to `agreement()`, to the table of lesson 4 and to $\mathrm{KL}(Q\|P)$. There we can list all sequences, so we know
 # the exact gradient $g$, and can even compute mean and variance of an estimator without drawing.
@@ -106,7 +128,8 @@ may *cross* the step, and a slope does not show that.""")
 world, T = mm.worlds.agreement(), 4
 V = world.vocab_size
 counts = mm.exact.bigram_counts(world, T)
-z = np.log(0.94 * counts / counts.sum(axis=1, keepdims=True) + 0.06 / V)  # (V,V) logits, as in lesson 4
+# (V,V) logits, as in lesson 4: the counts blended with a little of the uniform distribution
+z = np.log(0.94 * counts / counts.sum(axis=1, keepdims=True) + 0.06 / V)
 model = mm.TableBigram(V)
 model.params["logits"][:] = z
 KL, grads = mm.exact.loss_and_grads(model, world, T, objective="reverse_kl")
@@ -117,8 +140,8 @@ g = grads["logits"]  # (V,V), the exact gradient
 #
 # Write $\nabla$ for the gradient in all parameters. Lesson 4's list says
 # $\nabla L = \sum_x Q(x) C(x) \nabla \log Q(x)$, where $C(x) = \log Q(x) - \log P(x)$ is the cost of a whole sequence.
-# (The moving of $\log Q$ inside $C$ averages to zero.) That is an average over $Q$. Draw $x_1, \dots, x_n$ from $Q$
-# and take the mean:
+# (That $\log Q$ inside $C$ moves, too, averages to zero, as in lesson 4.) The sum is an average over $Q$. Draw
+# $x_1, \dots, x_n$ from $Q$ and take the mean:
 #
 # $$
 # \hat{g} = \frac{1}{n} \sum_i C(x_i) \nabla \log Q(x_i) .
@@ -134,8 +157,8 @@ g = grads["logits"]  # (V,V), the exact gradient
 
 # %%
 def weighted(rows, a):
-    """rows (n,T+1) of samples, a (n,T−1) or (n,1) a number for each of their tokens -> the formula above, (V,V)"""
-    inputs, targets = world.batch(rows)
+    """rows (n,T+1) of samples, a (n,T−1) or (n,1), a number for each token -> ĝ, (V,V)"""
+    inputs, targets = world.batch(rows)  # the token before, and the token drawn; −1 after the end
     q = np.exp(mm.logprob.log_softmax(model.params["logits"]))
     a, dz = np.broadcast_to(a, targets.shape), np.zeros((V, V))
     for i, t in zip(*np.nonzero(targets >= 0)):
@@ -147,31 +170,33 @@ def weighted(rows, a):
 def costs(rows):
     """c_t = log q_t − log p_t of each token, 0 after the end -> (n,T−1)"""
     inputs, targets = world.batch(rows)
-    log_q = mm.logprob.log_softmax(model.params["logits"])
-    return np.where(targets >= 0, log_q[inputs, targets] - world.token_log_probs(rows, floored=True), 0)
-
-
-def to_go(c):
-    """c (n,T−1) -> the sums from each t to the end, (n,T−1)"""
-    return c[:, ::-1].cumsum(axis=1)[:, ::-1]
+    log_q = mm.logprob.log_softmax(model.params["logits"])[inputs, targets]
+    return np.where(targets >= 0, log_q - world.token_log_probs(rows, floored=True), 0)
 
 
 # %% [markdown]
 # ## Reward to go, and a baseline
 #
-# In lesson 4 the bracket at a prefix was $c + U(hv) - U(h)$: *costs from here on*, compared with *what is usual
-# here*. REINFORCE has neither. Give it one or the other.
+# In lesson 4 the bracket at a prefix, with its sign turned the [advantage](glossary.md#advantage), was
+# $c + U(hv) - U(h)$: *costs from here on*, compared with *what is usual here*. REINFORCE has neither. Give it one or the
+# other.
 #
-# **Reward to go.** What was paid before a token does not depend on it. Given the tokens before, $\nabla \log q_t$
-# has mean zero, so the product of the two has mean zero. Leave it out: $a_t = \sum_{s \ge t} c_s$, where $c_s$ is the
-# cost of token $s$. The mean stays, and the variance, as a rule, falls.
+# **Reward to go.** (The reward is the negative cost.) What was paid before a token does not depend on it. Given the
+# tokens before, $\nabla \log q_t$ has mean zero, so the product of the two has mean zero. Leave it out:
+# $a_t = \sum_{s \ge t} c_s$, where $c_s$ is the cost of token $s$. The mean stays, and the variance, as a rule, falls.
 #
-# **Baseline.** Subtract from each cost a number $b$ that does not depend on the sample: the mean stays, since
-# $\mathbb{E}[b \nabla \log Q] = 0$, and with $b$ near the mean cost the variance, as a rule, falls. RLOO, *REINFORCE
-# leave-one-out* (Kool et al., 2019), takes for each sample the mean of *the others*. Its own cost must not enter: a
-# baseline that moves with the sample would bias the gradient.
+# **[Baseline](glossary.md#baseline).** Subtract from each cost a number $b$ that does not depend on the sample: the mean
+# stays, since $\mathbb{E}[b \nabla \log Q] = 0$, and with $b$ near the mean cost the variance, as a rule, falls. RLOO,
+# *REINFORCE leave-one-out* (Kool et al., 2019), takes for each sample the mean of *the others*. Its own cost must not
+# enter: a baseline that moves with the sample would bias the gradient.
+
 
 # %%
+def to_go(c):
+    """c (n,T−1) -> the sums from each t to the end, (n,T−1)"""
+    return c[:, ::-1].cumsum(axis=1)[:, ::-1]
+
+
 rows = estimators.sample(model, 16, T, seed=0)
 c = costs(rows)
 C = c.sum(axis=1, keepdims=True)  # (n,1)
@@ -180,13 +205,17 @@ a = {
     "reward_to_go": to_go(c),
     "rloo": C - (C.sum() - C) / (len(C) - 1),
 }
+
+# %% tags=["check"]
 for name, numbers in a.items():
     _, grads = getattr(estimators, name)(model, world, rows, objective="reverse_kl")
     assert np.allclose(weighted(rows, numbers), grads["logits"])
 
 # %% [markdown]
-# The package's own lines, for any model. `s.backward(weights)` is the formula with $a$, in the logits, and from
-# there the model's backward. (The lines about js serve another divergence.)
+# The package's own lines find the same gradients, for any model. `score`, which here means to rate, runs the model
+# forward on the samples and collects what their tokens cost; `pull_back(model, s, a)` is the formula above: $a$
+# times onehot − softmax is the derivative in the logits of each token, and the rest is the model's own backward.
+# (The lines about js serve another divergence.)
 
 # %%
 source(estimators.reinforce, estimators.reward_to_go, estimators.rloo)
@@ -195,12 +224,13 @@ source(estimators.reinforce, estimators.reward_to_go, estimators.rloo)
 # ## Mean and variance, without statistics
 #
 # An estimate from one sample $x$ is a function of it, $\hat{g}(x)$. In a small world we can go through all of them: the
-# mean is $\sum_x Q(x) \hat{g}(x)$, the variance $\sum_x Q(x) \|\hat{g}(x)\|^2 - \|\mathbb{E} \hat{g}\|^2$. For RLOO with
-# $n = 2$, all pairs.
+# mean is $\sum_x Q(x) \hat{g}(x)$, the variance, all coordinates together,
+# $\sum_x Q(x) \|\hat{g}(x)\|^2 - \|\mathbb{E} \hat{g}\|^2$. For RLOO with $n = 2$, all pairs.
 
 # %%
 every = mm.exact.sequences(V, T)  # (156,T+1)
-P, Q, c = np.exp(world.log_prob(every)), np.exp(mm.exact.log_prob(model, every)), costs(every)
+P, Q = np.exp(world.log_prob(every)), np.exp(mm.exact.log_prob(model, every))
+c = costs(every)
 valid, C = P > 0, c.sum(axis=1)
 
 
@@ -209,10 +239,10 @@ def each_alone(a):
     return np.array([weighted(every[i : i + 1], a[i : i + 1]).ravel() for i in range(len(every))])
 
 
-def moments(each, weights):
-    """each (m,36) estimates, weights (m,) their probabilities -> bias/‖g‖, variance/‖g‖²"""
-    mean = weights @ each
-    variance = weights @ (each**2).sum(axis=1) - mean @ mean
+def moments(each, probs):
+    """each (m,36) estimates, probs (m,) their probabilities -> bias/‖g‖, variance/‖g‖²"""
+    mean = probs @ each
+    variance = probs @ (each**2).sum(axis=1) - mean @ mean
     return np.linalg.norm(mean - g.ravel()) / np.linalg.norm(g), variance / (g**2).sum()
 
 
@@ -221,13 +251,14 @@ score = each_alone(np.ones((len(every), 1)))  # ∇log Q(x)
 first, second = np.divmod(np.arange(len(every) ** 2), len(every))  # all pairs
 pairs = 0.5 * (C[first] - C[second])[:, None] * (score[first] - score[second])
 found = {
-    "reinforce": moments(C[:, None] * score, Q),
-    "reward_to_go": moments(each_alone(to_go(c)), Q),
-    "rloo, n = 2": moments(pairs, Q[first] * Q[second]),
+    "REINFORCE": moments(C[:, None] * score, Q),
+    "reward to go": moments(each_alone(to_go(c)), Q),
+    "RLOO, n = 2": moments(pairs, Q[first] * Q[second]),
     "baseline = mean cost": moments((C - KL)[:, None] * score, Q),
 }
+dearest, cheapest_bad = abs(C[valid]).max(), C[~valid].min()
 
-# %%
+# %% tags=["fold"]
 table(
     ("estimator", "bias / ‖g‖", "variance of one estimate / ‖g‖²", "samples for an error of 10 %"),
     [
@@ -235,43 +266,54 @@ table(
         for name, (bias, variance) in found.items()
     ],
 )
-assert max(bias for bias, _ in found.values()) < 1e-12
-assert found["baseline = mean cost"][1] < found["reward_to_go"][1] < found["reinforce"][1]
 needed = found["baseline = mean cost"][1]
-low, high, bad = C[valid].min(), C[valid].max(), C[~valid].min()
-say(f"""No bias, to the last digit. But one sample's variance is dozens of times the squared length of what it
-estimates: even with the mean cost as baseline, which is what RLOO tends to with many samples, {needed:.0f} samples
-have an error as large as the gradient itself, and an error of 1 % takes {needed / 0.01**2:,.0f}. The reason is in
-the costs: of possible sequences from {low:.1f} to {high:.1f} nats, of impossible ones {bad:.0f} and more. (An RLOO
-baseline from one other sample is itself noise; with more it gets better.)""")
-assert bad > 50
-assert max(abs(low), abs(high)) < 5
+
+# %% [markdown]
+# No bias, to the last digit. But one sample's variance is dozens of times the squared length of what it estimates: even
+# with the mean cost as baseline, which is what RLOO tends to with many samples, the mean of {{needed:.0f}} samples has an
+# error as large as the gradient itself, and for an error of a hundredth it takes {{needed / 0.01**2:,.0f}}. The reason
+# is in the costs: sequences that $P$ can produce cost between {{C[valid].min():.1f}} and {{C[valid].max():.1f}} nats, the
+# impossible ones {{cheapest_bad:.0f}} and more. (An RLOO baseline from one other sample is itself noise; with more it gets
+# better.)
+
+# %% tags=["check"]
+assert max(bias for bias, _ in found.values()) < 1e-12
+assert needed < found["reward to go"][1] < found["REINFORCE"][1]
+assert 24 < needed < found["REINFORCE"][1] < 60
+assert cheapest_bad > 50 > 5 > dearest
 
 # %% [markdown]
 # ## Gumbel-softmax
 #
-# The other road. Keep the hard choice $\mathrm{argmax}(\mathrm{logits} + \epsilon)$ on the way forward, and on the way
-# back pretend that it had been $\mathrm{softmax}((\mathrm{logits} + \epsilon) / \tau)$, which has a slope. This is called
-# *straight-through*; $\tau$ is a temperature, and for $\tau \to 0$ the softmax becomes the choice. First for a
+# Now soften the step. Keep the hard choice $\mathrm{argmax}(\mathrm{logits} + \epsilon)$ on the way forward, and on the
+# way back pretend that it had been $\mathrm{softmax}((\mathrm{logits} + \epsilon) / \tau)$, which has a slope. This is
+# called *straight-through*; $\tau$ is a temperature, and for $\tau \to 0$ the softmax becomes the choice. First for a
 # single token with a cost $c_v$ for each $v$: the pretended choice costs $\sum_v \mathrm{soft}_v c_v$, so the
 # gradient is lesson 3's softmax backward, divided by $\tau$.
 
 # %%
 source(mm.layers.softmax_backward)
 
+# %%
 logits, cost = np.log([0.6, 0.3, 0.1]), np.array([1.0, 2.0, 30.0])
 q = np.exp(logits)
 exact_one = q * (cost - q @ cost)  # lesson 4's, with one token to draw
 noise = np.random.default_rng(0).gumbel(size=(full_or_fast(100_000, 20_000), 3))
-chosen = np.eye(3)[(logits + noise).argmax(axis=1)]
-assert np.allclose(chosen.mean(axis=0), q, atol=0.01)  # argmax of logits + noise does sample softmax(logits)
-single = {"score function, mean baseline": ((chosen @ cost) - q @ cost)[:, None] * (chosen - q)}
-for tau in (2.0, 1.0, 0.5, 0.1):
-    soft = mm.layers.softmax_forward((logits + noise) / tau)
-    single[f"Gumbel-softmax, τ = {tau:g}"] = mm.layers.softmax_backward(np.tile(cost, (len(noise), 1)), soft[1]) / tau
-scale = np.linalg.norm(exact_one)
+chosen = np.eye(3)[(logits + noise).argmax(axis=1)]  # one-hot, samples of softmax(logits)
 
-# %%
+
+def by_soft_choice(tau):
+    """-> the gradient in the logits from each draw alone, (n,3)"""
+    _, cache = mm.layers.softmax_forward((logits + noise) / tau)
+    slope = np.tile(cost, (len(noise), 1))  # of soft @ cost, in soft
+    return mm.layers.softmax_backward(slope, cache) / tau
+
+
+single = {"score function, mean baseline": ((chosen @ cost) - q @ cost)[:, None] * (chosen - q)}
+single |= {f"Gumbel-softmax, τ = {tau:g}": by_soft_choice(tau) for tau in (2.0, 1.0, 0.5, 0.1)}
+
+# %% tags=["fold"]
+scale = np.linalg.norm(exact_one)
 one_token = {
     name: (np.linalg.norm(d.mean(axis=0) - exact_one) / scale, np.sqrt(d.var(axis=0).sum()) / scale)
     for name, d in single.items()
@@ -280,6 +322,9 @@ table(
     ("one token, one draw; over ‖g‖", "bias", "sampling error of the bias", "standard deviation"),
     [(name, f"{bias:.3f}", f"{sd / np.sqrt(len(noise)):.3f}", f"{sd:.2f}") for name, (bias, sd) in one_token.items()],
 )
+
+# %% tags=["check"]
+assert np.allclose(chosen.mean(axis=0), q, atol=0.01)  # argmax of logits + noise does sample softmax(logits)
 assert one_token["Gumbel-softmax, τ = 2"][0] > one_token["Gumbel-softmax, τ = 0.5"][0]
 assert one_token["Gumbel-softmax, τ = 2"][1] < one_token["Gumbel-softmax, τ = 0.1"][1]
 
@@ -290,28 +335,43 @@ assert one_token["Gumbel-softmax, τ = 2"][1] < one_token["Gumbel-softmax, τ = 
 # model, but only as slopes at the token that was chosen: a linear guess at what *another* token would have led to. And
 # the *world* moves to another state with each token, too; through its state nothing flows back, here as in the MixCE
 # paper's code. So part of lesson 4's $U(hv)$ is missing, whatever $\tau$, and what remains leans towards the
-# token-level gradient. `estimators.gumbel` does all this for any model.
+# token-level gradient, in which each token pays for itself alone. `estimators.gumbel` does all this for any model.
 
 # %%
 token_level = Q @ each_alone(c)  # lesson 4's, with the model's prefixes
+batches = [estimators.gumbel_noise(full_or_fast(20_000, 2_000), T, V, seed) for seed in range(5)]
 
 
 def cosine(a, b):
     return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
 
-lines, batches = [], [estimators.gumbel_noise(full_or_fast(20_000, 2_000), T, V, seed) for seed in range(5)]
-for tau in (1.0, 0.5, 0.25):
-    each = [estimators.gumbel(model, world, noise, objective="reverse_kl", tau=tau)[1]["logits"].ravel() for noise in batches]
-    mean, error = np.mean(each, axis=0), np.sqrt(np.var(each, axis=0, ddof=1).sum() / len(each)) / np.linalg.norm(g)
-    bias = np.linalg.norm(mean - g.ravel()) / np.linalg.norm(g)
-    lines.append((tau, bias, error, cosine(mean, g.ravel()), cosine(mean, token_level)))
-    assert bias > 0.5
-    assert lines[-1][-1] > lines[-1][-2]
+def of_sequences(tau):
+    """-> the gradient from each of the batches of noise, (5,36)"""
+    found = []
+    for noise in batches:
+        _, grads = estimators.gumbel(model, world, noise, objective="reverse_kl", tau=tau)
+        found.append(grads["logits"].ravel())
+    return np.array(found)
+
+
+by_tau = {tau: of_sequences(tau) for tau in (1.0, 0.5, 0.25)}
+
+# %% tags=["fold"]
+lines = []
+for tau, each in by_tau.items():
+    mean, error = each.mean(axis=0), np.sqrt(each.var(axis=0, ddof=1).sum() / len(each))
+    numbers = np.linalg.norm(mean - g.ravel()) / np.linalg.norm(g), error / np.linalg.norm(g)
+    lines.append((tau, *numbers, cosine(mean, g.ravel()), cosine(mean, token_level)))
 table(
-    ("τ, whole sequences", "bias / ‖g‖", "its sampling error", "cosine to g", "cosine to the token-level gradient"),
+    ("τ, whole sequences", "bias / ‖g‖", "its sampling error", "cosine to g", "to the token-level gradient"),
     [(f"{tau:g}", *(f"{number:.2f}" for number in numbers)) for tau, *numbers in lines],
 )
+
+# %% tags=["check"]
+for _, bias, _, to_g, to_token_level in lines:
+    assert bias > 0.5
+    assert to_token_level > to_g
 
 # %% [markdown]
 # ## Importance weights
@@ -327,13 +387,18 @@ table(
 # just those that the reverse divergence is about.
 
 # %%
-by_weights = np.array(
-    [estimators.importance(model, world, x[None], objective="reverse_kl")[1]["logits"].ravel() for x in every[valid]]
-)
+by_weights = (Q[valid] / P[valid] * C[valid])[:, None] * score[valid]
 importance_bias, importance_variance = moments(by_weights, P[valid])
-say(f"""The bias is {importance_bias:.2f} of the length of the gradient, the variance {importance_variance:.1e} of its
-square: the estimate is very sure, and nearly zero. Samples of P cannot show what P never does.""")
+
+# %% [markdown]
+# The bias is {{importance_bias:.2f}} of the length of the gradient, the variance {{importance_variance:.1e}} of its
+# square: the estimate is very sure, and nearly zero. Samples of $P$ cannot show what $P$ never does.
+
+# %% tags=["check"]
+of_the_package = [estimators.importance(model, world, x[None], objective="reverse_kl")[1]["logits"] for x in every[valid]]
+assert np.allclose(by_weights, np.array(of_the_package).reshape(len(by_weights), -1))
 assert importance_bias > 0.9
+assert importance_variance < 0.01
 
 # %% [markdown]
 # > **Predict.** MixCE trains on samples of $P$ and multiplies the gradient of each token by $q_t$ (at $\eta = 0$;
@@ -341,40 +406,69 @@ assert importance_bias > 0.9
 # > importance weighting? Test your answer on a $Q$ that equals $P$. What should importance weights be there, and
 # > what is $q_t$?
 
-# %% tags=["reveal"]
+# %%
 p = np.array([0.5, 0.25, 0.15, 0.07, 0.03])
-q = p.copy()  # the model is already right
 token = np.arange(1, 6)
-weights = {"P": p, "importance weight Q/P": q / p, "MixCE's weight q": q}
-table(("token", *token), [(name, *(f"{number:.2f}" for number in numbers)) for name, numbers in weights.items()])
-other_q = p[::-1]  # and a Q that is not P
-by_ratio, by_mixce = (p @ (w * token) / (p @ w) for w in (other_q / p, other_q))  # the mean token number over P, weighted
+other_q = p[::-1]  # a Q that is not P
+
+
+def mean_token(w):
+    """The mean token number over P, each token weighted by w (5,)"""
+    return p @ (w * token) / (p @ w)
+
+
+by_ratio, by_mixce = mean_token(other_q / p), mean_token(other_q)
+
+# %% tags=["fold"]
+at_equal = [
+    [name, *(f"{a:.2f}" for a in numbers)]
+    for name, numbers in {"P, and Q": p, "importance weight Q/P": p / p, "MixCE's weight q": p}.items()
+]
+
+# %% [markdown]
+# <details><summary>Yes: samples of P, weighted by Q</summary>
+#
+# Then the weights would have to be 1 where $Q = P$, because there is nothing to exchange. MixCE's are not, and have
+# nothing of $P$ in them:
+#
+# {{as_markdown(["token", *token], at_equal)}}
+#
+# </details>
+# <details><summary>No: the weights are others</summary>
+#
+# Right. At $Q = P$ importance weights are all 1; MixCE's are $q$ itself. And where $Q$ is not $P$, importance weights
+# turn an average over $P$ into the average over $Q$. Take $P$'s probabilities in reverse order as $Q$: the mean token
+# number is {{p @ token:.2f}} under $P$ and {{other_q @ token:.2f}} under $Q$. Weighted by $Q/P$, $P$'s tokens give
+# {{by_ratio:.2f}}. Weighted by MixCE's $q$ they give {{by_mixce:.2f}}, which is neither. The samples stay samples of
+# $P$; the weights change what is minimised.
+#
+# </details>
+
+# %% tags=["check"]
 assert np.isclose(by_ratio, other_q @ token)
 assert abs(by_mixce - other_q @ token) > 0.5
-say(f"""No. At Q = P importance weights are all 1, because there is nothing to exchange; MixCE's are not, and have
-nothing of P in them. And where Q is not P, importance weights turn an average over P into the average over Q. Take
-the probabilities in reverse order as Q, and the mean token number, {p @ token:.2f} under P and {other_q @ token:.2f}
-under Q. Weighted by Q/P, P's tokens give {by_ratio:.2f}. Weighted by MixCE's q they give {by_mixce:.2f}, which is
-neither. The samples stay samples of P; the weights change what is minimised.""")
+assert abs(by_mixce - p @ token) > 0.5
 
 # %% [markdown]
 # ## Clouds around the exact gradient
 #
 # Now a model with a memory: a small transformer, before training. Its gradient has thousands of coordinates, so look
 # at the estimates in two directions: *along* the exact gradient, and *across* it, the way in which the token-level
-# gradient leaves it (found with samples of its own). Units are the length of the exact gradient: a perfect estimate
-# sits at (1, 0), a gradient of zero at (0, 0).
+# gradient leaves it. Units are the length of the exact gradient: a perfect estimate sits at (1, 0), a gradient of zero
+# at (0, 0).
 
 # %%
-gpt = mm.GPT(mm.GPTConfig(V, block_size=T - 1, n_layer=2, n_head=2, n_embd=32), seed=0, device="cpu")
+config = mm.GPTConfig(V, block_size=T - 1, n_layer=2, n_head=2, n_embd=32)
+gpt = mm.GPT(config, seed=0, device="cpu")
 
 
 def flat(grads):
-    return np.concatenate([grad.reshape(-1) for grad in grads.values()]).astype(float)
+    """{name: array} -> all coordinates in one row, (D,)"""
+    return np.concatenate([grad.reshape(-1) for grad in grads.values()])
 
 
 def estimates(n, seed):
-    """One estimate each from n samples -> {name: (D,)}"""
+    """One estimate each from n samples -> {name: grads}"""
     rows, noise = estimators.sample(gpt, n, T, seed), estimators.gumbel_noise(n, T, V, seed)
     of = {"objective": "reverse_kl"}
     found = {
@@ -384,118 +478,172 @@ def estimates(n, seed):
         "importance weights": estimators.importance(gpt, world, world.sample(n, T, seed), **of),
         "Gumbel-softmax, τ = 1": estimators.gumbel(gpt, world, noise, tau=1.0, **of),
         "Gumbel-softmax, τ = 0.1": estimators.gumbel(gpt, world, noise, tau=0.1, **of),
-        "k2 per token": estimators.k2(gpt, world, rows, per="token"),
-        "k3": estimators.k3(gpt, world, rows),
-    }  # k2 and k3: below
-    return {name: flat(grads) for name, (_, grads) in found.items()}
+    }
+    return {name: grads for name, (_, grads) in found.items()}
 
+
+exact_gradient = flat(mm.exact.loss_and_grads(gpt, world, T, objective="reverse_kl")[1])
+length = np.linalg.norm(exact_gradient)
+target = exact_gradient / length  # (D,), the exact gradient in its own lengths
+
+
+def repeated(n, times):
+    """-> {name: (times,D)}, estimates from n samples each, in lengths of the exact gradient"""
+    each = [estimates(n, seed=1000 * n + r) for r in range(times)]
+    return {name: np.array([flat(found[name]) for found in each]) / length for name in each[0]}
+
+
+at_16 = repeated(16, times=full_or_fast(200, 10))
 
 # %%
-g_gpt = flat(mm.exact.loss_and_grads(gpt, world, T, objective="reverse_kl")[1])
-length = np.linalg.norm(g_gpt)
-along = g_gpt / length
-across = flat(estimators.k2(gpt, world, estimators.sample(gpt, full_or_fast(20_000, 2_000), T, seed=10**6), per="token")[1])
-across -= (across @ along) * along
+# the token-level gradient, exactly: all sequences, each token with its own cost, weighted by Q
+# (times their number, because pull_back takes a mean)
+Q_gpt = np.exp(mm.exact.log_prob(gpt, every))
+scored = estimators.score(gpt, world, every, "reverse_kl")
+across = flat(estimators.pull_back(gpt, scored, scored.cost * Q_gpt[:, None] * len(every)))
+across -= (across @ target) * target
 across /= np.linalg.norm(across)
-clouds = {}
-for seed in range(full_or_fast(200, 10)):
-    for name, estimate in estimates(16, seed).items():
-        clouds.setdefault(name, []).append((estimate @ along / length, estimate @ across / length))
-clouds = {name: np.array(points) for name, points in clouds.items()}
+clouds = {name: np.stack([each @ target, each @ across], axis=1) for name, each in at_16.items()}
 
-
-# %%
-def draw_clouds():
-    fig = figure(7.5, 4.6)
-    axes = fig.subplots(2, 4, sharex=True, sharey=True)
-    for ax, (name, points) in zip(axes.flat, clouds.items()):
-        ax.axhline(0, color="0.85", linewidth=0.8, zorder=0)
-        color = P_COLOR if name == "importance weights" else Q_COLOR  # whose samples they are
-        ax.plot(*points.T, ".", color=color, alpha=0.4, markersize=5, markeredgewidth=0)
-        ax.plot(1, 0, "+", color="black", markersize=13, markeredgewidth=2, label="exact gradient")
-        ax.plot(*points.mean(axis=0), "o", color="none", markeredgecolor="black", markersize=8, label="mean of the estimates")
-        ax.set_title(name, fontsize=9)
-        ax.set(xlim=(-1.6, 3.6), ylim=(-2, 2))
-    fig.supxlabel("along the exact gradient, in its lengths", fontsize=9)
-    fig.supylabel("across", fontsize=9)
-    handles = ax.get_legend_handles_labels()
-    fig.legend(*handles, loc="outside upper center", ncols=2, fontsize=8)
-    return fig
-
-
-show(
-    draw_clouds(),
-    "Eight clouds of estimates: unbiased ones wide around the exact gradient, Gumbel-softmax small and beside it",
-)
+# %% tags=["fold"]
+sampling.draw_clouds(clouds)
 
 # %% [markdown]
-# Every dot is an estimate from 16 samples. In the upper row REINFORCE, reward to go and RLOO have their rings on the
-# cross (unbiased) and clouds of very different size. (The widest dots lie outside the frame.) Importance weights make
-# a cloud so small that it fits into the ring, at zero. Below, Gumbel-softmax at $\tau = 1$ is small and beside the cross.
-# The last two come later.
+# Every dot is an estimate from 16 samples. REINFORCE, reward to go and RLOO have their rings on the cross (unbiased) and
+# clouds of very different size. (The widest dots lie outside the frame.) Importance weights make a cloud so small that
+# it fits into the ring, at zero. Gumbel-softmax is beside the cross, at $\tau = 1$ with a small cloud.
 #
-# > **Predict.** You can afford 16 samples a step. Which of the eight would you take? Is an unbiased one better than
-# > a biased one?
+# > **Predict.** You can afford 16 samples a step. Which of the six would you take?
 
-# %% tags=["reveal"]
-study = estimators.study(gpt, world, T, objective="reverse_kl", sizes=(4, 16, 64), repeats=full_or_fast(100, 10), seed=0)
-at_16 = {row["estimator"]: row for row in study if row["n"] == 16}
+
+# %%
+def error(each, multiplier=1.0):
+    """each (R,D) estimates -> mean of ‖multiplier · ĝ − g‖², its standard error; ‖g‖ = 1"""
+    squares = ((multiplier * each - target) ** 2).sum(axis=1)
+    return squares.mean(), squares.std() / np.sqrt(len(each))
+
+
+def variance(each):
+    return ((each - each.mean(axis=0)) ** 2).sum() / (len(each) - 1)
+
+
+as_it_comes = {name: error(each)[0] for name, each in at_16.items()}
+
+# %% [markdown]
+# <details><summary>RLOO: an unbiased one, and of these the one with the least variance</summary>
+#
+# Not by the first measure that comes to mind: how far from the exact gradient does one step land? The mean squared
+# distance is {{as_it_comes["RLOO"]:.2f}} of the gradient's squared length for RLOO, hardly better than a gradient of zero,
+# whose error is 1. For Gumbel-softmax at $\tau = 1$ it is {{as_it_comes["Gumbel-softmax, τ = 1"]:.2f}}. But read on: this
+# is not the last word.
+#
+# </details>
+# <details><summary>Gumbel-softmax at τ = 1: the ring is off, but the cloud is small</summary>
+#
+# Taken as they come, yes. The mean squared distance from the exact gradient is
+# {{as_it_comes["Gumbel-softmax, τ = 1"]:.2f}} of its squared length, for RLOO {{as_it_comes["RLOO"]:.2f}}: a biased
+# estimate that is nearer than an unbiased one. But read on: this is not the last word.
+#
+# </details>
+# <details><summary>Importance weights: the smallest cloud of all</summary>
+#
+# Small, and at zero: the error is {{as_it_comes["importance weights"]:.2f}} of the gradient's squared length, that of
+# no gradient at all.
+#
+# </details>
+
+# %% [markdown]
+# ## An error, and the length of a step
+#
+# This mean squared distance, the *mean squared error*, is variance plus squared bias. (The errors in the tables above are
+# its square root.) So much for a step which takes the estimate as it comes. But no step has to: a learning rate $\lambda$
+# multiplies it, and learning rates are chosen. The mean squared error of $\lambda \hat{g}$ is a parabola in $\lambda$,
+#
+# $$
+# \mathbb{E}\|\lambda \hat{g} - g\|^2 = \lambda^2 \, \mathbb{E}\|\hat{g}\|^2 - 2 \lambda \, \mathbb{E}[\hat{g} \cdot g] +
+# \|g\|^2 , \quad \text{least at} \quad \lambda = \frac{\mathbb{E}[\hat{g} \cdot g]}{\mathbb{E}\|\hat{g}\|^2} .
+# $$
+
+
+# %%
+def best_multiplier(each):
+    return (each @ target).mean() / (each**2).sum(axis=1).mean()
+
+
+def compared(each):
+    """-> variance, squared bias, error as it comes, best multiplier, error with it"""
+    raw, best = error(each), best_multiplier(each)
+    return variance(each), raw[0] - variance(each), raw, best, error(each, best)
+
+
+found = {16: {name: compared(each) for name, each in at_16.items()}}
+
+# %% tags=["fold"]
 table(
-    ("n = 16", "mean squared error", "variance", "squared bias"),
+    ("n = 16", "variance", "bias²", "squared error as it comes", "best multiplier", "squared error with it"),
     [
         (
             name,
-            f"{row['mse']:.3g} ± {row['mse_se']:.1g}",
-            f"{row['variance']:.2g}",
-            f"{row['bias2']:.2g} ± {row['bias2_se']:.1g}",
+            f"{v:.2g}",
+            f"{round(b2, 2) + 0.0:.2f}",
+            "{:.2f} ± {:.2f}".format(*raw),
+            f"{best:.2f}",
+            "{:.2f} ± {:.2f}".format(*scaled),
         )
-        for name, row in at_16.items()
+        for name, (v, b2, raw, best, scaled) in found[16].items()
     ],
 )
-unbiased = ("reinforce", "reward_to_go", "rloo", "k2")
-best = min(at_16, key=lambda name: at_16[name]["mse"])
-assert best == "gumbel τ=1"
-assert all(at_16[name]["mse"] > at_16[best]["mse"] for name in unbiased)
-say(f"""Not always. For one step it counts how far from the exact gradient you land, and the mean squared distance is
-variance plus squared bias. At n = 16 the least is that of **{best}**, {at_16[best]["mse"]:.2f} of the gradient's squared
-length, though its bias is {at_16[best]["bias"]:.2f} of the length. RLOO, the best of the unbiased, has
-{at_16["rloo"]["mse"]:.2f}, and REINFORCE {at_16["reinforce"]["mse"]:.1f}: further off than a gradient of zero, whose
-error is 1.""")
+raw = {name: row[2][0] for name, row in found[16].items()}
+scaled = {name: row[4][0] for name, row in found[16].items()}
+soft = "Gumbel-softmax, τ = 1"
 
+# %% [markdown]
+# As they come, Gumbel-softmax at $\tau = 1$ has the least error, {{raw[soft]:.2f}}, and the unbiased REINFORCE
+# ({{raw["REINFORCE"]:.1f}}) and reward to go ({{raw["reward to go"]:.1f}}) are further off than a gradient of zero, whose
+# error is 1. But that only says that such steps are too long for their noise. At its best multiplier no estimate is worse
+# than none (the multiplier 0 would be allowed): REINFORCE has {{scaled["REINFORCE"]:.2f}}, reward to go
+# {{scaled["reward to go"]:.2f}}. RLOO, at {{found[16]["RLOO"][3]:.2f}} of its length, has {{scaled["RLOO"]:.2f}}, and
+# Gumbel-softmax, which hardly gains, {{scaled[soft]:.2f}}: RLOO is now level, or a little ahead. Nearly all that is
+# left of Gumbel-softmax's error is one of *direction*, and that no multiplier mends. (A multiplier below 1 makes RLOO biased: a
+# biased estimator, and the better one. Importance weights would need {{found[16]["importance weights"][3]:.0f}} times
+# their length, and point almost at a right angle even then.)
 
-# %%
-def draw_study(names=("reinforce", "reward_to_go", "rloo", "gumbel τ=1", "gumbel τ=0.1", "importance")):
-    fig = figure(7.5, 3.6)
-    ax = fig.subplots()
-    colors = [*oranges(3), "#7a3e9d", "#b58ad0", P_COLOR]  # samples of Q by score, by a soft choice, samples of P
-    for name, color in zip(names, colors):
-        own = [row for row in study if row["estimator"] == name]
-        style = "o-" if name in unbiased else "s--"
-        y, bars = [row["mse"] for row in own], [row["mse_se"] for row in own]
-        ax.errorbar([row["n"] for row in own], y, bars, fmt=style, color=color, capsize=2, label=name)
-    ax.axhline(1, color="0.6", linewidth=0.8, zorder=0, label="a gradient of zero")
-    ax.set(xscale="log", yscale="log", xlabel="samples n", ylabel="mean squared error / ‖g‖²")
-    ax.set_xticks([4, 16, 64], ["4", "16", "64"])
-    ax.minorticks_off()
-    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return fig
-
-
-show(
-    draw_study(),
-    "Error against samples: unbiased estimators fall about as 1/n, Gumbel-softmax flattens at its bias, and RLOO crosses it",
-)
+# %% tags=["check"]
+assert min(raw, key=raw.get) == soft
+assert min(raw["REINFORCE"], raw["reward to go"]) > 1
+assert max(scaled.values()) < 1
+assert abs(scaled["RLOO"] - scaled[soft]) < 0.1
+assert scaled["importance weights"] > 0.98
 
 # %%
-at_64 = {row["estimator"]: row for row in study if row["n"] == 64}
-crossing = 16 * at_16["rloo"]["variance"] / at_64["gumbel τ=1"]["bias2"]
-assert at_64["rloo"]["mse"] < at_64["gumbel τ=1"]["mse"]
-say(f"""Solid lines are unbiased and fall about as 1/n for ever. Dashed ones level out at their squared bias. So the
-answer depends on n: RLOO overtakes Gumbel-softmax near n = {crossing:.0f} (where its variance, extended from 16,
-equals the other's squared bias), and at 64 it has {at_64["rloo"]["mse"]:.2f} against
-{at_64["gumbel τ=1"]["mse"]:.2f}. And it depends on what is done with the steps. An optimizer averages over them,
-which removes noise and keeps bias; and its learning rate mends an error of length, but not of direction
-(exercise 5).""")
+sizes = (4, 16, 64)
+for n in (4, 64):
+    more = repeated(n, times=full_or_fast(100, 10))
+    found[n] = {name: compared(each) for name, each in more.items()}
+raw_at = {name: [found[n][name][2] for n in sizes] for name in at_16}
+scaled_at = {name: [found[n][name][4] for n in sizes] for name in at_16}
+
+# %% tags=["fold"]
+v = found[16]["RLOO"][0]  # falls as 1/n; so where does RLOO's error pass Gumbel-softmax's?
+crossing = 16 * v / found[64][soft][1]  # v · 16/n = bias²
+crossing_scaled = 16 * v * (1 - scaled[soft]) / scaled[soft]  # with u = v · 16/n: u/(1 + u) = the other's
+sampling.draw_errors(sizes, raw_at, scaled_at)
+
+# %% [markdown]
+# Solid lines are unbiased, and as they come they fall about as $1/n$ for ever. Gumbel-softmax levels out at its squared
+# bias. So the answer depends on $n$: with 4 samples Gumbel-softmax at $\tau = 1$ is ahead of RLOO in both pictures
+# ({{raw_at[soft][0][0]:.2f}} against {{raw_at["RLOO"][0][0]:.1f}} above, {{scaled_at[soft][0][0]:.2f}} against
+# {{scaled_at["RLOO"][0][0]:.2f}} below), with 64 it is behind in both ({{raw_at[soft][2][0]:.2f}} against
+# {{raw_at["RLOO"][2][0]:.2f}}, {{scaled_at[soft][2][0]:.2f}} against {{scaled_at["RLOO"][2][0]:.2f}}). As they come, they
+# cross near {{crossing:.0f}} samples, at their best multipliers near {{crossing_scaled:.0f}}. And what is done with the
+# steps matters, too: an optimizer averages over them, which removes noise and keeps bias (exercise 5).
+# (`estimators.study` measures the errors above for any model.)
+
+# %% tags=["check"]
+for errors in (raw_at, scaled_at):
+    assert errors[soft][0][0] < errors["RLOO"][0][0]
+    assert errors[soft][2][0] > errors["RLOO"][2][0]
+assert 6 < crossing_scaled < 16 < crossing < 64, (crossing_scaled, crossing)
 
 # %% [markdown]
 # This is one model, before training. Later, impossible sentences become rare. A rare event with a large cost is bad for
@@ -509,90 +657,39 @@ counted[1:3, 3] *= 0.02  # hardly ever "here" after a noun
 counted /= counted.sum(axis=1, keepdims=True)
 
 
-def samples_needed(error):
-    """for the model as it is -> P-impossible share of Q, KL(Q‖P), samples for that error relative to its gradient"""
+def samples_needed(accuracy):
+    """For the model as it is -> impossible share of Q, KL(Q‖P), samples for that relative error"""
     Q, C = np.exp(mm.exact.log_prob(model, every)), costs(every).sum(axis=1)
     each = (C - Q @ C)[:, None] * each_alone(np.ones((len(every), 1)))
     exact = Q @ each
     variance = (Q @ (each**2).sum(axis=1) - exact @ exact) / (exact @ exact)
-    return Q[~valid].sum(), Q @ C, variance / error**2
+    return Q[~valid].sum(), Q @ C, variance / accuracy**2
 
 
-lines = []
+better = {}
 for share in (0.5, 0.1, 0.01, 0.001):
     model.params["logits"][:] = np.log((1 - share) * counted + share / V)
-    lines.append((f"{share:g}", *samples_needed(0.01)))
+    better[share] = samples_needed(0.01)
 model.params["logits"][:] = z
+
+# %% tags=["fold"]
 table(
     ("share of uniform in Q", "impossible under P", "KL(Q‖P), nats", "samples for an error of 1 %"),
-    [(share, f"{bad:.1%}", f"{kl:.2f}", f"{needed:,.0f}") for share, bad, kl, needed in lines],
+    [(f"{share:g}", f"{bad:.1%}", f"{kl:.2f}", f"{needed:,.0f}") for share, (bad, kl, needed) in better.items()],
 )
-assert lines[-1][-1] > lines[0][-1]
+
+# %% tags=["check"]
+samples = [needed for _, _, needed in better.values()]
+assert samples == sorted(samples)
 
 # %% [markdown]
 # The better these models get, the more samples it takes to see how they are still wrong. The exact gradient costs the
 # same throughout.
 #
-# ## k1, k2 and k3
-#
-# > **The same algebra in RLHF.** A language model $Q$ is trained on a reward, and a penalty $\mathrm{KL}(Q\|P)$
-# > keeps it near a reference model $P$, whose $\log P$ is known. The penalty is estimated from samples of $Q$. With
-# > $r = P(x)/Q(x)$ three estimates of its *value* are in use: $k_1 = -\log r$ and $k_3 = r - 1 - \log r$, both with
-# > mean $\mathrm{KL}(Q\|P)$, and $k_2 = (\log r)^2 / 2$, whose mean is another number. A popular practice is then
-# > to treat the estimate as a *loss* and differentiate it, the samples held fixed.
-# >
-# > That leaves out how the samples come about, lesson 4's question again. As losses, per sequence, $a_t$ is 1 for
-# > $k_1$ (mean gradient zero), $\log Q - \log P$ for $k_2$ (REINFORCE, in the mean exactly
-# > $\nabla \mathrm{KL}(Q\|P)$), and $1 - r$ for $k_3$ (in the mean exactly $\nabla \mathrm{KL}(P\|Q)$, the *other*
-# > divergence). Summed token by token, $k_2$ and $k_3$ miss what a token does to later ones. Tang and Munos (2025,
-# > arXiv 2506.09477) found both mistakes, the differentiated estimate and the forgotten sequence, in papers and in
-# > open-source code. What works is this lesson's way: $k_1$ of the sequence, or of the tokens to come, not as a loss
-# > but as a cost in $a_t$. See [math §7](math.md#7-estimators).
-
-# %%
-other = mm.exact.loss_and_grads(model, world, T, objective="forward_kl")[1]["logits"].ravel()  # ∇KL(P‖Q)
-
-
-def mean_of(estimator, **options):
-    """of value (a number) and gradient (V·V,), over all sequences"""
-    found = [estimator(model, world, x[None], **options) for x in every]
-    return Q @ [float(value) for value, _ in found], Q @ np.array([grads["logits"].ravel() for _, grads in found])
-
-
-means = {
-    "k1": mean_of(estimators.k1),
-    "k2": mean_of(estimators.k2),
-    "k3": mean_of(estimators.k3),
-    "k2 per token": mean_of(estimators.k2, per="token"),
-    "k3 per token": mean_of(estimators.k3, per="token"),
-}
-
-
-def off(mean, target):
-    return np.linalg.norm(mean - target) / np.linalg.norm(target)
-
-
-# %%
-table(
-    ("as a loss", "mean value, nats", "length of the mean gradient", "off ∇KL(Q‖P)", "off ∇KL(P‖Q)"),
-    [
-        (name, f"{value:.2f}", f"{np.linalg.norm(m):.3f}", f"{off(m, g.ravel()):.2f}", f"{off(m, other):.2f}")
-        for name, (value, m) in means.items()
-    ],
-)
-say(f"""Means over all sequences, so no sampling error; distances (“off”) over the length of the target. KL(Q‖P) is
-{float(KL):.2f} nats; ∇KL(Q‖P) has length {np.linalg.norm(g):.3f}, ∇KL(P‖Q) {np.linalg.norm(other):.3f}.""")
-assert np.allclose([means["k1"][0], means["k3"][0]], KL)
-assert np.allclose(means["k1"][1], 0)
-assert np.allclose(means["k2"][1], g.ravel())
-assert np.allclose(means["k3"][1], other)
-assert np.allclose(means["k2 per token"][1], token_level)
-
-# %% [markdown]
-# The means of $k_1$ and $k_3$ as *values* are right, and their gradients are not: an unbiased value does not make
-# an unbiased gradient. And the mean of $k_2$ per token is exactly the token-level gradient of lesson 4. Look at the
-# clouds again: `k2 per token` sits beside the cross, and `k3` near zero, because $\nabla \mathrm{KL}(P\|Q)$, which
-# knows no floor, is so much shorter.
+# > **The same in RLHF.** Where a language model is trained on human feedback, a penalty $\mathrm{KL}(Q\|P)$ keeps it near
+# > a reference model $P$. Three estimates of this penalty are in use, k1, k2 and k3. As *values* two of them are
+# > unbiased; differentiated as losses, these two have the wrong gradient. [Estimating a KL divergence](estimating_kl.md)
+# > works that out with the tools of this lesson.
 #
 # ## Summary
 #
@@ -603,9 +700,10 @@ assert np.allclose(means["k2 per token"][1], token_level)
 # - Gumbel-softmax differentiates a soft choice: at large $\tau$ little variance, and a bias that in sequences did not
 #   die with $\tau$.
 # - Importance weights on samples of $P$ cannot see what $P$ never does. MixCE's $q_t$ is not an importance weight.
-# - Mean squared error is variance plus squared bias. As they come, a biased estimator had the least with 16 samples;
-#   with many an unbiased one has.
-# - k1, k2, k3: that an estimate has the right mean says nothing about the mean of its derivative.
+# - That an estimate has the right mean says nothing about the mean of its derivative ([k1 to k3](estimating_kl.md)).
+# - Mean squared error is variance plus squared bias, and it depends on the length of the step. Taken as they come, a
+#   biased estimator had the least with 16 samples; each with its best multiplier, it was level with RLOO; with many
+#   samples an unbiased one has the least either way.
 #
 # ## Exercises
 #
@@ -614,11 +712,12 @@ assert np.allclose(means["k2 per token"][1], token_level)
 # 2. *Code.* Which constant $b$ makes the variance of REINFORCE least on `agreement()`? Is it the mean cost?
 # 3. *Code.* Combine reward to go and RLOO: at each position, subtract the mean of the other samples' costs from
 #    there on. Is it unbiased? Is its variance, estimated from repeated draws of 16, lower than RLOO's?
-# 4. *Pencil.* Show that $k_3$ per sequence, as a loss, has the mean gradient $\nabla \mathrm{KL}(P\|Q)$, even if
-#    $P$ has zeros.
-# 5. *Pencil, then code.* An unbiased estimator has the variance $v$, over $\|g\|^2$. By which number $\lambda$ should
-#    you multiply it, so that its mean squared error is least, and how large is it then? Compare RLOO and Gumbel-softmax
-#    at $n = 16$, each at its best $\lambda$.
+# 4. *Pencil, then code.* Show that reward to go stays unbiased if one subtracts, at each position, any number $b(h)$
+#    that depends on the tokens before. With $b(h) = U(h)$, lesson 4's cost to go, what is the mean of $a_t$ given $h$
+#    and the token? How much of the variance is left on `agreement()`?
+# 5. *Pencil, then code.* An optimizer averages over steps. Suppose that over $m$ steps of 16 samples the model hardly
+#    moves. What is the error of the mean of $m$ estimates, as it comes and at its best multiplier? From which $m$ on is
+#    RLOO ahead of Gumbel-softmax at $\tau = 1$?
 #
 # ## Solutions
 
@@ -631,6 +730,12 @@ assert np.allclose(means["k2 per token"][1], token_level)
 # %% tags=["solution"]
 half = C[:, None] / 2 - C / 2  # (156,156): C(x) less the mean of C(x) and C(y), for every pair
 leave_in = np.einsum("x,y,xy,xd->d", Q, Q, half, score)  # n = 2, the gradient of one of the two
+ratio = leave_in @ g.ravel() / (g**2).sum()
+
+# %% [markdown] tags=["solution"]
+# With $n = 2$, summed over all pairs, the mean is {{ratio:.3f}} of the gradient.
+
+# %% tags=["check"]
 assert np.allclose(leave_in, g.ravel() / 2)
 
 # %% [markdown] tags=["solution"]
@@ -642,11 +747,12 @@ assert np.allclose(leave_in, g.ravel() / 2)
 s2 = (score**2).sum(axis=1)
 best_b = Q @ (C * s2) / (Q @ s2)
 variances = {b: moments((C - b)[:, None] * score, Q)[1] for b in (0.0, float(KL), best_b)}
-say(
-    "Variance over ‖g‖² with baseline "
-    + ", ".join(f"{b:.1f} nats: {variance:.1f}" for b, variance in variances.items())
-    + ". The last is the best; the mean cost, the second, comes close."
-)
+
+# %% [markdown] tags=["solution"]
+# The variance over $\|g\|^2$ is {{", ".join(f"{v:.1f} with a baseline of {b:.1f} nats" for b, v in variances.items())}}.
+# The last is the best; the mean cost, the second, comes close.
+
+# %% tags=["check"]
 assert min(variances, key=variances.get) == best_b
 
 # %% [markdown] tags=["solution"]
@@ -662,41 +768,79 @@ def both(rows):
     return weighted(rows, a - (a.sum(axis=0) - a) / (len(rows) - 1))
 
 
+def rloo(rows):
+    a = costs(rows).sum(axis=1, keepdims=True)
+    return weighted(rows, a - (a.sum() - a) / (len(rows) - 1))
+
+
 draws = [estimators.sample(model, 16, T, seed) for seed in range(full_or_fast(400, 50))]
-tried = {
-    "both": np.array([both(rows).ravel() for rows in draws]),
-    "RLOO": np.array([estimators.rloo(model, world, rows, objective="reverse_kl")[1]["logits"].ravel() for rows in draws]),
-}
 lines = []
-for name, each in tried.items():
+for name, estimator in {"both": both, "RLOO": rloo}.items():
+    each = np.array([estimator(rows).ravel() for rows in draws])
     squares = ((each - each.mean(axis=0)) ** 2).sum(axis=1) / (g**2).sum()
-    variance, error = squares.mean(), squares.std() / np.sqrt(len(each))
-    away = off(each.mean(axis=0), g.ravel())
-    lines.append((name, f"{variance:.2f} ± {error:.2f}", f"{away:.2f}", f"{np.sqrt(variance / len(each)):.2f}"))
-table(("n = 16", "variance / ‖g‖²", "distance of the mean from g / ‖g‖", "to expect from noise alone"), lines)
+    away = np.linalg.norm(each.mean(axis=0) - g.ravel()) / np.linalg.norm(g)
+    by_chance = np.sqrt(squares.mean() / len(each))
+    spread = squares.std() / np.sqrt(len(each))
+    lines.append((name, f"{squares.mean():.2f} ± {spread:.2f}", f"{away:.2f}", f"{by_chance:.2f}"))
 
 # %% [markdown] tags=["solution"]
-# **Solution 4.** $\mathbb{E}_Q[(1 - P/Q) \nabla \log Q] = \sum_x (Q - P) \nabla \log Q$. The first half is zero as
-# in solution 1, and $-\sum_x P \nabla \log Q = \nabla F = \nabla \mathrm{KL}(P\|Q)$. Where $P = 0$ the second half
-# has nothing to add: an impossible sample gets $a_t = 1$, however high its price. Impossible sentences lose only what
-# the possible ones gain.
+# {{as_markdown(["n = 16", "variance / ‖g‖²", "the mean's distance from g / ‖g‖", "to expect by chance"], lines)}}
 
 # %% [markdown] tags=["solution"]
-# **Solution 5.** Variance plus squared bias is $\lambda^2 v + (1 - \lambda)^2$, least at $\lambda = 1/(1+v)$, where it is
-# $v/(1+v)$. For any estimator it is
-# $\mathbb{E}\|\lambda \hat{g} - g\|^2 = \lambda^2 \mathbb{E}\|\hat{g}\|^2 - 2 \lambda \mathbb{E}[\hat{g} \cdot g] + \|g\|^2$.
-# With lengths in units of $\|g\|$ and $s = \mathbb{E}[\hat{g} \cdot g]$, where the ring stands along the gradient, the
-# least is $1 - s^2 / \mathbb{E}\|\hat{g}\|^2$.
+# **Solution 4.** Given $h$, $b(h)$ is a constant, and $\mathbb{E}[\nabla \log q_t] = 0$ given $h$, as in solution 1; so
+# the product has mean zero. With $b = U$ the mean of $a_t$, given $h$ and the token $v$, is the token's own cost, plus
+# what is paid after it on average, minus $U(h)$: lesson 4's bracket $c(v|h) + U(hv) - U(h)$. So each token's weight is
+# its advantage, with the sign turned, plus noise from later tokens. Here that helps little: what makes the variance is
+# not that one does not know what is usual, but that the dear sequences are drawn rarely.
 
 # %% tags=["solution"]
-v, gumbel = at_16["rloo"]["variance"], at_16["gumbel τ=1"]
-s = clouds["Gumbel-softmax, τ = 1"][:, 0].mean()
-square = gumbel["mse"] + 2 * s - 1  # E‖ĝ‖²
-spread = at_16["rloo"]["variance_se"] / (1 + v) ** 2, gumbel["mse_se"]
-say(f"""RLOO at λ = {1 / (1 + v):.2f}: {v / (1 + v):.2f} ± {spread[0]:.2f} instead of {at_16["rloo"]["mse"]:.2f}. Gumbel-softmax
-at λ = {s / square:.2f}: {1 - s**2 / square:.2f} ± {spread[1]:.2f}. With its length free, RLOO is level with Gumbel-softmax or
-ahead already at 16 samples. (And λ below 1 makes it biased: a biased estimator, and the better one.)""")
-assert v / (1 + v) < gumbel["mse"] + 0.05
+U, a = np.zeros_like(c), to_go(c)
+for t in range(T - 1):
+    prefixes = [tuple(row[: t + 1]) for row in every]
+    for h in set(prefixes):
+        through = np.array([prefix == h for prefix in prefixes])
+        U[through, t] = Q[through] @ a[through, t] / Q[through].sum()
+with_U = moments(each_alone(a - U), Q)
+
+# %% [markdown] tags=["solution"]
+# The bias is {{with_U[0]:.0e}}; the variance over $\|g\|^2$ is {{with_U[1]:.1f}}. Without baseline it was
+# {{moments(each_alone(a), Q)[1]:.1f}}, with the mean cost as baseline of whole sequences {{variances[float(KL)]:.1f}}.
+
+# %% tags=["check"]
+assert np.isclose(U[0, 0], KL)
+assert with_U[0] < 1e-12
+assert 0.8 * variances[float(KL)] < with_U[1] < variances[float(KL)]
+
+# %% [markdown] tags=["solution"]
+# **Solution 5.** The variance is divided by $m$, the bias stays. As it comes the error is $v/m + b^2$. For the best
+# multiplier, $\mathbb{E}[\hat{g} \cdot g] = s$ does not change and $\mathbb{E}\|\hat{g}\|^2$ becomes
+# $v/m + \|\mathbb{E}\hat{g}\|^2$; the least error is $1 - s^2 / \mathbb{E}\|\hat{g}\|^2$ in squared lengths of $g$. Without
+# bias $s = 1$, and it is $(v/m) / (1 + v/m)$.
+
+
+# %% tags=["solution"]
+def averaged(name, m):
+    """-> error of the mean of m estimates as it comes, and at its best multiplier"""
+    v, b2, *_ = found[16][name]
+    s = (at_16[name] @ target).mean()
+    square_of_mean = b2 + 2 * s - 1  # ‖Eĝ‖², from b² = ‖Eĝ − g‖²
+    return v / m + b2, 1 - s**2 / (v / m + square_of_mean)
+
+
+ms = (1, 2, 4, 16, 64)
+by_m = {m: [*averaged("RLOO", m), *averaged(soft, m)] for m in ms}
+lines = [[m, *(f"{e:.2f}" for e in numbers)] for m, numbers in by_m.items()]
+
+# %% [markdown] tags=["solution"]
+# {{as_markdown(["m", "RLOO as it comes", "at its best", "Gumbel-softmax as it comes", "at its best"], lines)}}
+#
+# As they come, RLOO is ahead from two steps on; at their best multipliers it is level with Gumbel-softmax or a little
+# ahead in a single step, and far ahead from two on. Averaging does next to nothing for Gumbel-softmax, because noise was
+# never its trouble. (At large $m$ the numbers of RLOO hold what bias chance has left in {{len(at_16["RLOO"])}} repeats.)
+
+# %% tags=["check"]
+assert by_m[1][0] > by_m[1][2]
+assert all(numbers[0] < numbers[2] and numbers[1] < numbers[3] for m, numbers in by_m.items() if m > 1)
 
 # %% [markdown]
 # Next: [lesson 6, the approximation](6_the_approximation.ipynb): from the reverse cross-entropy to a loss that

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 6 The approximation
 #
-# *Reading: 30 minutes. Computing: 20 seconds on a laptop. Before this: [lesson 1](1_two_cross_entropies.ipynb) and
-# [lesson 3](3_one_softmax_by_hand.ipynb).*
+# *Prose: 25 minutes; with the code: 45; with exercises: 2 hours. Computing: 20 seconds. Before this:
+# [lesson 1](1_two_cross_entropies.ipynb) and [lesson 3](3_one_softmax_by_hand.ipynb).*
 #
 # **At the end you will know**
 #
@@ -12,7 +12,7 @@
 # - why a bound from below guarantees nothing;
 # - what MixCE keeps that a temperature or TaiLr throws away.
 
-# %%
+# %% tags=["setup"]
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,17 +21,12 @@ import minimixce as mm
 from minimixce.experiments.fixed_points import fixed_point
 from minimixce.lessons import (
     MAX_LEN,
-    P_COLOR,
-    Q_COLOR,
     SENTENCES,
-    figure,
+    as_markdown,
     full_or_fast,
+    links,
     optimal_table,
-    oranges,
-    say,
-    sentence_bars,
     sentence_probs,
-    show,
     source,
     table,
 )
@@ -57,10 +52,15 @@ def measures(model):
 
 mle = optimal_table("forward_ce")
 ideal = optimal_table("mixce_star", eta=0.5)
-say(f"""Share of valid sentences: MLE {measures(mle).validity:.3f}; η F + (1−η) R at η = 0.5:
-    {measures(ideal).validity:.3f}.""")
+
+# %% [markdown]
+# With MLE a share of {{measures(mle).validity:.3f}} of what the model writes is valid; with the mixture at
+# $\eta = 0.5$ it is {{measures(ideal).validity:.3f}}.
+
+# %% tags=["check"]
 assert measures(mle).validity < 0.77
 assert measures(ideal).validity > 0.98
+
 
 # %% [markdown]
 # But $R$ asks for $\log P(x)$ of sentences that the model made up, and on text nobody knows it. There are only
@@ -79,19 +79,20 @@ assert measures(ideal).validity > 0.98
 # measure.
 
 # %% [markdown]
-# ## Link 1: Jensen, in the wrong direction
+# ## Link 1: the mean inside the logarithm
 #
 # The logarithm is concave: the logarithm of a mean is at least the mean of the logarithms. So
 #
 # $$-\log E_{x \sim Q}[P(x)] \le E_{x \sim Q}[-\log P(x)]$$
 #
-# The new quantity is a *lower* bound of $R$, and $R$ is to be made small.
+# (*[Jensen's inequality](glossary.md#jensens-inequality)*.) The new quantity is a *lower* bound of $R$, and $R$ is to
+# be made small.
 #
 # > **Predict.** You push the lower bound down. Must $R$ go down? Compare two models: one writes the four sentences of
 # > $P$ equally often, the other writes "cat sleeps" nine times in ten and the impossible "cat here sleep" once.
 
 
-# %% tags=["reveal"]
+# %%
 def bound_and_R(probs, sentences):
     """probs: Q of some sentences, all there is -> link 1, link 0 (P floored inside R, as in lesson 1)"""
     rows = world.rows(sentences, MAX_LEN)
@@ -100,8 +101,22 @@ def bound_and_R(probs, sentences):
 
 honest = bound_and_R(np.full(4, 0.25), SENTENCES[:4])  # the four valid sentences, equally often
 careless = bound_and_R(np.array([0.9, 0.1]), ("cat sleeps", "cat here sleep"))
-say(f"""No. The first model has the bound {honest[0]:.2f} and R = {honest[1]:.2f} nats. The second has a *lower*
-    bound, {careless[0]:.2f}, and R = {careless[1]:.2f}. By the bound it is the better one.""")
+
+# %% [markdown]
+# <details><summary>Yes: what is below a sinking quantity sinks too</summary>
+#
+# It is the other way round: the bound lies *below* $R$. The first model has the bound {{honest[0]:.2f}} and $R$ =
+# {{honest[1]:.2f}} nats. The second has a lower bound, {{careless[0]:.2f}}, and $R$ = {{careless[1]:.2f}}.
+#
+# </details>
+# <details><summary>No: the bound can sink alone</summary>
+#
+# Right. The first model has the bound {{honest[0]:.2f}} and $R$ = {{honest[1]:.2f}} nats. The second has a *lower*
+# bound, {{careless[0]:.2f}}, and $R$ = {{careless[1]:.2f}}. By the bound it is the better one.
+#
+# </details>
+
+# %% tags=["check"]
 assert careless[0] < honest[0]
 assert careless[1] > 4 * honest[1]
 
@@ -111,22 +126,10 @@ assert careless[1] > 4 * honest[1]
 # "cat sleeps" and the impossible "cat here sleep":
 
 
-# %%
-def jensen_figure():
-    fig = figure(7.5, 3.2)
-    ax = fig.subplots()
-    s = np.linspace(0, 1, 200)
-    pairs = [bound_and_R(np.array([1 - a, a]), ("cat sleeps", "cat here sleep")) for a in s[:-1]]
-    ax.plot(s[:-1], [r for _, r in pairs], color=oranges(4)[0], lw=2, label="R, link 0")
-    ax.plot(s[:-1], [b for b, _ in pairs], color=oranges(4)[1], lw=2, label="its lower bound, link 1")
-    ax.fill_between(s[:-1], *zip(*pairs), color="0.93")
-    ax.text(0.62, 22, "what the bound does not see", ha="center", fontsize=9, color="0.35")
-    ax.set(xlabel='s, the share of the impossible "cat here sleep"', ylabel="nats per sentence", xlim=(0, 1), ylim=(0, None))
-    ax.legend(fontsize=9, loc="upper left")
-    return fig
-
-
-show(jensen_figure(), "R rises in a straight line with the share of an impossible sentence, the lower bound stays almost flat.")
+# %% tags=["fold"]
+s = np.linspace(0, 0.995, 200)
+bounds, Rs = np.array([bound_and_R(np.array([1 - a, a]), ("cat sleeps", "cat here sleep")) for a in s]).T
+links.draw_bound(s, Rs, bounds)
 
 # %% [markdown]
 # $R$ averages *surprise*: one impossible sentence in a hundred already shows in the mean, at the price that the floor
@@ -160,8 +163,16 @@ drawn_from_P = world.sample(20_000, MAX_LEN, seed=0)
 drawn_from_Q = mm.estimators.sample(mle, 20_000, MAX_LEN, seed=0)
 by_P = np.exp(mm.exact.log_prob(mle, drawn_from_P)).mean()
 by_Q = np.exp(world.log_prob(drawn_from_Q)).mean()
-say(f"""Over all {len(everything)} sentences ΣPQ = {P @ Q:.4f}; the package's overlap is
-    {measures(mle).overlap:.4f}. Sampled: Q(x) over the data {by_P:.4f}, P(x) over the model's own {by_Q:.4f}.""")
+
+# %% [markdown]
+# | | $\sum_x P(x) \, Q(x)$ |
+# | --- | ---: |
+# | summed over all {{len(everything)}} sentences | {{P @ Q:.4f}} |
+# | the package's `overlap`, its sign turned | {{-measures(mle).overlap:.4f}} |
+# | mean of $Q(x)$ over samples of the data | {{by_P:.4f}} |
+# | mean of $P(x)$ over the model's own samples | {{by_Q:.4f}} |
+
+# %% tags=["check"]
 assert np.isclose(P @ Q, -measures(mle).overlap)
 assert abs(by_P - by_Q) < 0.01
 
@@ -189,30 +200,18 @@ lengths = (targets >= 0).sum(axis=1)
 Q_x = q_t.prod(axis=1)  # the weight of a sentence in link 3
 mean_q = np.where(targets >= 0, q_t, 0).sum(axis=1) / lengths  # the mean weight of its tokens in link 4
 half = int(np.searchsorted(np.sort(Q_x)[::-1].cumsum(), Q_x.sum() / 2)) + 1  # the fewest that hold half the weight
-say(f"""Of {len(Q_x)} sentences of the data, the {half} with the largest Q(x) hold half of all the weight:
-    {half / len(Q_x):.1%}. The median sentence has Q(x) = {np.median(Q_x):.0e}; its tokens have a mean probability
-    of {np.median(mean_q):.2f}.""")
+
+# %% [markdown]
+# Of {{len(Q_x)}} sentences of the data, the {{half}} with the largest $Q(x)$ hold half of all the weight:
+# {{half / len(Q_x):.1%}}. The median sentence has $Q(x)$ = {{np.median(Q_x):.0e}}; its tokens have a mean probability
+# of {{np.median(mean_q):.2f}}.
+
+# %% tags=["check"]
 assert half < 0.1 * len(Q_x)
 assert np.median(Q_x) < 1e-5
 
-
-# %%
-def vanishing_figure():
-    fig = figure(7.5, 3.2)
-    ax = fig.subplots()
-    jitter = np.random.default_rng(0).uniform(-0.3, 0.3, len(lengths))
-    ax.plot(lengths + jitter, Q_x, ".", color=oranges(2)[0], ms=3, alpha=0.4)
-    ax.plot(lengths + jitter, mean_q, ".", color=oranges(2)[1], ms=3, alpha=0.4)
-    for color, label in zip(oranges(2), ("Q(x), the weight of a sentence (link 3)", "mean of q over its tokens (link 4)")):
-        ax.plot([], [], "o", color=color, label=label)
-    ax.set(yscale="log", xlabel="length of the sentence, tokens with its end", ylabel="weight", xticks=range(4, 23, 2))
-    ax.legend(fontsize=8, loc="lower left")
-    return fig
-
-
-show(
-    vanishing_figure(), "Sentence weights fall exponentially with length, over many orders of magnitude; token weights do not."
-)
+# %% tags=["fold"]
+links.draw_weights(lengths, Q_x, mean_q)
 
 # %% [markdown]
 # A gradient estimated from such weights is the gradient of a few short, common sentences.
@@ -230,8 +229,8 @@ show(
 # a sentence counts as a whole: link 3 weights the "sleep" in "cats here sleep" by how probable the model finds "cats
 # here sleep"; link 4 only by how probable it finds "sleep" at its place.
 #
-# Mixed with the forward cross-entropy this is the MixCE of lesson 3, weight $\eta + (1-\eta) q_t$ on MLE's
-# gradient:
+# Mixed with the forward cross-entropy this is the [MixCE](glossary.md#mixce) of lesson 3, weight
+# $\eta + (1-\eta) q_t$ on MLE's gradient:
 #
 # $$L = -E_{x \sim P} \sum_t \left[ \eta \log q_t + (1-\eta) \, q_t \right]$$
 #
@@ -257,7 +256,7 @@ def jensen(logits):
 
 
 forward = exact("forward_ce")
-links = {
+chain = {
     "link 0: R": exact("reverse_ce"),
     "link 1: −log E_Q P": jensen,
     "links 2, 3: −E_P Q": exact("overlap"),
@@ -277,9 +276,13 @@ def minimise(link, eta):
     return model
 
 
-alone = {name: minimise(link, 0.0) for name, link in links.items()}
+alone = {name: minimise(link, 0.0) for name, link in chain.items()}
+
+# %% tags=["fold"]
 rows = [[name, f"{measures(m).validity:.3f}", *(f"{a:.2f}" for a in sentence_probs(m)[:4])] for name, m in alone.items()]
 table(["alone", "valid", *SENTENCES[:4]], rows)
+
+# %% tags=["check"]
 least_R = -np.log(sentence_probs(world).max())  # the surprise of the likeliest sentence
 assert all(abs(measures(m).reverse_ce - least_R) < 0.2 for m in alone.values())
 
@@ -292,18 +295,40 @@ assert all(abs(measures(m).reverse_ce - least_R) < 0.2 for m in alone.values())
 # > **Predict.** With MLE three sentences in four are valid, with link 0 and $F$, half and half, almost every one.
 # > Where do the other links end, and which step costs most?
 
-# %% tags=["reveal"]
-mixed = {name: minimise(link, 0.5) for name, link in links.items()}
-names, validity = list(links), [measures(m).validity for m in mixed.values()]
+# %%
+mixed = {name: minimise(link, 0.5) for name, link in chain.items()}
+names, validity = list(chain), [measures(m).validity for m in mixed.values()]
 lost = -np.diff(validity)
-say(f"""Jensen, by this measure. From link to link the share of valid sentences goes
-    {" → ".join(f"{v:.3f}" for v in validity)}. The steps lose {", ".join(f"{a:.3f}" for a in lost)}. MLE has
-    {measures(mle).validity:.3f}: after the last link hardly anything is left of what R had repaired.""")
-found = {"nothing: MLE": measures(mle)} | {name: measures(m) for name, m in mixed.items()}
-rows = [[name, f"{r.validity:.3f}", f"{r.forward_kl:.3f}", f"{r.reverse_ce:.2f}"] for name, r in found.items()]
-table(["F mixed with", "valid", "KL(P‖Q)", "R"], rows)
+ends_mixed = [
+    [name, f"{r.validity:.3f}", f"{r.forward_kl:.3f}", f"{r.reverse_ce:.2f}"]
+    for name, r in [("nothing: MLE", measures(mle)), *((name, measures(m)) for name, m in mixed.items())]
+]
+
+# %% [markdown]
+# <details><summary>The exchange of P and Q costs most</summary>
+#
+# It costs nothing: links 2 and 3 are the same number. Look again under "Jensen".
+#
+# </details>
+# <details><summary>The step to tokens costs most</summary>
+#
+# By this measure it costs least. Look under "Jensen".
+#
+# </details>
+# <details><summary>Jensen costs most</summary>
+#
+# By this measure, yes. From link to link the share of valid sentences goes
+# {{" → ".join(f"{v:.3f}" for v in validity)}}. The steps lose {{", ".join(f"{a:.3f}" for a in lost)}}. MLE has
+# {{measures(mle).validity:.3f}}: after the last link hardly anything is left of what $R$ had repaired.
+#
+# {{as_markdown(["$F$ mixed with", "valid", "KL(P‖Q)", "$R$"], ends_mixed)}}
+#
+# </details>
+
+# %% tags=["check"]
 assert validity[0] > 0.98
 assert lost.argmax() == 0
+assert lost[2] < lost[1]
 assert 0.76 < validity[-1] < 0.79
 
 # %% [markdown]
@@ -327,37 +352,16 @@ places = {
     "optimum with R, η = 0.5": [ideal.params["logits"]],
 }
 cosines = {
-    place: [np.mean([cosine(link(z)[1], links[names[0]](z)[1]) for z in tables]) for link in links.values()]
+    place: [np.mean([cosine(link(z)[1], chain[names[0]](z)[1]) for z in tables]) for link in chain.values()]
     for place, tables in places.items()
 }
+
+# %% tags=["fold"]
 table(["cosine to ∇R", *names], [[place, *(f"{c:.2f}" for c in row)] for place, row in cosines.items()])
 
-
-# %%
-def links_figure():
-    fig = figure(7.5, 7.6)
-    top, middle, bottom = fig.subplots(3, 1)
-    shades = oranges(len(links))
-    for i, name in enumerate(names):
-        top.bar(np.arange(4) + (i - 1.5) * 0.2, [row[i] for row in cosines.values()], 0.2, color=shades[i], label=name)
-    top.set_xticks(range(4), [place.replace(", ", ",\n") for place in cosines], fontsize=8)
-    top.set(title="Where it points: cosine of each link's gradient to ∇R", ylabel="cosine", ylim=(0, 1.45))
-    top.legend(fontsize=8, ncols=4, loc="upper center")
-    data = {"P": sentence_probs(world)}
-    for ax, models, title in (
-        (middle, alone, "Where it ends, alone"),
-        (bottom, mixed, "Where it ends, mixed with the forward cross-entropy at η = 0.5"),
-    ):
-        sentence_bars(ax, data | {name: sentence_probs(m) for name, m in models.items()}, legend=False)
-        ax.set_title(title)
-    bottom.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.86))
-    return fig
-
-
-show(
-    links_figure(),
-    "Above, cosines to ∇R of four links at four models; below, sentence probabilities at each link's optimum, alone and mixed.",
-)
+# %% tags=["fold"]
+ends_of = [{name: sentence_probs(model) for name, model in found.items()} for found in (alone, mixed)]
+links.draw_links(cosines, sentence_probs(world), *ends_of)
 
 # %% [markdown]
 # This is the picture to keep. Read the top from left to right.
@@ -368,11 +372,11 @@ show(
 # steps hardly matter, and likewise *at the optimum with $R$*. *At the MLE optimum*, where $\nabla F = 0$ and only
 # the second term pulls, Jensen keeps most of the direction and the step to tokens loses most of it.
 #
-# The bottom tells the end of the story: the orange bars get lighter and the impossible sentences come back.
+# The bottom tells the end of the story: the bars of Q get lighter and the impossible sentences come back.
 
-# %%
+# %% tags=["check"]
 flat = np.zeros((6, 6))
-assert np.isclose(cosine(links[names[3]](flat)[1], forward(flat)[1]), 1)  # at the start, token MixCE points where MLE does
+assert np.isclose(cosine(chain[names[3]](flat)[1], forward(flat)[1]), 1)  # at the start, token MixCE points where MLE does
 
 # %% [markdown]
 # ## Which link costs most? It depends on the measure
@@ -384,12 +388,11 @@ assert np.isclose(cosine(links[names[3]](flat)[1], forward(flat)[1]), 1)  # at t
 # nobody has to keep η. A smaller η makes the second term louder.
 
 # %%
-lengths_at_mle = [np.linalg.norm(link(mle.params["logits"])[1]) for link in links.values()]
-say(
-    "Lengths of the gradients at the MLE optimum: "
-    + ", ".join(f"{n:.3f} for {name}" for n, name in zip(lengths_at_mle, names))
-    + "."
-)
+lengths_at_mle = {name: np.linalg.norm(link(mle.params["logits"])[1]) for name, link in chain.items()}
+
+# %% [markdown]
+# At the MLE optimum the gradients have these lengths:
+# {{", ".join(f"{n:.3f} for {name}" for name, n in lengths_at_mle.items())}}.
 
 # %% [markdown]
 # So let us fix not η but a price: how far may $Q$ move away from $P$ in $\mathrm{KL}(P \| Q)$, and how valid does it
@@ -407,7 +410,7 @@ def at_temperature(tau):
 etas = full_or_fast(
     (0.99, 0.98, 0.96, 0.94, 0.9, 0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01), (0.98, 0.9, 0.5, 0.2, 0.05, 0.01)
 )
-curves = {name: [measures(mle), *(measures(minimise(link, eta)) for eta in etas)] for name, link in links.items()}
+curves = {name: [measures(mle), *(measures(minimise(link, eta)) for eta in etas)] for name, link in chain.items()}
 tempered = [measures(at_temperature(tau)) for tau in np.arange(1.0, 0.09, -0.05)]
 
 
@@ -417,37 +420,13 @@ def validity_at(name, price):
     return float(np.interp(np.log(price), *zip(*points)))
 
 
-# %%
-def price_figure():
-    fig = figure(7.5, 4.0)
-    ax = fig.subplots()
-    ring = {"marker": "o", "ms": 11, "mfc": "none", "mew": 2, "ls": "none"}
-    for name, color in zip(names, oranges(len(names))):
-        kl, valid = zip(*((r.forward_kl, r.validity) for r in curves[name]))
-        ax.plot(kl, valid, "o:" if name == names[1] else "o-", color=color, ms=4, lw=2, label=name)
-        half = 1 + etas.index(0.5)  # after MLE
-        ax.plot(kl[half], valid[half], color=color, **ring)
-    kl, valid = zip(*((r.forward_kl, r.validity) for r in tempered))
-    ax.plot(kl, valid, "s--", color="0.4", mfc="none", ms=4, label="MLE at lower temperature")
-    ax.plot(kl[0], valid[0], "*", color=Q_COLOR, ms=15, mec="black", label="MLE")
-    ax.plot([], [], color="0.3", label="η = 0.5", **ring)
-    ax.set(xlabel="price: KL(P‖Q), nats per sentence (logarithmic)", ylabel="share of valid sentences")
-    ax.set(xscale="log", xlim=(0.32, 3))
-    ax.set_xticks([0.35, 0.5, 1, 2, 3], ["0.35", "0.5", "1", "2", "3"])
-    ax.xaxis.set_minor_locator(ax.xaxis.get_major_locator())
-    ax.legend(fontsize=8, loc="lower right")
-    return fig
-
-
-show(
-    price_figure(),
-    "Validity against KL(P‖Q): R above, links 1 to 3 on one curve below, token MixCE and MLE's temperature together, lowest.",
-)
+# %% tags=["fold"]
+links.draw_prices(curves, tempered, ring=1 + etas.index(0.5))  # after MLE
 
 # %% [markdown]
 # Now every measure beside every step:
 
-# %%
+# %% tags=["fold"]
 by_step = (
     {"valid sentences at η = 0.5": validity}
     | {f"cosine to ∇R, {place}": row for place, row in cosines.items()}
@@ -458,6 +437,8 @@ table(
     ["what each step loses", "Jensen", "no logarithm", "tokens"],
     [[name, *(f"{c:.3f}" for c in row)] for name, row in costs.items()],
 )
+
+# %% tags=["check"]
 jensen_cost, logarithm_cost, token_cost = np.array(list(costs.values())).T
 assert (jensen_cost > 0.005).all()
 assert np.abs(logarithm_cost[1:]).max() < 0.01  # nothing, but at fixed η
@@ -490,19 +471,22 @@ assert abs(token_cost - jensen_cost)[7] < 0.01
 # %%
 reached = -measures(mixed[names[1]]).overlap  # E_Q P at link 1's optimum, η = 0.5
 smaller = 0.5 * reached / (0.5 * reached + 0.5)
-twin = minimise(links[names[2]], smaller)
-say(f"""Link 2 at η = {smaller:.3f} ends with {measures(twin).validity:.3f} valid; link 1 at η = 0.5 with
-    {measures(mixed[names[1]]).validity:.3f}.""")
-assert np.allclose(sentence_probs(twin), sentence_probs(mixed[names[1]]), atol=0.01)
+twin = minimise(chain[names[2]], smaller)
 
 here, sleeps, sleep = (world.words.index(word) for word in ("here", "sleeps", "sleep"))
 p_here = mm.exact.bigram_counts(world, MAX_LEN)[here, [sleeps, sleep]]
 p_here = p_here / p_here.sum()
 q_here = fixed_point("mixce", p_here, 0.5)[0]
 tau = np.log(p_here[0] / p_here[1]) / np.log(q_here[0] / q_here[1])  # dividing logits by τ divides their difference
-say(f"""Lesson 3's fixed point for ({p_here[0]:.1f}, {p_here[1]:.1f}) at η = 0.5 is ({q_here[0]:.3f}, {q_here[1]:.3f}),
-    which is temperature {tau:.2f}. MLE at this temperature ends with {measures(at_temperature(tau)).validity:.3f}
-    valid; token MixCE with {validity[3]:.3f}.""")
+
+# %% [markdown]
+# Link 2 at η = {{smaller:.3f}} ends with {{measures(twin).validity:.3f}} valid; link 1 at $\eta = 0.5$ with
+# {{measures(mixed[names[1]]).validity:.3f}}. Lesson 3's fixed point for ({{p_here[0]:.1f}}, {{p_here[1]:.1f}}) at
+# $\eta = 0.5$ is ({{q_here[0]:.3f}}, {{q_here[1]:.3f}}), which is temperature {{tau:.2f}}. MLE at this temperature ends
+# with {{measures(at_temperature(tau)).validity:.3f}} valid; token MixCE with {{validity[3]:.3f}}.
+
+# %% tags=["check"]
+assert np.allclose(sentence_probs(twin), sentence_probs(mixed[names[1]]), atol=0.01)
 assert np.allclose(sentence_probs(at_temperature(tau)), sentence_probs(mixed[names[3]]), atol=0.01)
 
 # %% [markdown]
@@ -513,7 +497,7 @@ assert np.allclose(sentence_probs(at_temperature(tau)), sentence_probs(mixed[nam
 # > model writes ([lesson 5](5_when_you_can_only_sample.ipynb))?
 
 
-# %% tags=["reveal"]
+# %%
 def calls_of_generate(objective=None, step=None, steps=20):
     """Train a small GPT and count how often it is asked to write something."""
     model = mm.GPT(mm.GPTConfig(world.vocab_size, block_size=MAX_LEN - 1, n_layer=1, n_head=1, n_embd=8), seed=0)
@@ -534,8 +518,21 @@ def on_R(model, batch):
 
 
 mixce_calls, rloo_calls = calls_of_generate(mm.objectives.mixce), calls_of_generate(step=on_R)
-say(f"""Never: {mixce_calls} calls in twenty steps of MixCE, {rloo_calls} in twenty of RLOO. Link 3 exchanged the
-    roles. MixCE sees the data and nothing else: one forward and one backward pass a step, as MLE.""")
+
+# %% [markdown]
+# <details><summary>MixCE: once a step, as RLOO does</summary>
+#
+# MixCE calls it {{mixce_calls}} times in twenty steps, RLOO {{rloo_calls}} times. Read the other answer.
+#
+# </details>
+# <details><summary>MixCE: never</summary>
+#
+# Right: {{mixce_calls}} calls in twenty steps of MixCE, {{rloo_calls}} in twenty of RLOO. Link 3 exchanged the roles.
+# MixCE sees the data and nothing else: one forward and one backward pass a step, as MLE.
+#
+# </details>
+
+# %% tags=["check"]
 assert mixce_calls == 0
 assert rloo_calls == 20
 
@@ -588,16 +585,21 @@ def sharpened(p, eta):
 # %%
 p = np.array([0.50, 0.25, 0.15, 0.07, 0.03])
 ends = sharpened(p, 0.1)
+kept = [q[4] / p[4] for q in ends.values()]
+
+# %% tags=["fold"]
 rows = [
     [name, *(f"{a:.4f}" for a in q), f"{q[4] / q[3]:.2f}" if q[3] else "none left"]
     for name, q in ({"the data, p": p} | ends).items()
 ]
 table(["", *(f"q({v + 1})" for v in range(5)), "q(5) / q(4)"], rows)
-kept = [q[4] / p[4] for q in ends.values()]
-say(f"""The rarest token keeps {kept[0]:.3f} of its probability under MixCE, {kept[1]:.3f} at the temperature, and
-    {kept[2]:.3f} under TaiLr.""")
-assert kept[0] > 10 * kept[1] > kept[2] == 0
 
+# %% [markdown]
+# The rarest token keeps {{kept[0]:.3f}} of its probability under MixCE, {{kept[1]:.3f}} at the temperature, and
+# {{kept[2]:.3f}} under TaiLr.
+
+# %% tags=["check"]
+assert kept[0] > 10 * kept[1] > kept[2] == 0
 
 # %%
 zipf = 1 / np.arange(1, 1001)
@@ -605,40 +607,31 @@ zipf /= zipf.sum()  # a thousand tokens, rare as words are: the k-th has a share
 long_ends = sharpened(zipf, 0.1)
 long_mixce, long_cold, long_tailr = long_ends.values()
 
-
-def tail_figure():
-    fig = figure(7.5, 3.8)
-    ax = fig.subplots()
-    ax.plot(zipf, zipf, color=P_COLOR, lw=2, label="the data: q = p, MLE")
-    for (label, q), color, style in zip(long_ends.items(), oranges(3), ("-", ":", "--")):
-        ax.plot(zipf[q > 0], q[q > 0], color=color, lw=2, ls=style, label=label)
-    ax.set(xlabel="p, the data's probability of a token", ylabel="q, where training ends", xscale="log", yscale="log")
-    ax.set_ylim(long_cold.min() / 2, 1)
-    ax.legend(fontsize=8, loc="upper left")
-    return fig
-
-
-show(
-    tail_figure(),
-    "On double logarithmic axes MixCE's tail runs parallel to the data's, a temperature's falls steeper, TaiLr's stops.",
-)
+# %% tags=["fold"]
+links.draw_tails(zipf, long_ends)
 
 # %% [markdown]
 # On logarithmic axes a factor is a shift. MixCE scales every small $p$ by nearly $\eta/\lambda$: its tail runs
 # *parallel* to the data's, lower down. A temperature raises $p$ to a power, $1/\tau$: its tail is *steeper*, and a
-# token loses the more the rarer it is. TaiLr cuts the tail off. MixCE takes from the rare what it gives to the
-# likeliest token, but it takes nearly the same share from each. Whether that is what you want is another matter: rare
-# tokens are the names and numbers, and also the errors.
+# token loses the more the rarer it is. TaiLr cuts off what lies below a threshold. MixCE takes from the rare what it
+# gives to the likeliest, one token or several, but it takes nearly the same share from each. Whether that is what you
+# want is another matter: rare tokens are the names and numbers, and also the errors.
 
 # %%
 tail = slice(500, None)  # the rarer half of the thousand
-slope = {
-    name: np.polyfit(np.log(zipf[tail]), np.log(q[tail]), 1)[0] for name, q in (("MixCE", long_mixce), ("cold", long_cold))
-}
-say(f"""Slopes of the rarer half: data 1, MixCE {slope["MixCE"]:.2f}, temperature {slope["cold"]:.2f}. TaiLr keeps
-    {(long_tailr > 0).sum()} of {len(zipf)} tokens.""")
-assert slope["MixCE"] < 1.02
-assert slope["cold"] > 1.2
+
+
+def slope(q):
+    return np.polyfit(np.log(zipf[tail]), np.log(q[tail]), 1)[0]
+
+
+# %% [markdown]
+# On logarithmic axes the rarer half has the slope 1 in the data, {{slope(long_mixce):.2f}} under MixCE,
+# {{slope(long_cold):.2f}} at the temperature. TaiLr keeps {{(long_tailr > 0).sum()}} of {{len(zipf)}} tokens.
+
+# %% tags=["check"]
+assert slope(long_mixce) < 1.02
+assert slope(long_cold) > 1.2
 
 # %% [markdown]
 # ## Appendix: EMO
@@ -662,10 +655,14 @@ embedding = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])  # (V,C): tokens 0 an
 logits, target = np.zeros((1, 3)), np.array([0])
 mle_loss, mle_gradient = mm.objectives.mle(logits, target)
 emo_loss, emo_gradient = mm.objectives.emo(logits, target, embedding)
-say(f"""Three equal logits, token 0 came. Values: {float(mle_loss):.4f} and {float(emo_loss):.4f}. MLE's gradient
-    ({", ".join(f"{g:.2f}" for g in mle_gradient[0])}) pushes both wrong tokens alike; EMO's
-    ({", ".join(f"{g:.2f}" for g in emo_gradient[0])}) pushes the unrelated one harder and leaves the related one
-    almost alone.""")
+
+# %% [markdown]
+# Three equal logits, token 0 came. The values are {{float(mle_loss):.4f}} and {{float(emo_loss):.4f}}. MLE's gradient
+# ({{", ".join(f"{g:.2f}" for g in mle_gradient[0])}}) pushes both wrong tokens alike; EMO's
+# ({{", ".join(f"{g:.2f}" for g in emo_gradient[0])}}) pushes the unrelated one harder and leaves the related one almost
+# alone.
+
+# %% tags=["check"]
 assert np.isclose(mle_loss, emo_loss)
 assert emo_gradient[0, 2] > mle_gradient[0, 2] > emo_gradient[0, 1]
 
@@ -683,7 +680,7 @@ assert emo_gradient[0, 2] > mle_gradient[0, 2] > emo_gradient[0, 1]
 # - On `agreement()` token MixCE does what a temperature does.
 # - MixCE never samples from the model. It needs nothing that MLE does not need, and it never sees what the model
 #   would write.
-# - MixCE scales the tail, a temperature steepens it, TaiLr cuts it.
+# - MixCE scales the tail, a temperature steepens it, TaiLr cuts it below a threshold.
 
 # %% [markdown]
 # ## Exercises
@@ -707,8 +704,13 @@ assert emo_gradient[0, 2] > mle_gradient[0, 2] > emo_gradient[0, 1]
 
 # %% tags=["solution"]
 two_P, two_Q = np.array([0.75, 0.25]), np.array([0.5, 0.5])
-say(f"R = {-two_Q @ np.log(two_P):.3f}, link 1 = {-np.log(two_Q @ two_P):.3f}, link 2 = {-two_Q @ two_P:.3f}.")
-assert -np.log(two_Q @ two_P) < -two_Q @ np.log(two_P)
+R, link_1, link_2 = -two_Q @ np.log(two_P), -np.log(two_Q @ two_P), -two_Q @ two_P
+
+# %% [markdown] tags=["solution"]
+# $R$ = {{R:.3f}}, link 1 = {{link_1:.3f}}, link 2 = {{link_2:.3f}}.
+
+# %% tags=["check"]
+assert link_1 < R
 
 # %% [markdown] tags=["solution"]
 # **Solution 2.** Let "a" begin three sentences and "b" one that is likelier than each of them, though "a" is the
@@ -720,13 +722,21 @@ greedy_world = mm.worlds.markov(
     np.array([[0, 0.6, 0.4, 0, 0, 0], [0, 0, 0, 1 / 3, 1 / 3, 1 / 3], [0, 0, 0, 1, 0, 0], *[[1, 0, 0, 0, 0, 0]] * 3]),
     words=["", "a", "b", "x", "y", "z"],
 )
-first = {}
-for name, objective, eta in (("link 3", "overlap", 0.5), ("link 4", "mixce", 0.0)):
+
+
+def first_word(objective, eta):
     model = optimal_table(objective, eta=eta, world=greedy_world, max_len=3)
-    first[name] = mm.layers.softmax_forward(model.params["logits"][0])[0]
-    say(f"{name}: Q(a first) = {first[name][1]:.2f}, Q(b first) = {first[name][2]:.2f}")
-assert first["link 3"][2] > 0.9
-assert first["link 4"][1] > 0.9
+    return mm.layers.softmax_forward(model.params["logits"][0])[0]
+
+
+link_3, link_4 = first_word("overlap", 0.5), first_word("mixce", 0.0)
+
+# %% [markdown] tags=["solution"]
+# Link 3 begins with "b" with probability {{link_3[2]:.2f}}, link 4 with "a" with probability {{link_4[1]:.2f}}.
+
+# %% tags=["check"]
+assert link_3[2] > 0.9
+assert link_4[1] > 0.9
 
 # %% [markdown] tags=["solution"]
 # **Solution 3.** It keeps it for long. Even at −5 nats, the price of a word that comes once in $e^5$ times, naming a
@@ -734,10 +744,16 @@ assert first["link 4"][1] > 0.9
 # does $R$ fall behind.
 
 # %% tags=["solution"]
-repaired = {}
-for floor in (-69.0, -20.0, -5.0, -1.0):
-    repaired[floor] = measures(optimal_table("mixce_star", world=world.with_floor(floor))).validity
-    say(f"floor {floor:.0f} nats: {repaired[floor]:.3f} valid (link 1 at the same η: {validity[1]:.3f})")
+repaired = {
+    floor: measures(optimal_table("mixce_star", world=world.with_floor(floor))).validity for floor in (-69.0, -20.0, -5.0, -1.0)
+}
+
+# %% [markdown] tags=["solution"]
+# The shares of valid sentences:
+# {{", ".join(f"{share:.3f} at {floor:.0f}" for floor, share in repaired.items())}} nats.
+# Link 1 has {{validity[1]:.3f}} at the same η.
+
+# %% tags=["check"]
 assert repaired[-69.0] > repaired[-20.0] > repaired[-5.0] > repaired[-1.0]
 assert repaired[-5.0] > validity[1] > repaired[-1.0]
 
@@ -747,8 +763,13 @@ assert repaired[-5.0] > validity[1] > repaired[-1.0]
 # and in float64 too: the gradient is exactly nothing.
 
 # %% tags=["solution"]
-least = np.finfo(np.float32).smallest_subnormal
-say(f"e^−2000 in float64: {np.exp(-2000.0)}. The least positive float32 is about e^{np.log(float(least)):.0f}.")
+least = float(np.finfo(np.float32).smallest_subnormal)
+
+# %% [markdown] tags=["solution"]
+# In float64 $e^{-2000}$ is {{np.exp(-2000.0)}}. The least positive float32 is about $e^x$ with $x$ =
+# {{np.log(least):.0f}}.
+
+# %% tags=["check"]
 assert np.exp(-2000.0) == 0
 
 # %% [markdown] tags=["solution"]
@@ -758,7 +779,12 @@ assert np.exp(-2000.0) == 0
 # %% tags=["solution"]
 logits, targets = np.zeros((4, 5)), np.array([0, 1, 2, 2])
 ratio = mm.objectives.mixce(logits, targets, eta=0.1)[1] / mm.objectives.mle(logits, targets)[1]
-say(f"V = 5, η = 0.1: every entry of the package's gradient is {ratio.mean():.3f} of MLE's; formula {0.1 + 0.9 / 5:.3f}.")
+
+# %% [markdown] tags=["solution"]
+# With $V = 5$ and $\eta = 0.1$ every entry of the package's gradient is {{ratio.mean():.3f}} of MLE's; the formula says
+# {{0.1 + 0.9 / 5:.3f}}.
+
+# %% tags=["check"]
 assert np.allclose(ratio, 0.1 + 0.9 / 5)
 
 # %% [markdown]

@@ -11,7 +11,6 @@ edit pages there and open lessons in the browser.
 """
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -21,73 +20,31 @@ from pathlib import Path
 
 try:
     import ipykernel  # noqa: F401, in which the lessons run
-    import jupytext
+    import jupytext  # noqa: F401
     import myst_nb  # noqa: F401
     import nbformat
     import sphinx_book_theme  # noqa: F401
     import sphinx_copybutton  # noqa: F401
-    from jupyter_client.kernelspec import KernelSpecManager
-    from jupyter_client.manager import AsyncKernelManager
     from latex2mathml.converter import convert  # noqa: F401
-    from nbclient import NotebookClient
+
+    from notebooks import execute as execute_notebook
+    from notebooks import to_notebook
 except ImportError as error:
     sys.exit(f'the site needs {error.name}: pip install -e ".[site]"')
 
 HERE = Path(__file__).resolve().parent
-LESSONS = sorted(path.stem for path in HERE.glob("[1-9]_*.py"))
-FOLDED = {"solution", "reveal"}  # tags of cells that notebooks and pages show folded
+LESSONS = sorted(path.stem for path in HERE.glob("[0-9]_*.py"))
 OURS = ".buildinfo"  # a file that Sphinx leaves in a site
 
 
 # ---- lessons to notebooks ------------------------------------------------------------------------
 
 
-def to_notebook(path):
-    """A percent-format file -> a notebook without outputs, the same every time."""
-    notebook = jupytext.read(path)
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook.metadata = {"kernelspec": kernel}
-    notebook.nbformat, notebook.nbformat_minor = 4, 5
-    for number, cell in enumerate(notebook.cells):
-        cell.id = f"cell-{number}"
-        tags = cell.metadata.get("tags", [])
-        cell.metadata = {"tags": tags} if tags else {}
-        if cell.cell_type == "code" and FOLDED & set(tags):  # JupyterLab folds these as pages do
-            hidden = {"source_hidden": True}
-            hidden |= {"outputs_hidden": True} if "reveal" in tags else {}
-            cell.metadata["jupyter"] = hidden
-    return notebook
-
-
-def execute(notebook, fast):
-    """Run a notebook's cells in tutorials/, in place.
-
-    Raises nbclient's CellExecutionError with the failing cell.
-    """
-    # no kernel that is installed somewhere: the Python that runs this file
-    here = KernelSpecManager(kernel_dirs=[])
-    client = NotebookClient(
-        notebook,
-        km=AsyncKernelManager(kernel_name="python3", kernel_spec_manager=here),
-        timeout=600,
-        record_timing=False,
-        extra_arguments=["--log-level=ERROR"],
-        resources={"metadata": {"path": HERE}},
-    )
-    client.execute(env=os.environ | {"MINIMIXCE_FAST": "1" if fast else ""})
-    for cell in notebook.cells:
-        if cell.cell_type == "code":  # without progress bars
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-    notebook.metadata.pop("language_info", None)
-    nbformat.validate(notebook)
-    return notebook
-
-
 def write_notebooks(folder, lessons, fast, jobs):
     """Execute `lessons`, `jobs` at a time, and write their notebooks into a folder."""
 
     def write(name):
-        notebook = execute(to_notebook(HERE / f"{name}.py"), fast)
+        notebook = execute_notebook(to_notebook(HERE / f"{name}.py"), fast)
         nbformat.write(notebook, folder / f"{name}.ipynb")
         print(name, flush=True)
 
@@ -152,7 +109,7 @@ def main():
     parser.add_argument("--jobs", type=int, default=1, help="lessons to execute at once (default: 1)")
     args = parser.parse_args()
     if unknown := set(args.lesson or ()) - {name[0] for name in LESSONS}:
-        parser.error(f"--lesson must be a number from 1 to {len(LESSONS)}, got {min(unknown)}")
+        parser.error(f"--lesson must be a number from 0 to {len(LESSONS) - 1}, got {min(unknown)}")
     if args.jobs < 1:
         parser.error(f"--jobs must be at least 1, got {args.jobs}")
     chosen = [name for name in LESSONS if not args.lesson or name[0] in args.lesson]

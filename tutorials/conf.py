@@ -32,7 +32,7 @@ extensions = [
 root_doc = "index"
 include_patterns = [
     "*.md",
-    "[1-9]_*.ipynb",
+    "[0-9]_*.ipynb",
     "api/*.rst",
     "assignments/README.md",
     "assignments/a?/README.md",
@@ -44,6 +44,8 @@ include_patterns = [
 nb_execution_mode = "off"  # build.py has executed them
 nb_render_markdown_format = "myst"  # tables and formulas in what cells say
 nb_merge_streams = True
+nb_code_prompt_show = "The code of this picture or table"
+nb_code_prompt_hide = "Hide the code"
 myst_enable_extensions = ["dollarmath"]
 myst_dmath_double_inline = True
 myst_heading_anchors = 4

@@ -2,15 +2,15 @@
 
 A lesson is a percent-format Python file in tutorials/. Run as a script, it prints and saves its
 figures; in a notebook, and on the page made from it, the same calls show pictures, formatted prose
-and code. P is blue, Q is orange, what P cannot produce is shaded, and the sentences of the
+and code. P is blue, Q vermillion, what P cannot produce is shaded, and the sentences of the
 agreement() world always come in the same order.
 """
 
 from ..experiments.plots import P_COLOR, Q_COLOR
-from .figures import INVALID_COLOR, figure, oranges, sentence_bars, show
+from .figures import INVALID_COLOR, figure, looks, oranges, sentence_bars, show
 from .reports import full_or_fast, lesson_folder, say, source
 from .sentences import INVALID, MAX_LEN, SENTENCES, VALID, optimal_table, sentence_probs
-from .tables import table
+from .tables import as_markdown, table
 
 __all__ = [
     "INVALID",
@@ -20,9 +20,11 @@ __all__ = [
     "Q_COLOR",
     "SENTENCES",
     "VALID",
+    "as_markdown",
     "figure",
     "full_or_fast",
     "lesson_folder",
+    "looks",
     "optimal_table",
     "oranges",
     "say",

@@ -13,11 +13,12 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     The first column is left-aligned, the others right-aligned.
     """
     text = format_table(headings, rows)
-    if not display({"text/markdown": _markdown(headings, rows), "text/plain": text}):
+    if not display({"text/markdown": as_markdown(headings, rows), "text/plain": text}):
         write(f"{text}\n")
 
 
-def _markdown(headings, rows):
+def as_markdown(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """The same table as Markdown, for a place in the prose."""
     lines = ["| " + " | ".join(map(str, cells)) + " |" for cells in (headings, *rows)]
     lines.insert(1, "| --- |" + " ---: |" * (len(headings) - 1))
     return "\n".join(lines)

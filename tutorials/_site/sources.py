@@ -1,8 +1,8 @@
 """What Sphinx reads, made of what stands in the repository.
 
 Lessons and pages are written to be read in Jupyter and on GitHub. On their way into Sphinx, links
-out of tutorials/ are turned to the pages that the site has for these files, cells that Jupyter
-folds become <details>, and every lesson gets its place on the two trails.
+out of tutorials/ are turned to the pages that the site has for these files, and every lesson gets
+its place on the two trails.
 """
 
 import json
@@ -17,9 +17,14 @@ import explorer
 
 HERE = Path(__file__).resolve().parent.parent
 ROOT = HERE.parent
-LESSONS = sorted(path.stem for path in HERE.glob("[1-9]_*.py"))
+LESSONS = sorted(path.stem for path in HERE.glob("[0-9]_*.py"))
+# what of the explorer a lesson's page shows before its summary: the view, and what it is called
+EMBEDDED = {
+    "1": ("simplex", "The triangle, with a P that you can move"),
+    "4": ("tree", "The tree of prefixes, with the costs to go"),
+    "6": ("context", "One context, with an η that you can turn"),
+}
 EVENING = [name for name in LESSONS if name[0] in "136"]
-FOLDED = {"solution", "reveal"}  # tags of cells that a page shows folded
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?![a-z]+:|#)([^)\s]+)\)")
 _logger = logging.getLogger(__name__)
 
@@ -45,6 +50,7 @@ gradient_checking
 worlds
 comparing
 which_objective
+claims
 add_your_own
 cli
 api
@@ -56,6 +62,7 @@ api
 
 glossary
 math
+estimating_kl
 map
 code
 synthetic
@@ -131,24 +138,6 @@ def page_of(file):
 # ---- notebooks -----------------------------------------------------------------------------------
 
 
-def with_folds(cells):
-    """The cells of a notebook, with <details> around those that are solutions and answers."""
-    found, is_open = [], False
-    for cell in cells:
-        tags = FOLDED & set(cell["metadata"].get("tags", []))
-        title = re.match(r"\*\*(.+?)\.?\*\*", "".join(cell["source"]))
-        title = title[1] if title and cell["cell_type"] == "markdown" else ""
-        if is_open and (not tags or "reveal" in tags or title):
-            found.append(_markdown("</details>"))
-            is_open = False
-        if tags and not is_open:
-            title = title or ("Show the answer" if "reveal" in tags else "Solution")
-            found.append(_markdown(f'<details class="fold"><summary>{title}</summary>'))
-            is_open = True
-        found.append(cell)
-    return found + [_markdown("</details>")] * is_open
-
-
 def _markdown(text):
     return {"cell_type": "markdown", "metadata": {}, "source": text}
 
@@ -168,10 +157,26 @@ def trails(name):
     )
 
 
+def with_explorer(cells, name):
+    """The cells of a lesson, with its view of the explorer, folded, before the summary."""
+    view, title = EMBEDDED.get(name[0], ("", ""))
+    frame = (
+        f"<details>\n<summary>{title}</summary>\n"
+        f'<iframe class="explorer" src="explorer.html?view={view}" title="{title}" loading="lazy">'
+        "</iframe>\n</details>"
+    )
+    for cell in cells:
+        before, heading, after = "".join(cell["source"]).partition("## Summary\n")
+        if view and heading:
+            yield from map(_markdown, (before, frame, heading + after))
+        else:
+            yield cell
+
+
 def read_notebook(text, name, pages):
     """The JSON of a lesson's notebook -> the JSON that the site shows."""
     notebook = json.loads(text)
-    cells = with_folds(notebook["cells"])
+    cells = list(with_explorer(notebook["cells"], name))
     for cell in cells:
         if cell["cell_type"] == "markdown":
             cell["source"] = redirect("".join(cell["source"]), name, pages)

@@ -47,15 +47,23 @@ class Slide(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A PNG and the words that stand for it."""
+    """A picture, an SVG or a PNG, and the words that say what is to be seen."""
 
-    png: bytes
+    data: bytes
     alt: str
+
+    @property
+    def kind(self):
+        """The last part of its MIME type."""
+        return "png" if self.data.startswith(b"\x89PNG") else "svg+xml"
 
     @property
     def is_tall(self):
         """Whether it stands beside the text and not below it."""
-        width, height = struct.unpack(">II", self.png[16:24])
+        if self.kind == "png":
+            width, height = struct.unpack(">II", self.data[16:24])
+        else:
+            width, height = map(float, re.search(rb'viewBox="0 0 ([\d.]+) ([\d.]+)"', self.data).groups())
         return width < TALL * height
 
 
@@ -81,12 +89,12 @@ def figure(target, alt=""):
     if path.suffix == ".png":
         return Figure(path.read_bytes(), alt)
     outputs = [o.get("data", {}) for c in json.loads(path.read_text("utf-8"))["cells"] for o in c.get("outputs", [])]
-    images = [data for data in outputs if "image/png" in data]
+    images = [data for data in outputs if "image/svg+xml" in data]
     if not number.isdecimal() or not 1 <= int(number) <= len(images):
         raise ValueError(f"{path.name} has figures 1 to {len(images)}, got {number!r}")
     data = images[int(number) - 1]
-    png, words = ("".join(data[kind]) for kind in ("image/png", "text/plain"))
-    return Figure(base64.b64decode(png), alt or words)
+    picture, words = ("".join(data[kind]) for kind in ("image/svg+xml", "text/plain"))
+    return Figure(picture.encode(), alt or words)
 
 
 def with_questions(slide):
@@ -133,8 +141,8 @@ def face(slide, number, count, sitting, render, with_notes):
     figures = [figure(target, alt) for alt, target in _IMAGE.findall(slide.body)]
     body = render(_IMAGE.sub("", slide.body).strip())
     for one in figures:
-        source = base64.b64encode(one.png).decode()
-        body += f'<figure><img src="data:image/png;base64,{source}" alt="{html.escape(one.alt)}"></figure>\n'
+        source = base64.b64encode(one.data).decode()
+        body += f'<figure><img src="data:image/{one.kind};base64,{source}" alt="{html.escape(one.alt)}"></figure>\n'
     kinds = ["slide", "first" if number == 1 else "", "question" if asks else ""]
     kinds += ["beside"] if figures and figures[0].is_tall else ["below"] if figures else []
     level = "h1" if number == 1 else "h2"
