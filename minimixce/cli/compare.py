@@ -21,7 +21,9 @@ class Flags:
     )
     overwrite: bool = option(False, "replace the comparison in FOLDER")
     resume: bool = option(
-        False, "go on with the comparison in FOLDER: runs that are finished are not trained again"
+        False,
+        "go on with the comparison in FOLDER, given its options again: runs that are finished are"
+        " not trained again",
     )
 
 

@@ -55,7 +55,7 @@ def add_fields(
             how["nargs"] = "+"
         else:
             how["type"] = kind
-            if field.default is not None:
+            if field.default not in (None, ""):
                 help += f" (default: {field.default})"
         parser.add_argument(
             flag(field.name),

@@ -24,8 +24,8 @@ class Flags:
     overwrite: bool = option(False, "start anew in FOLDER")
     resume: bool = option(
         False,
-        "go on with the grid in FOLDER: jobs that are finished are not run again (corpora must not"
-        " have changed)",
+        "go on with the grid in FOLDER, given its options again: jobs that are finished are not run"
+        " again (corpora must not have changed)",
     )
     protocol: str = option(
         "exact",

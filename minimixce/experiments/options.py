@@ -192,9 +192,7 @@ class TrainingOptions(_RatioOptions):
     eval_every: int = option(
         200, "steps between validations, each of which saves the run", on_resume=FREE
     )
-    eval_tokens: int = option(
-        50_000, "most tokens of the validation text to use in training", least=2
-    )
+    eval_tokens: int = option(50_000, "most tokens of the validation text to measure on", least=2)
     patience: int | None = option(None, "stop after this many validations without a better one")
 
 

@@ -14,6 +14,7 @@ from ..storage import files, install
 from ..storage.shapes import FilePath
 
 RECORD = "study.json"
+GO_ON = "stopped; go on with the same options and --resume"  # what Ctrl-C says
 
 _MOST_RECORD = 1 << 28  # bytes: a million names
 
