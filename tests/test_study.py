@@ -239,7 +239,7 @@ def test_ctrl_c_ends_a_pool_at_once_with_one_sentence(tmp_path, when):
     os.killpg(process.pid, signal.SIGINT)
     _, printed = process.communicate(timeout=20)
     assert process.returncode == 130
-    assert printed == "minimixce synthetic: interrupted\n"
+    assert printed == "stopped; go on with the same options and --resume\n"
     assert ends(process.pid)
 
 

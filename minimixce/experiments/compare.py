@@ -77,7 +77,10 @@ def compare(
         written.begin(out, _KIND, names, overwrite=overwrite)
         # only now, when nothing is left of a study that is replaced
         _check_runs(jobs, out, folders)
-        return _compare(o, out, jobs, folders, say)
+        try:
+            return _compare(o, out, jobs, folders, say)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(written.GO_ON) from None
 
 
 def _jobs(

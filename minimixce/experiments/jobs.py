@@ -60,7 +60,8 @@ def train(
         except FileNotFoundError as error:
             if not resume or job_options.data is None:
                 raise
-            raise FileNotFoundError(f"{error}; name its new place with --data") from None
+            either = "--data or --validation" if job_options.validation else "--data"
+            raise FileNotFoundError(f"{error}; name its new place with {either}") from None
         say(job.describe_data())
         for line in describe_reading(job.corpus):
             (warn or say)(line)

@@ -148,8 +148,10 @@ def run_study(
             with pool.worker_pool(workers, len(waiting)) as (executor, count):
                 if progress:
                     time = _time(waiting, count)
-                    print(f"{len(waiting)} runs in {count} at a time, about {time}", flush=True)
+                    print(f"{len(waiting)} runs, {count} at a time, about {time}", flush=True)
                 results = grid.run_grid(jobs, out, executor, progress)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(written.GO_ON) from None
         except BrokenExecutor:
             raise RuntimeError(
                 "a worker process was ended from outside, as happens where memory runs out; what is"
