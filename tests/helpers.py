@@ -5,6 +5,8 @@ The naive layers are in autograd.numpy, so HIPS autograd differentiates them: an
 no line with the package.
 """
 
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import autograd.numpy as anp
@@ -15,9 +17,23 @@ from safetensors.numpy import load_file, save_file
 
 import minimixce as mm
 from minimixce.kv import KV
+from minimixce.storage import install
 
 # The same examples in every run, and no limit on a slow machine.
 twenty_five_examples = settings(derandomize=True, deadline=None, max_examples=25)
+
+
+@contextlib.contextmanager
+def locked_by_another(folder):
+    """A context in which another thread is at work in a folder: to the kernel, which has opened it
+    for each of them, as good as another process.
+    """
+    with ThreadPoolExecutor(1) as other, contextlib.ExitStack() as stack:
+        other.submit(stack.enter_context, install.locked(folder)).result()
+        try:
+            yield
+        finally:
+            other.submit(stack.close).result()
 
 
 def assert_close(got, want, tolerance, name="", floor=1e-5):

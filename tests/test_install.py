@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -221,6 +222,29 @@ with install.replacing(sys.argv[2], ("a", "b", "last", "old")) as new:
 """
 
 
+@pytest.mark.parametrize("how", [{}, {"overwrite": True}, {"resume": True}])
+def test_fit_is_alone_in_a_folder(tmp_path, how):
+    import numpy as np
+
+    import minimixce as mm
+
+    model = mm.GPT(mm.GPTConfig(5, 4, 1, 1, 4), device="cpu")
+    batch = (np.ones((1, 4), int), np.ones((1, 4), int))
+
+    def fit(**options):
+        mm.fit(model, batches(), folder=tmp_path, progress=False, **options)
+
+    def batches():
+        yield batch
+        with pytest.raises(FileExistsError, match="another process is at work"):
+            other.submit(fit, **how).result()
+        yield batch
+
+    with ThreadPoolExecutor(1) as other:
+        fit()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+
+
 @pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "model.safetensors", "last"])
 def test_fit_replaces_nothing_unasked(tmp_path, name):
     import numpy as np
@@ -380,8 +404,12 @@ def test_a_second_process_in_a_folder_is_told_so(tmp_path):
         with install.locked(tmp_path / "f"):
             pass
 
-    with install.locked(tmp_path / "f"), pytest.raises(FileExistsError, match="another process"):
-        come_in()
+    # to the kernel, another thread that opens the folder is like another process
+    with ThreadPoolExecutor(1) as other, install.locked(tmp_path / "f"):
+        come_in()  # a thread that has the lock may
+        for _ in range(2):
+            with pytest.raises(FileExistsError, match="another process"):
+                other.submit(come_in).result()
     assert not (tmp_path / "f").exists()
     with install.locked(tmp_path / "f"):
         (tmp_path / "f" / "x").touch()

@@ -8,6 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from helpers import locked_by_another
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_install import TRAIN, contents, killed_at
@@ -16,7 +17,6 @@ from minimixce import text
 from minimixce.cli import main
 from minimixce.experiments import jobs, measures
 from minimixce.experiments.options import TrainingOptions
-from minimixce.storage import install
 from minimixce.text import prepared
 from minimixce.training import run
 
@@ -330,7 +330,7 @@ def test_only_a_prepared_corpus_is_replaced_and_only_where_asked(tmp_path):
 
 def test_a_second_process_is_told_so_before_it_reads_anything(tmp_path):
     with (
-        install.locked(tmp_path / "prepared"),
+        locked_by_another(tmp_path / "prepared"),
         pytest.raises(FileExistsError, match="another process is at work"),
     ):
         prepare(tmp_path)

@@ -132,11 +132,10 @@ def _check_runs(
     for key, job in jobs.items():
         folder = out / folders[key]
         if folder.exists():
-            with install.locked(folder):
-                install.finish(folder, run.NAMES)
-            if (folder / run.RUN_FILE).exists():
-                run.check_corpus(folder, job.corpus)
-                options.check_same(folder, job.options)
+            with run.keeping(folder):
+                if (folder / run.RUN_FILE).exists():
+                    run.check_corpus(folder, job.corpus)
+                    options.check_same(folder, job.options)
 
 
 class Trained(NamedTuple):
@@ -152,7 +151,7 @@ Runs: TypeAlias = dict[tuple[str, int], Trained]  # by label and seed
 
 def _trained(job: Job, folder: Path) -> Trained:
     """Train one run, or go on with it -> Trained."""
-    with install.locked(folder):
+    with run.keeping(folder):
         resume = (folder / run.RUN_FILE).exists()
         measurements = job.fit(folder, resume, progress=not job.options.quiet)
         return Trained(job, GPT.load(folder, job.options.device), measurements)
@@ -303,8 +302,7 @@ def _remove(path: Path) -> None:
         return
     if not path.is_dir():
         return
-    with install.locked(path):
-        install.finish(path, run.NAMES)
+    with run.keeping(path):
         for name in run.NAMES:
             for file in (path / name, path / run.LAST / name):
                 if file.is_file():

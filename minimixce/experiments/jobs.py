@@ -13,7 +13,7 @@ import numpy as np
 from .. import backend, checks, objectives, text
 from ..gpt import GPT, GPTConfig
 from ..model import LanguageModel
-from ..storage import files, install, memory, validate
+from ..storage import files, memory, validate
 from ..storage.shapes import FilePath, Loss
 from ..storage.terminal import one_line
 from ..training import loop, run, steps, timing
@@ -48,8 +48,7 @@ def train(
     out = Path(out)
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
-    with install.locked(out), limit_threads(job_options.threads):  # results depend on threads
-        install.finish(out, run.NAMES)
+    with run.keeping(out), limit_threads(job_options.threads):  # results depend on threads
         if not (resume or overwrite) and (found := run.found_in(out)):
             raise FileExistsError(
                 f"{out} already holds a run ({found}); choose another --out, or add --resume or"

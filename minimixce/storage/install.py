@@ -9,6 +9,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from .shapes import FilePath
 
 _PENDING = ".pending.json"
 _NEW = ".new-"
+_held: set[tuple[int, int, int]] = set()  # folders that are locked, and by which thread
 
 
 @contextlib.contextmanager
@@ -78,13 +80,13 @@ def _sync_all(folder):
         if path.is_dir():
             files.sync_folder(path)
         elif path.is_file() and not path.is_symlink():
-            with open(path, mode) as file:
+            with files.naming(path), open(path, mode) as file:
                 os.fsync(file.fileno())
 
 
 def is_pending(folder: FilePath) -> bool:
     """Whether files are in `folder` that count as being in place and are not there yet."""
-    return (Path(folder) / _PENDING).exists()
+    return os.path.exists(Path(folder) / _PENDING)  # also of a name that no folder can have
 
 
 def holds(folder: FilePath, name: str) -> bool:
@@ -176,7 +178,8 @@ def _fits(name, names):
 
 @contextlib.contextmanager
 def locked(folder: FilePath) -> Iterator[None]:
-    """A context in which no other process that asks for the same is in `folder`.
+    """A context in which no other process that asks for the same is in `folder`; a thread that has
+    the lock may ask for it again, as fit does within a command.
 
     The kernel holds the lock and releases it with the process, however that ends. Raises
     FileExistsError, in one sentence, where another process holds it. Makes the folder where it is
@@ -193,15 +196,22 @@ def locked(folder: FilePath) -> Iterator[None]:
         return
     made = make_folder(folder)
     place = os.open(folder, os.O_RDONLY)
+    about = os.fstat(place)
+    mine = (about.st_dev, about.st_ino, threading.get_ident())
+    again = mine in _held
     try:
-        try:
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileExistsError(f"another process is at work in {folder}") from None
-        except OSError:  # a file system without locks
-            pass
+        if not again:
+            try:
+                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FileExistsError(f"another process is at work in {folder}") from None
+            except OSError:  # a file system without locks
+                pass
+            _held.add(mine)
         yield
     finally:
+        if not again:
+            _held.discard(mine)
         os.close(place)
         with contextlib.suppress(OSError):  # folders in which nothing was put
             for path in made:

@@ -23,7 +23,7 @@ from ..storage.shapes import Batch, FilePath, Loss, LossAndGrads
 from ..storage.validate import NotFinite, check_finite
 from ..training import timing
 from ..training.evaluation import check_batch, check_targets, evaluate
-from ..training.run import Run, found_in, settle
+from ..training.run import Run, found_in, keeping
 from ..training.steps import (
     GroupStep,
     check_callable,
@@ -144,56 +144,57 @@ def fit(
     lr = float(lr)
     final_lr = float(final_lr)
     objective, group_step = _objective_and_step(objective, step, model, seed, shards)
-    if folder is not None:
-        settle(folder)
-    _check_places(folder, validation, model.config.vocab_size, resume, overwrite)
-    optimizer = AdamW(model.params, lr, betas, weight_decay=weight_decay)
-    given = cast(Callable[..., Any], objective if step is None else step)
-    name = objective_name or describe(given)
-    run = Run(model, optimizer, name, folder, boundary)
-    if resume:
-        _take_up(run, steps)
-        if on_start is not None and folder is not None:
-            on_start(Path(folder))
-    else:
-        run.start(on_start)
-    advice = (
-        f"a smaller lr (now {lr}), more warmup (now {warmup}) or a smaller max_grad_norm (now"
-        f" {max_grad_norm})"
-    )
+    # What overflows shows in the loss, with advice, and needs no warnings.
+    with keeping(folder), np.errstate(all="ignore"):
+        _check_places(folder, validation, model.config.vocab_size, resume, overwrite)
+        optimizer = AdamW(model.params, lr, betas, weight_decay=weight_decay)
+        given = cast(Callable[..., Any], objective if step is None else step)
+        name = objective_name or describe(given)
+        run = Run(model, optimizer, name, folder, boundary)
+        if resume:
+            _take_up(run, steps)
+            if on_start is not None and folder is not None:
+                on_start(Path(folder))
+        else:
+            run.start(on_start)
+        advice = (
+            f"a smaller lr (now {lr}), more warmup (now {warmup}) or a smaller max_grad_norm (now"
+            f" {max_grad_norm})"
+        )
 
-    def validate():
-        if validation is None:
-            return {}
-        return evaluate(model, validation, objective, eta=validation_eta)
+        def validate():
+            if validation is None:
+                return {}
+            return evaluate(model, validation, objective, eta=validation_eta)
 
-    report = _Report(run, validate, advice, steps, progress)
-    groups = _groups(batches, run.step * accumulate, accumulate)
-    # What overflows shows in the loss, with advice, and needs no warnings; losses are pending where
-    # a run was interrupted.
-    with report.bar, _interrupt_flag(folder is not None) as interrupted, np.errstate(all="ignore"):
-        while run.step != steps and (run.losses or patience is None or run.worse < patience):
-            group = next(groups, None)
-            if group is None:
-                break
-            rate = learning_rate(run.step, lr, warmup, steps, final_lr)
-            try:
-                _make_step(run, group_step, group, rate, max_grad_norm)
-            except NotFinite as error:
-                run.check_losses(advice)  # if it began before
-                raise FloatingPointError(f"{error}, at step {run.step + 1}; try {advice}") from None
-            report.count(group)
-            if run.step % eval_every == 0:
+        report = _Report(run, validate, advice, steps, progress)
+        groups = _groups(batches, run.step * accumulate, accumulate)
+        # losses are pending where a run was interrupted
+        with report.bar, _interrupt_flag(folder is not None) as interrupted:
+            while run.step != steps and (run.losses or patience is None or run.worse < patience):
+                group = next(groups, None)
+                if group is None:
+                    break
+                rate = learning_rate(run.step, lr, warmup, steps, final_lr)
+                try:
+                    _make_step(run, group_step, group, rate, max_grad_norm)
+                except NotFinite as error:
+                    run.check_losses(advice)  # if it began before
+                    raise FloatingPointError(
+                        f"{error}, at step {run.step + 1}; try {advice}"
+                    ) from None
+                report.count(group)
+                if run.step % eval_every == 0:
+                    report.measure()
+                elif run.step % _CHECK_EVERY == 0:
+                    run.check_losses(advice)
+                if interrupted and run.step != steps:
+                    run.check_losses(advice)
+                    run.save()
+                    raise KeyboardInterrupt
+            if run.losses:
                 report.measure()
-            elif run.step % _CHECK_EVERY == 0:
-                run.check_losses(advice)
-            if interrupted and run.step != steps:
-                run.check_losses(advice)
-                run.save()
-                raise KeyboardInterrupt
-        if run.losses:
-            report.measure()
-    return run.measurements
+        return run.measurements
 
 
 def _objective_and_step(

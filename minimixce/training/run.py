@@ -6,12 +6,13 @@ resume.safetensors (the whole state, replaced atomically) and, for a run of the 
 run.json (the options it was started with) and its tokenizer.
 """
 
+import contextlib
 import json
 import math
 import os
 import reprlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,19 @@ def found_in(folder: FilePath, tokenizer: bool = True) -> str | None:
     """
     names = [name for name in NAMES if tokenizer or name not in checkpoint.TOKENIZER_FILES]
     return next((name for name in names if os.path.lexists(Path(folder) / name)), None)
+
+
+@contextlib.contextmanager
+def keeping(folder: FilePath | None) -> Iterator[None]:
+    """A context in which this process alone keeps a run in `folder`, where what an earlier one had
+    left to do is done. None: nothing is kept. Raises what install.locked and install.finish raise.
+    """
+    if folder is None:
+        yield
+        return
+    with install.locked(folder):
+        install.finish(folder, NAMES)
+        yield
 
 
 def settle(folder: FilePath) -> None:
