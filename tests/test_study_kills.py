@@ -31,11 +31,13 @@ CASES = 2  # of a scenario and a mode, without a campaign
 SMALL = f"{MODEL} --eval-every 2 --steps 2 --quiet"
 COMPARE = f"compare --world agreement --out {OUT} --objectives mle,mixce:0.5 --seeds 1 {SMALL}"
 # some of the runs' folders have the same names
-OTHER_COMPARE = f"compare --world agreement --out {OUT} --objectives mle,js --seeds 1 {SMALL} --lr 1"
-SYNTHETIC = f"synthetic --vocab 4 --out {OUT} --seeds 7 --objectives mle,mixce --etas 0.5 --jobs 1 --quiet"
-OTHER_SYNTHETIC = SYNTHETIC.replace(
-    "--objectives mle,mixce", "--objectives mle,two_kls"
+OTHER_COMPARE = (
+    f"compare --world agreement --out {OUT} --objectives mle,js --seeds 1 {SMALL} --lr 1"
 )
+SYNTHETIC = (
+    f"synthetic --vocab 4 --out {OUT} --seeds 7 --objectives mle,mixce --etas 0.5 --jobs 1 --quiet"
+)
+OTHER_SYNTHETIC = SYNTHETIC.replace("--objectives mle,mixce", "--objectives mle,two_kls")
 
 
 def scenarios_of(command, smaller, other):
@@ -77,9 +79,7 @@ class Stage(scenarios.Stage):
         if self.scenario.command.endswith("--overwrite"):
             left = set(scenarios.litter(case / OUT))
             found = scenarios.content_of_all(case / OUT)
-            if {
-                name: data for name, data in found.items() if name not in left
-            } == self.whole:
+            if {name: data for name, data in found.items() if name not in left} == self.whole:
                 way = (self.scenario.command,)
         return super().problem_afterwards(case, way)
 
@@ -89,9 +89,7 @@ def spoil(folder):
     path = folder / "runs.jsonl"
     if path.exists():
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-        path.write_text(
-            "".join(json.dumps(line | {"avg_js": 9.0}) + "\n" for line in lines)
-        )
+        path.write_text("".join(json.dumps(line | {"avg_js": 9.0}) + "\n" for line in lines))
 
 
 @pytest.fixture(scope="module")
@@ -164,9 +162,7 @@ def test_a_file_of_the_user_s_is_named_and_stays(tmp_path, capsys, command, name
     path.parent.mkdir(parents=True)
     path.write_text(MINE)
     named = Path(OUT, name if name.startswith("matrices") else name.partition("/")[0])
-    sentence = (
-        f"{named} is there already, and not by minimixce {command.split()[0]}; choose"
-    )
+    sentence = f"{named} is there already, and not by minimixce {command.split()[0]}; choose"
     for more in ("", " --resume", " --overwrite"):
         refused(command + more, tmp_path, capsys, sentence)
 
@@ -208,9 +204,7 @@ def test_no_link_to_a_folder_is_followed(tmp_path, capsys, command, link, listed
     (tmp_path / OUT / link).symlink_to(tmp_path / "elsewhere")
     record = {"command": command.split()[0], "files": [listed]}
     (tmp_path / OUT / "study.json").write_text(json.dumps(record))
-    assert (
-        cli.main([*f"{command} --overwrite".split(), "--out", str(tmp_path / OUT)]) == 2
-    )
+    assert cli.main([*f"{command} --overwrite".split(), "--out", str(tmp_path / OUT)]) == 2
     assert f"{OUT}/{link} is a link to a folder" in capsys.readouterr().err
     assert elsewhere.read_text() == MINE
 
@@ -276,19 +270,11 @@ def test_a_second_process_is_told_so(tmp_path, capsys):
 def test_objectives_that_would_share_a_folder_are_refused(tmp_path, capsys):
     (tmp_path / "own.py").write_text("def mixce_eta1(logits, targets): pass\n")
     for objectives, sentence in (
-        (
-            "mixce:1,own.py:mixce_eta1",
-            "mixce η=1 and mixce_eta1 would have the same folder",
-        ),
+        ("mixce:1,own.py:mixce_eta1", "mixce η=1 and mixce_eta1 would have the same folder"),
         ("own.py:../x", "'../x' in 'own.py:../x' is not the name of a function"),
         ("own.py:=1+1", "'=1+1' in 'own.py:=1+1' is not the name of a function"),
     ):
-        refused(
-            COMPARE.replace("mle,mixce:0.5", objectives),
-            tmp_path,
-            capsys,
-            f"{sentence}\n",
-        )
+        refused(COMPARE.replace("mle,mixce:0.5", objectives), tmp_path, capsys, f"{sentence}\n")
 
 
 # ---- memory, workers, Ctrl-C ---------------------------------------------------------------------
@@ -303,12 +289,7 @@ def test_a_grid_that_does_not_fit_is_refused_before_anything_is_written(
     refused(command, tmp_path, capsys, sentence)
     monkeypatch.setattr("minimixce.storage.memory.available", lambda: 1 << 30)
     command = SYNTHETIC.replace("--vocab 4", "--vocab 5000 --model gpt")
-    refused(
-        command,
-        tmp_path,
-        capsys,
-        "drawing the first world, of 5,000 tokens, needs more than",
-    )
+    refused(command, tmp_path, capsys, "drawing the first world, of 5,000 tokens, needs more than")
 
 
 def test_a_matrix_of_many_tokens_is_read(tmp_path, monkeypatch):
@@ -318,19 +299,13 @@ def test_a_matrix_of_many_tokens_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr("minimixce.storage.files.MOST_JSON", 10)
     grid.run_grid([job], tmp_path, progress=False)
     assert grid.read_matrix(tmp_path, job)["learned"].shape == (4, 4)
-    for damaged in (
-        "{}",
-        '{"learned": [[1]], "curve": [1]}',
-        '{"learned": "x", "curve": []}',
-    ):
+    for damaged in ("{}", '{"learned": [[1]], "curve": [1]}', '{"learned": "x", "curve": []}'):
         (tmp_path / grid.matrix_file(job)).write_text(damaged)
         with pytest.raises(ValueError, match=r"\.json is damaged"):
             grid.read_matrix(tmp_path, job)
 
 
-LONG = (
-    f"synthetic --vocab 4 --out {OUT} --protocol paper --objectives js --quiet --jobs 2"
-)
+LONG = f"synthetic --vocab 4 --out {OUT} --protocol paper --objectives js --quiet --jobs 2"
 QUICK = f"synthetic --vocab 4 --out {OUT} --objectives mle,mixce --quiet --jobs 2"
 
 
@@ -387,14 +362,6 @@ def test_a_worker_that_is_killed_and_ctrl_c_end_in_a_sentence_and_without_worker
     _, alive = psutil.wait_procs(workers, timeout=10)
     assert alive == []
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    argv = [
-        sys.executable,
-        "-m",
-        "minimixce",
-        *QUICK.split(),
-        "--seeds",
-        "7",
-        "--resume",
-    ]
+    argv = [sys.executable, "-m", "minimixce", *QUICK.split(), "--seeds", "7", "--resume"]
     done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
