@@ -168,6 +168,17 @@ def test_a_full_disk_is_said_of_the_folder_not_of_the_list_in_it(tmp_path, monke
     assert contents(tmp_path) == {"a": "1"}
 
 
+def test_an_error_of_the_disk_names_the_file_that_was_to_come(tmp_path, monkeypatch):
+    def broken(place):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output error") as found:
+        put(tmp_path, a="2")
+    assert found.value.filename == str(tmp_path / "a")
+    assert contents(tmp_path) == {}
+
+
 @pytest.mark.parametrize(
     "content",
     [

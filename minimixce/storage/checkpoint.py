@@ -66,27 +66,28 @@ def _save(folder, beside, params, overwrite):
         )
     install.make_folder(folder)
     on_host = {name: to_numpy(value) for name, value in params.items()}
-    metadata = {"format": "pt", _BESIDE: json.dumps(_prints_beside(folder, beside))}
+    metadata = {"format": "pt", _BESIDE: json.dumps(_checksums_beside(folder, beside))}
     tensors.write(folder / WEIGHTS_FILE, on_host, metadata)
     for name, content in beside.items():
         files.write_atomically(folder / name, content)
 
 
-def _prints_beside(folder, beside):
-    """{name: [print, …]} of what may be beside the weights in `folder`: what is written next, and
-    what is there now, so that a kill before the one has replaced the other leaves a whole folder.
+def _checksums_beside(folder, beside):
+    """{name: [checksum, …]} of what may be beside the weights in `folder`: what is written next,
+    and what is there now, so that a kill before the one has replaced the other leaves a whole
+    folder.
     """
-    prints = {}
+    checksums = {}
     for name in (CONFIG_FILE, GENERATION_FILE, *TOKENIZER_FILES):
         allowed = [beside[name]] if name in beside else []
         if (folder / name).is_file():
             allowed.append(files.read_bytes(folder / name))
         if allowed:
-            prints[name] = list(dict.fromkeys(map(_print, allowed)))
-    return prints
+            checksums[name] = list(dict.fromkeys(map(_checksum_of, allowed)))
+    return checksums
 
 
-def _print(content):
+def _checksum_of(content):
     """What tells a file's content from another's: its length and checksum."""
     return f"{len(content)}-{zlib.crc32(content):08x}"
 
@@ -96,12 +97,12 @@ def check_beside(folder: FilePath, names: Iterable[str] = TOKENIZER_FILES) -> No
     saved. Those that are missing, or were missing then, are passed over.
     """
     weights = Path(folder) / WEIGHTS_FILE
-    prints = _read_prints(weights)
+    checksums = _read_checksums(weights)
     for name in names:
         path = Path(folder) / name
-        if name not in prints or not path.exists():
+        if name not in checksums or not path.exists():
             continue
-        if _print(files.read_bytes(path)) not in prints[name]:
+        if _checksum_of(files.read_bytes(path)) not in checksums[name]:
             tensors.check(weights)  # it may be this file that has changed
             raise ValueError(
                 f"{path} is not the file that {WEIGHTS_FILE} was saved with; one of the two is"
@@ -109,13 +110,13 @@ def check_beside(folder: FilePath, names: Iterable[str] = TOKENIZER_FILES) -> No
             )
 
 
-def _read_prints(weights):
+def _read_checksums(weights):
     try:
-        prints = json.loads(tensors.read_metadata(weights).get(_BESIDE, "{}"))
+        checksums = json.loads(tensors.read_metadata(weights).get(_BESIDE, "{}"))
     except (ValueError, TypeError, RecursionError):
-        prints = None
-    if isinstance(prints, dict) and all(isinstance(known, list) for known in prints.values()):
-        return prints
+        checksums = None
+    if isinstance(checksums, dict) and all(isinstance(known, list) for known in checksums.values()):
+        return checksums
     tensors.check(weights)
     raise ValueError(f"{weights} is damaged: it must list the files beside it")
 
