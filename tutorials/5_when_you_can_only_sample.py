@@ -262,7 +262,12 @@ dearest, cheapest_bad = abs(C[valid]).max(), C[~valid].min()
 table(
     ("estimator", "bias / ‖g‖", "variance of one estimate / ‖g‖²", "samples for an error of 10 %"),
     [
-        (name, f"{bias:.0e}", f"{variance:.1f}", f"{(2 if 'n = 2' in name else 1) * variance / 0.1**2:,.0f}")
+        (
+            name,
+            f"{bias:.0e}" if bias > 1e-12 else "rounding",
+            f"{variance:.1f}",
+            f"{(2 if 'n = 2' in name else 1) * variance / 0.1**2:,.0f}",
+        )
         for name, (bias, variance) in found.items()
     ],
 )
@@ -803,7 +808,7 @@ for t in range(T - 1):
 with_U = moments(each_alone(a - U), Q)
 
 # %% [markdown] tags=["solution"]
-# The bias is {{with_U[0]:.0e}}; the variance over $\|g\|^2$ is {{with_U[1]:.1f}}. Without baseline it was
+# The bias is {{with_U[0]:.6f}}; the variance over $\|g\|^2$ is {{with_U[1]:.1f}}. Without baseline it was
 # {{moments(each_alone(a), Q)[1]:.1f}}, with the mean cost as baseline of whole sequences {{variances[float(KL)]:.1f}}.
 
 # %% tags=["check"]
