@@ -117,8 +117,9 @@ def fit(
 
     Each measurement has step, loss (mean since the last one), grad_norm (before clipping, at this
     step), lr and tokens_per_second. Raises FloatingPointError, naming the step, when the loss is no
-    longer finite; ValueError for options out of range; TypeError, which says what an objective
-    takes and returns, for one that does not.
+    longer finite; ValueError for options out of range; FileExistsError for a folder that holds
+    files of a run's names, or in which another process is at work; TypeError, which says what an
+    objective takes and returns, for one that does not.
 
     >>> world, model = mm.worlds.agreement(), mm.TableBigram(6, device="cpu")
     >>> batches = [world.batch(world.sample(8, max_len=4, seed=k)) for k in range(20)]
