@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 from faults import driver, scenarios
 from faults.scenarios import MODEL, OUT, Scenario
+from helpers import locked_by_another
 
 from minimixce import cli
 from minimixce.experiments import compare, plots, written
 from minimixce.experiments.synthetic import data as data_module
 from minimixce.experiments.synthetic import grid, study
-from minimixce.storage import install
 
 CAMPAIGN = int(os.environ.get("MINIMIXCE_CAMPAIGN", "0"))
 CASES = 2  # of a scenario and a mode, without a campaign
@@ -263,7 +263,7 @@ def make_cheaper(monkeypatch):
 
 def test_a_second_process_is_told_so(tmp_path, capsys):
     for command in (COMPARE, SYNTHETIC):
-        with install.locked(tmp_path / OUT):
+        with locked_by_another(tmp_path / OUT):
             refused(command, tmp_path, capsys, f"another process is at work in {OUT}")
 
 
