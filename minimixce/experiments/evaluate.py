@@ -103,7 +103,7 @@ def _losses(
         "mixce": found["validation_mixce"],
         "mean_q": found["mean_q"],
     }
-    say(f"text     {targets:,} targets")
+    say(f"text     {targets:,} tokens predicted")
     say(
         f"loss     {losses['mle']:.4f} nats per {tokenizer.kind} (MLE), {losses['mixce']:.4f}"
         f" (MixCE, η = {eta}); mean q {losses['mean_q']:.4f}"

@@ -123,7 +123,7 @@ def _check_options(tokenizer, held_out, paths, validation):
     if tokenizer not in ("character", "byte"):
         raise ValueError(f'tokenizer must be "character" or "byte", got {tokenizer!r}')
     if not 0 < held_out < 1:
-        raise ValueError(f"held_out must be between 0 and 1, got {held_out}")
+        raise ValueError(f"held_out must be above 0 and below 1, got {held_out}")
     if validation is not None and held_out != HELD_OUT:
         raise ValueError(
             f"held_out is for a text that is split, got {held_out} beside a validation text; leave"
