@@ -2,6 +2,7 @@
 for files that are none, for too little memory, and for Ctrl-C at any moment.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from test_hostile import CAMPAIGN, SMALL, TIMES, inside, run, template, world  # noqa: F401
 
 import minimixce as mm
-from minimixce import text, worlds
+from minimixce import cli, text, worlds
 from minimixce.experiments import on_worlds
 from minimixce.storage import files, memory, tensors
 from minimixce.storage.terminal import one_line, printable
@@ -126,6 +127,23 @@ def test_bad_words_are_one_short_line(monkeypatch, tmp_path, argv, words):
     assert error == printable(error)
     assert error.count("\n") == 1
     assert len(error) < 1200
+
+
+def test_a_working_directory_that_is_gone_is_said(monkeypatch, tmp_path):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    status, _, error = run(["train", "--data", "a.txt", "--out", tmp_path / "run"])
+    assert (status, error) == (2, "minimixce train: the working directory no longer exists\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_standard_error_that_takes_nothing_changes_no_status(monkeypatch, tmp_path):
+    full = open("/dev/full", "w")  # noqa: SIM115 - closing it fails
+    monkeypatch.setattr(sys, "stderr", full)
+    assert cli.main(["sample", str(tmp_path / "nowhere")]) == 2
+    with contextlib.suppress(OSError):
+        full.close()
 
 
 def test_a_text_may_be_two_dashes(writer):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from minimixce import cli, text
 from minimixce.cli.options import add_fields
 from minimixce.experiments import options
-from minimixce.text import documents, prepared
+from minimixce.text import documents, prepared, sources
 
 SMALL = (
     "--n-layer 1 --n-embd 8 --n-head 2 --block-size 8 --batch-size 2 --steps 2 --eval-every 2"
@@ -226,6 +226,25 @@ def test_where_results_go_is_left_out_before_they_are_there(folder):
 
 
 # ---- what is text --------------------------------------------------------------------------------
+
+
+def test_a_file_that_changes_between_its_two_readings_is_named(folder, monkeypatch):
+    write(a=CAT)
+    read = documents.read_chunks
+
+    def growing(path):
+        yield from read(path)
+        write(a=CAT + DOG)
+
+    monkeypatch.setattr(sources, "read_chunks", growing)
+    with pytest.raises(ValueError, match="a changed while it was read"):
+        text.load_corpus("a", folder="out")
+    assert not Path("out").exists()
+
+
+def test_a_name_that_no_file_can_have_is_named(folder):
+    with pytest.raises(ValueError, match="paths must be without NUL characters, got"):
+        text.load_corpus("a\0b")
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)

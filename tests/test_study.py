@@ -492,6 +492,13 @@ def test_a_poor_corpus_is_named_before_anything_runs(tmp_path, capsys, content, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_corpus_whose_name_is_no_text_is_refused(tmp_path):
+    corpus = tmp_path / os.fsdecode(b"\xff.txt")
+    corpus.write_text("one two")
+    with pytest.raises(ValueError, match="the name of a --corpus must be text that UTF-8 can hold"):
+        study.jobs_of_study(corpora=[corpus])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,6 +1,7 @@
 """One command: from words to a call, and from what it raises to a sentence."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -59,12 +60,17 @@ def run(argv: Sequence[str], name: str, begin: Callable[[], object]) -> int:
         _drop_output()
         return 141
     except (ValueError, TypeError, OSError, ArithmeticError, MemoryError, RuntimeError) as error:
-        print(f"{name}: {_sentence(error, command)}", file=sys.stderr)
+        _complain(f"{name}: {_sentence(error, command)}")
         _drop_output()
         return 2
     except KeyboardInterrupt as stop:
-        print(one_line(stop) or f"{name}: interrupted", file=sys.stderr)
+        _complain(one_line(stop) or f"{name}: interrupted")
         return 130
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):  # standard error may be a full disk's
+        print(text, file=sys.stderr, flush=True)
 
 
 def _prepare_streams() -> None:
@@ -152,6 +158,8 @@ def _sentence(error: BaseException, command: str) -> str:
     """What to print of an error: its message, in one line; a table below it keeps its lines."""
     if isinstance(error, WithTable):
         return f"{_short(error.sentence)}\n{printable(error.table)}"
+    if isinstance(error, FileNotFoundError) and error.strerror and not error.filename:
+        return "the working directory no longer exists"  # os.getcwd's
     if isinstance(error, OSError) and error.strerror:
         about = f"{error.filename}: " if error.filename else ""
         return _short(about + error.strerror)

@@ -133,6 +133,8 @@ def listed(name: str, value: FilePath | Sequence[FilePath] | None) -> list[FileP
     for item in items:
         if not isinstance(item, (str, os.PathLike)):
             raise TypeError(f"{name} must be a path or a list of paths, got {item!r:.80}")
+        if "\0" in os.fsdecode(item):
+            raise ValueError(f"{name} must be without NUL characters, got {item!r:.80}")
     return items
 
 

@@ -83,6 +83,8 @@ class FirstReading:
     ) -> tuple[Document, set[str]]:
         size, digest = 0, hashlib.sha256()
         characters: set[str] = set()
+        # before it is read, so that a change meanwhile is noticed, too
+        again = chunks if path is None else partial(_unchanged, chunks, path, _mark(path))
 
         def counted():
             nonlocal size
@@ -97,7 +99,29 @@ class FirstReading:
             if self._place:
                 here = self._place(line)
                 least, greatest = min(least, here), max(greatest, here)
-        return Document(chunks, size, digest.digest(), least, greatest, path), characters
+        return Document(again, size, digest.digest(), least, greatest, path), characters
+
+
+def _unchanged(
+    chunks: Callable[[], Iterator[str]], path: Path, mark: tuple[int, ...]
+) -> Iterator[str]:
+    """The text of a file, piece by piece. ValueError where the file has changed since its first
+    reading, as by a program that writes to it: what was found out then is not true of it.
+    """
+    _check_mark(path, mark)
+    yield from chunks()
+    _check_mark(path, mark)
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    """What tells that a file has changed."""
+    about = path.stat()
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def _check_mark(path: Path, mark: tuple[int, ...]) -> None:
+    if _mark(path) != mark:
+        raise ValueError(f"{path} changed while it was read; try again once nothing writes to it")
 
 
 # ---- documents -----------------------------------------------------------------------------------

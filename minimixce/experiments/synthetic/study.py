@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...storage import files, install, memory
+from ...storage import files, install, memory, validate
 from ...storage.shapes import Array, FilePath, Float
 from .. import plots, pool, written
 from ..tables import format_table
@@ -90,6 +90,7 @@ def jobs_of_study(
     for path in corpora:
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} is not a file")
+        validate.check_text("the name of a --corpus", str(path))
     if zeros is None:
         zeros = FULL_ZEROS if full else () if corpora else (0.5,)
     if vocab_sizes is None:
