@@ -305,6 +305,18 @@ def test_a_matrix_of_many_tokens_is_read(tmp_path, monkeypatch):
             grid.read_matrix(tmp_path, job)
 
 
+@pytest.mark.hostile
+def test_ctrl_c_of_a_study_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "own.py"
+    own.write_text("def stop(logits, targets): raise KeyboardInterrupt\n")
+    command = COMPARE.replace("mle,mixce:0.5", "mle,own.py:stop") + " --unchecked"
+    assert cli.main(command.split()) == 130
+    assert capsys.readouterr().err == "stopped; go on with the same options and --resume\n"
+    own.write_text("import minimixce\nstop = minimixce.objectives.mle\n")
+    assert cli.main([*command.split(), "--resume"]) == 0
+
+
 LONG = f"synthetic --vocab 4 --out {OUT} --protocol paper --objectives js --quiet --jobs 2"
 QUICK = f"synthetic --vocab 4 --out {OUT} --objectives mle,mixce --quiet --jobs 2"
 
