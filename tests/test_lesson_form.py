@@ -289,7 +289,8 @@ def test_letters_that_a_phone_would_not_show_are_refused():
     fig.subplots().set_xlabel("small", fontsize=7)
     with pytest.raises(ValueError, match="small"):
         figures.show(fig, "a picture")
-    wide = figures.figure(width=10.4)
+    wide = figures.figure()
+    wide.set_figwidth(2 * figures.WIDTH)
     wide.subplots().set_xlabel("shown at half its size", fontsize=10)
     with pytest.raises(ValueError, match="half"):
         figures.show(wide, "a picture")

@@ -7,10 +7,12 @@ site/ (open site/index.html) of these, the pages beside them and the docstrings.
 error. Formulas are MathML and nothing comes from a network, so the site works offline and from a
 folder. --fast does a tenth of the work, for tests, and leaves notebooks alone; --no-execute shows
 the notebooks as they stand. MINIMIXCE_REPOSITORY=https://github.com/OWNER/NAME adds buttons that
-edit pages there and open lessons in the browser.
+edit pages there and open lessons in the browser, and notebooks then install the package from there.
 """
 
 import argparse
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,15 +28,17 @@ try:
     import sphinx_book_theme  # noqa: F401
     import sphinx_copybutton  # noqa: F401
     from latex2mathml.converter import convert  # noqa: F401
+    from nbclient.exceptions import CellExecutionError
 
+    from minimixce.storage.files import write_atomically
+    from notebooks import REPOSITORY, to_notebook
     from notebooks import execute as execute_notebook
-    from notebooks import to_notebook
 except ImportError as error:
     sys.exit(f'the site needs {error.name}: pip install -e ".[site]"')
 
 HERE = Path(__file__).resolve().parent
 LESSONS = sorted(path.stem for path in HERE.glob("[0-9]_*.py"))
-OURS = ".buildinfo"  # a file that Sphinx leaves in a site
+OURS = ".minimixce-site"  # a file that says who made a site, or began to
 
 
 # ---- lessons to notebooks ------------------------------------------------------------------------
@@ -44,8 +48,13 @@ def write_notebooks(folder, lessons, fast, jobs):
     """Execute `lessons`, `jobs` at a time, and write their notebooks into a folder."""
 
     def write(name):
-        notebook = execute_notebook(to_notebook(HERE / f"{name}.py"), fast)
-        nbformat.write(notebook, folder / f"{name}.ipynb")
+        try:
+            notebook = execute_notebook(to_notebook(HERE / f"{name}.py"), fast)
+        except CellExecutionError:
+            print(f"{name} fails", file=sys.stderr, flush=True)
+            raise
+        text = nbformat.writes(notebook) + "\n"
+        write_atomically(folder / f"{name}.ipynb", text.encode())  # another build may read it
         print(name, flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
@@ -59,10 +68,12 @@ def write_notebooks(folder, lessons, fast, jobs):
 def build(out, fast=False, lessons=LESSONS, execute=True, jobs=1):
     """The whole site into the folder `out`, after executing `lessons` if asked to.
 
-    Lessons that are not executed are shown by the notebooks beside them. Raises FileExistsError
-    where `out` holds something else than a site, CellExecutionError where a lesson fails, and
-    subprocess.CalledProcessError where Sphinx warns.
+    Lessons that are not executed are shown by the notebooks beside them. Raises ValueError for a
+    repository that is no address, PermissionError where tutorials/ cannot be written to,
+    FileExistsError where `out` holds something else than a site, CellExecutionError where a lesson
+    fails, and subprocess.CalledProcessError where Sphinx warns.
     """
+    check_surroundings(REPOSITORY)
     out = Path(out)
     make_room(out)
     with tempfile.TemporaryDirectory() as work:
@@ -76,6 +87,17 @@ def build(out, fast=False, lessons=LESSONS, execute=True, jobs=1):
     return sorted(path.relative_to(out).as_posix() for path in out.rglob("*.html"))
 
 
+def check_surroundings(repository):
+    """Raise, before anything is executed, what would stop a build later."""
+    if repository and not re.fullmatch(r"https://[^/\s]+/[^/\s]+/[^/\s]+(?<!\.git)", repository):
+        raise ValueError(
+            "MINIMIXCE_REPOSITORY must be an address such as https://github.com/OWNER/NAME, with"
+            f" nothing behind the name, got {repository!r}"
+        )
+    if not os.access(HERE, os.W_OK):  # for notebooks, and for the pages of the reference
+        raise PermissionError(f"a build writes into {HERE}, which is read-only; build in a copy of the repository")
+
+
 def make_room(out):
     """An empty folder `out`, or one from which the pages of an older build are gone.
 
@@ -85,6 +107,7 @@ def make_room(out):
     if out.exists() and not ours and (out.is_file() or any(out.iterdir())):
         raise FileExistsError(f"{out} is or holds something else than a site of this command; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
+    (out / OURS).touch()
     for folder in ("_downloads", "_images", "_modules", "_sources", "_static", "jupyter_execute"):
         shutil.rmtree(out / folder, ignore_errors=True)
     for page in out.rglob("*.html"):
@@ -115,8 +138,10 @@ def main():
     chosen = [name for name in LESSONS if not args.lesson or name[0] in args.lesson]
     try:
         pages = build(args.out, args.fast, chosen, not args.no_execute, args.jobs)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
+    except CellExecutionError as error:
+        return str(error)
     except subprocess.CalledProcessError as error:
         return error.returncode
     print(f"{len(pages)} pages; open {args.out}/index.html")

@@ -1,4 +1,4 @@
-"""What the lessons and their notebooks import: figures, tables, and prose with numbers.
+"""What the lessons and their notebooks import: figures, tables, and worlds of sentences.
 
 A lesson is a percent-format Python file in tutorials/. Run as a script, it prints and saves its
 figures; in a notebook, and on the page made from it, the same calls show pictures, formatted prose
@@ -7,8 +7,8 @@ agreement() world always come in the same order.
 """
 
 from ..experiments.plots import P_COLOR, Q_COLOR
-from .figures import INVALID_COLOR, figure, looks, oranges, sentence_bars, show
-from .reports import full_or_fast, lesson_folder, say, source
+from .figures import INVALID_COLOR, figure, looks, sentence_bars, show
+from .reports import full_or_fast, lesson_folder, source
 from .sentences import INVALID, MAX_LEN, SENTENCES, VALID, optimal_table, sentence_probs
 from .tables import as_markdown, table
 
@@ -26,8 +26,6 @@ __all__ = [
     "lesson_folder",
     "looks",
     "optimal_table",
-    "oranges",
-    "say",
     "sentence_bars",
     "sentence_probs",
     "show",

@@ -18,8 +18,8 @@ def display(data: dict[str, str]) -> bool:
     return True
 
 
-def write(text: str, end: str = "\n") -> None:
+def write(text: str) -> None:
     """Print text; a terminal that cannot print η prints a question mark, from this call on."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
-    print(text, end=end)
+    print(text)

@@ -46,24 +46,24 @@ def looks(count: int) -> list[Look]:
     """`count` ways to draw models side by side, from dark to Q's vermillion -> list of Look."""
     return [
         Look(color, _HATCHES[i % 6], _DASHES[i % 4], _MARKERS[i % 6])
-        for i, color in enumerate(oranges(count))
+        for i, color in enumerate(_shades(count))
     ]
 
 
-def oranges(count: int) -> Any:
-    """`count` shades of Q's vermillion, from dark to light -> list of matplotlib colours."""
+def _shades(count):
+    """`count` shades of Q's vermillion, from dark to light."""
     light = np.array([int(Q_COLOR[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     dark = np.array([0.24, 0.08, 0.0])
     steps = np.linspace(0, 1, count) if count > 1 else [1.0]
     return [tuple(dark + (light - dark) * step) for step in steps]
 
 
-def figure(width: float = WIDTH, height: float = 3.2) -> Any:
-    """A matplotlib Figure of that many inches, with a layout in which nothing overlaps and letters
-    of a size that a phone shows.
+def figure(height: float = 3.2) -> Any:
+    """A matplotlib Figure, WIDTH by `height` inches, with a layout in which nothing overlaps and
+    letters of a size that a phone shows.
     """
     _set_letters()
-    return new_figure(figsize=(width, height), layout="constrained")
+    return new_figure(figsize=(WIDTH, height), layout="constrained")
 
 
 def _set_letters():

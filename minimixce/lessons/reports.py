@@ -1,17 +1,14 @@
-"""Prose with numbers, the package's own lines, and how much work a lesson does."""
+"""The package's own lines, how much work a lesson does, and where its folder is."""
 
 import inspect
 import os
-import re
 import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
 from .display import display, in_notebook, write
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_KEEPS_ITS_LINES = r"^(- |\d\. |\||```|    )"  # lists, tables and code
 
 
 def full_or_fast(full: Any, fast: Any) -> Any:
@@ -25,15 +22,6 @@ def full_or_fast(full: Any, fast: Any) -> Any:
 def lesson_folder() -> Path:
     """The folder of the running lesson: the script's, or in a notebook the current one -> Path."""
     return Path.cwd() if in_notebook() else Path(sys.argv[0]).resolve().parent
-
-
-def say(markdown: str) -> None:
-    """Show prose whose numbers were computed just now; lines are joined as Markdown joins them."""
-    text = inspect.cleandoc(markdown)
-    if not display({"text/markdown": text, "text/plain": text}):
-        for paragraph in text.split("\n\n"):
-            laid = re.search(_KEEPS_ITS_LINES, paragraph, re.M)
-            write(paragraph if laid else textwrap.fill(paragraph, 100), end="\n\n")
 
 
 def source(*objects: Any) -> None:

@@ -22,6 +22,7 @@ from sphinx import addnodes
 from sphinx.ext.autosummary import autosummary_table
 
 from minimixce.cli import program
+from minimixce.storage.files import write_atomically
 
 _LONG = 12  # lines of a constant that is not shown in full
 
@@ -38,13 +39,13 @@ def write_pages(app):
     folder.mkdir(exist_ok=True)
     index = folder.with_suffix(".md").read_text(encoding="utf-8")
     names = re.findall(r"^   (minimixce\.[\w.]+)$", index, re.M)
-    for file in folder.iterdir():
-        if file.name not in {f"{name}.rst" for name in names}:
-            file.unlink()
+    for file in folder.glob("*.rst"):
+        if file.stem not in names:
+            file.unlink(missing_ok=True)
     for name in names:
         file, text = folder / f"{name}.rst", "\n".join(page(name)) + "\n"
         if not file.is_file() or file.read_text(encoding="utf-8") != text:
-            file.write_text(text, encoding="utf-8")
+            write_atomically(file, text.encode())
 
 
 def page(module):

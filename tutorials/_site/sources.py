@@ -196,9 +196,9 @@ def read_notebook(text, name, pages):
 def on_read(app, docname, source):
     """Change what Sphinx has read of a page."""
     if docname in LESSONS:
-        if app.config.minimixce_notebooks:
-            path = Path(app.config.minimixce_notebooks) / f"{docname}.ipynb"
-            source[0] = path.read_text(encoding="utf-8")
+        executed = Path(app.config.minimixce_notebooks or HERE) / f"{docname}.ipynb"
+        if executed.is_file():  # or it was not among those to execute
+            source[0] = executed.read_text(encoding="utf-8")
         source[0] = read_notebook(source[0], docname, app.env.found_docs)
         return
     if docname == "readme":  # whose links start from the folder above
