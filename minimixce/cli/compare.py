@@ -29,7 +29,8 @@ class Flags:
 
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command on `parser`."""
-    add_fields(parser, CommonOptions)
+    seed = "without effect: --seeds names one for each run"
+    add_fields(parser, CommonOptions, helps={"seed": seed})
     add_fields(parser, Flags)
     helps = {
         "unchecked": "do not gradient-check objectives from a file",

@@ -34,7 +34,11 @@ class Flags:
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command on `parser`."""
     parser.description = _DESCRIPTION
-    add_fields(parser, CommonOptions)
+    without = {
+        "device": "without effect: a text is encoded on the CPU",
+        "seed": "without effect: a text is split in the same way by all seeds",
+    }
+    add_fields(parser, CommonOptions, helps=without)
     data = "UTF-8 files and folders; without it, the documentation in every CPython"
     add_fields(parser, TextOptions, leave_out=("verify",), helps={"data": data})
     add_fields(parser, Flags)
