@@ -508,6 +508,9 @@ def test_what_is_put_into_a_folder_is_synced_before_and_the_folder_after(tmp_pat
             # written under another name first
             names = {place} | {source for _, source, target in renamed if target == place}
             assert any(("sync", name) in events[:k] for name in names), paths
+    listed = next(k for k, event in puts if event[-1].endswith("/.pending.json"))
+    made = next(k for k, event in puts if Path(event[1]).name.startswith(".new-"))
+    assert ("sync", str(tmp_path / "new" / "run")) in events[made:listed]
     assert sum(kind == "make" for _, (kind, *_) in puts) >= 4
     assert sum(kind == "replace" for _, (kind, *_) in puts) > 15
 

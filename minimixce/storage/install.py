@@ -43,6 +43,7 @@ def replacing(
         listed = sorted(p.relative_to(new).as_posix() for p in new.rglob("*") if p.is_file())
         stale = sorted(set(names) - set(keep) - {name.partition("/")[0] for name in listed})
         _sync_all(new)
+        files.sync_folder(folder)  # in which `new` is, before a list says so
         content = files.to_json({"from": new.name, "files": listed, "remove": stale})
         files.write_atomically(folder / _PENDING, content.encode())
     except BaseException as error:
@@ -93,7 +94,7 @@ def holds(folder: FilePath, name: str) -> bool:
     """Whether the file `name` is in a folder, or counts as being in place there."""
     folder = Path(folder)
     new = folder.glob(f"{_NEW}*/{name}") if is_pending(folder) else ()
-    return (folder / name).exists() or any(new)
+    return os.path.exists(folder / name) or any(new)  # also where one may not look
 
 
 def settle(folder: FilePath, names: Collection[str]) -> None:
