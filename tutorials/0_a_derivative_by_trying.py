@@ -51,25 +51,27 @@ slope = by_trying(f, x=4.0)
 graph.draw_slope(f, x=4.0, h=0.5)
 
 # %% [markdown]
-# At $x = 4$ it is {{slope:.6f}}. (School gives $2x - 3 = 5$.) Move $x$ a little to the right and $f(x)$ grows about
-# five times as much. To make $f(x)$ *smaller*, move $x$ to the left: against the sign of the derivative. That is
-# *gradient descent*, and there is nothing more to it.
+# The slope of the dashed line is the quotient, drawn with a large $h$, one half. At $x = 4$ it is {{slope:.6f}}.
+# (School gives $2x - 3 = 5$.) Move $x$ a little to the right and $f(x)$ grows about five times as much. To make $f(x)$
+# *smaller*, move $x$ to the left: against the sign of the derivative. That is *gradient descent*, and there is nothing
+# more to it.
 #
 # > **Predict.** A smaller $h$ is nearer to the limit. Try $\sin$ at $x = 1$, where the derivative is known to be
 # > $\cos 1$, with $h = 10^{-1}, 10^{-5}, 10^{-9}, 10^{-13}$. Which one is the most exact?
 
 # %%
-error = {h: abs(by_trying(np.sin, 1.0, h) - np.cos(1.0)) for h in (1e-1, 1e-5, 1e-9, 1e-13)}
+steps = (1e-1, 1e-5, 1e-9, 1e-13)
+error = {h: abs(by_trying(np.sin, 1.0, h) - np.cos(1.0)) for h in steps}
 
 # %% [markdown]
 # <details><summary>The smallest, 10⁻¹³</summary>
 #
-# It is the least exact but one. See the other answer.
+# Only the largest is worse. See the other answer.
 #
 # </details>
-# <details><summary>One in the middle, 10⁻⁵</summary>
+# <details><summary>One in the middle, 10⁻⁵ or 10⁻⁹</summary>
 #
-# Right. The errors:
+# Right, it is 10⁻⁵. The errors:
 #
 # {{as_markdown(["h", "error"], [[f"{h:.0e}", f"{e:.0e}"] for h, e in error.items()])}}
 #
@@ -82,7 +84,7 @@ error = {h: abs(by_trying(np.sin, 1.0, h) - np.cos(1.0)) for h in (1e-1, 1e-5, 1
 # %% tags=["check"]
 assert abs(slope - 5) < 1e-6
 assert min(error, key=error.get) == 1e-5
-assert error[1e-13] > error[1e-9] > error[1e-5]
+assert error[1e-1] > error[1e-13] > error[1e-9] > error[1e-5]
 
 # %% [markdown]
 # ## Several steps: a graph of numbers
@@ -99,11 +101,13 @@ def forward(a, b, e):
     return L, (a, b, d)  # what the way back will need
 
 
-L, cache = forward(a=2.0, b=-3.0, e=1.0)
+a, b, e = 2.0, -3.0, 1.0
+L, cache = forward(a, b, e)
 
 # %% [markdown]
-# The *gradient* of a node is the answer to one question: if this number alone changes a little, how much does $L$
-# change, per unit? It can be found by trying, node by node. But look at one step at a time and no trying is needed:
+# Each of the six numbers is a *node* of the graph. The *gradient* of a node is the answer to one question: if this
+# number alone changes a little, how much does $L$ change, per unit? It can be found by trying, node by node. But look
+# at one step at a time and no trying is needed:
 #
 # - $L = d^2$. If $d$ changes by a little, $L$ changes by $2d$ times that.
 # - $d = c + e$. If $c$ changes, $d$ changes as much. So $c$'s effect on $L$ is that of $d$, and so is $e$'s.
@@ -111,8 +115,8 @@ L, cache = forward(a=2.0, b=-3.0, e=1.0)
 #
 # Effects of steps that follow each other multiply. This is the *chain rule*, and it is walked from the end to the
 # beginning: the effect of $L$ on itself is 1, and every line of the computation gets one line that passes the effect
-# on. In this package such a function is called [`backward`](glossary.md#backward). Read it beside `forward`, from
-# the bottom of one to the top of the other.
+# on. In this package such a function is called [`backward`](glossary.md#backward), and `dc` is the gradient of `c`.
+# Read it beside `forward`, from the bottom of one to the top of the other.
 
 
 # %%
@@ -130,7 +134,6 @@ def backward(cache):
 da, db, de = backward(cache)
 
 # %% tags=["fold"]
-a, b, e = 2.0, -3.0, 1.0
 graph.draw_graph(
     [
         graph.Node("a", "", (0, 0), a, da),
@@ -147,7 +150,11 @@ graph.draw_graph(
 # Read it from right to left. And never believe a backward pass that was not checked by trying:
 
 # %%
-tried = [by_trying(lambda x, k=k: forward(*np.array([a, b, e]) + x * np.eye(3)[k])[0], 0.0) for k in range(3)]
+tried = [
+    by_trying(lambda v: forward(v, b, e)[0], a),
+    by_trying(lambda v: forward(a, v, e)[0], b),
+    by_trying(lambda v: forward(a, b, v)[0], e),
+]
 
 # %% [markdown]
 # By trying the gradients of $a$, $b$ and $e$ are {{", ".join(f"{t:.4f}" for t in tried)}}; by the backward pass
@@ -215,20 +222,20 @@ assert np.isclose(backward_twice((2.0, -3.0))[0], by_trying(lambda a: forward_tw
 # ## One neuron
 #
 # A *neuron* multiplies each of its inputs by a *weight*, adds the products and a *bias*, and bends the result so that
-# it stays between −1 and 1. With arrays instead of single numbers the code hardly changes: one line for each line, in
-# the opposite order.
+# it stays between −1 and 1 (with the function tanh, whose derivative is $1 - \tanh^2$). With arrays instead of single
+# numbers the code hardly changes: one line for each line, in the opposite order.
 
 
 # %%
 def neuron_forward(x, w, bias):
-    s = x @ w + bias
+    s = x @ w + bias  # @ multiplies entry by entry and adds up
     y = np.tanh(s)
     return y, (x, w, y)
 
 
 def neuron_backward(dy, cache):
     x, w, y = cache
-    ds = dy * (1 - y**2)  # the derivative of tanh, written with its value
+    ds = dy * (1 - y**2)  # the derivative of tanh: y is its value
     dx = ds * w
     dw = ds * x
     dbias = ds
@@ -236,8 +243,9 @@ def neuron_backward(dy, cache):
 
 
 # %% [markdown]
-# `dy` is how much $L$ changes with $y$: whoever comes after the neuron passes it on. Here that is a squared error, for
-# one example whose right answer is 1. One step of gradient descent on weights and bias, and the error is smaller:
+# `dy` is how much $L$ changes with $y$: what comes after the neuron passes it on. Here that is a squared error, for
+# one example whose right answer is 1. One step of gradient descent on weights and bias, a tenth (the *rate*) of the
+# gradient, and the error is smaller:
 
 # %%
 x, w, bias, answer, rate = np.array([1.0, -2.0]), np.array([0.5, 0.8]), 0.1, 1.0, 0.1
@@ -266,13 +274,14 @@ for k in range(2):
 #
 # $$q_v = \frac{e^{z_v}}{\sum_u e^{z_u}}$$
 #
-# This is the *softmax*. Then a word comes, and the loss is $-\log q$ of that word: nothing if the model was sure of
-# it, much if it held it for impossible.
+# This is the *softmax*. Then a word comes, and the loss is $-\log q$ of that word (the natural logarithm): nothing if
+# the model was sure of it, much if it thought it nearly impossible.
 
 
 # %%
 def softmax(z):
-    weights = np.exp(z - z.max())  # taking the largest away changes nothing, and no exp can overflow
+    # taking the largest away changes nothing, and no exp can overflow
+    weights = np.exp(z - z.max())
     return weights / weights.sum()
 
 
@@ -281,14 +290,15 @@ def loss(z, word):
 
 
 z, word = np.array([1.0, 2.0, 0.0]), 0
-dz = np.array([by_trying(lambda v, k=k: loss(z + v * np.eye(3)[k], word), 0.0) for k in range(3)])
+unit = np.eye(3)  # row k: 1 at place k, 0 elsewhere
+dz = np.array([by_trying(lambda v, k=k: loss(z + v * unit[k], word), 0.0) for k in range(3)])
 
 # %% tags=["fold"]
 q = softmax(z)
 rows = [[v, f"{z[v]:.1f}", f"{q[v]:.4f}", f"{dz[v]:+.4f}"] for v in range(3)]
 
 # %% [markdown]
-# Word 0 came. The gradient of the loss in the three logits, by trying:
+# Word 0 came. The gradient of the loss in the three logits, written $\partial L / \partial z_v$, by trying:
 #
 # {{as_markdown(["word", "logit z", "probability q", "gradient"], rows)}}
 #
@@ -301,8 +311,8 @@ rows = [[v, f"{z[v]:.1f}", f"{q[v]:.4f}", f"{dz[v]:+.4f}"] for v in range(3)]
 # </details>
 # <details><summary>The gradient is the probability, less one for the word that came</summary>
 #
-# Yes: $\partial L / \partial z_v = q_v - 1$ for the word that came and $q_v$ for all others. Descent raises the logit of
-# the word that came by what its probability lacks to one, and lowers each other logit by the probability it wasted.
+# Yes: $\partial L / \partial z_v = q_v - 1$ for the word that came and $q_v$ for all others. Descent raises the logit
+# of the word that came by what its probability lacks to one, and lowers each other logit by the probability it wasted.
 # At every position of every text, all training of all language models begins with these numbers.
 #
 # </details>
@@ -329,6 +339,7 @@ assert np.allclose(dz, softmax(z) - np.eye(3)[word], atol=1e-8)
 #
 # 1. *Pencil.* $L = (a + b)^2 \, a$ at $a = 1$, $b = 2$. Draw the graph, and write value and gradient at every node.
 # 2. *Code.* Write `forward` and `backward` of $L = \log(1 + e^{a b})$, with one line for each step. Check by trying.
+#    (The derivative of $e^s$ is $e^s$, that of $\log s$ is $1/s$.)
 # 3. *Think.* A softmax of three logits is not changed if the same number is added to all three. What does that say
 #    about the sum of the gradients in the logits? Check it in the table.
 

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 1 Two cross-entropies
 #
-# *Prose: 20 minutes; with the code: 35; with exercises: 2 hours. Computing: 10 seconds. Before this: what a softmax is,
-# what an expectation is ([lesson 0](0_a_derivative_by_trying.ipynb) has the first).*
+# *Prose: 20 minutes; with the code: 35; with exercises: 2 hours. Computing: 10 seconds. Before this: gradients and the
+# softmax, from [lesson 0](0_a_derivative_by_trying.ipynb) or elsewhere.*
 #
 # **At the end you will know**
 #
@@ -43,8 +43,10 @@ table(["sentence", "P(sentence)"], [[text, f"{p:.2f}"] for text, p in zip(VALID,
 # Eight sentences that this model writes (`MAX_LEN` is the greatest length, a sentence's end included):
 
 # %%
-model = optimal_table("forward_ce")  # the name of the objective: soon you will know why
-rows = mm.estimators.sample(model, 8, MAX_LEN, seed=7)  # a seed at which the eight look like the average
+# the name of the objective: soon you will know why
+model = optimal_table("forward_ce")
+# a seed at which the eight look like the average
+rows = mm.estimators.sample(model, 8, MAX_LEN, seed=7)
 possible = world.log_prob(rows) > -np.inf
 impossible = 1 - float(mm.exact.measure(model, world, MAX_LEN)["validity"])
 
@@ -86,6 +88,7 @@ after /= after.sum()  # the softmax of one row
 #
 # $$ R = -\sum_x Q(x) \log P(x) \quad \text{the reverse cross-entropy: the model draws, the data judge} $$
 #
+# (Such a mean, weighted with probabilities, is an *expectation*; other pages write $F = E_{x \sim P}[-\log Q(x)]$.)
 # Minimising $F$ is maximum likelihood. It asks: *does the model find likely what people write?* $R$ asks what a
 # reader asks: *would people write what the model writes?* The marked sentences above fail the second question. The
 # first is never put to them.
@@ -108,13 +111,18 @@ P = np.array([0.6, 0.3, 0.1])
 
 def quantities(Q, P=P):
     """Q, (3,) or any number of rows (…,3) -> the four, in nats."""
-    log_p, log_q = (np.log(np.maximum(x, 1e-30)) for x in (P, Q))  # so that 0 · log 0 is 0
+    # so that 0 · log 0 is 0
+    log_p, log_q = (np.log(np.maximum(x, 1e-30)) for x in (P, Q))
     F, R = -(P * log_q).sum(-1), -(Q * log_p).sum(-1)
     entropy_p, entropy_q = -(P * log_p).sum(-1), -(Q * log_q).sum(-1)
     return {"F": F, "R": R, "KL(P‖Q)": F - entropy_p, "KL(Q‖P)": R - entropy_q}
 
 
-examples = {"P itself": P, "uniform": np.ones(3) / 3, "nearly all on A": np.array([0.98, 0.01, 0.01])}
+examples = {
+    "P itself": P,
+    "uniform": np.ones(3) / 3,
+    "nearly all on A": np.array([0.98, 0.01, 0.01]),
+}
 
 # %% tags=["fold"]
 values = [[name, *(f"{value:.3f}" for value in quantities(Q).values())] for name, Q in examples.items()]
@@ -130,7 +138,8 @@ table(["Q", *quantities(P)], values)
 
 # %%
 n = 100
-grid = np.array([(a, b, n - a - b) for a in range(n + 1) for b in range(n + 1 - a)]) / n  # every Q in steps of 1/100
+# every Q in steps of 1/100
+grid = np.array([(a, b, n - a - b) for a in range(n + 1) for b in range(n + 1 - a)]) / n
 best = {name: grid[values.argmin()] for name, values in quantities(grid).items()}
 
 # %% [markdown]
@@ -242,7 +251,7 @@ assert not np.allclose(slopes["R"], slopes["KL(Q‖P)"], atol=0.01)
 
 # %% [markdown]
 # The reason is in the definitions. $F$ and $\mathrm{KL}(P \| Q)$ differ by $H(P)$, which does not contain $Q$: a
-# constant has no slope. That is why nobody needs the entropy of English to train a model on it. $R$ and
+# constant has no slope. That is why the entropy of English is not needed to train a model on it. $R$ and
 # $\mathrm{KL}(Q \| P)$ differ by $H(Q)$, which is the model's own and moves with it. Leaving $H(Q)$ out is leaving
 # out the only term that asks for variety.
 #
@@ -323,11 +332,9 @@ assert dropped
 # ## Mixing the two
 #
 # Neither omission nor invention is what you want of a language model. The MixCE paper (Zhang et al., ACL 2023,
-# arXiv 2305.16958) mixes the two cross-entropies, with a ratio $\eta$ (eta):
+# arXiv 2305.16958) mixes the two cross-entropies, with a ratio $\eta$ (eta) from 0 to 1 (η = 1 is MLE):
 #
-# $$
-# \text{MixCE}^{*} = \eta \, F + (1-\eta) \, R, \qquad 0 \le \eta \le 1 \qquad (\eta = 1 \text{ is MLE}).
-# $$
+# $$\text{MixCE}^{*} = \eta \, F + (1-\eta) \, R$$
 #
 # This is its ideal objective. The star says that it needs $P$. It is called `mixce_star` in the code.
 
@@ -394,9 +401,12 @@ assert of_cross_entropies[0] > P[0] + 0.05
 # lines make.
 
 # %%
-data, written = world.sample(2000, MAX_LEN, seed=0), mm.estimators.sample(model, 2000, MAX_LEN, seed=0)
-F = -mm.exact.log_prob(model, data).mean()  # asks the model about the data: possible anywhere
-R = -world.log_prob(written, floored=True).mean()  # asks P about what the model wrote: possible in a world
+data = world.sample(2000, MAX_LEN, seed=0)
+written = mm.estimators.sample(model, 2000, MAX_LEN, seed=0)
+# asks the model about the data: possible anywhere
+F = -mm.exact.log_prob(model, data).mean()
+# asks P about what the model wrote: possible in a world
+R = -world.log_prob(written, floored=True).mean()
 exact = mm.exact.measure(model, world, MAX_LEN)
 
 # %% [markdown]
@@ -410,7 +420,7 @@ assert abs(F - exact["forward_ce"]) < 0.1
 assert abs(R - exact["reverse_ce"]) < 3
 
 # %% [markdown]
-# Nobody can make the call `world.log_prob` for English. Could one count instead, and take for $P(x)$ how often the
+# For English the call `world.log_prob` cannot be made. Could one count instead, and take for $P(x)$ how often the
 # corpus contains $x$? In a world with four sentences, yes. Try it in a slightly larger one, `stories()`:
 
 # %%
@@ -428,7 +438,8 @@ assert unseen > 0.5
 
 # %% [markdown]
 # So $R$ has to be replaced by something that needs samples of $P$ and nothing more. That is what the paper does, and
-# it arrives at a loss as short as maximum likelihood's. With $q$ the model's probability of a token of the data:
+# it arrives at a loss as short as maximum likelihood's. With $q$ the model's probability of a
+# [token](glossary.md#token), here a word, of the data:
 #
 # $$
 # \text{MixCE loss} = -\eta \log q - (1-\eta) \, q.

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 3 One softmax by hand
 #
-# *Prose: 25 minutes; with the code: 45; with exercises: 2½ hours. Computing: 10 seconds. Before this:
-# [lesson 1](1_two_cross_entropies.ipynb), and [lesson 0](0_a_derivative_by_trying.ipynb) or the derivatives of exp and
-# log and the chain rule. You need not have written a backward pass.*
+# *Prose: 25 minutes; with the code: 45; with exercises: 2½ hours. Computing: 10 seconds. Before this: [lesson
+# 1](1_two_cross_entropies.ipynb), and [lesson 0](0_a_derivative_by_trying.ipynb) or the chain rule; also that $e^s$ is
+# its own derivative and $\log s$ has the derivative $1/s$. You need not have written a backward pass.*
 #
 # **At the end you will know**
 #
@@ -124,7 +124,8 @@ assert abs(derived.sum()) < 1e-12
 # %%
 def nll_forward(z):
     """z (V,) -> −log q of token x, and what backward needs"""
-    e = np.exp(z - z.max())  # subtracting the maximum changes no probability, and nothing overflows
+    # subtracting the maximum changes no probability, and nothing overflows
+    e = np.exp(z - z.max())
     q = e / e.sum()
     return -np.log(q[x]), q
 
@@ -188,12 +189,13 @@ assert wrong.worst == (x,)
 #
 # Later, in attention, a softmax stands in the middle of a model, and its backward gets a whole row `dprobs`: how
 # fast the loss grows with each probability. Raising $z_j$ raises $q_j$ and, since all must sum to one, lowers the
-# others. With the quotient rule:
+# others. By how much, we know: $\log q_i$ has the derivative $1[i = j] - q_j$ in $z_j$, where $1[i = j]$ is $1$ if
+# $i = j$, else $0$; and $q_i$ changes $q_i$ times as much as its logarithm:
 #
 # $$\frac{\partial q_i}{\partial z_j} = q_i \, (1[i = j] - q_j)$$
 #
-# where $1[i = j]$ is $1$ if $i = j$, else $0$. Write $dq_i$ and $dz_j$ for the derivatives of the loss in $q_i$ and
-# $z_j$. The chain rule adds up the ways from $z_j$ to the loss, one through each $q_i$:
+# Write $dq_i$ and $dz_j$ for the derivatives of the loss in $q_i$ and $z_j$. The chain rule adds up the ways from
+# $z_j$ to the loss, one through each $q_i$:
 #
 # $$dz_j = \sum_i dq_i \, q_i \, (1[i = j] - q_j) = q_j \, (dq_j - \sum_i q_i \, dq_i)$$
 #
@@ -234,7 +236,8 @@ assert np.allclose(dz, derived)
 # %%
 world = mm.worlds.agreement()
 here, sleeps, sleep = (world.words.index(word) for word in ("here", "sleeps", "sleep"))
-counts = mm.exact.bigram_counts(world, MAX_LEN)  # (V,V): how often v follows u in a sentence, in expectation
+# (V,V): how often v follows u in a sentence, in expectation
+counts = mm.exact.bigram_counts(world, MAX_LEN)
 p = counts[here] / counts[here].sum()  # (V,)
 
 # %% [markdown]
@@ -281,7 +284,9 @@ def mle_table():
 # know $\partial(-\log q)/\partial z$, and $-\log q$ has the derivative $-1/q$ in $q$; so
 # $\partial q / \partial z = -q \, (\mathrm{softmax} - \mathrm{onehot})$, and by the chain rule
 #
-# $$\frac{\partial f(q)}{\partial z} = w(q) \, (\mathrm{softmax} - \mathrm{onehot}), \qquad w(q) = -q \, f'(q)$$
+# $$\frac{\partial f(q)}{\partial z} = w(q) \, (\mathrm{softmax} - \mathrm{onehot})$$
+#
+# $$w(q) = -q \, f'(q)$$
 #
 # For one token the direction in the logits stays as long as the weight is positive (a negative weight would turn it
 # round). Only the length changes, and it depends on nothing but $q$. (In a
@@ -318,16 +323,23 @@ weights.draw_weights(
 # occurs in the data must get probability. MixCE never weighs it less than $\eta$. TaiLr lets go altogether. At the
 # right edge, where the model agrees with the data, all weights are $1$.
 #
-# Let the referee decide whether all of this is right, on a batch with an ignored target (−1). An objective returns
-# the loss and its gradient at once, so here the gradient is the cache.
+# Let the referee decide whether all of this is right, on a batch with an ignored target (−1: nothing to
+# predict there). An objective returns the loss and its gradient at once, so here the gradient is the cache.
 
 # %%
 rng = np.random.default_rng(0)
-logits, targets = rng.standard_normal((4, 5)), np.array([0, 3, -1, 2])  # (N,V), (N,)
+# (N,V), (N,)
+logits, targets = rng.standard_normal((4, 5)), np.array([0, 3, -1, 2])
 
 
 def check(objective, **options):
-    return mm.gradcheck(lambda z: objective(z, targets, **options), lambda dy, dlogits: (dy * dlogits,), [logits])
+    def forward(z):
+        return objective(z, targets, **options)
+
+    def backward(dy, dlogits):
+        return (dy * dlogits,)
+
+    return mm.gradcheck(forward, backward, [logits])
 
 
 checked = {
@@ -478,12 +490,13 @@ assert not whole.ok
 weights.draw_forgotten((0.5, 0.1, 0.01))
 
 # %%
-least = np.exp(-2.0)  # where q (1 + log q) is least: its derivative 2 + log q is zero there
+# where q (1 + log q) is least: its derivative 2 + log q is zero there
+least = np.exp(-2.0)
 limit = least / (1 + least)  # η + (1−η)(−e^−2) = 0
 
 # %% [markdown]
 # The weight is least at $q = e^{-2}$ = {{least:.3f}}, where it is $\eta - (1-\eta) \, e^{-2}$: negative for every η
-# below {{limit:.3f}}. There descent *lowers* the probability of the token that came.
+# below {{limit:.3f}}.
 
 # %% [markdown]
 # > **Predict.** A model gives the right answer probability $e^{-2}$. We train it on that answer alone, over and
@@ -511,7 +524,8 @@ forgotten = learn(lambda q: 0.01 + 0.99 * q * (1 + np.log(q)), least)
 # </details>
 # <details><summary>It unlearns it</summary>
 #
-# Yes. With the stop gradient $q$ rises from {{least:.3f}} to {{with_stop:.3f}}; without, it falls to
+# Yes: where the weight is negative, descent *lowers* the probability of the token that came.
+# With the stop gradient $q$ rises from {{least:.3f}} to {{with_stop:.3f}}; without, it falls to
 # {{forgotten:.4f}} and stays where the weight is zero.
 #
 # </details>
@@ -521,14 +535,15 @@ assert with_stop > 0.95
 assert forgotten < 0.01
 
 # %% [markdown]
-# ## Values at different η do not compare
+# ## One model, four values of η
 #
 # > **Predict.** One and the same model, the MLE bigram of `agreement()`, is evaluated with the MixCE loss at
 # > $\eta = 1$, $0.5$, $0.1$ and $0$. Are the four values alike? Does a lower one mean a better model?
 
 # %%
 etas = (1, 0.5, 0.1, 0)
-values = [float(mm.exact.loss_and_grads(mle_table(), world, MAX_LEN, objective="mixce", eta=eta)[0]) for eta in etas]
+losses = [mm.exact.loss_and_grads(mle_table(), world, MAX_LEN, objective="mixce", eta=eta) for eta in etas]
+values = [float(loss) for loss, _ in losses]
 
 # %% [markdown]
 # <details><summary>Alike: it is one model</summary>
@@ -577,8 +592,14 @@ source(mixce_q, tailr_q, fixed_point)
 
 # %%
 p_five = np.array([0.50, 0.25, 0.15, 0.07, 0.03])  # what follows in some context
-cases = {"MixCE, η = 0.5": ("mixce", 0.5), "MixCE, η = 0.1": ("mixce", 0.1), "TaiLr, γ = 0.1": ("tailr", 0.1)}
-ends = {"MLE": p_five} | {name: fixed_point(objective, p_five, ratio)[0] for name, (objective, ratio) in cases.items()}
+cases = {
+    "MixCE, η = 0.5": ("mixce", 0.5),
+    "MixCE, η = 0.1": ("mixce", 0.1),
+    "TaiLr, γ = 0.1": ("tailr", 0.1),
+}
+ends = {"MLE": p_five}
+for name, (objective, ratio) in cases.items():
+    ends[name], _ = fixed_point(objective, p_five, ratio)  # q, λ
 
 # %% tags=["fold"]
 table(["fixed point", *(f"q({v + 1})" for v in range(5))], [[name, *(f"{a:.3f}" for a in q)] for name, q in ends.items()])
@@ -593,7 +614,8 @@ def descend(objective, p, **ratio):
     """Gradient descent on one row of logits, in expectation over p (V,) -> softmax (V,)."""
     z, every_token = np.zeros(len(p)), np.arange(len(p))
     for _ in range(full_or_fast(4000, 1500)):
-        logits = np.tile(z, (len(p), 1))  # (V,V): row v is the case that token v comes
+        # (V,V): row v is the case that token v comes
+        logits = np.tile(z, (len(p), 1))
         _, w = objective(logits, every_token, reduction="none", **ratio)
         z = z - 2 * (p * w) @ (softmax(logits) - np.eye(len(p)))
     return softmax(z)
@@ -647,8 +669,11 @@ def with_row(q_here):
     return model
 
 
-ends_here = {label: fixed_point(case[0], p, case[1])[0] for label, case in ({"MLE": ("mle", None)} | cases).items()}
-valid = [float(mm.exact.measure(with_row(q), world, MAX_LEN)["validity"]) for q in ends_here.values()]
+ends_here = {"MLE": p}
+for name, (objective, ratio) in cases.items():
+    ends_here[name], _ = fixed_point(objective, p, ratio)
+measured = [mm.exact.measure(with_row(q), world, MAX_LEN) for q in ends_here.values()]
+valid = [float(found["validity"]) for found in measured]
 
 # %% tags=["fold"]
 table(

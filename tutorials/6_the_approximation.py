@@ -6,10 +6,10 @@
 #
 # **At the end you will know**
 #
-# - by which steps the reverse cross-entropy, which nobody can compute on text, became MixCE, which anybody can;
+# - by which steps the reverse cross-entropy, which cannot be computed on text, became MixCE, which can;
 # - which of the steps are exact, which change the objective, and what each one costs, by several measures, on a world
 #   where the truth is known;
-# - why a bound from below guarantees nothing;
+# - what a bound from below guarantees;
 # - what MixCE keeps that a temperature or TaiLr throws away.
 
 # %% tags=["setup"]
@@ -35,7 +35,8 @@ from minimixce.lessons import (
 # ## What we would like to have
 #
 # In lesson 1 a bigram $Q$ learned the world `agreement()`. Maximum likelihood, which minimises the forward
-# cross-entropy $F = E_{x \sim P}[-\log Q(x)]$, left it writing impossible sentences. In the reverse cross-entropy
+# cross-entropy $F = E_{x \sim P}[-\log Q(x)]$ (the mean, $E$, over what $P$ draws), left it writing impossible
+# sentences. In the reverse cross-entropy
 #
 # $$R = E_{x \sim Q}[-\log P(x)]$$
 #
@@ -47,7 +48,8 @@ world = mm.worlds.agreement()
 
 
 def measures(model):
-    return SimpleNamespace(**{name: float(value) for name, value in mm.exact.measure(model, world, MAX_LEN).items()})
+    found = mm.exact.measure(model, world, MAX_LEN)
+    return SimpleNamespace(**{name: float(value) for name, value in found.items()})
 
 
 mle = optimal_table("forward_ce")
@@ -63,7 +65,7 @@ assert measures(ideal).validity > 0.98
 
 
 # %% [markdown]
-# But $R$ asks for $\log P(x)$ of sentences that the model made up, and on text nobody knows it. There are only
+# But $R$ asks for $\log P(x)$ of sentences that the model made up, and on text it is not known. There are only
 # samples of $P$. The authors of MixCE (Zhang et al., ACL 2023) replace $R$, step by step, by something that samples
 # suffice for:
 #
@@ -75,8 +77,8 @@ assert measures(ideal).validity > 0.98
 # | 3 | $-E_{x \sim P}[Q(x)]$ | $P$ and $Q$ exchanged |
 # | 4 | $-E_{x \sim P}[\sum_t q_t]$ | a product over tokens replaced by a sum, $q_t = Q(x_t \mid x_{<t})$ |
 #
-# Then MixCE is $\eta F$ plus $(1-\eta)$ times link 4. We walk through the chain one link at a time, and then
-# measure.
+# ($x_t$ is token $t$ of the sentence, $x_{<t}$ are those before it.) Then MixCE is $\eta F$ plus $(1-\eta)$ times link
+# 4. We walk through the chain one link at a time, and then measure.
 
 # %% [markdown]
 # ## Link 1: the mean inside the logarithm
@@ -96,10 +98,13 @@ assert measures(ideal).validity > 0.98
 def bound_and_R(probs, sentences):
     """probs: Q of some sentences, all there is -> link 1, link 0 (P floored inside R, as in lesson 1)"""
     rows = world.rows(sentences, MAX_LEN)
-    return -np.log(probs @ np.exp(world.log_prob(rows))), -probs @ world.log_prob(rows, floored=True)
+    bound = -np.log(probs @ np.exp(world.log_prob(rows)))
+    R = -probs @ world.log_prob(rows, floored=True)
+    return bound, R
 
 
-honest = bound_and_R(np.full(4, 0.25), SENTENCES[:4])  # the four valid sentences, equally often
+# the four valid sentences, equally often
+honest = bound_and_R(np.full(4, 0.25), SENTENCES[:4])
 careless = bound_and_R(np.array([0.9, 0.1]), ("cat sleeps", "cat here sleep"))
 
 # %% [markdown]
@@ -140,7 +145,8 @@ links.draw_bound(s, Rs, bounds)
 # ## Link 2: without the logarithm
 #
 # $-\log y$ falls when $y$ grows. So what minimises $-\log E_Q P$ maximises $E_Q P$, and the logarithm can go.
-# Alone, that is exact: same minimum, and the same direction of the gradient everywhere. Only its length differs:
+# Alone, that is exact: same minimum, and the same direction of the gradient everywhere. Only its length differs
+# ($\nabla$ is the gradient in all parameters of $Q$, $E_Q P$ is short for $E_{x \sim Q}[P(x)]$):
 #
 # $$\nabla(-\log E_Q P) = \frac{\nabla(-E_Q P)}{E_Q P}$$
 #
@@ -157,7 +163,8 @@ links.draw_bound(s, Rs, bounds)
 # the `overlap`. Let us look at the sum from both ends.
 
 # %%
-everything = mm.exact.sequences(world.vocab_size, MAX_LEN)  # every sentence there is, (n, MAX_LEN+1)
+# every sentence there is, (n, MAX_LEN+1)
+everything = mm.exact.sequences(world.vocab_size, MAX_LEN)
 P, Q = np.exp(world.log_prob(everything)), np.exp(mm.exact.log_prob(mle, everything))
 drawn_from_P = world.sample(20_000, MAX_LEN, seed=0)
 drawn_from_Q = mm.estimators.sample(mle, 20_000, MAX_LEN, seed=0)
@@ -195,11 +202,15 @@ story_model.params["logits"] = np.log(np.maximum(counts, 1e-12))
 story_rows = stories.sample(full_or_fast(3000, 800), longest, seed=1)
 inputs, targets = stories.batch(story_rows)
 logits, _ = story_model.forward(inputs)
-q_t = np.exp(-mm.objectives.mle(logits, targets, reduction="none")[0])  # (n, longest−1); 1 where ignored
+# (n, longest−1); 1 where ignored
+q_t = np.exp(-mm.objectives.mle(logits, targets, reduction="none")[0])
 lengths = (targets >= 0).sum(axis=1)
 Q_x = q_t.prod(axis=1)  # the weight of a sentence in link 3
-mean_q = np.where(targets >= 0, q_t, 0).sum(axis=1) / lengths  # the mean weight of its tokens in link 4
-half = int(np.searchsorted(np.sort(Q_x)[::-1].cumsum(), Q_x.sum() / 2)) + 1  # the fewest that hold half the weight
+# the mean weight of its tokens in link 4
+mean_q = np.where(targets >= 0, q_t, 0).sum(axis=1) / lengths
+# the fewest sentences that hold half of all the weight
+largest_first = np.sort(Q_x)[::-1].cumsum()
+half = int(np.searchsorted(largest_first, Q_x.sum() / 2)) + 1
 
 # %% [markdown]
 # Of {{len(Q_x)}} sentences of the data, the {{half}} with the largest $Q(x)$ hold half of all the weight:
@@ -246,7 +257,8 @@ links.draw_weights(lengths, Q_x, mean_q)
 
 # %%
 def exact(name, eta=0.5):
-    return lambda logits: mm.exact.bigram_loss_and_grads(logits, world, objective=name, eta=eta, max_len=MAX_LEN)
+    options = {"objective": name, "eta": eta, "max_len": MAX_LEN}
+    return lambda logits: mm.exact.bigram_loss_and_grads(logits, world, **options)
 
 
 def jensen(logits):
@@ -351,8 +363,9 @@ places = {
     "MLE optimum": [mle.params["logits"]],
     "optimum with R, η = 0.5": [ideal.params["logits"]],
 }
+to_R = chain[names[0]]
 cosines = {
-    place: [np.mean([cosine(link(z)[1], chain[names[0]](z)[1]) for z in tables]) for link in chain.values()]
+    place: [np.mean([cosine(link(z)[1], to_R(z)[1]) for z in tables]) for link in chain.values()]
     for place, tables in places.items()
 }
 
@@ -364,7 +377,7 @@ ends_of = [{name: sentence_probs(model) for name, model in found.items()} for fo
 links.draw_links(cosines, sentence_probs(world), *ends_of)
 
 # %% [markdown]
-# This is the picture to keep. Read the top from left to right.
+# This is the picture to keep. (Its middle draws the table of the links alone.) Read the top from left to right.
 #
 # *At the uniform start* all links after $R$ point the same way. They point where MLE points: every sentence of this
 # world has three tokens to predict (after three words the end is forced), so $Q(x)$ and $q_t$ are constants there,
@@ -385,7 +398,7 @@ assert np.isclose(cosine(chain[names[3]](flat)[1], forward(flat)[1]), 1)  # at t
 # numbers mixes up two things. In $R$ an impossible token costs more than a whole sentence of ordinary ones; in link 1
 # it merely earns nothing; and link 2 is softer again by the factor $E_Q P$. These two steps turn the second term
 # down, the step to tokens turns it up again a little, and at the same η the louder term wins, which now is $F$. But
-# nobody has to keep η. A smaller η makes the second term louder.
+# η need not be kept. A smaller η makes the second term louder.
 
 # %%
 lengths_at_mle = {name: np.linalg.norm(link(mle.params["logits"])[1]) for name, link in chain.items()}
@@ -408,9 +421,12 @@ def at_temperature(tau):
 
 
 etas = full_or_fast(
-    (0.99, 0.98, 0.96, 0.94, 0.9, 0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01), (0.98, 0.9, 0.5, 0.2, 0.05, 0.01)
+    (0.99, 0.98, 0.96, 0.94, 0.9, 0.8, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01),
+    (0.98, 0.9, 0.5, 0.2, 0.05, 0.01),
 )
-curves = {name: [measures(mle), *(measures(minimise(link, eta)) for eta in etas)] for name, link in chain.items()}
+curves = {}
+for name, link in chain.items():
+    curves[name] = [measures(mle), *(measures(minimise(link, eta)) for eta in etas)]
 tempered = [measures(at_temperature(tau)) for tau in np.arange(1.0, 0.09, -0.05)]
 
 
@@ -477,7 +493,8 @@ here, sleeps, sleep = (world.words.index(word) for word in ("here", "sleeps", "s
 p_here = mm.exact.bigram_counts(world, MAX_LEN)[here, [sleeps, sleep]]
 p_here = p_here / p_here.sum()
 q_here = fixed_point("mixce", p_here, 0.5)[0]
-tau = np.log(p_here[0] / p_here[1]) / np.log(q_here[0] / q_here[1])  # dividing logits by τ divides their difference
+# dividing logits by τ divides their difference
+tau = np.log(p_here[0] / p_here[1]) / np.log(q_here[0] / q_here[1])
 
 # %% [markdown]
 # Link 2 at η = {{smaller:.3f}} ends with {{measures(twin).validity:.3f}} valid; link 1 at $\eta = 0.5$ with
@@ -500,7 +517,8 @@ assert np.allclose(sentence_probs(at_temperature(tau)), sentence_probs(mixed[nam
 # %%
 def calls_of_generate(objective=None, step=None, steps=20):
     """Train a small GPT and count how often it is asked to write something."""
-    model = mm.GPT(mm.GPTConfig(world.vocab_size, block_size=MAX_LEN - 1, n_layer=1, n_head=1, n_embd=8), seed=0)
+    sizes = {"block_size": MAX_LEN - 1, "n_layer": 1, "n_head": 1, "n_embd": 8}
+    model = mm.GPT(mm.GPTConfig(world.vocab_size, **sizes), seed=0)
     generate, calls = model.generate, []
 
     def counted(*args, **options):
@@ -603,7 +621,8 @@ assert kept[0] > 10 * kept[1] > kept[2] == 0
 
 # %%
 zipf = 1 / np.arange(1, 1001)
-zipf /= zipf.sum()  # a thousand tokens, rare as words are: the k-th has a share of 1/k
+# a thousand tokens, rare as words are: the k-th has a share of 1/k
+zipf /= zipf.sum()
 long_ends = sharpened(zipf, 0.1)
 long_mixce, long_cold, long_tailr = long_ends.values()
 
@@ -651,7 +670,8 @@ assert slope(long_cold) > 1.2
 source(mm.objectives.emo)
 
 # %%
-embedding = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])  # (V,C): tokens 0 and 1 mean nearly the same, 2 does not
+# (V,C): tokens 0 and 1 mean nearly the same, 2 does not
+embedding = np.array([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0]])
 logits, target = np.zeros((1, 3)), np.array([0])
 mle_loss, mle_gradient = mm.objectives.mle(logits, target)
 emo_loss, emo_gradient = mm.objectives.emo(logits, target, embedding)

@@ -74,9 +74,8 @@ def fixed_point(
     q_of = FORMULAS.get(objective) or _inverse(f_and_w)
     p = np.asarray(p, dtype=float)
     low, high = np.zeros((*p.shape[:-1], 1)), np.ones((*p.shape[:-1], 1))
-    if (
-        q_of is mixce_q and ratio is not None
-    ):  # between λ where the sum is infinite and λ where q ≤ p
+    if q_of is mixce_q and ratio is not None:
+        # between λ where the sum is infinite and λ where q ≤ p
         low = (1 - ratio) * p.max(axis=-1, keepdims=True)
         high = low + ratio
     while (too_low := q_of(p, high, ratio).sum(axis=-1, keepdims=True) > 1 + 1e-12).any():

@@ -33,7 +33,7 @@ def draw_slope(f: Callable[[Any], Any], x: float, h: float) -> None:
     tried = np.array([x - h, x + h])
     slope = (f(tried[1]) - f(tried[0])) / (2 * h)
     line = np.array([x - 1.6, x + 1.6])
-    ax.plot(line, f(x) + slope * (line - x), color=Q_COLOR, lw=1.6, ls=(0, (5, 1.5)))
+    ax.plot(line, f(tried[0]) + slope * (line - tried[0]), color=Q_COLOR, lw=1.6, ls=(0, (5, 1.5)))
     ax.plot(tried, f(tried), "o", color=Q_COLOR, ms=6)
     words = {"textcoords": "offset points", "color": Q_COLOR}
     ax.annotate("f(x − h)", (tried[0], f(tried[0])), (-6, 6), ha="right", va="bottom", **words)

@@ -74,7 +74,7 @@ def draw_mixture(grid: Any, values: Any, minima: Any, P: Any, bars: dict[str, An
     for i, label, offset in (
         (0, "η = 1", (22, 8)),
         (10, "η = ½", (-2, 12)),
-        (20, "η = 0", (22, 9)),
+        (20, "η = 0", (22, -11)),
     ):
         top.plot(*path[i], "o", color=Q_COLOR, markersize=5, zorder=5, clip_on=False)
         _note(top, label, path[i], offset, Q_COLOR)

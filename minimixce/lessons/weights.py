@@ -67,7 +67,7 @@ def draw_fixed_points(p: Any, curves: dict[str, Callable[[Any], Any]], cut: floa
         ax.plot(p, q_of(p), look.marker, color=look.color)
     arrow = {"arrowstyle": "->", "color": CONTROL_COLOR}
     words = "TaiLr is exactly zero\nleft of here"
-    ax.annotate(words, (cut, 0), (cut, 0.33), ha="center", fontsize=9, arrowprops=arrow)
+    ax.annotate(words, (cut, 0), (0.012, 0.33), ha="left", fontsize=9, arrowprops=arrow)
     ax.set(xlabel="p, the data's probability of a token", ylabel="q, where training ends")
     ax.set(xlim=(0, 0.55), ylim=(-0.02, 0.95))
     ax.set_xticks(p, [f"{a:.2f}" for a in p])
