@@ -245,6 +245,8 @@ def test_a_file_that_changes_between_its_two_readings_is_named(folder, monkeypat
 def test_a_name_that_no_file_can_have_is_named(folder):
     with pytest.raises(ValueError, match="paths must be without NUL characters, got"):
         text.load_corpus("a\0b")
+    with pytest.raises(OSError, match=r"'a{300}'$"):  # not that of a file in it
+        text.load_corpus("a" * 300)
 
 
 @settings(derandomize=True, deadline=None, max_examples=60)
