@@ -169,7 +169,7 @@ def test_starting_anew_leaves_nothing_of_the_old_grid(
     words = ["synthetic", "--vocab", "5", *"--objectives mle --jobs 1 --out".split(), str(tmp_path)]
     assert cli.main([*words, "--quiet", "--seeds", "1,2"]) == 0
     assert cli.main([*words, "--resume", "--seeds", "1,2,3"]) == 0
-    assert "1 runs in 1 at a time" in capsys.readouterr().out
+    assert "1 runs, 1 at a time" in capsys.readouterr().out
     monkeypatch.setattr(grid, "run_grid", stop_here())
     with pytest.raises(Stopped):
         cli.main([*words, "--overwrite", "--seeds", "4"])
@@ -350,7 +350,7 @@ def test_the_estimate_comes_first_and_grows_with_the_grid(
     words = "synthetic --full --vocab 5,200 --jobs 1 --out".split()
     assert cli.main([*words, str(tmp_path / "out")]) == 2
     # zeros 10, 50 and 90 %
-    assert f"{2 * 3 * 5 * 27} runs in 1 at a time, about " in capsys.readouterr().out
+    assert f"{2 * 3 * 5 * 27} runs, 1 at a time, about " in capsys.readouterr().out
     small, large = (grid.estimate(grid.jobs_of_grid((V,), seeds=(1,))) for V in (20, 300))
     assert large > 2 * small > 0
 
