@@ -22,6 +22,7 @@ def printable(text: object) -> str:
     control characters other than line ends and tabs, of marks that change the direction of text,
     and of halves of surrogate pairs.
 
+    >>> from minimixce.storage.terminal import printable
     >>> print(printable("a\x1b[31mb"))
     a\x1b[31mb
     """
@@ -32,6 +33,7 @@ def one_line(text: object) -> str:
     r"""printable(text) with escapes for line ends and tabs, too: for a file's name, or a sentence
     that may hold one.
 
+    >>> from minimixce.storage.terminal import one_line
     >>> print(one_line("two\nlines"))
     two\nlines
     """
