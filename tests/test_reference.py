@@ -124,6 +124,12 @@ def named_object(name):
     return thing
 
 
+def functions_of(file):
+    """The names of a Python file's functions."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
 def test_the_map_names_what_exists():
     functions = re.findall(r"`(minimixce\.[\w.]+)`", MAP)
     tests = re.findall(r"`(tests/\w+\.py)::(\w+)`", MAP)
@@ -142,11 +148,8 @@ def test_the_map_names_what_exists():
         assert of_class or any(f".. {kind}:: {name}" in PAGES[module] for kind in kinds), name
         assert prefix.startswith(module)
         assert attribute[0] != "_"
-    for file, name in tests:
-        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, (
-            f"{file}::{name}"
-        )
+    named = {file: functions_of(file) for file in {file for file, _ in tests}}
+    assert [f"{file}::{name}" for file, name in tests if name not in named[file]] == []
     lessons = [re.search(r"\| (?:\[\d\]\((\d_\w+)\.ipynb\)|—) \|$", row) for row in rows]
     assert all(lessons)
     assert {lesson.group(1) for lesson in lessons} == LESSONS | {None}
