@@ -179,10 +179,15 @@ def t_quantile(probability: float, degrees: int) -> float:
     return (low + high) / 2
 
 
+@functools.cache  # an eigenvalue problem, which every step of a bisection needs
+def _gauss():
+    return np.polynomial.legendre.leggauss(80)
+
+
 def _t_below(t, degrees):
     """P(T < t) for t ≥ 0: with t = √n tan θ the density is a power of cos θ."""
     end = math.atan(t / math.sqrt(degrees))
-    nodes, weights = np.polynomial.legendre.leggauss(80)
+    nodes, weights = _gauss()
     theta = end * (nodes + 1) / 2
     integral = float((weights * np.cos(theta) ** (degrees - 1)).sum()) * end / 2
     log_scale = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)
