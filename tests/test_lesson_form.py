@@ -305,3 +305,11 @@ def test_a_picture_is_the_same_file_every_time():
 
     assert drawn() == drawn()
     assert "sans-serif" in drawn()
+
+
+def test_a_picture_keeps_the_digits_of_what_it_says():
+    fig = figures.figure()
+    fig.subplots().set_title("γ = 0.00066")
+    svg = figures.to_svg(fig)
+    assert "γ = 0.00066<" in svg
+    assert not re.search(r'="[^"<>]*\d\.\d{3}', svg)

@@ -69,7 +69,8 @@ after = np.exp(model.params["logits"][world.words.index("here")])
 after /= after.sum()  # the softmax of one row
 
 # %% [markdown]
-# Whichever noun came before "here", $Q(\text{sleeps} \mid \text{here})$ is {{after[world.words.index("sleeps")]:.2f}}
+# Whichever noun came before "here", $Q(\text{sleeps} \mid \text{here})$, the probability of "sleeps" next after "here",
+# is {{after[world.words.index("sleeps")]:.2f}}
 # and $Q(\text{sleep} \mid \text{here})$ is {{after[world.words.index("sleep")]:.2f}}.
 
 # %% [markdown]

@@ -197,7 +197,11 @@ assert wrong.worst == (x,)
 # Write $dq_i$ and $dz_j$ for the derivatives of the loss in $q_i$ and $z_j$. The chain rule adds up the ways from
 # $z_j$ to the loss, one through each $q_i$:
 #
-# $$dz_j = \sum_i dq_i \, q_i \, (1[i = j] - q_j) = q_j \, (dq_j - \sum_i q_i \, dq_i)$$
+# $$dz_j = \sum_i dq_i \, q_i \, (1[i = j] - q_j)$$
+#
+# Only $i = j$ has the $1$, so
+#
+# $$dz_j = q_j \, (dq_j - \sum_i q_i \, dq_i)$$
 #
 # Here are the package's own lines (`xp` is NumPy, or CuPy on a GPU; it follows the arrays):
 

@@ -115,10 +115,15 @@ def to_svg(fig: Any) -> str:
     """
     buffer = io.StringIO()
     fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    # a hundredth of a point is enough for the eye, and the same on every machine
-    svg = re.sub(r"(?<=\d\.\d\d)\d+", "", buffer.getvalue())
+    # a hundredth of a point is enough for the eye, and the same on every machine; what a picture
+    # says keeps its digits
+    svg = re.sub(r"<[^>]*>", lambda tag: _hundredths(tag[0]), buffer.getvalue())
     # browsers have their own sans-serif; matplotlib's is not on every machine
     return svg.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
+
+
+def _hundredths(tag: str) -> str:
+    return re.sub(r"(?<=\d\.\d\d)\d+", "", tag)
 
 
 def letters(fig: Any) -> list[tuple[str, float]]:
