@@ -4,21 +4,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 
-VOID = {
-    "meta",
-    "link",
-    "img",
-    "br",
-    "hr",
-    "input",
-    "mspace",
-    "path",
-    "circle",
-    "line",
-    "rect",
-    "source",
-    "wbr",
-}
+VOID = {"meta", "link", "img", "br", "hr", "input", "source", "wbr"}  # tags that nothing closes
 
 
 class Page(HTMLParser):

@@ -157,8 +157,11 @@ def test_answers_and_solutions_are_folded(site, builder):
         count = source.count("**Solution ")
         assert folds[-count:] == [f"Solution {k}" for k in range(1, 1 + count)], lesson
         answers = source.count("# <details><summary>")
-        assert len(folds) == count + answers, lesson
-        assert text.count('class="hide above-input"') == source.count('tags=["fold"]'), lesson
+        embedded = text.count('<iframe class="explorer"')
+        assert embedded == (lesson[0] in "146"), lesson
+        assert len(folds) == count + answers + embedded, lesson
+        hidden = re.findall(r'<details class="(?:[^"]* )?hide above-input"', text)
+        assert len(hidden) == source.count('tags=["fold"]'), lesson
 
 
 def test_a_lesson_weighs_at_most_a_megabyte(site, pages, builder):
@@ -205,13 +208,29 @@ def test_an_older_site_gives_way_and_nothing_else_does(builder, tmp_path):
             builder.make_room(taken)
 
 
-def test_a_fast_execution_leaves_the_notebooks_beside_the_lessons_alone(builder, tmp_path):
-    name = builder.LESSONS[0]
+@pytest.mark.parametrize(
+    "address",
+    ["foo", "https://github.com/a/b/", "https://github.com/a/b.git", "git@github.com:a/b"],
+)
+def test_a_repository_that_is_no_address_is_refused_before_anything_is_executed(builder, address):
+    builder.check_surroundings("https://github.com/a/b")
+    with pytest.raises(ValueError, match="MINIMIXCE_REPOSITORY must be an address such as"):
+        builder.check_surroundings(address)
+
+
+def test_a_fast_execution_leaves_the_notebooks_alone_and_shows_those_it_did_not_make(
+    builder, tmp_path
+):
+    name, other, *_ = builder.LESSONS
     before = (TUTORIALS / f"{name}.ipynb").read_bytes()
     builder.write_notebooks(tmp_path, [name], fast=True, jobs=1)
     made = json.loads((tmp_path / f"{name}.ipynb").read_text(encoding="utf-8"))
     assert all(cell.get("execution_count") for cell in made["cells"] if cell["cell_type"] == "code")
     assert (TUTORIALS / f"{name}.ipynb").read_bytes() == before
+    few = ["-D", f"include_patterns={name}.ipynb,{other}.ipynb", "-D", f"root_doc={name}"]
+    command = [sys.executable, "-m", "sphinx", "-Q", "-D", f"minimixce_notebooks={tmp_path}", *few]
+    subprocess.run([*command, "-d", tmp_path / "doctrees", TUTORIALS, tmp_path / "out"], check=True)
+    assert (tmp_path / "out" / f"{other}.html").is_file()
 
 
 @pytest.mark.parametrize("repository", ["", "https://github.com/someone/minimixce"])
@@ -276,7 +295,8 @@ COLOURS = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_pages_fit_have_two_faces_and_ask_no_network(site, pages, browser, width, scheme):
-    page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    view = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}
+    page = browser.new_page(**view, reduced_motion="reduce")  # no colour on its way to another
     errors, asked, faint = [], [], {}
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
