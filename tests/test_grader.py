@@ -550,6 +550,7 @@ def test_a_forgotten_variant_is_remarked(tmp_path, as_notebook):
     assert wrong["remarks"] == ["its headings are those of variant 3; graded as variant 0"]
 
 
+@pytest.mark.slow
 def test_a_folder_becomes_a_table_and_goes_on_where_it_was_stopped(folder, tmp_path):
     out = tmp_path / "grades.csv"
     records = batch.grade_folder("a0", folder, out, isolation_tier=TIER, jobs=1)

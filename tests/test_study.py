@@ -356,6 +356,7 @@ def test_the_estimate_comes_first_and_grows_with_the_grid(
 
 
 @pytest.mark.parametrize("objective", ["mle", "two_kls"])
+@pytest.mark.slow
 def test_the_protocol_takes_a_corpus(a_thousand_sequences, tmp_path, monkeypatch, objective):
     monkeypatch.setattr(
         paper,
@@ -461,6 +462,7 @@ def test_full_has_corpora_and_random_worlds(tmp_path, monkeypatch):
     assert seen == [{(False, 0.1), (False, 0.5), (False, 0.9), (True, 0.0)}, {(True, 0.0)}]
 
 
+@pytest.mark.slow
 def test_a_corpus_makes_a_world(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text(CORPUS)
