@@ -64,7 +64,8 @@ def test_imports_go_one_way(name):
 
 
 def test_imports_make_no_circle():
-    TopologicalSorter(INSIDE).prepare()
+    order = [*TopologicalSorter(INSIDE).static_order()]  # CycleError where there is a circle
+    assert set(order) >= set(INSIDE)
 
 
 def test_the_heart_asks_for_faster_forms_in_one_place():

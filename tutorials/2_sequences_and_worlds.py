@@ -552,7 +552,7 @@ assert len(listed) == mm.exact.num_sequences(3, 4) == 15
 
 
 # %% [markdown] tags=["solution"]
-# **Solution 2.** The bigram says "here" half of the time, whatever the noun. Then it says "sleeps" with the share of
+# **Solution 2.** The bigram says "here" half of the time, after either noun. Then it says "sleeps" with the share of
 # "cat here" among all "here", which is $p$, and "sleep" with $1-p$. It goes wrong after "cat" with
 # $\frac{1}{2} p (1-p)$ and after "cats" with $\frac{1}{2} (1-p) p$. Together $p(1-p)$, which is greatest at
 # $p = 1/2$: a quarter.
@@ -592,7 +592,7 @@ validity = world.validity(trigram.sample(5000, 5, seed=3))
 assert validity == 1
 
 # %% [markdown] tags=["solution"]
-# **Solution 4.** The mode is a hundred heads. Nobody will ever see it.
+# **Solution 4.** The mode is a hundred heads. You will never see it.
 
 # %% tags=["solution"]
 tosses = np.random.default_rng(0).random((100_000, 100)) < 0.6

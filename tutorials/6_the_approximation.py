@@ -546,7 +546,7 @@ mixce_calls, rloo_calls = calls_of_generate(mm.objectives.mixce), calls_of_gener
 # <details><summary>MixCE: never</summary>
 #
 # Right: {{mixce_calls}} calls in twenty steps of MixCE, {{rloo_calls}} in twenty of RLOO. Link 3 exchanged the roles.
-# MixCE sees the data and nothing else: one forward and one backward pass a step, as MLE.
+# MixCE sees the data and nothing else: one forward and one backward pass a step, like MLE.
 #
 # </details>
 

@@ -34,7 +34,7 @@ SYNTHETIC_FIGURES = ("matrices.png", "ratios.png", "curves.png")
 _LEAST_SHOWN = 1e-12  # where logarithmic axes of the synthetic experiments end
 
 
-_DARK, _LIGHT = (0.24, 0.08, 0.0), (0.835, 0.369, 0.0)  # the ends of Q's shades, 3:1 on white
+_DARK, _LIGHT = (0.24, 0.08, 0.0), (213 / 255, 94 / 255, 0.0)  # the ends of Q's shades, 3:1 on white
 
 
 def new_figure(**options: Any) -> Figure:
@@ -55,7 +55,8 @@ def _save(figure: Figure, path: FilePath) -> None:
     files.write_atomically(path, data.getvalue())
 
 
-def _shades(count: int) -> list[tuple[float, ...]]:
+def shades_of_q(count: int) -> list[tuple[float, ...]]:
+    """`count` shades of Q's vermillion, from dark to light -> list of matplotlib colours."""
     return [
         tuple(d + (e - d) * i / max(1, count - 1) for d, e in zip(_DARK, _LIGHT))
         for i in range(count)
@@ -81,7 +82,7 @@ def comparison(result: dict[str, Any], path: FilePath) -> None:
     figure = new_figure(figsize=(15, 4.25 * rows), layout="constrained")
     axes = figure.subplots(rows, 3).reshape(-1)
     labels = list(result["objectives"])
-    color = dict(zip(labels, _shades(len(labels))))
+    color = dict(zip(labels, shades_of_q(len(labels))))
     _learning_curves(axes[0], result["curves"], color)
     _validity_against_perplexity(axes[1], result, labels)
     for ax, (name, title, unit) in zip(axes[2:], panels):
@@ -189,7 +190,7 @@ def world_comparison(result: dict[str, Any], path: FilePath) -> None:
     figure = new_figure(figsize=(13, 4.6), layout="constrained")
     axes = figure.subplots(1, 3)
     rows = result["rows"]
-    style = dict(zip(rows, zip(_shades(len(rows)), itertools.cycle(_MARKERS))))
+    style = dict(zip(rows, zip(shades_of_q(len(rows)), itertools.cycle(_MARKERS))))
     for label, (color, marker) in style.items():
         x, y = ([row[name] for row in rows[label]] for name in ("forward_kl", "validity"))
         axes[0].plot(x, y, marker, color=color, label=label)
@@ -290,7 +291,7 @@ def _means_against_ratio(
     etas: list[float],
 ) -> None:
     """A line for each objective: the mean over seeds at each η."""
-    shades, markers = _shades(len(objectives)), itertools.cycle(_MARKERS)
+    shades, markers = shades_of_q(len(objectives)), itertools.cycle(_MARKERS)
     for color, marker, objective in zip(shades, markers, objectives):
         means = {}
         for x, eta in enumerate(etas):
@@ -332,7 +333,7 @@ def _learning(ax: Axes, best: dict[str, dict[str, Any]]) -> None:
     # a GPT's curve has its loss alone
     measured = all("avg_js" in point for run in best.values() for point in run["curve"])
     name, title = ("avg_js", "avg. JS") if measured else ("loss", "loss")
-    shades, markers = _shades(len(best)), itertools.cycle(_MARKERS)
+    shades, markers = shades_of_q(len(best)), itertools.cycle(_MARKERS)
     for color, marker, (label, run) in zip(shades, markers, best.items()):
         steps, values = ([point[key] for point in run["curve"]] for key in ("step", name))
         values = [max(value, _LEAST_SHOWN) for value in values] if measured else values

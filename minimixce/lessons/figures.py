@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..experiments.plots import P_COLOR, Q_COLOR, new_figure
+from ..experiments.plots import P_COLOR, Q_COLOR, new_figure, shades_of_q
 from .display import display, write
 from .sentences import SENTENCES, VALID
 
@@ -46,16 +46,8 @@ def looks(count: int) -> list[Look]:
     """`count` ways to draw models side by side, from dark to Q's vermillion -> list of Look."""
     return [
         Look(color, _HATCHES[i % 6], _DASHES[i % 4], _MARKERS[i % 6])
-        for i, color in enumerate(_shades(count))
+        for i, color in enumerate(shades_of_q(count) if count > 1 else [Q_COLOR])
     ]
-
-
-def _shades(count):
-    """`count` shades of Q's vermillion, from dark to light."""
-    light = np.array([int(Q_COLOR[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-    dark = np.array([0.24, 0.08, 0.0])
-    steps = np.linspace(0, 1, count) if count > 1 else [1.0]
-    return [tuple(dark + (light - dark) * step) for step in steps]
 
 
 def figure(height: float = 3.2) -> Any:

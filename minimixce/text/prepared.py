@@ -264,7 +264,7 @@ class _Stream:
 
 
 def _seal(description: dict[str, Any]) -> str:
-    """The SHA-256 of all that a description says, but for its own."""
+    """The SHA-256 of all that a description says, except its own."""
     content = {name: value for name, value in description.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
