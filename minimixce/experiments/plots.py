@@ -34,7 +34,8 @@ SYNTHETIC_FIGURES = ("matrices.png", "ratios.png", "curves.png")
 _LEAST_SHOWN = 1e-12  # where logarithmic axes of the synthetic experiments end
 
 
-_DARK, _LIGHT = (0.24, 0.08, 0.0), (213 / 255, 94 / 255, 0.0)  # the ends of Q's shades, 3:1 on white
+# the ends of Q's shades, 3:1 on white
+_DARK, _LIGHT = (0.24, 0.08, 0.0), (213 / 255, 94 / 255, 0.0)
 
 
 def new_figure(**options: Any) -> Figure:
