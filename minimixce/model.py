@@ -10,7 +10,6 @@ import numpy as np
 from . import backend
 from .backend import array_module, check_array
 from .kv import KV, num_positions
-from .layers import softmax_forward
 from .storage import checkpoint
 from .storage.shapes import (
     Array,
@@ -354,22 +353,11 @@ def complete_grads(grads: Grads, model: Model) -> Grads:
     }
 
 
-def likeliest(values: Float[Array, "B V"], count: int | Int[Array, "B 1"]) -> Bool[Array, "B V"]:
-    """The `count` largest values of each row, of equal ones the first.
-
-    values (B,V), count an integer or integers (B,1) -> bool (B,V).
-    """
-    xp = array_module(values)
-    ordered = -xp.sort(-values, axis=-1)
-    least = (
-        ordered[:, count - 1 : count]
-        if isinstance(count, int)
-        else xp.take_along_axis(ordered, count - 1, axis=-1)
-    )
-    larger = values > least
-    equal = values == least
-    places = count - larger.sum(axis=-1, keepdims=True)  # left for the equal ones
-    return larger | (equal & (xp.cumsum(equal, axis=-1) <= places))
+def likeliest(values: Float[Array, "B V"], count: int) -> Bool[Array, "B V"]:
+    """The `count` largest values of each row, of equal ones the first: (B,V) -> bool (B,V)."""
+    place = values.shape[-1] - count  # of the last of them where rows are sorted
+    least = array_module(values).partition(values, place, axis=-1)[:, place : place + 1]
+    return _at_least(values, least, count)
 
 
 def nucleus(probs: Float[Array, "B V"], top_p: float) -> Bool[Array, "B V"]:
@@ -383,7 +371,16 @@ def nucleus(probs: Float[Array, "B V"], top_p: float) -> Bool[Array, "B V"]:
     ordered = -xp.sort(-probs, axis=-1)
     before = xp.cumsum(ordered, axis=-1) - ordered  # probability of all likelier tokens
     count = (before < top_p - 1e-12).sum(axis=-1, keepdims=True)
-    return likeliest(probs, xp.maximum(count, 1))  # none where top_p itself is that small
+    count = xp.maximum(count, 1)  # none where top_p itself is that small
+    return _at_least(probs, xp.take_along_axis(ordered, count - 1, axis=-1), count)
+
+
+def _at_least(values, least, count):
+    """Which values (B,V) are the `count` largest of their row, the last of which is least (B,1)."""
+    larger = values > least
+    equal = values == least
+    places = count - larger.sum(axis=-1, keepdims=True)  # left for the equal ones
+    return larger | (equal & (array_module(values).cumsum(equal, axis=-1) <= places))
 
 
 def _checked_lengths(lengths: Any, prompt: Int[Array, "B T0"]) -> Int[Array, " B"]:
@@ -436,27 +433,42 @@ def _sample(
     top_p: float | None,
     rng: RandomGenerator,
 ) -> Int[Array, " B"]:
-    """One token a row: logits (B,V) -> ids (B,), by inverting the cumulative distribution at one
-    uniform number.
-    """
+    """One token a row: logits (B,V) -> ids (B,); −1 on a GPU where logits are not finite."""
     xp = array_module(logits)
     top = logits.max(axis=-1, keepdims=True)
     check_finite("logits", top)
     if temperature == 0:
-        return xp.where(xp.isfinite(top[:, 0]), logits.argmax(axis=-1), -1)
+        tokens = logits.argmax(axis=-1)
+    else:
+        tokens = _draw(_weights(logits, top, temperature, top_k, top_p), rng)
+    return tokens if xp is np else xp.where(xp.isfinite(top[:, 0]), tokens, -1)
+
+
+def _weights(logits, top, temperature, top_k, top_p):
+    """Numbers (B,V) in proportion to the probabilities that tokens are drawn with: softmax without
+    its division. top (B,1) is the largest logit of each row.
+    """
+    xp = array_module(logits)
     # float32 would round the cumulative sum of a large vocabulary visibly
-    logits = logits.astype("float64")
-    logits = (logits - logits.max(axis=-1, keepdims=True)) / temperature
+    weights = logits.astype("float64")
+    weights -= top
+    weights /= temperature
     if top_k is not None and top_k < logits.shape[-1]:
-        logits = xp.where(likeliest(logits, top_k), logits, -math.inf)
-    probs, _ = softmax_forward(logits)
+        weights = xp.where(likeliest(weights, top_k), weights, -math.inf)
+    xp.exp(weights, out=weights)
     if top_p is not None:
-        probs = xp.where(nucleus(probs, top_p), probs, 0)
-    cumulative = xp.cumsum(probs, axis=-1)
-    threshold = rng.random((len(probs), 1)) * cumulative[:, -1:]
-    # the first token whose cumulative probability passes the threshold
-    tokens = (cumulative <= threshold).sum(axis=-1)
-    return xp.where(xp.isfinite(top[:, 0]), tokens, -1)
+        probs = weights / weights.sum(axis=-1, keepdims=True)
+        weights = xp.where(nucleus(probs, top_p), weights, 0)
+    return weights
+
+
+def _draw(weights, rng):
+    """An index a row of weights (B,V), each with its weight's share of the row's sum -> (B,): the
+    first whose cumulative weight passes a number that is uniform between 0 and the sum.
+    """
+    cumulative = array_module(weights).cumsum(weights, axis=-1)
+    threshold = rng.random((len(weights), 1)) * cumulative[:, -1:]
+    return (cumulative > threshold).argmax(axis=-1)
 
 
 def check_drawn(tokens: Int[Array, "..."]) -> None:
