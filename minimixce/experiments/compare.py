@@ -109,7 +109,8 @@ def _compare(
     say: Callable[[str], object],
 ) -> Comparison:
     """Train and measure, in a folder that is this process's."""
-    for line in describe_reading(next(iter(jobs.values())).corpus):
+    job = next(iter(jobs.values()))
+    for line in [*describe_reading(job.corpus), *job.describe_batches()]:
         say(line.strip())
     trained: Runs = {}
     for (label, seed), job in jobs.items():

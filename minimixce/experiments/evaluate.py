@@ -16,7 +16,7 @@ from ..text.tokenizers import Tokenizer
 from ..training import run
 from ..training.evaluation import evaluate
 from . import measures, on_worlds, options, tables, world_measures
-from .jobs import describe_reading, load_corpus
+from .jobs import describe_reading, held_out_batches, load_corpus
 
 
 def evaluate_run(
@@ -75,7 +75,7 @@ def evaluate_run(
         )
     for line in describe_reading(corpus) if data is not None else []:
         say(line)
-    batches = text.consecutive_batches(ids, 32, model.config.block_size, corpus.lines)
+    batches = held_out_batches(corpus, ids, model.config.block_size, run_options.batches)
     found = _losses(model, batches, eta, tokenizer, say)
     vocabulary = measures.vocabulary_of(corpus)
     of_model = measures.measure_on_text(

@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, checks, objectives, text
+from .. import backend, objectives, text
 from ..gpt import GPT, GPTConfig
 from ..model import LanguageModel
-from ..storage import files, memory, validate
-from ..storage.shapes import FilePath, Loss
+from ..storage import memory, validate
+from ..storage.shapes import Batch, FilePath, Loss
 from ..storage.terminal import one_line
+from ..text.prepared import Tokens
 from ..training import loop, run, steps, timing
 from ..training.evaluation import evaluate, loss_of_uniform
 from ..training.threads import limit_threads, share_of_threads
 from . import measures, on_worlds, options, world_measures
+from .losses import objective_or_step
 from .options import TrainingOptions
 
 MOST_COUNTED = 5_000_000  # training tokens of which a 4-gram model is made, for comparison
@@ -62,7 +64,7 @@ def train(
             either = "--data or --validation" if job_options.validation else "--data"
             raise FileNotFoundError(f"{error}; name its new place with {either}") from None
         say(job.describe_data())
-        for line in describe_reading(job.corpus):
+        for line in [*describe_reading(job.corpus), *job.describe_batches()]:
             (warn or say)(line)
         say(job.describe_model())
         if resume:
@@ -152,15 +154,21 @@ class Job:
         for name in objectives.RATIOS:
             validate.check_ratio(name, getattr(self.options, name))
         validate.check_count("eval_tokens", self.options.eval_tokens, least=2)
+        if self.options.batches not in ("stream", "texts"):
+            raise ValueError(f"--batches must be stream or texts, got {self.options.batches!r}")
 
     def _batches_of_text(self) -> tuple[text.Batches, text.Batches]:
         """(batches to train on, batches to validate on)."""
         o, corpus = self.options, self.corpus
-        batches = text.random_batches(
-            corpus.train, o.batch_size, o.block_size, o.seed, corpus.lines
-        )
+        boundary = corpus.tokenizer.boundary
+        sizes = (o.batch_size, o.block_size, o.seed)
+        batches: text.Batches
+        if o.batches == "texts":
+            batches = text.whole_text_batches(corpus.train, *sizes, boundary=boundary)
+        else:
+            batches = text.random_batches(corpus.train, *sizes, corpus.lines, boundary=boundary)
         held_out = corpus.validation[: o.eval_tokens]
-        return batches, text.consecutive_batches(held_out, 32, o.block_size, corpus.lines)
+        return batches, held_out_batches(corpus, held_out, o.block_size, o.batches)
 
     def _batches_of_rows(self) -> tuple[on_worlds.RowBatches, on_worlds.RowBatches]:
         """The same of a world's sequences."""
@@ -185,6 +193,15 @@ class Job:
             f" {len(corpus.validation):,} validation tokens,"
             f" {corpus.tokenizer.vocab_size} different"
         )
+
+    def describe_batches(self) -> list[str]:
+        """Lines on texts that are cut to fit their rows; often none."""
+        kinds = {"train on": self.batches, "validate on": self.validation}
+        return [
+            f"         of the texts to {what}, {cut}"
+            for what, batches in kinds.items()
+            if isinstance(batches, text.WholeTexts) and (cut := batches.describe_cut())
+        ]
 
     def describe_model(self) -> str:
         """A line: what is trained, and where."""
@@ -233,7 +250,7 @@ class Job:
         else:
             assert self.objective is not None
             group_step = steps.grouped_objective(self.objective, o.seed, o.shards)
-        inputs, targets = self.batches[0]
+        inputs, targets = self._typical_batch()
         with share_of_threads(o.shards), np.errstate(all="ignore"):
             of_batch = timing.seconds_of_step(
                 lambda model, batch: group_step(model, [batch], 0), self.model, (inputs, targets)
@@ -248,6 +265,13 @@ class Job:
         )
         most = "at most " if o.patience is not None else ""
         return f"time     {most}about {timing.describe(seconds)} for {o.steps:,} steps"
+
+    def _typical_batch(self) -> Batch:
+        """A batch to time: where they differ in width, one of middling size."""
+        if not isinstance(self.batches, text.WholeTexts):
+            return self.batches[0]
+        some = [self.batches[k] for k in range(9)]
+        return sorted(some, key=lambda batch: batch[0].size)[4]
 
     def fit(
         self, folder: FilePath, resume: bool = False, progress: bool = True
@@ -350,6 +374,18 @@ def load_corpus(
     )
 
 
+def held_out_batches(
+    corpus: text.Corpus, ids: Tokens, block_size: int, kind: str = "stream"
+) -> text.Batches:
+    """Batches of `ids`, held-out text of `corpus`, to measure on, 32 rows each, cut as `kind`, the
+    option --batches, says.
+    """
+    boundary = corpus.tokenizer.boundary
+    if kind == "texts":
+        return text.whole_text_batches(ids, 32, block_size, boundary=boundary)
+    return text.consecutive_batches(ids, 32, block_size, corpus.lines, boundary=boundary)
+
+
 def describe_reading(corpus: text.Corpus) -> list[str]:
     """Lines on what was not read of the files of a corpus, or not as one would expect; often
     none.
@@ -376,71 +412,3 @@ def check_memory(config: GPTConfig, batch_size: int, accumulate: int, on_cpu: bo
     needed = 4 * (4 * params + activations if on_cpu else params)
     advice = "choose a smaller --n-embd, --n-layer, --block-size, --batch-size or --accumulate"
     memory.check(needed, "training this model", advice)
-
-
-def objective_or_step(
-    job_options: TrainingOptions, model: LanguageModel, corpus: text.Corpus
-) -> tuple[Loss, None] | tuple[None, on_worlds.Step]:
-    """What --objective names, with its ratio bound -> (objective, None) over tokens, (None, step)
-    over sequences; one from a file is gradient-checked first.
-
-    job_options: TrainingOptions; model: whose embedding EMO takes its costs from; corpus: whose
-    world objectives over sequences ask. Raises ValueError for an objective that is unknown, or
-    whose gradient is wrong, and for options that it does not take.
-    """
-    name = job_options.objective
-    ratios = {ratio: getattr(job_options, ratio) for ratio in objectives.RATIOS}
-    if name in objectives.names("tokens"):
-        # EMO holds the embeddings of its costs fixed within a step; trained from scratch, they are
-        # the model's of that step.
-        embedding = model.params["wte.weight"]
-        return objectives.token_loss(name, cost_embedding=embedding, **ratios), None
-    if name in on_worlds.SEQUENCE_OBJECTIVES:
-        return None, _sequence_step(job_options, corpus, ratios)
-    path, _, function = name.rpartition(":")
-    if not path.endswith(".py"):
-        names = objectives.names(None if job_options.world else "tokens")
-        raise ValueError(
-            f"--objective must be one of {', '.join(names)} or FILE.py:NAME, got {name!r}"
-        )
-    return objective_of_file(Path(path), function, job_options.unchecked), None
-
-
-def _sequence_step(
-    job_options: TrainingOptions, corpus: text.Corpus, ratios: dict[str, float]
-) -> on_worlds.Step:
-    name = job_options.objective
-    if not job_options.world:
-        raise ValueError(f"objective {name} needs P itself: give --world")
-    if job_options.dropout or job_options.patience is not None:
-        unused = "dropout" if job_options.dropout else "patience"
-        raise ValueError(
-            f"{options.flag(unused)} is for objectives over tokens; {name} goes without it"
-        )
-    sampled = on_worlds.of_world(corpus)
-    return on_worlds.sequence_step(
-        name,
-        sampled.world,
-        sampled.max_len,
-        eta=ratios["eta"],
-        samples=job_options.rloo_samples,
-        seed=job_options.seed,
-    )
-
-
-def objective_of_file(path: FilePath, name: str, unchecked: bool = False) -> Loss:
-    """The function `name` of the Python file `path`, which must be an objective -> that function,
-    with one sentence where it fails. Raises ValueError where its dlogits are not the derivative of
-    its loss, unless unchecked=True.
-    """
-    (objective,) = files.load_functions(path, name)
-    objective = steps.guarded(objective, f"{name} in {path}", errors=Exception, advice="")
-    if not unchecked:
-        report = checks.check_objective(objective)
-        if not report.ok:
-            raise validate.WithTable(
-                f"the dlogits of {name} are not the derivative of its loss; if it stops a gradient"
-                " on purpose, add --unchecked",
-                str(report),
-            )
-    return objective

@@ -173,6 +173,13 @@ class TrainingOptions(_RatioOptions):
     rloo_samples: int = option(
         64, "samples of the model a step, where an objective's reverse part is not exact"
     )
+    batches: str = option(
+        "stream",
+        "stream: blocks cut anywhere from the text, or with --lines whole lines and their pieces;"
+        " texts: each document, or line, alone in a row, cut at --block-size",
+        metavar="{stream,texts}",
+        on_resume=FIXED,
+    )
     steps: int = option(2200, "optimizer steps")
     batch_size: int = option(12, "sequences in a batch")
     accumulate: int = option(1, "batches in a step")
@@ -356,7 +363,7 @@ def check_given(options: TrainingOptions, given: Iterable[str]) -> None:
     if not options.world and of_worlds:
         raise ValueError(f"{flag(min(of_worlds))} is for worlds: add --world, or leave it out")
     how_read = {"tokenizer", "lines", "held_out", "include", "exclude", "validation"} & set(given)
-    of_text = how_read | {"data", "samples", "tokens"} & set(given)
+    of_text = how_read | {"data", "samples", "tokens", "batches"} & set(given)
     if options.world and of_text:
         raise ValueError(
             f"--world brings its own text and measures and goes without {flag(min(of_text))}"

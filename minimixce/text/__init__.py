@@ -1,6 +1,12 @@
 """Corpora, tokenizers and batches: from files to arrays of ids."""
 
-from .batches import Batches, consecutive_batches, random_batches
+from .batches import (
+    Batches,
+    WholeTexts,
+    consecutive_batches,
+    random_batches,
+    whole_text_batches,
+)
 from .corpus import HELD_OUT, Corpus, encode_files, load_corpus
 from .documents import drop_repeated_paragraphs, python_docs
 from .prepared import is_prepared
@@ -26,6 +32,7 @@ __all__ = [
     "Corpus",
     "LeftOut",
     "Sources",
+    "WholeTexts",
     "WordTokenizer",
     "consecutive_batches",
     "drop_repeated_paragraphs",
@@ -37,4 +44,5 @@ __all__ = [
     "random_batches",
     "save_tokenizer",
     "split_documents",
+    "whole_text_batches",
 ]
