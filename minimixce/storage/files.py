@@ -104,6 +104,16 @@ def read_json(path: FilePath, most: int = MOST_JSON) -> dict[str, Any]:
     return value
 
 
+def read_text(path: FilePath, most: int = MOST_JSON) -> str:
+    """A UTF-8 text from a file of at most `most` bytes, or FileNotFoundError, or ValueError that
+    names the file.
+    """
+    try:
+        return read_bytes(path, most).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason})") from None
+
+
 def _integer(digits):
     if len(digits) > _MOST_DIGITS:
         raise ValueError(f"an integer of {len(digits):,} digits")

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +11,19 @@ import numpy as np
 from ..storage.shapes import Array, FilePath, Int, Seed
 from . import prepared
 from .documents import NotText, lines_of, pieces_of, python_docs
+from .pieces import WholeWords, encode_pieces
 from .sources import LeftOut, Search, Source, Sources, describe_left_out, listed, reason_of
 from .splits import Document, FirstReading, GivenSplits, by_document, by_line, places_of_lines
-from .tokenizers import BOUNDARY, ByteTokenizer, CharTokenizer, Tokenizer
+from .tokenizers import (
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    cut_before_space,
+    learn_bpe,
+)
 
+TOKENIZERS = ("character", "byte", "bpe")  # that are made for a text, by their names
+VOCAB_SIZE = 4096  # tokens that a BPE learns
 HELD_OUT = 0.1  # share of a text for validation
 
 
@@ -46,7 +55,8 @@ class Corpus(NamedTuple):
 def load_corpus(
     paths: FilePath | Sequence[FilePath] | None = None,
     *,
-    tokenizer: str = "character",
+    tokenizer: str | Tokenizer = "character",
+    vocab_size: int = VOCAB_SIZE,
     lines: bool = False,
     held_out: float = HELD_OUT,
     seed: Seed = 0,
@@ -65,6 +75,9 @@ def load_corpus(
     held out. Lines are drawn by a hash, so that all copies of a line are on one side. Or
     `validation`, files and folders, is what is held out, and nothing is split; what it has, a
     document or a line, is not trained on.
+
+    tokenizer: "character", "byte", "bpe", of at most vocab_size tokens, learnt from what is trained
+    on, or one that exists (load_tokenizer). A prepared corpus has its own.
 
     Of a folder all files are read, except for hidden ones and what is no text. include, exclude:
     patterns (fnmatch) of the files to read and of files and folders not to, each for a name or a
@@ -88,22 +101,24 @@ def load_corpus(
                 f"{paths[0]} is a prepared corpus: include, exclude and validation were settled"
                 " when it was prepared"
             )
-        return Corpus(*prepared.open_streams(paths[0], verify))
+        return _opened(paths[0], tokenizer, verify)
 
     search = Search(*patterns, without if folder is None else [*without, folder])
     into = contextlib.nullcontext(_keep_in_memory)
     with into if folder is None else prepared.preparing(folder, overwrite) as write:
         place = places_of_lines(seed) if lines and validation is None else None
         found = _read_first(paths, listed("validation", validation), search, FirstReading(place))
-        made = _tokenizer(tokenizer, found.characters - {"\n"} if lines else found.characters)
         given = GivenSplits(found.documents, found.validation, lines)
-        splits: prepared.Splits = given
-        if place is not None:
-            splits = by_line(found.documents, held_out, place)
-        elif validation is None:
-            splits = by_document(found.documents, held_out, seed)
-        train, held = write(made, splits, lines)[:2]
-    remarks = search.remarks()
+
+        def splits() -> prepared.Splits:
+            if place is not None:
+                return by_line(found.documents, held_out, place)
+            return by_document(found.documents, held_out, seed) if validation is None else given
+
+        characters = found.characters - {"\n"} if lines else found.characters
+        made = _tokenizer(tokenizer, characters, splits, vocab_size)
+        train, held = write(made, splits(), lines)[:2]
+    remarks = search.remarks() + _on_vocabulary(tokenizer, made, vocab_size)
     if validation is not None:
         remarks += given.remarks()
     elif lines or len(found.documents) > 1:
@@ -112,16 +127,57 @@ def load_corpus(
     return Corpus(train, held, made, lines, None if no_files else found.sources(remarks))
 
 
-def _tokenizer(name: str, characters: set[str]) -> Tokenizer:
-    return ByteTokenizer() if name == "byte" else CharTokenizer(characters)
+def _opened(folder: FilePath, tokenizer: str | Tokenizer, verify: bool) -> Corpus:
+    """A prepared corpus; ValueError where another tokenizer is asked for than it has."""
+    found = Corpus(*prepared.open_streams(folder, verify))
+    if not isinstance(tokenizer, str) and tokenizer.fields() != found.tokenizer.fields():
+        raise ValueError(
+            f"{folder} was prepared with another tokenizer; prepare it with this one: --tokenizer"
+            " FOLDER names the folder that has it"
+        )
+    return found
+
+
+def _tokenizer(
+    tokenizer: str | Tokenizer,
+    characters: set[str],
+    splits: Callable[[], prepared.Splits],
+    vocab_size: int,
+) -> Tokenizer:
+    """The tokenizer itself, or the one of that name for a text of these characters and splits."""
+    if tokenizer == "byte":
+        return ByteTokenizer()
+    if tokenizer == "bpe":
+        return learn_bpe(_whole_texts(splits()), vocab_size)
+    return CharTokenizer(characters) if isinstance(tokenizer, str) else tokenizer
+
+
+def _whole_texts(splits: prepared.Splits) -> Iterator[str]:
+    """What is trained on, in pieces of whole words; what is held out teaches a tokenizer
+    nothing.
+    """
+    words = WholeWords(cut_before_space)
+    for split, piece in splits:
+        if split == "train":
+            found = words.end() if piece is None else words.add(piece)
+            if found:
+                yield found
+
+
+def _on_vocabulary(tokenizer, made, vocab_size):
+    """A sentence where a text has fewer tokens than asked for."""
+    if tokenizer != "bpe" or made.vocab_size == vocab_size:
+        return []
+    return [f"the text has {made.vocab_size:,} tokens for a BPE, fewer than {vocab_size:,}"]
 
 
 def _check_options(tokenizer, held_out, paths, validation):
     for name, value in (("paths", paths), ("validation", validation)):
         if value is not None and not listed(name, value):
             raise ValueError(f"{name} must name a file or folder, got none")
-    if tokenizer not in ("character", "byte"):
-        raise ValueError(f'tokenizer must be "character" or "byte", got {tokenizer!r}')
+    if isinstance(tokenizer, str) and tokenizer not in TOKENIZERS:
+        *names, last = (f'"{name}"' for name in TOKENIZERS)
+        raise ValueError(f"tokenizer must be {', '.join(names)} or {last}, got {tokenizer!r}")
     if not 0 < held_out < 1:
         raise ValueError(f"held_out must be above 0 and below 1, got {held_out}")
     if validation is not None and held_out != HELD_OUT:
@@ -245,7 +301,7 @@ def read_files(
     """encode_files, and what was read."""
     search = Search(_patterns("include", include), _patterns("exclude", exclude))
     stream = _Ids(tokenizer.vocab_size)
-    stream.append(np.array([BOUNDARY]))
+    stream.append(np.array([tokenizer.boundary]))
     read, left_out = [], []
     for source in search.find(listed("paths", paths)):
         before = len(stream)
@@ -266,7 +322,7 @@ def read_files(
             break
     left_out = sorted([*search.left_out, *left_out])
     ids = stream.array()
-    if not ids.any():
+    if (ids == tokenizer.boundary).all():
         why = f"; {describe_left_out(left_out)}" if left_out else ""
         raise ValueError(f"{', '.join(map(str, paths))} holds no text{why}")
     return ids, Sources(tuple(read), (), tuple(left_out), tuple(search.remarks()))
@@ -274,17 +330,11 @@ def read_files(
 
 def _encoded(source: Source, tokenizer: Tokenizer, lines: bool) -> Iterator[Int[Array, " n"]]:
     """The ids of a file, piece by piece, with a boundary behind the file or each line."""
-    boundary = np.array([BOUNDARY])
-    if tokenizer.joiner:  # words are tokens, and no piece may end within one
-        for line in lines_of(source.chunks()):
-            yield tokenizer.encode(line)
-            if lines:
-                yield boundary
-    elif lines:
-        for line in lines_of(source.chunks()):
-            yield from map(tokenizer.encode, pieces_of(line))
-            yield boundary
-    else:
-        yield from map(tokenizer.encode, source.chunks())
+    boundary = np.array([tokenizer.boundary])
     if not lines:
+        yield from encode_pieces(tokenizer, source.chunks())
+        yield boundary
+        return
+    for line in lines_of(source.chunks()):
+        yield from encode_pieces(tokenizer, pieces_of(line))
         yield boundary

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 TOKENIZER_JSON, CONFIG_JSON = "tokenizer.json", "tokenizer_config.json"
+END_OF_TEXT = "<|endoftext|>"
 
 
 def tokenizer_files(kind: str, tokens: list[str] | None) -> dict[str, bytes]:
@@ -16,36 +17,48 @@ def tokenizer_files(kind: str, tokens: list[str] | None) -> dict[str, bytes]:
     is a special token. Decoded words have a space before the first one, too. Text with a character
     or word that it does not know is an error there, too.
     """
-    boundary = "<|endoftext|>"
+    boundary = END_OF_TEXT
     while tokens and boundary in tokens:
         boundary += "|"
-    tokens = _byte_letters() if tokens is None else tokens
+    tokens = byte_letters() if tokens is None else tokens
     vocab = {boundary: 0} | {token: i for i, token in enumerate(tokens, start=1)}
-    start = {"SpecialToken": {"id": boundary, "type_id": 0}}
-    text = {"Sequence": {"id": "A", "type_id": 0}}
     content = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [_special(boundary)],
+        "added_tokens": [_special(boundary, 0)],
         "normalizer": None,
         "pre_tokenizer": _PRE_TOKENIZERS[kind],
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [start, text],
-            "pair": [start, text, start, {"Sequence": {"id": "B", "type_id": 0}}],
-            "special_tokens": {boundary: {"id": boundary, "ids": [0], "tokens": [boundary]}},
-        },
+        "post_processor": _boundary_first(boundary, 0),
         "decoder": _DECODERS[kind],
         "model": _model(kind, vocab),
     }
+    roles = {"bos_token": boundary, "eos_token": boundary}
+    return {TOKENIZER_JSON: _to_bytes(content)} | config_file(roles)
+
+
+def config_file(roles: dict[str, str]) -> dict[str, bytes]:
+    """{name: content} of tokenizer_config.json, which says which tokens have a role ("bos_token",
+    "eos_token", …).
+    """
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": boundary,
-        "eos_token": boundary,
+        **roles,
         "clean_up_tokenization_spaces": False,
     }
-    return {TOKENIZER_JSON: _to_bytes(content), CONFIG_JSON: _to_bytes(config)}
+    return {CONFIG_JSON: _to_bytes(config)}
+
+
+def _boundary_first(boundary: str, token: int) -> dict[str, Any]:
+    """A boundary, whose id is `token`, before each text."""
+    start = {"SpecialToken": {"id": boundary, "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [start, text],
+        "pair": [start, text, start, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {boundary: {"id": boundary, "ids": [token], "tokens": [boundary]}},
+    }
 
 
 _BYTE_LEVEL = {
@@ -79,6 +92,10 @@ _DECODERS = {
 def _model(kind: str, vocab: dict[str, int]) -> dict[str, Any]:
     if kind != "byte":  # no unknown token, so that an unknown character is an error
         return {"type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]"}
+    return _bpe(vocab, [])  # each byte stays a token
+
+
+def _bpe(vocab: dict[str, int], merges: list[str]) -> dict[str, Any]:
     return {
         "type": "BPE",
         "dropout": None,
@@ -89,16 +106,16 @@ def _model(kind: str, vocab: dict[str, int]) -> dict[str, Any]:
         "byte_fallback": False,
         "ignore_merges": False,
         "vocab": vocab,
-        "merges": [],  # each byte stays a token
+        "merges": merges,
     }
 
 
-def _special(boundary: str) -> dict[str, Any]:
+def _special(content: str, token: int) -> dict[str, Any]:
     plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": 0, "content": boundary} | plain | {"special": True}
+    return {"id": token, "content": content} | plain | {"special": True}
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """GPT-2's letters for the bytes 0 … 255: the visible ones of Latin-1 for themselves, the others
     from U+0100 on.
     """
@@ -109,3 +126,39 @@ def _byte_letters() -> list[str]:
 
 def _to_bytes(content: dict[str, Any]) -> bytes:
     return json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n"
+
+
+# ---- byte-level BPE, GPT-2's kind ----------------------------------------------------------------
+
+
+def bpe_json(
+    vocab: dict[str, int],
+    merges: list[str],
+    special: dict[str, int],
+    *,
+    prefix_space: bool = False,
+    boundary_first: str | None = None,
+) -> str:
+    """The content of a tokenizer.json for GPT-2's byte-level BPE: vocab {token: id}, in GPT-2's
+    letters; merges ("a b", the first to be made first); special tokens {content: id}.
+
+    prefix_space: whether a text that begins without a space gets one; boundary_first: the special
+    token that transformers puts before each text, if any.
+    """
+    byte_level = {"type": "ByteLevel", "add_prefix_space": prefix_space, "trim_offsets": True}
+    pre_tokenizer = byte_level | {"use_regex": True}
+    post_processor = pre_tokenizer | {"trim_offsets": False}
+    if boundary_first is not None:
+        post_processor = _boundary_first(boundary_first, special[boundary_first])
+    content = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_special(token, i) for token, i in special.items()],
+        "normalizer": None,
+        "pre_tokenizer": pre_tokenizer,
+        "post_processor": post_processor,
+        "decoder": pre_tokenizer,
+        "model": _bpe(vocab, merges),
+    }
+    return json.dumps(content, ensure_ascii=False)

@@ -19,7 +19,8 @@ import numpy as np
 
 from ..storage import files, install
 from ..storage.shapes import Array, FilePath, Int
-from .tokenizers import BOUNDARY, Tokenizer, tokenizer_of
+from .pieces import SplitEncoder
+from .tokenizers import Tokenizer, tokenizer_of
 
 # pairs (split, text or None): a piece of text for "train" or "validation", None where a document
 # ends
@@ -152,10 +153,11 @@ def encode_splits(
     """Pass the ids of each piece to append(split, ids), with boundaries before, between and after
     documents.
     """
+    encoders = {split: SplitEncoder(tokenizer) for split in SPLITS}
     for split in SPLITS:
-        append(split, np.array([BOUNDARY], np.int32))
+        append(split, np.array([tokenizer.boundary], np.int32))
     for split, piece in splits:
-        append(split, np.array([BOUNDARY], np.int32) if piece is None else tokenizer.encode(piece))
+        append(split, encoders[split].add(piece))
 
 
 def digest(ids: Tokens, vocab_size: int) -> str:

@@ -1,4 +1,10 @@
-"""From characters, bytes or words to ids and back."""
+"""From characters, bytes, words or subwords to ids and back.
+
+A tokenizer has a `kind`, by which run.json calls it, the `unit` of a token in sentences, and a
+`boundary`, the id that starts and ends every document. cut(text) is the last place where a text can
+be cut without a change of its ids, 0 where there is none; a cut of None means that any place will
+do.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -10,10 +16,11 @@ import numpy as np
 from ..storage import files
 from ..storage.shapes import Array, FilePath, Int
 from ..storage.validate import check_text
-from . import hugging_face
+from . import gpt2_files, hugging_face, subwords
 
-BOUNDARY = 0  # the id that starts and ends every document; tokenizers count their own tokens from 1
-
+# the id that starts and ends every document; tokenizers of characters, bytes and words count their
+# own tokens from 1
+BOUNDARY = 0
 
 TOKENIZER_FILE = "minimixce_tokenizer.json"
 
@@ -21,7 +28,8 @@ TOKENIZER_FILE = "minimixce_tokenizer.json"
 class CharTokenizer:
     """One id per character: boundary 0, then the given characters 1, 2, … in sorted order."""
 
-    kind, boundary, joiner = "character", BOUNDARY, ""
+    kind, unit, boundary, joiner = "character", "character", BOUNDARY, ""
+    cut = None
 
     def __init__(self, characters: Iterable[str]) -> None:
         self.characters = "".join(sorted(set(characters)))
@@ -66,7 +74,8 @@ class ByteTokenizer:
     257).
     """
 
-    kind, boundary, joiner, vocab_size = "byte", BOUNDARY, "", 257
+    kind, unit, boundary, joiner, vocab_size = "byte", "byte", BOUNDARY, "", 257
+    cut = None
 
     def encode(self, text: str) -> Int[Array, " N"]:
         """str -> ids (n,) int32. Raises ValueError for lone surrogates."""
@@ -89,7 +98,7 @@ class ByteTokenizer:
 class WordTokenizer:
     """One id per word of a world: boundary 0, then the given words 1, 2, … in their order."""
 
-    kind, boundary, joiner = "word", BOUNDARY, " "
+    kind, unit, boundary, joiner = "word", "word", BOUNDARY, " "
 
     def __init__(self, words: Iterable[str]) -> None:
         self.words = list(words)
@@ -124,35 +133,171 @@ class WordTokenizer:
         checked = _checked_ids(ids, self.vocab_size)
         return " ".join(self.words[i - 1] for i in checked.tolist() if i != BOUNDARY)
 
+    def cut(self, text: str) -> int:
+        """Before the last space of any kind; 0 for a text without one."""
+        return max((i for i, character in enumerate(text) if character.isspace()), default=0)
+
     def fields(self) -> dict[str, Any]:
         """What a run keeps of it, as JSON."""
         return {"type": self.kind, "boundary": BOUNDARY, "words": self.words}
 
 
-Tokenizer: TypeAlias = CharTokenizer | ByteTokenizer | WordTokenizer
+class SubwordTokenizer:
+    """GPT-2's byte-level BPE, of a transformers folder or learnt here (learn_bpe): one id per word
+    or piece of one. Any text can be encoded, if all bytes are tokens.
+
+    The ids are those of transformers' GPT2TokenizerFast, for special tokens, too: a text that says
+    <|endoftext|> has a boundary there. The boundary is a token among others, 50256 in GPT-2.
+    """
+
+    kind, unit, joiner = "bpe", "token", ""
+
+    def __init__(
+        self,
+        content: str,
+        boundary: int,
+        roles: dict[str, str] | None = None,
+        path: FilePath = hugging_face.TOKENIZER_JSON,
+    ) -> None:
+        """content: what a tokenizer.json says; boundary: an id of it; roles: {"eos_token": …}, the
+        tokens that transformers calls so; path: the file that errors name. ValueError for what is
+        no byte-level BPE, and without the library tokenizers.
+        """
+        self.content, self.boundary, self.roles = content, boundary, dict(roles or {})
+        self._encoder = subwords.opened(content, path)
+        vocab = self._encoder.get_vocab(with_added_tokens=True)
+        self.vocab_size = len(vocab)
+        added = self._encoder.get_added_tokens_decoder()
+        if not 0 <= boundary < self.vocab_size:
+            raise ValueError(f"{path}: the boundary must be one of its ids, got {boundary!r}")
+        letters = {letter: byte for byte, letter in enumerate(hugging_face.byte_letters())}
+        by_id = sorted(vocab.items(), key=lambda item: item[1])
+        self._bytes = [subwords.bytes_of(token, i in added, letters) for token, i in by_id]
+        self._missing = {byte for letter, byte in letters.items() if letter not in vocab}
+        self._may_be_cut = gpt2_files.may_be_cut(content)
+        if any(i >= self.vocab_size for i in self._encoder.encode("").ids):
+            raise ValueError(f"{path}: its post_processor puts an id before texts that is no token")
+
+    def encode(self, text: str) -> Int[Array, " N"]:
+        """str -> ids (n,) int32. Raises ValueError for lone surrogates, and for a character of
+        which a byte is no token.
+        """
+        self._check(text)
+        return np.array(self._encoder.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def encode_prompt(self, text: str) -> Int[Array, " N"]:
+        """The same for the beginning of a text, as transformers' pipelines encode it: with a
+        boundary first where the tokenizer's files say so, or where there is no text.
+        """
+        self._check(text)
+        ids = self._encoder.encode(text, add_special_tokens=True).ids if text else []
+        return np.array(ids or [self.boundary], np.int32)
+
+    def decode(self, ids: Int[Array, " N"] | Sequence[int]) -> str:
+        """ids (n,) -> str; boundaries are left out, bytes that are not UTF-8 become the replacement
+        character.
+        """
+        checked = _checked_ids(ids, self.vocab_size).tolist()
+        data = b"".join(self._bytes[i] for i in checked if i != self.boundary)
+        return data.decode("utf-8", errors="replace")
+
+    def cut(self, text: str) -> int:
+        """Before the last space or end of a line behind a word; 0 for a text without one."""
+        if not self._may_be_cut:
+            return 0
+        return cut_before_space(text)
+
+    def fields(self) -> dict[str, Any]:
+        """What a run keeps of it, as JSON."""
+        return {
+            "type": self.kind,
+            "boundary": self.boundary,
+            "roles": self.roles,
+            "tokenizer_json": self.content,
+        }
+
+    def _check(self, text: str) -> None:
+        check_text("text", text)
+        if not self._missing or self._missing.isdisjoint(text.encode()):
+            return
+        unknown = next(c for c in text if not self._missing.isdisjoint(c.encode()))
+        raise ValueError(f"character {unknown!r} has a byte that is none of the tokenizer's tokens")
+
+
+def cut_before_space(text: str) -> int:
+    """The last place of a text before a space, or else the end of a line, that stands behind
+    something else: byte-level BPE puts no such two into one token. 0 where there is none.
+    """
+    for space in " \n":
+        place = text.rfind(space)
+        while place > 0 and text[place - 1].isspace():
+            place = text.rfind(space, 0, place)
+        if place > 0:
+            return place
+    return 0
+
+
+def learn_bpe(texts: Iterable[str], vocab_size: int) -> SubwordTokenizer:
+    """A byte-level BPE of at most vocab_size tokens, the boundary included, learnt from texts: of
+    the pairs of tokens that follow each other in a word, the most frequent becomes a token, again
+    and again, until there are vocab_size or no pair is there twice.
+
+    The same texts give the same tokenizer. Raises ValueError for a vocab_size below 257.
+    """
+    content, boundary = subwords.learn(texts, vocab_size)
+    roles = dict.fromkeys(("bos_token", "eos_token"), hugging_face.END_OF_TEXT)
+    return SubwordTokenizer(content, boundary, roles)
+
+
+Tokenizer: TypeAlias = CharTokenizer | ByteTokenizer | WordTokenizer | SubwordTokenizer
+
+
+def encode_prompt(tokenizer: Tokenizer, text: str) -> Int[Array, " N"]:
+    """The ids (n,) that a model goes on from: of the text, with a boundary first, if transformers'
+    pipelines, which open the same folder, begin with one, too.
+    """
+    if isinstance(tokenizer, SubwordTokenizer):
+        return tokenizer.encode_prompt(text)
+    return np.append(np.array([tokenizer.boundary], np.int32), tokenizer.encode(text))
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: FilePath) -> None:
     """Write a tokenizer beside a model, as JSON, and once more in the form that transformers'
     AutoTokenizer opens (tokenizer.json, tokenizer_config.json).
     """
-    data = json.dumps(tokenizer.fields(), ensure_ascii=False).encode() + b"\n"
-    files.write_atomically(Path(folder) / TOKENIZER_FILE, data)
-    tokens = getattr(tokenizer, "words", None) or getattr(tokenizer, "characters", None)
-    listed = None if tokens is None else list(tokens)
-    for name, content in hugging_face.tokenizer_files(tokenizer.kind, listed).items():
+    fields = tokenizer.fields()
+    if isinstance(tokenizer, SubwordTokenizer):
+        content = fields.pop("tokenizer_json").encode()  # once, in a file of its own
+        written = {hugging_face.TOKENIZER_JSON: content}
+        written |= hugging_face.config_file(tokenizer.roles)
+    else:
+        tokens = getattr(tokenizer, "words", None) or getattr(tokenizer, "characters", None)
+        listed = None if tokens is None else list(tokens)
+        written = hugging_face.tokenizer_files(tokenizer.kind, listed)
+    data = json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+    for name, content in ({TOKENIZER_FILE: data} | written).items():
         files.write_atomically(Path(folder) / name, content)
 
 
 def load_tokenizer(folder: FilePath) -> Tokenizer:
-    """The tokenizer that was saved beside a model. Raises FileNotFoundError or ValueError."""
+    """The tokenizer beside a model: saved here, or a byte-level BPE that transformers wrote
+    (tokenizer.json, or vocab.json with merges.txt). Raises FileNotFoundError or ValueError.
+    """
     path = Path(folder) / TOKENIZER_FILE
-    return tokenizer_of(files.read_json(path), path)
+    if not path.exists() and Path(folder).is_dir():
+        return SubwordTokenizer(*gpt2_files.read_folder(folder))
+    fields = files.read_json(path)
+    if fields.get("type") == SubwordTokenizer.kind:
+        content = files.read_text(Path(folder) / hugging_face.TOKENIZER_JSON)
+        fields = fields | {"tokenizer_json": content}
+    return tokenizer_of(fields, path)
 
 
 def tokenizer_of(fields: Any, path: FilePath) -> Tokenizer:
     """The tokenizer that `fields`, read from the file `path`, describe; ValueError for others."""
     fields = fields if isinstance(fields, dict) else {}
+    if fields.get("type") == SubwordTokenizer.kind:
+        return _subword_tokenizer_of(fields, path)
     if fields.get("type") == ByteTokenizer.kind:
         return ByteTokenizer()
     if fields.get("type") == CharTokenizer.kind and isinstance(fields.get("characters"), str):
@@ -164,7 +309,16 @@ def tokenizer_of(fields: Any, path: FilePath) -> Tokenizer:
         and all(isinstance(w, str) for w in words)
     ):
         return WordTokenizer(words)
-    raise ValueError(f"{path} does not describe a character, byte or word tokenizer")
+    raise ValueError(f"{path} does not describe a character, byte or word tokenizer, or a BPE")
+
+
+def _subword_tokenizer_of(fields: dict[str, Any], path: FilePath) -> SubwordTokenizer:
+    content, boundary = fields.get("tokenizer_json"), fields.get("boundary")
+    roles = fields.get("roles", {})
+    named = isinstance(roles, dict) and all(isinstance(token, str) for token in roles.values())
+    if not isinstance(content, str) or type(boundary) is not int or not named:
+        raise ValueError(f"{path} does not describe its BPE")
+    return SubwordTokenizer(content, boundary, roles, path)
 
 
 def _code_points(text: str) -> Int[Array, " N"]:
