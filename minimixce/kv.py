@@ -102,8 +102,9 @@ class Room:
         rows, H, P, D = past.k.shape
         self.k = xp.empty((batch, H, capacity, D), past.k.dtype)
         self.v = xp.empty((batch, H, capacity, D), past.k.dtype)
-        self.k[:, :, :P] = xp.repeat(past.k, batch // rows, axis=0)
-        self.v[:, :, :P] = xp.repeat(past.v, batch // rows, axis=0)
+        for room, old in ((self.k, past.k), (self.v, past.v)):
+            served = room.reshape(rows, -1, H, capacity, D)  # a row of past, the rows it serves
+            served[:, :, :, :P] = old[:, None]
         self.used = P
 
 
