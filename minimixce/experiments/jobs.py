@@ -324,6 +324,8 @@ class Job:
             lines = world_measures.describe_world_measures(row, world)
             return "\n         ".join([f"{line}; in nats per sequence ({how}):", *lines])
         line += f", perplexity {measures.perplexity(nats):.2f}"
+        if isinstance(self.validation, text.WholeTexts) and self.validation.texts_cut:
+            return f"{line} (no 4-gram model beside it: texts are cut)"
         if len(self.corpus.train) > MOST_COUNTED:
             return f"{line} (no 4-gram model beside it: more than {MOST_COUNTED:,} training tokens)"
         ngram = measures.ngram_cross_entropy(

@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import objectives, text
 from ..storage.shapes import FilePath
+from ..text import formats
 from ..training import run
 from ..training.threads import can_limit_threads
 from . import on_worlds
@@ -377,6 +378,12 @@ def check_given(options: TrainingOptions, given: Iterable[str]) -> None:
     of_files = {"include", "exclude"} & set(given)
     if of_files and not data and not options.validation:
         raise ValueError(f"{flag(min(of_files))} says which files of --data to read: add --data")
+    how_split = how_read - {"tokenizer"}
+    if len(data) == 1 and formats.is_lines(data[0]) and how_split:
+        raise ValueError(
+            f"{data[0]} holds texts with splits of their own, from prepare --format, and goes"
+            f" without {flag(min(how_split))}"
+        )
     if len(data) == 1 and text.is_prepared(data[0]) and how_read:
         raise ValueError(
             f"{flag(min(how_read))} was settled when {data[0]} was prepared and cannot"

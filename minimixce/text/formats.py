@@ -295,14 +295,20 @@ def _write(
             read += 1
             yield text
 
+    kept: Iterator[bytes]
     if most is None:
         kept = (line.encode() for line in map(to_line, counted()) if _fits(line))
     else:
         kept = _drawn(counted(), to_line, most, rng)
-    with files.naming(path), open(path, "xb") as file:
+    file = open(path, "xb")  # noqa: SIM115 - errors of reading, in between, name another file
+    try:
         for line in kept:
-            file.write(line + b"\n")
+            with files.naming(path):
+                file.write(line + b"\n")
             written += 1
+    finally:
+        with files.naming(path):
+            file.close()
     return Count(read, written)
 
 

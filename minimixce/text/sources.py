@@ -20,6 +20,7 @@ _EXPECTED = (_HIDDEN, _EXCLUDED, _NOT_INCLUDED)  # these are counted, and not na
 # what a folder is that holds these files: results of this package, which are no text to train on
 _RESULTS = {
     ("minimixce_corpus.json",): "a prepared corpus",
+    ("minimixce_lines.json",): "a folder of texts with splits of their own",
     ("minimixce_tokenizer.json",): "the folder of a run",
     ("resume.safetensors",): "the folder of a run",
     ("study.json",): "the folder of a comparison or a grid",
