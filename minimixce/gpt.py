@@ -11,6 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import backend
+from .fast import (  # these are layers' functions, or faster forms that give the same
+    attention_backward,
+    attention_forward,
+    gelu_backward,
+    gelu_forward,
+    layer_norm_backward,
+)
 from .kv import KV, add_kv, extend_kv, extend_kv_backward, num_positions
 from .layers import (
     AttentionCache,
@@ -21,15 +28,10 @@ from .layers import (
     LinearCache,
     PositionCache,
     UnembeddingCache,
-    attention_backward,
-    attention_forward,
     dropout_backward,
     dropout_forward,
     embedding_backward,
     embedding_forward,
-    gelu_backward,
-    gelu_forward,
-    layer_norm_backward,
     layer_norm_forward,
     linear_backward,
     linear_forward,
