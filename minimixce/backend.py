@@ -44,8 +44,9 @@ def select_device(device: str = "auto") -> ArrayModule:
     """Return the array module for `device`: "auto", "cpu", "cuda" or "cuda:N".
 
     "auto" is the first CUDA device if CuPy finds one, else the CPU. "cuda:N" makes device N the
-    calling thread's current device, which is where CuPy then works. Raises ValueError for another
-    name or a missing device.
+    calling thread's current device, which is where CuPy then works; every other thread still works
+    on device 0, unless it asks for the device, too. Raises ValueError for another name or a missing
+    device.
     """
     if device == "cpu":
         return np
@@ -118,6 +119,33 @@ def device_name(xp: ArrayModule) -> str:
     return f"cuda:{device} ({xp.cuda.runtime.getDeviceProperties(device)['name'].decode()})"
 
 
+def free_memory(xp: ArrayModule) -> int | None:
+    """How many bytes arrays made with xp can still take: on a GPU what its driver calls free and
+    what CuPy's pool keeps of freed arrays; None for NumPy, whose limits storage.memory knows.
+    """
+    if xp is np:
+        return None
+    free, _ = xp.cuda.runtime.memGetInfo()
+    return int(free + xp.get_default_memory_pool().free_bytes())
+
+
+def check_ids(name: str, ids: Int[Array, "*shape"], vocab_size: int, ignored: bool = False) -> None:
+    """Raise ValueError unless all `ids` are in 0 … vocab_size−1, or, with ignored=True, −1.
+
+    Models and objectives ask this of ids on the host, and so does fit of its batches before they
+    leave it. Of ids that are on a GPU they do not: the look waits for the device. There CuPy wraps
+    what is out of range around, without an error (id V is read as id 0, a gradient added to its
+    row), so ask this once of ids that you hand to forward or to an objective yourself. ids: of
+    any shape, on any device; name: what the sentence calls them.
+    """
+    if not ids.size:
+        return
+    low, high = int(ids.min()), int(ids.max())
+    if low < -ignored or high >= vocab_size:
+        allowed = f"0 … {vocab_size - 1}{', or −1' if ignored else ''}"
+        raise ValueError(f"{name} must be in {allowed}, got {low} … {high}")
+
+
 def to_numpy(x: Array) -> Array:
     """`x`, of any shape, as a NumPy array.
 
@@ -131,7 +159,8 @@ def add_rows(
 ) -> Float[Array, "V ..."]:
     """target[index[n]] += rows[n] for every n, in place, repeated indices adding up.
 
-    index (N,), rows (N,C) -> target.
+    index (N,), rows (N,C) -> target. A GPU adds in the order in which its threads happen to come,
+    so two runs there differ in rounding.
     """
     if not isinstance(target, np.ndarray):
         array_module(target).add.at(target, index, rows)
@@ -151,7 +180,7 @@ def blocks(x: Float[Array, " N"]) -> list[slice]:
     A chain of element-wise operations that is done block by block finds its operands in the cache,
     not in memory; on a GPU every operation of every block would be one more kernel to launch.
     """
-    size = 1 << 17 if isinstance(x, np.ndarray) else max(1, len(x))
+    size = 1 << 15 if isinstance(x, np.ndarray) else max(1, len(x))
     return [slice(start, start + size) for start in range(0, len(x), size)]
 
 

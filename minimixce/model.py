@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import operator
 from collections.abc import Iterator
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -147,7 +148,8 @@ class LanguageModel:
         """tokens -> logits (B,T,V), cache.
 
         tokens: ids (B,T) or soft one-hots (B,T,V), T ≤ config.block_size. logits[:, t] predict
-        token t+1. Dropout acts only with training=True and then needs `rng`.
+        token t+1. Dropout acts only with training=True and then needs `rng`. Ids are looked at on
+        the host alone; of a GPU's, backend.check_ids says what becomes of those out of range.
         """
         logits, _, cache = self.extend_forward(tokens, None, training, rng)
         return logits, cache
@@ -276,9 +278,17 @@ class LanguageModel:
         if cache.model is not self:
             raise ValueError(message.format("another model's"))
 
+    def _check_device(self, name: str, x: Any) -> ArrayModule:
+        """The array module of x; TypeError, naming it, unless that is the model's, too."""
+        xp = check_array(name, x)
+        if xp is not self.xp:
+            both = f"{xp.__name__} and {self.xp.__name__}"
+            raise TypeError(f"{name} and model must be on the same device, got {both}")
+        return xp
+
     def _check_dlogits(self, dlogits: Any, x: Array) -> None:
         """Raise TypeError or ValueError unless dlogits has the shape of the logits; x (B,T,…)."""
-        check_array("dlogits", dlogits)
+        self._check_device("dlogits", dlogits)
         if dlogits.dtype.kind != "f":
             raise TypeError(f"dlogits must be floats, got {dlogits.dtype}")
         shape = (*x.shape[:2], self.config.vocab_size)
@@ -287,19 +297,14 @@ class LanguageModel:
 
     def _check_input(self, x: Array, start: int = 0) -> None:
         """Raise TypeError or ValueError unless x can come after `start` positions."""
-        V, xp = self.config.vocab_size, check_array("input", x)
-        if xp is not self.xp:
-            raise TypeError(
-                f"input and model must be on the same device, got {xp.__name__} and"
-                f" {self.xp.__name__}"
-            )
+        V, xp = self.config.vocab_size, self._check_device("input", x)
         if x.dtype.kind in "iu":
             if x.ndim != 2:
                 raise ValueError(f"token ids must have shape (B,T), got {x.shape}")
             # On a GPU this check would make every step wait for the device; fit checks batches
             # before they go there.
-            if xp is np and x.size and not (0 <= x.min() and x.max() < V):
-                raise ValueError(f"token ids must be in 0 … {V - 1}, got {x.min()} … {x.max()}")
+            if xp is np:
+                backend.check_ids("token ids", x, V)
         elif x.ndim != 3 or x.shape[2] != V or x.dtype != self.config.dtype:
             raise ValueError(
                 f"input must be integer ids (B,T) or {self.config.dtype} one-hots (B,T,{V}), got"
@@ -355,7 +360,7 @@ def complete_grads(grads: Grads, model: Model) -> Grads:
 
 def likeliest(values: Float[Array, "B V"], count: int) -> Bool[Array, "B V"]:
     """The `count` largest values of each row, of equal ones the first: (B,V) -> bool (B,V)."""
-    place = values.shape[-1] - count  # of the last of them where rows are sorted
+    place = values.shape[-1] - operator.index(count)  # of the last of them where rows are sorted
     least = array_module(values).partition(values, place, axis=-1)[:, place : place + 1]
     return _at_least(values, least, count)
 

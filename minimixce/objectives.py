@@ -43,7 +43,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .backend import array_module, check_array
+from .backend import array_module, check_array, check_ids
 from .logprob import Prefixes, log_mixture, minus, times_log
 from .storage.shapes import Array, ArrayModule, Float, Int, Loss, LossAndDlogits, Scalar
 from .storage.validate import check_ratio
@@ -313,10 +313,8 @@ def _check(logits, targets, reduction):
             f"{logits.shape[:-1]}, got {targets.shape}"
         )
     # On a GPU this look would make every step wait for the device; fit checks batches on the host.
-    V = logits.shape[-1]
-    if xp is np and targets.size and not (-1 <= targets.min() and targets.max() < V):
-        got = f"{targets.min()} … {targets.max()}"
-        raise ValueError(f"targets must be in 0 … {V - 1}, or −1, got {got}")
+    if xp is np:
+        check_ids("targets", targets, logits.shape[-1], ignored=True)
     if reduction not in ("mean", "none"):
         raise ValueError(f'reduction must be "mean" or "none", got {reduction!r}')
     return xp

@@ -2,19 +2,16 @@
 wait for the device.
 """
 
-import inspect
-import subprocess
-import sys
-import types
-
 import numpy as np
 import pytest
 import strict_device as sd
 
 import minimixce as mm
 from minimixce import backend, objectives, text
-from minimixce.experiments import selfcheck
+from minimixce.experiments import jobs, selfcheck
+from minimixce.model import likeliest
 from minimixce.optim import AdamW, clip_grads
+from minimixce.storage import memory
 
 CONFIG = {"vocab_size": 7, "block_size": 6, "n_layer": 2, "n_head": 2, "n_embd": 8}
 OBJECTIVES = {
@@ -200,6 +197,16 @@ def test_generation_with_stop_never_waits():
     assert_same(on_device, on_cpu)
 
 
+@pytest.mark.parametrize("options", [{"top_k": np.int64(3)}, {"stop": np.int32(2)}], ids=str)
+def test_options_may_be_numpys_integers(options):
+    """CuPy's partition takes none."""
+    prompts, plain = sd.asarray(np.array([[1, 2]])), {name: int(x) for name, x in options.items()}
+    on_device = gpt(sd).generate(prompts, np.int64(9), **options, seed=4)
+    assert_same(on_device, gpt(sd).generate(prompts, 9, **plain, seed=4).get())
+    values = sd.asarray(np.array([[0.1, 0.4, 0.2, 0.3]]))
+    assert likeliest(values, np.int64(2)).get().tolist() == [[False, True, False, True]]
+
+
 # ---- mixing is caught ----------------------------------------------------------------------------
 
 
@@ -234,298 +241,50 @@ def test_a_generator_of_the_other_device_raises_type_error():
         gpt(sd).generate(tokens, 1, seed=np.random.default_rng(0))
 
 
-# ---- the strictness itself -----------------------------------------------------------------------
+# ---- what a device does not look at -----------------------------------------------------------
 
 
-def test_strict_device_refuses_numpy():
-    host, index = np.arange(6.0).reshape(2, 3), np.array([0, 1])
-    device, device_index = sd.asarray(host), sd.asarray(index)
-    for mix in (
-        lambda: np.add(device, 1),
-        lambda: np.exp(device),
-        lambda: np.sum(device),
-        lambda: np.where(device > 0, 1, 0),
-        lambda: np.concatenate([device, device]),
-        lambda: np.asarray(device),
-        lambda: np.array([device, device]),
-        lambda: device + host,
-        lambda: host + device,
-        lambda: device @ host.T,
-        lambda: host.T @ device,
-        lambda: device == host,
-        lambda: host < device,
-        lambda: device * np.array(2.0),  # an array, if of one number
-        lambda: host.__iadd__(device),
-        lambda: device.__iadd__(host),
-        lambda: device[index],
-        lambda: device[index, device_index],
-        lambda: device[[0, 1]],
-        lambda: device.__setitem__(0, host[0]),
-        lambda: host[device_index],
-        lambda: host.__setitem__(0, device[0]),
-        lambda: sd.exp(host),
-        lambda: sd.exp([1.0, 2.0]),
-        lambda: sd.sum([1.0, 2.0]),
-        lambda: sd.where(device > 0, host, 0),
-        lambda: sd.concatenate([host, device]),
-        lambda: sd.exp(device, out=host),
-        lambda: sd.vdot(host, host),
-        lambda: sd.linalg.inv(host[:, :2]),
-        lambda: sd.add.at(device, index, 1),
-        lambda: range(device_index[0]),  # CuPy's arrays have no __index__
-        lambda: host[device_index[0]],
-        lambda: sd.exp(device, where=device > 0),  # keywords that CuPy lacks
-        lambda: device.sum(where=device > 0),
-        lambda: sd.max(device, initial=0),
-        lambda: sd.random.default_rng(0).random(2, out=host),
-    ):
-        with pytest.raises(TypeError):
-            mix()
-    np.testing.assert_array_equal(host, np.arange(6.0).reshape(2, 3))
-    assert_same(device, host)
-    for name in ("choice", "permutation", "shuffle", "normal"):
-        assert not hasattr(sd.random.default_rng(0), name)
-    for missing in ("piecewise", "random_sample", "isclose"):
-        assert not hasattr(sd, missing)
+def test_ids_on_a_device_wrap_around_unless_they_are_checked():
+    model, outside = gpt(sd), sd.asarray(np.array([[7, -1]]))
+    (wrapped, _), (same, _) = (model.forward(x) for x in (outside, sd.asarray(np.array([[0, 6]]))))
+    assert_same(wrapped, same.get())
+    with pytest.raises(ValueError, match=r"^prompts must be in 0 … 6, got -1 … 7$"):
+        backend.check_ids("prompts", outside, 7)
+    with pytest.raises(ValueError, match=r"^targets must be in 0 … 6, or −1, got -1 … 7$"):
+        backend.check_ids("targets", outside, 7, ignored=True)
+    backend.check_ids("targets", outside, 8, ignored=True)
+    backend.check_ids("ids", outside[:, :0], 8)
+    with pytest.raises(ValueError, match=r"token ids must be in 0 … 6, got -1 … 7"):
+        gpt(np).forward(outside.get())
 
 
-def test_strict_device_follows_numpy():
-    x = sd.asarray(np.arange(6, dtype="float32").reshape(2, 3))
-    assert (x * 2.0).dtype == (2 - x).dtype == sd.where(x > 1, x, 0).dtype == np.float32
-    assert (
-        (x * np.float64(2)).dtype
-        == (np.float64(2) * x).dtype
-        == (x / sd.asarray(np.ones(3))).dtype
-        == np.float64
-    )
-    for reduced in (
-        x.sum(),
-        x.max(),
-        x[0, 1],
-        sd.vdot(x, x),
-        x.argmax(),
-        x.all(),
-        sd.random.default_rng(0).random(),
-    ):
-        assert type(reduced) is sd.ndarray
-        assert reduced.shape == ()
-    view = x[1]
-    view += 1
-    x.T[0, 0] = 9
-    sd.add.at(x, sd.asarray(np.array([0, 0])), x[1])
-    assert_same(x, np.array([[17, 11, 14], [4, 5, 6]], "float32"))
-    source = np.zeros(2)
-    uploaded = sd.asarray(source)
-    source += 1
-    assert_same(uploaded, np.zeros(2))
-    assert sd.asarray(uploaded) is uploaded
-
-
-@pytest.mark.parametrize(
-    "read",
-    [
-        float,
-        int,
-        bool,
-        complex,
-        repr,
-        str,
-        list,
-        lambda x: x.item(),
-        lambda x: x.get(),
-        lambda x: x.tolist(),
-        lambda x: f"{x[0]:.1f}",
-        lambda x: x[x > 0],
-        lambda x: 1.0 in x,
-        lambda x: np.float64(x[0]),
-    ],
-)
-def test_strict_device_counts_host_reads(read):
-    x = sd.asarray(np.array([1.0]))
-    before = sd.host_reads
-    read(x[0] if read in (float, int, complex) else x)
-    assert sd.host_reads > before
-    with pytest.raises(AssertionError, match="host reads"), sd.no_host_reads():
-        read(x[0] if read in (float, int, complex) else x)
-
-
-def test_strict_device_offers_only_what_cupy_has():
-    cupy = pytest.importorskip("cupy")
-
-    def keywords(function):
-        try:
-            return {*inspect.signature(function).parameters}
-        except ValueError:  # compiled: its docstring starts with the signature
-            return {
-                *function.__doc__.partition("\n")[0]
-                .translate(str.maketrans("(),=", "    "))
-                .split()
-            }
-
-    ufuncs = dict.fromkeys(sd.UFUNCS.split(), "out dtype casting")
-    for there, here in (
-        (
-            cupy,
-            {
-                **sd.FUNCTIONS,
-                **ufuncs,
-                "asarray": "dtype",
-                "array": "dtype",
-                "ascontiguousarray": "",
-            },
-        ),
-        (cupy.ndarray, sd.METHODS),
-        (cupy.random.Generator, sd.GENERATOR),
-        (cupy.linalg, sd.LINALG),
-    ):
-        for name, allowed in here.items():
-            assert {*allowed.split()} <= keywords(getattr(there, name)), name
-    members = {*vars(sd.ndarray)} - {"_hidden", "__dict__", "__weakref__"}
-    assert not members - {*dir(cupy.ndarray)}
-    assert not [name for name in sd.CONSTANTS if not hasattr(cupy, name)]
-    assert not [name for name in sd.WITH_AT if not hasattr(getattr(cupy, name), "at")]
-
-
-# ---- backend -------------------------------------------------------------------------------------
-
-
-def cupy_with(devices, used=None):
-    """What backend sees of CuPy on a machine with so many GPUs."""
-    cuda = types.SimpleNamespace(
-        is_available=lambda: devices > 0,
-        runtime=types.SimpleNamespace(getDeviceCount=lambda: devices),
-        Device=lambda n: types.SimpleNamespace(use=lambda: used.append(n)),
-    )
-    return types.SimpleNamespace(cuda=cuda, ones=np.ones)
-
-
-def no_cupy():
-    raise ImportError("No module named 'cupy'")
-
-
-def test_select_device_without_cupy(monkeypatch):
-    monkeypatch.setattr(backend, "_cupy", no_cupy)
-    assert (
-        backend.select_device("cpu")
-        is backend.select_device("auto")
-        is backend.select_device()
-        is np
-    )
-    for device in ("cuda", "cuda:0"):
-        with pytest.raises(
-            ValueError, match=rf"{device}' is not available: CuPy does not import .*pip install"
-        ):
-            backend.select_device(device)
-    with pytest.raises(ValueError, match="CuPy does not import"):
-        mm.GPT(mm.GPTConfig(**CONFIG), device="cuda")
-
-
-def test_select_device_without_a_gpu(monkeypatch):
-    monkeypatch.setattr(backend, "_cupy", lambda: cupy_with(devices=0))
-    assert backend.select_device("cpu") is backend.select_device("auto") is np
+def test_memory_is_that_of_the_device(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 10 << 30)
+    monkeypatch.setattr(sd, "MEMORY", [3 << 30, 80 << 30])
+    assert backend.free_memory(np) is None
+    assert backend.free_memory(sd) == 4 << 30  # with what the pool holds
+    for xp, most in ((np, 10 << 30), (sd, 4 << 30)):
+        memory.check(most, "this", "make it smaller", xp)
+        with pytest.raises(MemoryError, match=r"^this needs more than"):
+            memory.check(most + 1, "this", "make it smaller", xp)
     with pytest.raises(
-        ValueError,
-        match="'cuda' is not available: CuPy is installed, but finds no CUDA driver or GPU",
+        MemoryError,
+        match=r"there is 4,096 MiB free on cuda:0 \(a GPU played on the CPU\); make it smaller",
     ):
-        backend.select_device("cuda")
+        memory.check(5 << 30, "this", "make it smaller", sd)
 
 
-def test_select_device_with_gpus(monkeypatch):
-    used = []
-    cupy = cupy_with(2, used)
-    monkeypatch.setattr(backend, "_cupy", lambda: cupy)
-    assert backend.select_device("cpu") is np
-    assert backend.select_device("auto") is backend.select_device("cuda") is cupy
-    assert used == []
-    assert backend.select_device("cuda:1") is cupy
-    assert used == [1]
-    with pytest.raises(
-        ValueError, match="'cuda:2' is not available: CUDA devices here are cuda:0 to cuda:1"
-    ):
-        backend.select_device("cuda:2")
-    assert used == [1]
-
-
-def test_a_gpu_that_cannot_compute_is_not_chosen(monkeypatch):
-    cupy = cupy_with(1)
-    cupy.ones = lambda *args, **options: 1 / 0
-    monkeypatch.setattr(backend, "_cupy", lambda: cupy)
-    assert backend.select_device("auto") is np
-    with pytest.raises(ValueError, match="cannot compute on it"):
-        backend.select_device("cuda")
-
-
-def test_select_device_with_the_real_cupy_of_this_machine():
-    cupy = pytest.importorskip("cupy")
-    if cupy.cuda.is_available():
-        assert backend.select_device("auto") is backend.select_device("cuda") is cupy
-    else:
-        assert backend.select_device("auto") is np
-        with pytest.raises(ValueError, match="CuPy is installed, but finds no"):
-            backend.select_device("cuda:0")
-
-
-@pytest.mark.parametrize(
-    "device",
-    ["gpu", "cuda:x", "cuda:", "cuda:-1", "cuda:1\n", "CPU", "", 3, None, np, ["cpu"]],
-    ids=repr,
-)
-def test_select_device_rejects_other_names(device):
-    with pytest.raises(ValueError, match='device must be "auto", "cpu", "cuda" or "cuda:N"'):
-        backend.select_device(device)
-
-
-def test_array_module(monkeypatch):
-    assert backend.array_module(np.zeros(2)) is np
-    assert backend.array_module(sd.asarray(np.zeros(2))) is sd
-    framework = types.ModuleType("framework")
-    framework.Tensor = type(
-        "Tensor", (), {"__module__": "framework._C", "shape": (), "dtype": "float32"}
-    )
-    monkeypatch.setitem(sys.modules, "framework", framework)
-    for x in ([1.0], (), 1.0, 3, None, "a", framework.Tensor(), object()):
-        with pytest.raises(
-            TypeError, match=f"expected a NumPy or CuPy array, got {type(x).__name__}"
-        ):
-            backend.array_module(x)
-
-
-def test_to_numpy():
-    x = np.arange(3.0)
-    assert backend.to_numpy(x) is x
-    assert backend.to_numpy(x[0]) == 0
-    before = sd.host_reads
-    assert type(backend.to_numpy(sd.asarray(x))) is np.ndarray
-    assert sd.host_reads == before + 1
-
-
-@pytest.mark.parametrize("seed", [-1, 1.5, True, "a", None, [1], np.array([1, 2])], ids=repr)
-def test_rng_rejects_what_is_not_a_seed(seed):
-    with pytest.raises(
-        ValueError, match="seed must be a non-negative integer or a random generator"
-    ):
-        backend.rng(seed, np)
-
-
-def test_rng_draws_by_the_seed_on_its_device_and_passes_generators_through():
-    for seed in (0, 7, np.int32(7)):
-        np.testing.assert_array_equal(
-            backend.rng(seed, np).random(3), np.random.default_rng(int(seed)).random(3)
-        )
-    for generator in (np.random.default_rng(0), sd.random.default_rng(0)):
-        assert backend.rng(generator, np) is generator
-    assert type(backend.rng(0, sd).random(3)) is sd.ndarray
-
-
-def test_importing_the_package_imports_no_other_framework():
-    script = (
-        "import sys, minimixce; print(sorted({'cupy', 'cupyx', 'torch', 'matplotlib', 'autograd'} &"
-        " sys.modules.keys()))"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.strip() == "[]"
+def test_training_is_refused_that_the_device_cannot_hold(monkeypatch):
+    config = mm.GPTConfig(50257, 1024, 12, 12, 768)
+    monkeypatch.setattr(memory, "available", lambda: 2 << 30)
+    with pytest.raises(MemoryError, match=r"training this model needs more than .* free on cuda:0"):
+        jobs.check_memory(config, 8, 1, sd)
+    with pytest.raises(MemoryError, match=r"training this model needs more than .* 2,048 MiB; "):
+        jobs.check_memory(config, 8, 1, np)
+    jobs.check_memory(mm.GPTConfig(65, 64, 2, 4, 128), 12, 1, sd)
+    monkeypatch.setattr(memory, "available", lambda: 1 << 20)
+    with pytest.raises(MemoryError, match="making this model's weights needs more than"):
+        jobs.check_memory(config, 8, 1, sd)
 
 
 def test_a_training_run_stays_on_the_device(tmp_path):

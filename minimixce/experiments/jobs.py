@@ -14,7 +14,7 @@ from .. import backend, objectives, text
 from ..gpt import GPT, GPTConfig
 from ..model import LanguageModel
 from ..storage import memory, validate
-from ..storage.shapes import Batch, FilePath, Loss
+from ..storage.shapes import ArrayModule, Batch, FilePath, Loss
 from ..storage.terminal import one_line
 from ..text.prepared import Tokens
 from ..training import loop, run, steps, timing
@@ -119,9 +119,7 @@ class Job:
             job_options.n_embd,
             job_options.dropout,
         )
-        check_memory(
-            config, job_options.batch_size, job_options.accumulate, on_cpu=xp.__name__ == "numpy"
-        )
+        check_memory(config, job_options.batch_size, job_options.accumulate, xp)
         self.model = GPT(config, job_options.seed, job_options.device)
         # one of the two is None
         self.objective: Loss | None
@@ -396,12 +394,12 @@ def describe_reading(corpus: text.Corpus) -> list[str]:
     return [f"         {remark}" for remark in remarks]
 
 
-def check_memory(config: GPTConfig, batch_size: int, accumulate: int, on_cpu: bool) -> None:
-    """Raise MemoryError where training is sure to need more memory than there is
-    (memory.available), before it is used up.
+def check_memory(config: GPTConfig, batch_size: int, accumulate: int, xp: ArrayModule) -> None:
+    """Raise MemoryError where training is sure to need more memory than there is, on the host
+    (memory.available) or on a GPU (backend.free_memory), before it is used up.
 
-    config: the model's sizes; batch_size sequences a batch, `accumulate` batches a step. on_cpu:
-    whether activations are in this memory, too.
+    config: the model's sizes; batch_size sequences a batch, `accumulate` batches a step. xp: the
+    array module of the device. A GPU's weights are made on the host, which has to hold them once.
     """
     C, T, L = config.n_embd, config.block_size, config.n_layer
     params = L * (12 * C * C + 13 * C) + (config.vocab_size + T + 2) * C
@@ -410,7 +408,8 @@ def check_memory(config: GPTConfig, batch_size: int, accumulate: int, on_cpu: bo
         positions * (config.vocab_size + L * (16 * C + config.n_head * T))
         + 2 * positions * accumulate
     )
-    # bytes; the 4: weights, gradients, AdamW's two means
-    needed = 4 * (4 * params + activations if on_cpu else params)
+    # bytes; the inner 4: weights, gradients, AdamW's two means
+    needed = 4 * (4 * params + activations)
     advice = "choose a smaller --n-embd, --n-layer, --block-size, --batch-size or --accumulate"
-    memory.check(needed, "training this model", advice)
+    memory.check(4 * params, "making this model's weights", advice)
+    memory.check(needed, "training this model", advice, xp)

@@ -4,6 +4,11 @@ import contextlib
 import os
 from pathlib import Path
 
+import numpy as np
+
+from .. import backend
+from .shapes import ArrayModule
+
 # the files in which the two versions of Linux's control groups, as containers use them, say what a
 # group may have at most: (where groups of this version are, the name of the file)
 _GROUPS = {
@@ -22,16 +27,19 @@ def available(root: str = "/") -> int | None:
     return min(limits, default=None)
 
 
-def check(needed: int, what: str, advice: str) -> None:
+def check(needed: int, what: str, advice: str, xp: ArrayModule = np) -> None:
     """Raise MemoryError unless the process can have `needed` bytes of memory.
 
-    what: words for what needs them; advice: what to lower.
+    what: words for what needs them; advice: what to lower; xp: the array module of the device that
+    has to hold them; of a GPU the memory that is free counts.
     """
-    most = available()
+    on_gpu = backend.free_memory(xp)
+    most = available() if on_gpu is None else on_gpu
     if most is not None and needed > most:
+        place = "" if on_gpu is None else f" free on {backend.device_name(xp)}"
         raise MemoryError(
-            f"{what} needs more than {describe(needed)} of memory, and there is {describe(most)};"
-            f" {advice}"
+            f"{what} needs more than {describe(needed)} of memory, and there is"
+            f" {describe(most)}{place}; {advice}"
         )
 
 
