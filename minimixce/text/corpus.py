@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..storage.shapes import Array, FilePath, Int, Seed
-from . import prepared
+from . import formats, prepared
 from .documents import NotText, lines_of, pieces_of, python_docs
 from .pieces import WholeWords, encode_pieces
 from .sources import LeftOut, Search, Source, Sources, describe_left_out, listed, reason_of
@@ -87,7 +87,8 @@ def load_corpus(
     With `folder` the streams are written there and read from there as they are needed, so that
     memory stays bounded at any size; overwrite: whether they may replace a prepared corpus. Such a
     folder is itself a path to load from; one of more than 1 GB is only read whole, to check it,
-    with verify=True. Raises FileNotFoundError or ValueError, naming the file, for what is missing,
+    with verify=True. A folder of lines that formats.write_lines made is one, too, with its own
+    validation text. Raises FileNotFoundError or ValueError, naming the file, for what is missing,
     empty, not text or not as it was prepared.
     """
     _check_options(tokenizer, held_out, paths, validation)
@@ -103,6 +104,14 @@ def load_corpus(
             )
         return _opened(paths[0], tokenizer, verify)
 
+    if paths is not None and len(paths) == 1 and formats.is_lines(paths[0]):
+        if any(patterns) or validation is not None or held_out != HELD_OUT:
+            raise ValueError(
+                f"{paths[0]} holds texts with splits of their own, from prepare --format: include,"
+                " exclude, validation and held_out cannot be given"
+            )
+        to_train, validation = formats.open_lines(paths[0])
+        paths, lines = [to_train], True
     search = Search(*patterns, without if folder is None else [*without, folder])
     into = contextlib.nullcontext(_keep_in_memory)
     with into if folder is None else prepared.preparing(folder, overwrite) as write:
