@@ -9,8 +9,6 @@ gpt.py takes these functions in its place; each has the plain one's arguments an
 | blocks.py    | arrays of the CPU that are too large for a cache              |
 """
 
-from typing import Any
-
 import numpy as np
 
 from .. import layers

@@ -1,4 +1,4 @@
-"""Layers on the CPU, block by block, so that what one operation leaves is in the cache for the next.
+"""Layers on the CPU, block by block: what one operation leaves is in the cache for the next.
 
 Trick: NumPy makes a whole pass over memory for every operation. A large array is cut into blocks
 that fit the second-level cache, and all operations are done on one block before the next is begun.
