@@ -43,11 +43,11 @@ def run(given: dict[str, Any]) -> int:
     """Compare, and print the table -> exit status. given: the options that the user gave, by name.
     Raises what compare.compare raises.
     """
-    from ..experiments import compare
+    from ..experiments import compare, starting
 
     flags = chosen(Flags, given)
     given = of(ComparisonOptions, given)
-    options = ComparisonOptions(**given)
+    options = ComparisonOptions(**starting.fine_tuning(given))
     check_given(options, given)
     found = compare.compare(
         options, flags.out, resume=flags.resume, overwrite=flags.overwrite, say=say

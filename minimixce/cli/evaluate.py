@@ -48,7 +48,7 @@ class Flags:
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command on `parser`."""
     add_fields(parser, CommonOptions)
-    parser.add_argument("folder", help="a run folder")
+    parser.add_argument("folder", help="a run, or with --data a GPT-2 folder of transformers")
     add_fields(parser, Flags)
     add_fields(parser, FileFlags, helps={"out": "also write the measures to FILE as JSON"})
 

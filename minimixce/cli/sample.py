@@ -34,7 +34,7 @@ class PrintFlags:
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command on `parser`."""
     add_fields(parser, CommonOptions)
-    parser.add_argument("folder", help="a run or Hugging Face folder with a minimixce tokenizer")
+    parser.add_argument("folder", help="a run, or a GPT-2 folder of transformers")
     add_fields(parser, Flags)
     add_fields(parser, PrintFlags)
     add_fields(parser, FileFlags, helps={"out": "also write the samples to FILE as JSON lines"})

@@ -62,7 +62,7 @@ def run(given: dict[str, Any]) -> int:
     """Train, and print the report -> exit status. given: the options that the user gave, by name.
     Raises ValueError, FileExistsError or FileNotFoundError for options that cannot work.
     """
-    from ..experiments import jobs
+    from ..experiments import jobs, starting
 
     flags = chosen(Flags, given)
     if flags.change and not flags.resume:
@@ -73,7 +73,8 @@ def run(given: dict[str, Any]) -> int:
     if flags.resume and not flags.overwrite:
         options = resumed(flags.out, given, flags.change)
     else:
-        options = TrainingOptions(**(quick(given) if flags.quick else given))
+        settled = starting.fine_tuning(given)
+        options = TrainingOptions(**(quick(settled) if flags.quick else settled))
     check_given(options, given)
     report = (lambda line: None) if options.quiet else say
     # what of the text was not read matters in a run without a report, too

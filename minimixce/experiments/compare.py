@@ -73,7 +73,8 @@ def compare(
     with install.locked(out):
         if written.check(out, _KIND, names, resume=resume, overwrite=overwrite):
             install.finish(out, _RESULTS)
-        jobs = _jobs(o, out, runs, seeds)
+        runs_there = [out / name for name in folders.values()] if resume else []
+        jobs = _jobs(o, out, runs, seeds, runs_there)
         written.begin(out, _KIND, names, overwrite=overwrite)
         # only now, when nothing is left of a study that is replaced
         _check_runs(jobs, out, folders)
@@ -84,12 +85,17 @@ def compare(
 
 
 def _jobs(
-    o: ComparisonOptions, out: Path, runs: dict[str, dict[str, Any]], seeds: list[int]
+    o: ComparisonOptions,
+    out: Path,
+    runs: dict[str, dict[str, Any]],
+    seeds: list[int],
+    runs_there: Sequence[Path],
 ) -> dict[tuple[str, int], Job]:
     """The jobs of all runs, by label and seed. All are made before the first is trained, so that
-    bad options fail at once.
+    bad options fail at once. runs_there: their folders, where some may be trained by now.
     """
-    corpus = load_corpus(o, out=out)
+    of_run = next((folder for folder in runs_there if (folder / run.RUN_FILE).exists()), None)
+    corpus = load_corpus(o, out=out, of_run=of_run)
     if not o.world and len(corpus.validation) < o.tokens:
         raise ValueError(
             f"--tokens must be at most the {len(corpus.validation)} tokens held out, got {o.tokens}"

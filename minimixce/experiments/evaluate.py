@@ -105,7 +105,7 @@ def _losses(
     }
     say(f"text     {targets:,} tokens predicted")
     say(
-        f"loss     {losses['mle']:.4f} nats per {tokenizer.kind} (MLE), {losses['mixce']:.4f}"
+        f"loss     {losses['mle']:.4f} nats per {tokenizer.unit} (MLE), {losses['mixce']:.4f}"
         f" (MixCE, η = {eta}); mean q {losses['mean_q']:.4f}"
     )
     return losses
@@ -140,7 +140,7 @@ def check_nothing_to_ignore(folder: FilePath, given: Iterable[str]) -> None:
 
 def _corpus_of_run(folder: Path, run_options: options.TrainingOptions) -> text.Corpus:
     """The corpus a run was trained on; ValueError if it is another one by now."""
-    corpus = load_corpus(run_options)
+    corpus = load_corpus(run_options, of_run=folder)
     run.check_corpus(folder, corpus)
     return corpus
 
@@ -166,8 +166,7 @@ def write_samples(
     tokenizer does not know.
     """
     validate.check_count("--count", count)
-    ids = [tokenizer.boundary, *tokenizer.encode(prompt).tolist()]
-    start = model.xp.asarray([ids])
+    start = model.xp.asarray(text.encode_prompt(tokenizer, prompt)[None])
     rng = backend.rng(seed, model.xp)
     sampling = (tokens, temperature, top_k, top_p, tokenizer.boundary, rng)
     # made before anything is written, so that bad options fail first
@@ -189,6 +188,7 @@ def _write_stream(
     """Write the tokens of model.stream up to a boundary -> their ids."""
     written: list[int] = []
     pending: list[int] = []
+    shown = 0  # characters of what is pending that are written already
     for drawn in stream:
         on_host = backend.to_numpy(drawn)
         check_drawn(on_host)
@@ -200,9 +200,12 @@ def _write_stream(
         written.append(token)
         pending.append(token)
         piece = tokenizer.decode(pending)
-        # A character of UTF-8 may take up to four byte tokens: write whole ones.
-        if not piece.endswith("\N{REPLACEMENT CHARACTER}") or len(pending) >= 4:
-            write(piece, end="", flush=True)
-            pending = []
-    write(tokenizer.decode(pending), end="\n", flush=True)
+        # a character may take several tokens: its end may be yet to come
+        whole = piece.rstrip("\N{REPLACEMENT CHARACTER}")
+        if len(whole) > shown:
+            write(whole[shown:], end="", flush=True)
+        shown = max(shown, len(whole))
+        if whole == piece:
+            pending, shown = [], 0
+    write(tokenizer.decode(pending)[shown:], end="\n", flush=True)
     return written

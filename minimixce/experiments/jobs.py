@@ -20,10 +20,11 @@ from ..text.prepared import Tokens
 from ..training import loop, run, steps, timing
 from ..training.evaluation import evaluate, loss_of_uniform
 from ..training.threads import limit_threads, share_of_threads
-from . import measures, on_worlds, options, world_measures
+from . import measures, on_worlds, options, starting, world_measures
 from .losses import objective_or_step
 from .options import TrainingOptions
 
+MOST_POSITIONS = 1 << 13  # in a batch to measure on, each with V logits
 MOST_COUNTED = 5_000_000  # training tokens of which a 4-gram model is made, for comparison
 
 
@@ -57,7 +58,7 @@ def train(
                 " --overwrite"
             )
         try:
-            job = Job(job_options, out=out)
+            job = Job(job_options, out=out, resume=resume)
         except FileNotFoundError as error:
             if not resume or job_options.data is None:
                 raise
@@ -96,7 +97,8 @@ class Job:
     """One training run: corpus, model, objective and batches made from job_options.
 
     corpus: a text.Corpus or on_worlds.WorldCorpus in place of the one that the options name; out:
-    the folder of the run, which is not read as text. Raises ValueError, TypeError,
+    the folder of the run, which is not read as text; resume: whether the run is there, with its
+    tokenizer, and its weights are to be loaded. Raises ValueError, TypeError,
     FileNotFoundError or MemoryError for options that cannot work.
     """
 
@@ -105,12 +107,13 @@ class Job:
         job_options: TrainingOptions,
         corpus: text.Corpus | None = None,
         out: FilePath | None = None,
+        resume: bool = False,
     ) -> None:
         self.options = job_options
         self._check_options()
         xp = backend.select_device(job_options.device)
         backend.reuse_freed_memory()
-        self.corpus = corpus or load_corpus(job_options, out=out)
+        self.corpus = corpus or load_corpus(job_options, out=out, of_run=out if resume else None)
         config = GPTConfig(
             self.corpus.tokenizer.vocab_size,
             job_options.block_size,
@@ -120,7 +123,10 @@ class Job:
             job_options.dropout,
         )
         check_memory(config, job_options.batch_size, job_options.accumulate, xp)
-        self.model = GPT(config, job_options.seed, job_options.device)
+        if resume:
+            self.model = GPT(config, job_options.seed, job_options.device)
+        else:
+            self.model = starting.initial_model(job_options, config)
         # one of the two is None
         self.objective: Loss | None
         self.step: on_worlds.Step | None
@@ -207,11 +213,12 @@ class Job:
         return (
             f"model    {o.n_layer} layers, {o.n_head} heads, {o.n_embd} channels:"
             f" {self.model.num_params:,} parameters on {backend.device_name(self.model.xp)}"
+            + (f", from {one_line(o.init)}" if o.init else "")
         )
 
     def check_start(self) -> str:
         """A line: the untrained model's loss, beside that of a uniform one, with a warning if it is
-        far from it.
+        far from it and the weights are new.
         """
         name = self.options.objective
         inputs, targets = map(self.model.xp.asarray, self.batches[0])
@@ -231,7 +238,7 @@ class Job:
         except (TypeError, ValueError):
             return line
         line += f"; a model that finds every token equally likely has {uniform:.3f}"
-        if abs(initial - uniform) > 0.1 * abs(uniform) + 0.05:
+        if not self.options.init and abs(initial - uniform) > 0.1 * abs(uniform) + 0.05:
             line += (
                 "\n         WARNING: they should be close; check the objective before trusting"
                 " this run"
@@ -314,7 +321,7 @@ class Job:
         model.
         """
         nats = evaluate(model, self.validation)["validation_mle"]
-        line = f"result   validation {nats:.3f} nats per {self.corpus.tokenizer.kind}"
+        line = f"result   validation {nats:.3f} nats per {self.corpus.tokenizer.unit}"
         if self.options.world:
             row = self.measure_on_world(model)
             how = "exact" if row["exact"] else "mean ± standard error of 10,000 samples"
@@ -347,10 +354,12 @@ def load_corpus(
     folder: FilePath | None = None,
     overwrite: bool = False,
     out: FilePath | None = None,
+    of_run: FilePath | None = None,
 ) -> text.Corpus:
     """The corpus that job_options name: a world's samples (on_worlds.WorldCorpus) or a text's
     (text.Corpus), written to `folder` if there is one, where it may replace another one with
-    overwrite=True. out: where results go, which is not read as text.
+    overwrite=True. out: where results go, which is not read as text; of_run: the folder of a run of
+    these options, which has a tokenizer by now.
 
     The split of a text does not depend on the seed: runs with different seeds are measured on the
     same held-out text. Raises ValueError or FileNotFoundError as text.load_corpus and
@@ -359,9 +368,11 @@ def load_corpus(
     o = job_options
     if o.world:
         return on_worlds.load_corpus(o.world, o.sequences, o.max_len, o.block_size + 1)
+    made = starting.tokenizer_of_run(of_run, o) if of_run else starting.tokenizer_for(o)
     return text.load_corpus(
         o.data,
-        tokenizer=o.tokenizer,
+        tokenizer=made,
+        vocab_size=o.vocab_size,
         lines=o.lines,
         held_out=o.held_out,
         include=o.include,
@@ -377,13 +388,14 @@ def load_corpus(
 def held_out_batches(
     corpus: text.Corpus, ids: Tokens, block_size: int, kind: str = "stream"
 ) -> text.Batches:
-    """Batches of `ids`, held-out text of `corpus`, to measure on, 32 rows each, cut as `kind`, the
-    option --batches, says.
+    """Batches of `ids`, held-out text of `corpus`, to measure on, of 32 rows, or of fewer where
+    these are long, cut as `kind`, the option --batches, says.
     """
     boundary = corpus.tokenizer.boundary
+    rows = max(1, min(32, MOST_POSITIONS // block_size))
     if kind == "texts":
-        return text.whole_text_batches(ids, 32, block_size, boundary=boundary)
-    return text.consecutive_batches(ids, 32, block_size, corpus.lines, boundary=boundary)
+        return text.whole_text_batches(ids, rows, block_size, boundary=boundary)
+    return text.consecutive_batches(ids, rows, block_size, corpus.lines, boundary=boundary)
 
 
 def describe_reading(corpus: text.Corpus) -> list[str]:

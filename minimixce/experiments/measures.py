@@ -4,7 +4,6 @@ A measure is a function and a row of a table, TEXT_MEASURES or WORLD_MEASURES: f
 command line, the tables, the pictures and the CSV files have it.
 """
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -314,12 +313,12 @@ def vocabulary_of(corpus: Corpus) -> set[str]:
 
 
 def _ends_of_words(tokenizer: Tokenizer) -> list[int]:
-    """Ids that are never inside a word: of the boundary, spaces and ends of lines."""
-    ends = [tokenizer.boundary]
-    for character in " \n":
-        with contextlib.suppress(ValueError):  # of a tokenizer without it
-            ends += tokenizer.encode(character).tolist()
-    return ends
+    """Ids that no word goes on in: of the boundary, and of what begins with a space or the end of a
+    line.
+    """
+    ids = range(tokenizer.vocab_size)
+    spaces = [i for i in ids if tokenizer.decode([i]).startswith((" ", "\n"))]
+    return [tokenizer.boundary, *spaces]
 
 
 @dataclass

@@ -100,7 +100,17 @@ class TextOptions(CommonOptions):
         False, "each line is a sequence of its own, instead of each file", on_resume=FIXED
     )
     tokenizer: str = option(
-        "character", "character or byte", metavar="{character,byte}", on_resume=FIXED
+        "character",
+        "character, byte, bpe (byte-level, as GPT-2's, learnt from what is trained on; needs the"
+        " extra 'text'), or a folder whose tokenizer is taken",
+        metavar="{character,byte,bpe,FOLDER}",
+        on_resume=FIXED,
+    )
+    vocab_size: int = option(
+        text.VOCAB_SIZE,
+        "tokens that bpe learns at most, 256 bytes and the boundary among them",
+        least=257,
+        on_resume=FIXED,
     )
     held_out: float = option(
         text.HELD_OUT,
@@ -155,6 +165,14 @@ class TrainingOptions(_RatioOptions):
         "do not gradient-check an objective from a file (for surrogates with stopped gradients)",
     )
     quiet: bool = option(False, "print no progress", on_resume=FREE)
+    init: str | None = option(
+        None,
+        "start from the weights and the tokenizer of FOLDER, a run's or a GPT-2 folder of"
+        " transformers (needs the extra 'text'); its sizes, and unless they are given its"
+        " --block-size, which may be smaller, and --dropout, are the run's, and --lr is 5e-5",
+        metavar="FOLDER",
+        on_resume=FIXED,
+    )
     world: str | None = option(
         None,
         f"train on samples of a world: {', '.join(on_worlds.WORLDS)}, random:V:ZEROS:SEED or a"
@@ -347,6 +365,11 @@ def absolute(given: dict[str, Any]) -> dict[str, Any]:
     for name in ("data", "validation"):
         if given.get(name):
             given[name] = [os.path.abspath(path) for path in given[name]]
+    if given.get("init"):
+        given["init"] = os.path.abspath(given["init"])
+    tokenizer = given.get("tokenizer") or ""
+    if tokenizer not in text.TOKENIZERS and os.path.isdir(tokenizer):
+        given["tokenizer"] = os.path.abspath(tokenizer)
     if (given.get("world") or "").endswith(".json"):
         given["world"] = os.path.abspath(given["world"])
     path, colon, name = (given.get("objective") or "").rpartition(":")
@@ -363,8 +386,9 @@ def check_given(options: TrainingOptions, given: Iterable[str]) -> None:
     of_worlds = {"max_len", "sequences", "rloo_samples"} & set(given)
     if not options.world and of_worlds:
         raise ValueError(f"{flag(min(of_worlds))} is for worlds: add --world, or leave it out")
-    how_read = {"tokenizer", "lines", "held_out", "include", "exclude", "validation"} & set(given)
-    of_text = how_read | {"data", "samples", "tokens", "batches"} & set(given)
+    how_read = {"tokenizer", "vocab_size", "lines", "held_out", "include", "exclude", "validation"}
+    how_read &= set(given)
+    of_text = how_read | {"data", "init", "samples", "tokens", "batches"} & set(given)
     if options.world and of_text:
         raise ValueError(
             f"--world brings its own text and measures and goes without {flag(min(of_text))}"
@@ -374,11 +398,15 @@ def check_given(options: TrainingOptions, given: Iterable[str]) -> None:
             "--held-out splits the text, and with --validation nothing is split: leave one of them"
             " out"
         )
+    if options.init and {"tokenizer", "vocab_size"} & set(given):
+        raise ValueError("--init brings its tokenizer: leave out --tokenizer and --vocab-size")
+    if "vocab_size" in given and options.tokenizer != "bpe":
+        raise ValueError("--vocab-size is for --tokenizer bpe: add it, or leave --vocab-size out")
     data = options.data or []
     of_files = {"include", "exclude"} & set(given)
     if of_files and not data and not options.validation:
         raise ValueError(f"{flag(min(of_files))} says which files of --data to read: add --data")
-    how_split = how_read - {"tokenizer"}
+    how_split = how_read - {"tokenizer", "vocab_size"}
     if len(data) == 1 and formats.is_lines(data[0]) and how_split:
         raise ValueError(
             f"{data[0]} holds texts with splits of their own, from prepare --format, and goes"

@@ -195,9 +195,8 @@ def save_gpt2(
     _save(Path(folder), beside, named, overwrite)
 
 
-def load_gpt2(folder: FilePath, dtype: str | None = None) -> tuple[dict[str, Any], Arrays]:
-    """Read a GPT-2 folder -> (fields of GPTConfig, {name: array}). dtype=None keeps float64 and
-    reads others as float32.
+def read_gpt2_fields(folder: FilePath) -> dict[str, Any]:
+    """The fields of GPTConfig that a GPT-2 folder's config.json settles -> dict, all but dtype.
 
     Raises FileNotFoundError for a missing file, ValueError for a corrupt one or a config that
     gpt.py does not compute.
@@ -221,7 +220,16 @@ def load_gpt2(folder: FilePath, dtype: str | None = None) -> tuple[dict[str, Any
         raise ValueError(
             f"{path}: embd_pdrop, attn_pdrop and resid_pdrop must be one number, got {rates}"
         )
+    return sizes | {"dropout": float(rates[0])}
 
+
+def load_gpt2(folder: FilePath, dtype: str | None = None) -> tuple[dict[str, Any], Arrays]:
+    """Read a GPT-2 folder -> (fields of GPTConfig, {name: array}). dtype=None keeps float64 and
+    reads others as float32.
+
+    Raises what read_gpt2_fields raises.
+    """
+    fields = read_gpt2_fields(folder)
     weights = _read_weights(folder, prefix="transformer.")
     head = weights.pop("lm_head.weight", None)
     if head is not None and not np.array_equal(head, weights.get("wte.weight")):
@@ -234,13 +242,13 @@ def load_gpt2(folder: FilePath, dtype: str | None = None) -> tuple[dict[str, Any
         for name, value in weights.items()
         if not name.endswith((".attn.bias", ".attn.masked_bias"))
     }
-    if sizes["n_layer"] > len(params):  # before listing the weights of a billion layers
+    if fields["n_layer"] > len(params):  # before listing the weights of a billion layers
         raise ValueError(
-            f"{folder}: config.json says n_layer={sizes['n_layer']}, but there are only"
+            f"{folder}: config.json says n_layer={fields['n_layer']}, but there are only"
             f" {len(params)} weights"
         )
     dtype, params = _in_dtype(folder, params, dtype)
-    return sizes | {"dropout": float(rates[0]), "dtype": dtype}, params
+    return fields | {"dtype": dtype}, params
 
 
 def _read_config(folder):

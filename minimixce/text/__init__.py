@@ -7,7 +7,7 @@ from .batches import (
     random_batches,
     whole_text_batches,
 )
-from .corpus import HELD_OUT, Corpus, encode_files, load_corpus
+from .corpus import HELD_OUT, TOKENIZERS, VOCAB_SIZE, Corpus, encode_files, load_corpus
 from .documents import drop_repeated_paragraphs, python_docs
 from .prepared import is_prepared
 from .sources import LeftOut, Sources
@@ -19,6 +19,7 @@ from .tokenizers import (
     CharTokenizer,
     SubwordTokenizer,
     WordTokenizer,
+    encode_prompt,
     learn_bpe,
     load_tokenizer,
     save_tokenizer,
@@ -27,7 +28,9 @@ from .tokenizers import (
 __all__ = [
     "BOUNDARY",
     "HELD_OUT",
+    "TOKENIZERS",
     "TOKENIZER_FILE",
+    "VOCAB_SIZE",
     "Batches",
     "ByteTokenizer",
     "CharTokenizer",
@@ -40,6 +43,7 @@ __all__ = [
     "consecutive_batches",
     "drop_repeated_paragraphs",
     "encode_files",
+    "encode_prompt",
     "is_prepared",
     "learn_bpe",
     "load_corpus",

@@ -313,25 +313,35 @@ def open_folder(folder: FilePath, device: str = "auto") -> tuple[GPT, Tokenizer]
     model = GPT.load(folder, device)
     tokenizer = text.load_tokenizer(folder)
     checkpoint.check_beside(folder)
-    if tokenizer.vocab_size != model.config.vocab_size:
-        raise ValueError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model"
-            f" {model.config.vocab_size}"
-        )
+    check_vocabulary(folder, tokenizer, model.config.vocab_size)
     return model, tokenizer
+
+
+def check_vocabulary(folder: FilePath, tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Raise ValueError unless the tokenizer in `folder` has as many tokens as the model there,
+    vocab_size.
+    """
+    if tokenizer.vocab_size != vocab_size:
+        raise ValueError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model {vocab_size}"
+        )
 
 
 def write_options(folder: FilePath, options: dict[str, Any], corpus: text.Corpus) -> None:
     """Write run.json and the tokenizer to `folder`: options (a dict), with what is true of the
     corpus instead of what was asked for, and the corpus's fingerprint.
+
+    A folder that the tokenizer was taken from stays there by its name.
     """
     if not _holds(folder, corpus.tokenizer):
         text.save_tokenizer(corpus.tokenizer, folder)
-    found = {
+    found: dict[str, Any] = {
         "data_fingerprint": corpus.fingerprint(),
         "lines": corpus.lines,
-        "tokenizer": corpus.tokenizer.kind,
     }
+    asked = options.get("tokenizer", "")
+    if asked in text.TOKENIZERS or not os.path.isdir(asked):
+        found["tokenizer"] = corpus.tokenizer.kind
     data = json.dumps(options | found, indent=2).encode() + b"\n"
     files.write_atomically(Path(folder) / RUN_FILE, data)
 
