@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import minimixce as mm
 from minimixce import layers, objectives
 from minimixce.fast import cuda_layers, cuda_training, kernels
-from minimixce.fast.cuda_products import MAX_CALLS, batch_axes, calls, layout
+from minimixce.fast.cuda_products import MAX_CALLS, View, batch_axes, calls, layout
 from minimixce.fast.cuda_source import SOURCE, THREADS
 from minimixce.kv import KV
 
@@ -104,11 +104,11 @@ def matrix(memory, offset, leading, stride, count, rows, columns, transpose):
 def multiply_on_cpu(call, a, b, out):
     """cublasGemmStridedBatchedEx of our b, a and out."""
     one = call
-    first = matrix(b, one.offset_a, one.leading_a, one.stride_a, one.count, one.m, one.k,
+    first = matrix(b, one.offset_a, one.leading_a, one.stride_a, one.batch, one.m, one.k,
                    one.transpose_a)  # fmt: skip
-    second = matrix(a, one.offset_b, one.leading_b, one.stride_b, one.count, one.k, one.n,
+    second = matrix(a, one.offset_b, one.leading_b, one.stride_b, one.batch, one.k, one.n,
                     one.transpose_b)  # fmt: skip
-    result = matrix(out, one.offset_c, one.leading_c, one.stride_c, one.count, one.m, one.n, False)
+    result = matrix(out, one.offset_c, one.leading_c, one.stride_c, one.batch, one.m, one.n, False)
     result[...] = first @ second
 
 
@@ -266,10 +266,10 @@ def heads(dtype="float64"):
 def test_heads_are_multiplied_where_they_lie():
     q, k, v, scores = heads()
     found = [*calls(k, q.swapaxes(-1, -2), np.empty((3, 4, 6, 6)))]
-    assert [call.count for call in found] == [4, 4, 4]  # a batch of the heads for each row
+    assert [call.batch for call in found] == [4, 4, 4]  # a batch of the heads for each row
     merged = np.empty((3, 6, 4, 5)).swapaxes(1, 2)
     assert len([*calls(scores.swapaxes(-1, -2), v, merged)]) == 3
-    assert [call.count for call in calls(scores, scores, scores)] == [12]
+    assert [call.batch for call in calls(scores, scores, scores)] == [12]
 
 
 def test_operands_are_copied_where_calls_would_be_many(product_on_cpu):
@@ -281,16 +281,31 @@ def test_operands_are_copied_where_calls_would_be_many(product_on_cpu):
     np.testing.assert_allclose(kernels.matmul(a, b), a @ b, rtol=1e-12, atol=1e-12)
 
 
-def test_layouts():
-    x = np.empty((6, 8))
-    assert layout(x) == (False, 8)
-    assert layout(x.T) == (True, 8)
-    assert layout(x[::2, 2:5]) == (False, 16)
-    assert layout(x[:, ::2]) is None
-    assert layout(np.broadcast_to(x[:1], (6, 8))) is None
-    assert layout(x[:1]) == layout(x[:, :1]) == (False, 8)
-    assert layout(np.empty((1, 1))) == (False, 1)
-    assert batch_axes([np.empty((2, 3, 4, 5, 6))]) == [(24, (30,))]
+@pytest.mark.parametrize(
+    ("shape", "steps", "expected"),
+    [
+        ((6, 8), (8, 1), (False, 8)),
+        ((8, 6), (1, 8), (True, 8)),  # transposed
+        ((3, 3), (16, 1), (False, 16)),  # every second row, some columns
+        ((6, 4), (8, 2), None),  # every second column
+        ((6, 8), (0, 1), None),  # one row repeated
+        ((6, 8), (-8, 1), None),  # upside down
+        ((1, 8), (0, 1), (False, 8)),
+        ((6, 1), (8, 1), (False, 8)),
+        ((1, 8), (1, 9), (True, 9)),  # a row of a transposed matrix
+        ((1, 1), (0, 0), (False, 1)),
+    ],
+)
+def test_layouts(shape, steps, expected):
+    assert layout(View(shape, steps)) == expected
+
+
+def test_leading_axes_become_one_where_steps_allow():
+    whole = View((2, 3, 4, 5, 6), (360, 120, 30, 6, 1))
+    assert batch_axes([whole]) == [(24, (30,))]
+    repeated = View((2, 3, 4, 5, 6), (0, 0, 30, 6, 1))
+    assert batch_axes([whole, repeated]) == [(6, (120, 0)), (4, (30, 30))]
+    assert batch_axes([View((1, 5, 1, 5, 6), (7, 60, 7, 6, 1))]) == [(5, (60,))]
 
 
 def test_empty_products_are_zero(product_on_cpu):
@@ -632,10 +647,10 @@ def test_cublas_gets_its_arguments_in_cupys_order(monkeypatch, dtype, tf32):
             assert words["C"] == out.ctypes.data + call.offset_c * out.itemsize
             leading = call.leading_a, call.leading_b, call.leading_c
             assert (words["lda"], words["ldb"], words["ldc"]) == leading
-            if call.count > 1:
+            if call.batch > 1:
                 strides = call.stride_a, call.stride_b, call.stride_c
                 assert (words["strideA"], words["strideB"], words["strideC"]) == strides
-                assert words["batchCount"] == call.count
+                assert words["batchCount"] == call.batch
             kind = {"float32": "32F", "float64": "64F"}[dtype]
             fast = "_FAST_TF32" if tf32 and dtype == "float32" else ""
             assert words["computeType"] == getattr(cublas, f"CUBLAS_COMPUTE_{kind}{fast}")

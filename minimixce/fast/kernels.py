@@ -13,6 +13,7 @@ float64 is never rounded.
 import functools
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,11 @@ from .cuda_source import LANES, SLICES, SOURCE, THREADS
 
 MAX_BLOCKS = 2048  # of a kernel that goes through a long vector or over many rows
 _C_TYPES = {"f": "float", "d": "double"}  # by the dtype's char
+# 1 and 0 on the host, by which cuBLAS multiplies the product and what is in its place
+_ONE_AND_ZERO = {char: np.array([1, 0], char) for char in _C_TYPES}
+_ONE_AND_ZERO_AT = {
+    char: (x.ctypes.data, x.ctypes.data + x.itemsize) for char, x in _ONE_AND_ZERO.items()
+}
 
 # ---- CuPy ----------------------------------------------------------------------------------------
 
@@ -63,8 +69,8 @@ def _kernel(name, real):
     return cupy.RawKernel(SOURCE, name, (f"-DREAL={real}",))
 
 
-def address(x: Array) -> int:
-    """Where the first number of x is in the device's memory."""
+def address(x: Any) -> int:
+    """Where the first number of an array of CuPy's is in the device's memory."""
     return x.data.ptr
 
 
@@ -77,21 +83,21 @@ def _multiply(call: Call, a: Array, b: Array, out: Array) -> None:
     compute = cublas.CUBLAS_COMPUTE_32F if single else cublas.CUBLAS_COMPUTE_64F
     if single and _tf32() and int(device.get_compute_capability()) >= 80:
         compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32
-    one, zero = np.ones((), out.dtype), np.zeros((), out.dtype)  # read before the call returns
+    one, zero = _ONE_AND_ZERO_AT[out.dtype.char]
     first = [address(b) + call.offset_a * b.itemsize, kind, call.leading_a]
     second = [address(a) + call.offset_b * a.itemsize, kind, call.leading_b]
     result = [address(out) + call.offset_c * out.itemsize, kind, call.leading_c]
     count, function = [], cublas.gemmEx
-    if call.count > 1:
-        count, function = [call.count], cublas.gemmStridedBatchedEx
+    if call.batch > 1:
+        count, function = [call.batch], cublas.gemmStridedBatchedEx
         first.append(call.stride_a)
         second.append(call.stride_b)
         result.append(call.stride_c)
     function(
         device.get_cublas_handle(),
         *(int(call.transpose_a), int(call.transpose_b), call.m, call.n, call.k),
-        *(one.ctypes.data, *first, *second),
-        *(zero.ctypes.data, *result),
+        *(one, *first, *second),
+        *(zero, *result),
         *(*count, compute, cublas.CUBLAS_GEMM_DEFAULT),
     )
 
