@@ -5,6 +5,7 @@ stands below them, commands run, links lead somewhere.
 import configparser
 import contextlib
 import io
+import json
 import os
 import re
 import shlex
@@ -84,6 +85,10 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("story.txt", "big.txt"):
         Path(name).write_text(STORY * 50)
+    Path("webtext").mkdir()
+    for split in ("train", "valid", "test"):
+        records = (json.dumps({"text": f"{split} {i}. {STORY * 6}"}) for i in range(20))
+        Path("webtext", f"webtext.{split}.jsonl").write_text("\n".join(records))
     Path("my_losses.py").write_text(block("tutorials/using.md", "half_and_half"), "utf-8")
     layer = block("tutorials/gradient_checking.md", "# test_my_layer.py")
     layer = layer.replace("linear_forward", "forward").replace("linear_backward", "backward")
