@@ -1,21 +1,22 @@
 """One training step (forward, MixCE, backward, clipping, AdamW) beside PyTorch: python
 benchmarks/train_step.py
 
-Each side runs in a process of its own and waits while the other works; rounds alternate, and
-medians of single steps are compared. Also: the same matrix products alone in both BLAS libraries,
-their share of the step, the step's share of the speed of one large product, and the growth of peak
-memory. With more than one thread minimixce runs twice: with that many threads in the linear algebra
-library (numpy), and with each batch split over that many threads of one each (shards).
+Each side runs in a process of its own, with the settings that a user has by default, and waits
+while the other works; rounds alternate, and medians of single steps are compared. Also: the same
+matrix products alone in both BLAS libraries, their share of the step, the step's share of the speed
+of one large product, and the growth of the most memory that a side and its child processes held
+(proportional set size, polled during three steps).
 """
 
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import report
 
@@ -44,17 +45,33 @@ def flops(shape):
     return sum(2 * count * batch * m * k * n for count, batch, m, k, n in products(*shape))
 
 
-def rss():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
+def memory():
+    """MiB of this process and its children; what they share is counted once."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    total = 0
+    for process in ["self", *children]:
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+            total += int(line.split()[1]) / 1024 if line.startswith("Pss:") else 0
+    return total
 
 
-def peak_rss():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+def most_memory(work):
+    """The most that `memory` finds while work() runs."""
+    found, done = [memory()], threading.Event()
+
+    def poll():
+        while not done.wait(0.002):
+            found.append(memory())
+
+    poller = threading.Thread(target=poll)
+    poller.start()
+    work()
+    done.set()
+    poller.join()
+    return max(found)
 
 
-def numpy_side(shape, threads, shards):
+def numpy_side(shape, threads):
     import functools
 
     import numpy as np
@@ -64,14 +81,15 @@ def numpy_side(shape, threads, shards):
     from minimixce import backend
     from minimixce.training import steps
 
-    threadpool_limits(threads // shards)
+    threadpool_limits(threads)
     backend.reuse_freed_memory()
     n_layer, n_head, C, T, B, V = shape
-    before = rss()
+    before = memory()
     tokens = np.random.default_rng(0).integers(0, V, (B, T + 1))
     model = mm.GPT(mm.GPTConfig(V, T, n_layer, n_head, C), device="cpu")
     optimizer = mm.AdamW(model.params, 1e-3)
-    step = steps.grouped_objective(functools.partial(mm.objectives.mixce, eta=0.5), shards=shards)
+    mixce = functools.partial(mm.objectives.mixce, eta=0.5)
+    step = steps.GroupedObjective(mixce, shards=None)
 
     def run():
         _, grads = step(model, [(tokens[:, :-1], tokens[:, 1:])], 0)
@@ -92,7 +110,7 @@ def torch_side(shape, threads, compiled=False):
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     n_layer, n_head, C, T, B, V = shape
-    before = rss()
+    before = memory()
     tokens = torch.randint(0, V, (B, T + 1))
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     model = TorchGPT(V, T, n_layer, n_head, C)
@@ -125,7 +143,7 @@ def worker(side, shape, threads):
     if side in ("torch", "compiled"):
         run, random, before = torch_side(shape, threads, side == "compiled")
     else:
-        run, random, before = numpy_side(shape, threads, threads if side == "shards" else 1)
+        run, random, before = numpy_side(shape, threads)
     work = {"run": run}
     for line in sys.stdin:
         order = json.loads(line)
@@ -144,7 +162,9 @@ def worker(side, shape, threads):
             start = time.perf_counter()
             work[what]()
             answer.append(time.perf_counter() - start)
-        print(json.dumps(answer or peak_rss() - before), flush=True)
+        if what == "memory":
+            answer = most_memory(lambda: [run() for _ in range(3)]) - before
+        print(json.dumps(answer), flush=True)
 
 
 class Side:
@@ -178,11 +198,11 @@ class Side:
 
 def measure(name, threads, rounds, compiled):
     shape = SHAPES[name]
-    names = ["numpy", "torch"] + ["shards"] * (threads > 1) + ["compiled"] * compiled
+    names = ["numpy", "torch"] + ["compiled"] * compiled
     sides = {side: Side(side, shape, threads) for side in names}
     for side in sides.values():
         side.ask("run", 3)
-    memory = {key: side.ask("memory") for key, side in sides.items()}
+    held = {key: side.ask("memory") for key, side in sides.items()}
     per_round = max(2, int(0.6 / (sum(sides["torch"].ask("run", 3)) / 3)))
     seconds = {key: [] for key in [*sides, "numpy products", "torch products", "numpy peak"]}
     for _ in range(rounds):
@@ -194,21 +214,18 @@ def measure(name, threads, rounds, compiled):
     for side in sides.values():
         side.close()
     median = {key: statistics.median(values) for key, values in seconds.items()}
-    best = min(median["numpy"], median.get("shards", math.inf))
     return {
         "shape": name,
         "threads": threads,
         "numpy_ms": 1e3 * median["numpy"],
         "torch_ms": 1e3 * median["torch"],
         "ratio": median["numpy"] / median["torch"],
-        "ratio_with_shards": median["shards"] / median["torch"] if threads > 1 else "",
-        "ratio_to_compiled": best / median["compiled"] if compiled else "",
+        "ratio_to_compiled": median["numpy"] / median["compiled"] if compiled else "",
         "blas_ratio": median["numpy products"] / median["torch products"],
         "products_share": median["numpy products"] / median["numpy"],
-        "sgemm_peak_share": flops(shape) / best / (2 * PEAK**3 / median["numpy peak"]),
-        "memory_mib": memory["numpy"],
-        "memory_with_shards_mib": memory.get("shards", ""),
-        "torch_memory_mib": memory["torch"],
+        "sgemm_peak_share": flops(shape) / median["numpy"] / (2 * PEAK**3 / median["numpy peak"]),
+        "memory_mib": held["numpy"],
+        "torch_memory_mib": held["torch"],
     }
 
 

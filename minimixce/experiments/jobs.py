@@ -19,7 +19,7 @@ from ..storage.terminal import one_line
 from ..text.prepared import Tokens
 from ..training import loop, run, steps, timing
 from ..training.evaluation import evaluate, loss_of_uniform
-from ..training.threads import limit_threads, share_of_threads
+from ..training.threads import limit_threads
 from . import measures, on_worlds, options, starting, world_measures
 from .losses import objective_or_step
 from .options import TrainingOptions
@@ -137,6 +137,16 @@ class Job:
             self.batches, self.validation = self._batches_of_rows()
         else:
             self.batches, self.validation = self._batches_of_text()
+        self._choose_shards()
+
+    def _choose_shards(self) -> None:
+        """Where the number of shards is not given, settle it, so that run.json keeps it."""
+        if self.options.shards is None:
+            shards = 1
+            if self.objective is not None:
+                shards = steps.shards_for(self.objective, self.model, self.batches[0])
+            self.options = dataclasses.replace(self.options, shards=shards)
+            self._fit_options["shards"] = shards
 
     def _check_options(self) -> None:
         self._fit_options = {
@@ -254,9 +264,9 @@ class Job:
             group_step = steps.grouped_step(self.step)
         else:
             assert self.objective is not None
-            group_step = steps.grouped_objective(self.objective, o.seed, o.shards)
+            group_step = steps.GroupedObjective(self.objective, o.seed, o.shards)
         inputs, targets = self._typical_batch()
-        with share_of_threads(o.shards), np.errstate(all="ignore"):
+        with steps.ending(group_step), np.errstate(all="ignore"):
             of_batch = timing.seconds_of_step(
                 lambda model, batch: group_step(model, [batch], 0), self.model, (inputs, targets)
             )
@@ -287,27 +297,26 @@ class Job:
         resume: go on with the run that `folder` holds; progress: whether to show a bar and print
         measurements.
         """
-        with share_of_threads(self.options.shards):
-            return loop.fit(
-                self.model,
-                self.batches,
-                self.objective,
-                step=self.step,
-                **self._fit_options,
-                # The best model by likelihood is not the best by another objective: a run of a step
-                # keeps its last.
-                validation=self.validation if self.step is None else None,
-                validation_eta=self.options.eta,
-                seed=self.options.seed,
-                folder=folder,
-                boundary=self.corpus.tokenizer.boundary,
-                resume=resume,
-                overwrite=not resume,
-                on_start=lambda new: run.write_options(
-                    new, dataclasses.asdict(self.options), self.corpus
-                ),
-                progress=progress,
-            )
+        return loop.fit(
+            self.model,
+            self.batches,
+            self.objective,
+            step=self.step,
+            **self._fit_options,
+            # The best model by likelihood is not the best by another objective: a run of a step
+            # keeps its last.
+            validation=self.validation if self.step is None else None,
+            validation_eta=self.options.eta,
+            seed=self.options.seed,
+            folder=folder,
+            boundary=self.corpus.tokenizer.boundary,
+            resume=resume,
+            overwrite=not resume,
+            on_start=lambda new: run.write_options(
+                new, dataclasses.asdict(self.options), self.corpus
+            ),
+            progress=progress,
+        )
 
     def measure_on_world(self, model: LanguageModel) -> dict[str, float]:
         """world_measures.measure_on_world of a model, with this run's world and seed."""

@@ -202,8 +202,10 @@ class TrainingOptions(_RatioOptions):
     steps: int = option(2200, "optimizer steps")
     batch_size: int = option(12, "sequences in a batch")
     accumulate: int = option(1, "batches in a step")
-    shards: int = option(
-        1, "threads that share each batch; larger models gain (needs the extra 'threads')"
+    shards: int | None = option(
+        None,
+        "parts of each batch that are computed side by side; by default one for each thread where"
+        " the batch is large enough",
     )
     block_size: int = option(64, "positions the model sees", on_resume=FIXED)
     n_layer: int = option(2, "transformer blocks", on_resume=FIXED)

@@ -25,10 +25,11 @@ from ..training import timing
 from ..training.evaluation import check_batch, check_targets, evaluate
 from ..training.run import Run, found_in, keeping
 from ..training.steps import (
+    GroupedObjective,
     GroupStep,
     check_callable,
     describe,
-    grouped_objective,
+    ending,
     grouped_step,
     guarded,
     takes_normalizer,
@@ -62,7 +63,7 @@ def fit(
     weight_decay: float = 0.1,
     max_grad_norm: float = 1.0,
     accumulate: int = 1,
-    shards: int = 1,
+    shards: int | None = None,
     validation: Iterable[Batch] | None = None,
     validation_eta: float = 0.5,
     eval_every: int = 250,
@@ -94,10 +95,11 @@ def fit(
     the best anew when it is resumed with another; by default the function's name, with its ratios
     where it is a functools.partial (two lambdas have the same name).
 
-    shards: on the CPU, split the rows of each batch over this many threads; worth it for models of
-    100 channels and more, with the linear algebra library limited to its share of the cores
-    (threadpoolctl, or OMP_NUM_THREADS). Needs an objective with a `normalizer`; results depend on
-    shards in rounding, and with dropout in the draw. seed: of dropout.
+    shards: on the CPU, how many parts the rows of each batch are shared out in, which are computed
+    side by side, each with its share of the linear algebra library's threads. By default as many as
+    it has threads, where a batch is large enough and model and objective are the package's own
+    (training.shards), else 1. Others than 1 need an objective with a `normalizer`; results depend
+    on shards in rounding, and with dropout in the draw. seed: of dropout.
 
     validation: batches to iterate over; measurements then hold those of `evaluate`, with
     validation_eta as the η of validation_mixce; the best model is the one with the least
@@ -146,7 +148,7 @@ def fit(
     final_lr = float(final_lr)
     objective, group_step = _objective_and_step(objective, step, model, seed, shards)
     # What overflows shows in the loss, with advice, and needs no warnings.
-    with keeping(folder), np.errstate(all="ignore"):
+    with keeping(folder), np.errstate(all="ignore"), ending(group_step):
         _check_places(folder, validation, model.config.vocab_size, resume, overwrite)
         optimizer = AdamW(model.params, lr, betas, weight_decay=weight_decay)
         given = cast(Callable[..., Any], objective if step is None else step)
@@ -203,7 +205,7 @@ def _objective_and_step(
     step: Callable[..., LossAndGrads] | None,
     model: LanguageModel,
     seed: int,
-    shards: int,
+    shards: int | None,
 ) -> tuple[Loss | None, GroupStep]:
     """What fit was given -> (the objective, or None for a step; what makes a step of a group of
     batches).
@@ -217,7 +219,7 @@ def _objective_and_step(
         objective = objectives.mixce if objective is None else objective
         check_callable("objective", objective)
         countable = takes_normalizer(objective)
-    if shards > 1 and (not countable or model.xp is not np):
+    if shards not in (None, 1) and (not countable or model.xp is not np):
         raise ValueError(
             "shards must be 1 on a GPU, for a step and for an objective without a normalizer, got"
             f" {shards}"
@@ -225,7 +227,7 @@ def _objective_and_step(
     if step is not None:
         return None, grouped_step(step)
     assert objective is not None
-    return objective, grouped_objective(guarded(objective), seed, shards)
+    return objective, GroupedObjective(guarded(objective), seed, shards)
 
 
 def _check_places(
@@ -369,7 +371,7 @@ def check_options(
     weight_decay: float = 0.1,
     max_grad_norm: float = 1.0,
     accumulate: int = 1,
-    shards: int = 1,
+    shards: int | None = None,
     eval_every: int = 250,
     patience: int | None = None,
 ) -> None:
@@ -383,7 +385,7 @@ def check_options(
         "patience": patience,
         "warmup": warmup,
     }
-    if not 1 <= shards <= 1024:
+    if shards is not None and not 1 <= shards <= 1024:
         raise ValueError(f"shards must be at least 1 and at most 1024, got {shards}")
     for name, value in counts.items():
         least = 0 if name == "warmup" else 1

@@ -5,19 +5,20 @@ batch) -> loss, grads. Either becomes what the loop calls: (model, group, number
 the mean over a group of batches, where number counts the groups.
 """
 
-import contextvars
+import contextlib
 import functools
 import inspect
 import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from .. import backend
 from ..model import LanguageModel
-from ..storage.shapes import Array, Loss, LossAndGrads, RandomGenerator
+from ..storage.shapes import Array, Batch, Loss, LossAndGrads, RandomGenerator
+from .shards import Shards, default_shards, keep_nothing
+from .threads import threads_in_use
 
 _IN_FIT = "; a whole step, (model, batch) -> loss, grads, goes in step="
 
@@ -27,6 +28,11 @@ _TELLING = (AttributeError, TypeError, ValueError)
 
 # (model, group of batches, number of the group) -> loss, grads
 GroupStep: TypeAlias = Callable[..., LossAndGrads]
+
+
+# Positions of a batch that the CPU takes through the model at once, over all shards: what their
+# forward leaves for backward is the most that a step holds, and longer products are hardly faster.
+AT_ONCE = 1024
 
 
 class NotAnObjective(TypeError, ValueError):
@@ -117,43 +123,87 @@ def takes_normalizer(objective: Callable[..., Any]) -> bool:
     return "normalizer" in inspect.signature(objective).parameters
 
 
-def grouped_objective(objective: Loss, seed: int = 0, shards: int = 1) -> GroupStep:
+class GroupedObjective:
     """(model, group, number) -> loss, grads from an objective over tokens.
 
     Where it takes a `normalizer`, that is the number of targets of the whole group, so that the
     group equals one big batch; elsewhere the batches' losses are averaged. The random numbers of
     dropout depend on seed, number and shard alone, so that a resumed run draws what an undisturbed
-    one would. shards: threads that take their share of every batch's rows each. NumPy lets go of
-    Python's lock while it computes, so they do run side by side.
+    one would. shards: how many parts every batch's rows are shared out in, which are computed side
+    by side (see training/shards.py); None for as many as the first batch's shape is worth. `close`
+    ends what shards run in.
     """
-    counted = takes_normalizer(objective)
 
-    def shard_step(model, group, count, number, shard):
+    def __init__(self, objective: Loss, seed: int = 0, shards: int | None = 1) -> None:
+        self.objective = objective
+        self.seed = seed
+        self.shards = shards
+        self._counted = takes_normalizer(objective)
+        self._side_by_side: Shards | None = None
+
+    def __call__(self, model: LanguageModel, group: list[Batch], number: int) -> LossAndGrads:
+        """Loss and gradients of a group of batches, whose number is `number`."""
+        if self.shards is None:
+            self.shards = shards_for(self.objective, model, group[0])
+        count = max(1, sum(int((targets >= 0).sum()) for _, targets in group))
+        if self.shards == 1:
+            return self._shard_step(model, group, count, number, 0)
+        if self._side_by_side is None:
+            processes = keep_nothing(self.objective, model)
+            self._side_by_side = Shards(self._shard_step, self.shards, processes)
+        return self._side_by_side(model, group, count, number)
+
+    def close(self) -> None:
+        """End the processes that shards may run in."""
+        if self._side_by_side is not None:
+            self._side_by_side.close()
+
+    def _parts(self, model, group, shard):
+        """(batch, rows) of what a shard takes through the model one after the other."""
+        for batch in group:
+            n, positions = batch[0].shape
+            first, stop = (k * n // self.shards for k in (shard, shard + 1))
+            size = max(1, stop - first)
+            if model.xp is np and keep_nothing(self.objective, model):
+                size = max(1, AT_ONCE // self.shards // positions)
+            for start in range(first, stop, size):
+                yield batch, slice(start, min(start + size, stop))
+
+    def _shard_step(self, model, group, count, number, shard):
         loss, grads = 0.0, None
-        rng = _dropout_rng(model, seed, number, shard)
-        for inputs, targets in group:
-            rows = slice(shard * len(inputs) // shards, (shard + 1) * len(inputs) // shards)
-            if rows.start == rows.stop:
-                continue
+        rng = _dropout_rng(model, self.seed, number, shard)
+        for (inputs, targets), rows in self._parts(model, group, shard):
             logits, cache = model.forward(model.xp.asarray(inputs[rows]), training=True, rng=rng)
             targets_on_device = model.xp.asarray(targets[rows])
-            if counted:
-                part, dlogits = objective(logits, targets_on_device, normalizer=count)
+            if self._counted:
+                part, dlogits = self.objective(logits, targets_on_device, normalizer=count)
             else:
                 part, dlogits = (
-                    value / len(group) for value in objective(logits, targets_on_device)
+                    value / len(group) for value in self.objective(logits, targets_on_device)
                 )
             grads = model.backward(dlogits, cache, grads)
             loss = loss + part
         return loss, grads
 
-    def step(model, group, number):
-        count = max(1, sum(int((targets >= 0).sum()) for _, targets in group))
-        if shards == 1:
-            return shard_step(model, group, count, number, 0)
-        return _sum_of_shards(shards, lambda shard: shard_step(model, group, count, number, shard))
 
-    return step
+@contextlib.contextmanager
+def ending(group_step: GroupStep) -> Iterator[None]:
+    """Inside, group_step is called; at the end, the processes that it may have forked are ended."""
+    try:
+        yield
+    finally:
+        if isinstance(group_step, GroupedObjective):
+            group_step.close()
+
+
+def shards_for(objective: Loss, model: LanguageModel, batch: Batch) -> int:
+    """How many shards are worth it for batches like this one (see shards.default_shards): 1 on a
+    GPU, and where the model or the objective might keep something between calls.
+    """
+    if model.xp is not np or not keep_nothing(objective, model):
+        return 1
+    rows, positions = batch[0].shape
+    return default_shards(model.num_params, rows, positions, threads_in_use())
 
 
 def _dropout_rng(
@@ -164,21 +214,6 @@ def _dropout_rng(
         return None
     drawn = np.random.SeedSequence([seed, number, shard]).generate_state(1)[0]
     return backend.rng(int(drawn), model.xp)
-
-
-def _sum_of_shards(shards: int, shard_step: Callable[[int], Any]) -> LossAndGrads:
-    """Run shard_step(0), …, shard_step(shards − 1) in threads and add up loss and grads."""
-    with ThreadPoolExecutor(shards) as pool:
-        # so that NumPy's error settings hold there too
-        contexts = [contextvars.copy_context() for _ in range(shards)]
-        running = [pool.submit(c.run, shard_step, i) for i, c in enumerate(contexts)]
-    # None: more shards than rows
-    (loss, grads), *others = [r.result() for r in running if r.result()[1] is not None]
-    for more_loss, more in others:  # always in this order, so that a run repeats bit for bit
-        loss = loss + more_loss
-        for name, g in more.items():
-            grads[name] += g
-    return loss, grads
 
 
 def grouped_step(step: Callable[..., LossAndGrads]) -> GroupStep:

@@ -2,8 +2,11 @@
 
 import contextlib
 import importlib.util
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
+
+_MISSING = "--threads and --shards need threadpoolctl: pip install threadpoolctl"
 
 
 def limit_threads(count: int | None) -> AbstractContextManager[Any]:
@@ -18,9 +21,7 @@ def limit_threads(count: int | None) -> AbstractContextManager[Any]:
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:
-        raise ValueError(
-            '--threads and --shards need threadpoolctl: pip install "minimixce[threads]"'
-        ) from None
+        raise ValueError(_MISSING) from None
     return threadpool_limits(count)
 
 
@@ -29,11 +30,17 @@ def can_limit_threads() -> bool:
     return importlib.util.find_spec("threadpoolctl") is not None
 
 
-def share_of_threads(shards: int) -> AbstractContextManager[Any]:
-    """A context that gives each of `shards` threads its share of the linear algebra library's
-    threads; with one shard nothing changes.
+def share_of_threads(shards: int) -> Callable[[], AbstractContextManager[Any]]:
+    """What makes contexts that give each of `shards` shards its share of the linear algebra
+    library's threads. The libraries are looked for here, once: that takes as long as a small step.
     """
-    return limit_threads(max(1, threads_in_use() // shards) if shards > 1 else None)
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        raise ValueError(_MISSING) from None
+    count = max(1, threads_in_use() // shards)
+    controller = ThreadpoolController()
+    return lambda: controller.limit(limits=count)
 
 
 def threads_in_use() -> int:

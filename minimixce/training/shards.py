@@ -1,0 +1,244 @@
+"""The rows of a batch shared out over the cores.
+
+Each shard takes its share of the rows through the model. Threads are the simple way: NumPy lets go
+of Python's lock while it computes. But a thread that is done with an operation waits for the lock
+while another one holds it, and to be woken up takes as long as a small operation. Processes have a
+lock each, so where one can be forked (Linux) and model and objective are the package's own, which
+keep nothing between calls, the shards are processes: this one and children that see its parameters
+in shared memory and leave their gradients there.
+"""
+
+import contextvars
+import functools
+import math
+import mmap
+import multiprocessing
+import os
+import signal
+import sys
+import types
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from .. import objectives
+from ..model import LanguageModel
+from ..storage.shapes import Arrays, LossAndGrads
+from .threads import share_of_threads
+
+# (model, work, shard) -> loss, grads of a shard's rows; grads None where it has no rows
+ShardStep: TypeAlias = Callable[..., tuple[Any, Any]]
+
+# Multiply-adds of a forward pass that keep a shard longer than handing it the work does: on two
+# cores, half of a batch with as much takes milliseconds, and sharing it out some tenths of one.
+WORTH_SHARING = 40_000_000
+
+
+def default_shards(num_params: int, rows: int, positions: int, threads: int) -> int:
+    """How many shards are worth it on the CPU: a function of shapes and threads alone, never of a
+    timing, so that the same command makes the same run.
+
+    num_params: of the model; rows, positions: of a batch; threads: those that the linear algebra
+    library may use.
+    """
+    return max(1, min(threads, rows, rows * positions * num_params // WORTH_SHARING))
+
+
+def keep_nothing(objective: Any, model: LanguageModel) -> bool:
+    """Whether a call of the objective with the model's logits changes nothing but its results, so
+    that it may happen in another process, and in parts: the model is of a class of this package,
+    and the objective a function of minimixce.objectives with a normalizer, alone or in
+    functools.partial with numbers and text.
+    """
+    if type(model).__module__.partition(".")[0] != __name__.partition(".")[0]:
+        return False
+    objective = getattr(objective, "__wrapped__", objective)
+    if isinstance(objective, functools.partial):
+        if objective.args or not all(map(_is_constant, objective.keywords.values())):
+            return False
+        objective = objective.func
+    return objective in (
+        objectives.mle,
+        objectives.mixce,
+        objectives.mixce_surrogate,
+        objectives.tailr,
+    )
+
+
+def _is_constant(value: Any) -> bool:
+    return isinstance(value, (int, float, str, np.number, types.NoneType))
+
+
+class Shards:
+    """Shards of one training run. Shards(shard_step, count, processes): count of at least 2;
+    processes: whether children may be forked, which end when `close` is called or this process
+    does.
+    """
+
+    def __init__(self, shard_step: ShardStep, count: int, processes: bool) -> None:
+        self.shard_step = shard_step
+        self.count = count
+        self.processes = processes and can_fork()
+        self._limit: Any = None
+        self._model: LanguageModel | None = None  # whose parameters children share
+        self._params: Arrays = {}
+        self._children: list[_Child] = []
+
+    def __call__(self, model: LanguageModel, *work: Any) -> LossAndGrads:
+        """The sums of loss and gradients over the shards, always in the same order, so that a run
+        repeats bit for bit. What a shard raises is raised here. work: what shard_step takes between
+        the model and the number of a shard.
+        """
+        self._limit = self._limit or share_of_threads(self.count)
+        with self._limit():
+            run = self._in_processes if self.processes else self._in_threads
+            return _sum(run(model, work))
+
+    def close(self) -> None:
+        """End the children; the next call would fork others."""
+        for child in self._children:
+            child.close()
+        self._children, self._model, self._params = [], None, {}
+
+    def _in_threads(self, model, work):
+        with ThreadPoolExecutor(self.count) as pool:
+            # so that NumPy's error settings hold there too
+            contexts = [contextvars.copy_context() for _ in range(self.count)]
+            running = [
+                pool.submit(context.run, self.shard_step, model, *work, shard)
+                for shard, context in enumerate(contexts)
+            ]
+        return [r.result() for r in running]
+
+    def _in_processes(self, model, work):
+        if self._model is not model:
+            self.close()
+            self._fork(model)
+        for name, shared in self._params.items():
+            shared[...] = model.params[name]
+        try:
+            for child in self._children:
+                child.send(work)
+            own = self.shard_step(model, *work, 0)
+            return [own, *(child.receive() for child in self._children)]
+        except BaseException:
+            self.close()  # a child may still be at work on what was asked of it
+            raise
+
+    def _fork(self, model):
+        self._model, self._params = model, _shared_like(model.params)
+        for shard in range(1, self.count):
+            self._children.append(_Child(self.shard_step, model, self._params, shard))
+
+
+def can_fork() -> bool:
+    """Whether processes can be forked here: on Linux, and not in a process that must not have any
+    children of its own (a worker of a pool).
+    """
+    return sys.platform == "linux" and not multiprocessing.current_process().daemon
+
+
+def _sum(found):
+    """(loss, grads) of every shard -> their sums; shards without rows have no grads."""
+    (loss, grads), *others = [of_shard for of_shard in found if of_shard[1] is not None]
+    for more_loss, more in others:
+        loss = loss + more_loss
+        for name, g in more.items():
+            grads[name] += g
+    return loss, grads
+
+
+def _shared_like(arrays: Arrays) -> Arrays:
+    """Arrays {name: array} of the same shapes in memory that forked processes share."""
+    memory = mmap.mmap(-1, max(1, sum(a.nbytes for a in arrays.values())))
+    found, start = {}, 0
+    for name, a in arrays.items():
+        found[name] = np.frombuffer(memory, a.dtype, math.prod(a.shape), start).reshape(a.shape)
+        start += a.nbytes
+    return found
+
+
+class _Child:
+    """A forked process that serves one shard."""
+
+    def __init__(
+        self, shard_step: ShardStep, model: LanguageModel, params: Arrays, shard: int
+    ) -> None:
+        self.grads = _shared_like(params)
+        self.connection, theirs = multiprocessing.Pipe()
+        self.process = multiprocessing.get_context("fork").Process(
+            target=_serve,
+            args=(theirs, shard_step, model, params, self.grads, shard),
+            daemon=True,
+        )
+        self.process.start()
+        theirs.close()
+
+    def send(self, work: Any) -> None:
+        try:
+            self.connection.send(work)
+        except OSError:
+            raise self._ended() from None
+
+    def receive(self) -> tuple[Any, Any]:
+        try:
+            error, loss, has_rows = self.connection.recv()
+        except (EOFError, OSError):
+            raise self._ended() from None
+        if error is not None:
+            raise error
+        return loss, self.grads if has_rows else None
+
+    def close(self) -> None:
+        self.connection.close()
+        self.process.kill()
+        self.process.join()
+
+    def _ended(self):
+        self.process.join(1)
+        return RuntimeError(
+            "a process that computed a share of the batch has ended (status"
+            f" {self.process.exitcode}), perhaps for want of memory; --shards 1 does without"
+        )
+
+
+def _serve(
+    connection: Connection,
+    shard_step: ShardStep,
+    model: LanguageModel,
+    params: Arrays,
+    grads: Arrays,
+    shard: int,
+) -> None:
+    """A child's life: work comes in, gradients are left in `grads`, until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear
+    _close_all_but(connection.fileno())
+    model.params = params
+    while True:
+        try:
+            work = connection.recv()
+        except (EOFError, OSError):
+            return
+        answer: tuple[Any, Any, bool]
+        try:
+            loss, found = shard_step(model, *work, shard)
+            for name, g in (found or {}).items():
+                grads[name][...] = g
+            answer = None, loss, found is not None
+        except Exception as error:
+            answer = error, None, False
+        try:
+            connection.send(answer)
+        except Exception:  # an error that does not go through a pipe
+            connection.send((RuntimeError(f"{type(answer[0]).__name__}: {answer[0]}"), None, False))
+
+
+def _close_all_but(kept: int) -> None:
+    """Close files that the parent has open (the lock of its run, the ends of other pipes), so that
+    they are free when it ends.
+    """
+    os.closerange(3, kept)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))

@@ -1,0 +1,251 @@
+"""Rows of a batch over processes or threads: the same gradients, and nothing left behind."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import minimixce as mm
+from minimixce.training import shards, steps
+
+V, T = 7, 6
+FORKED = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+MIXCE = functools.partial(mm.objectives.mixce, eta=0.3)
+
+
+def model(dtype="float64", dropout=0.0):
+    return mm.GPT(mm.GPTConfig(V, T, 2, 2, 8, dropout, dtype), seed=1, device="cpu")
+
+
+def batch(rows, positions=T, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, V, (rows, positions)), rng.integers(-1, V, (rows, positions))
+
+
+def grads_of(step, model, group, number=0):
+    with steps.ending(step):
+        return step(model, group, number)
+
+
+def assert_close(found, expected):
+    (loss, grads), (expected_loss, expected_grads) = found, expected
+    assert abs(loss - expected_loss) <= 1e-12 * abs(expected_loss)
+    assert list(grads) == list(expected_grads)
+    for name, g in expected_grads.items():
+        assert np.abs(grads[name] - g).max() <= 1e-12 * max(np.abs(g).max(), 1e-6), name
+
+
+def children():
+    return {p.pid for p in psutil.Process().children(recursive=True)}
+
+
+def user_mixce(logits, targets, *, normalizer=None):
+    """An objective of a user's own, whose shards are threads."""
+    return MIXCE(logits, targets, normalizer=normalizer)
+
+
+@pytest.mark.parametrize("objective", [MIXCE, user_mixce])
+@given(rows=st.integers(1, 5), count=st.integers(2, 4), groups=st.integers(1, 2))
+@settings(max_examples=4, deadline=None)
+def test_shards_equal_the_whole(objective, rows, count, groups):
+    group = [batch(rows, seed=k) for k in range(groups)]
+    whole = grads_of(steps.GroupedObjective(MIXCE), model(), group)
+    found = grads_of(steps.GroupedObjective(objective, shards=count), model(), group)
+    assert_close(found, whole)
+
+
+@FORKED
+def test_processes_and_threads_give_the_same_bits_with_dropout():
+    group, found = [batch(5)], []
+    for objective in (MIXCE, user_mixce, MIXCE):
+        step = steps.GroupedObjective(objective, seed=3, shards=2)
+        found.append(grads_of(step, model(dropout=0.3), group, number=4))
+        assert (step._side_by_side.processes, objective) in ((True, MIXCE), (False, user_mixce))
+    for loss, grads in found[1:]:
+        assert loss == found[0][0]
+        assert all(np.array_equal(g, found[0][1][name]) for name, g in grads.items())
+
+
+@FORKED
+def test_children_follow_the_parameters_and_end():
+    before, gpt, group = children(), model(), [batch(4)]
+    step = steps.GroupedObjective(MIXCE, shards=3)
+    with steps.ending(step):
+        for k in range(3):
+            assert_close(step(gpt, group, k), grads_of(steps.GroupedObjective(MIXCE), gpt, group))
+            born = children() - before
+            assert len(born) == 2
+            for p in gpt.params.values():
+                p += 0.01 * (k + 1)
+        other = model()  # another model: other children
+        step(other, group, 0)
+        assert len(children() - before) == 2
+        assert not (children() - before) & born
+    assert children() == before
+
+
+@FORKED
+def test_what_a_shard_raises_is_raised_and_children_end():
+    before, gpt = children(), model()
+    inputs, targets = batch(4)
+    inputs[3, 0] = V  # in the second shard
+    step = steps.GroupedObjective(MIXCE, shards=2)
+    with pytest.raises(ValueError, match=rf"must be in 0 … {V - 1}"):
+        step(gpt, [(inputs, targets)], 0)
+    assert children() == before
+    assert_close(  # and the next step begins anew
+        grads_of(step, gpt, [batch(4)]),
+        grads_of(steps.GroupedObjective(MIXCE), gpt, [batch(4)]),
+    )
+
+
+@FORKED
+def test_a_child_that_is_killed_is_told_in_a_sentence():
+    before, gpt = children(), model()
+    step = steps.GroupedObjective(MIXCE, shards=2)
+    with steps.ending(step):
+        step(gpt, [batch(4)], 0)
+        (child,) = children() - before
+        os.kill(child, signal.SIGKILL)
+        while psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        with pytest.raises(RuntimeError, match=r"has ended \(status -9\).*--shards 1"):
+            step(gpt, [batch(4)], 1)
+
+
+@FORKED
+def test_an_interrupt_in_the_parents_share_ends_the_children(monkeypatch):
+    before, gpt = children(), model()
+    step = steps.GroupedObjective(MIXCE, shards=2)
+    step(gpt, [batch(4)], 0)
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpt, "forward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        step(gpt, [batch(4)], 1)
+    assert children() == before
+
+
+_STOPPED = """
+import fcntl, functools, os, sys, time
+import numpy as np
+import minimixce as mm
+from minimixce.training import steps
+lock = open(sys.argv[1], "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+model = mm.GPT(mm.GPTConfig(7, 6, 1, 1, 4), device="cpu")
+step = steps.GroupedObjective(mm.objectives.mixce, shards=2)
+batch = np.zeros((4, 6), int), np.zeros((4, 6), int)
+step(model, [batch], 0)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@FORKED
+@pytest.mark.slow
+def test_a_killed_parent_leaves_no_child_and_no_lock(tmp_path):
+    import fcntl
+
+    lock = tmp_path / "lock"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _STOPPED, lock], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout.readline() == "ready\n"
+    (child,) = psutil.Process(parent.pid).children()
+    with open(lock) as other:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        parent.kill()
+        parent.wait()
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the child does not hold it
+    for _ in range(100):
+        if not child.is_running() or child.status() == psutil.STATUS_ZOMBIE:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the child outlives its parent")
+
+
+def test_the_default_is_a_function_of_shape_threads_and_objective(monkeypatch):
+    assert shards.default_shards(420_000, 12, 64, 2) == 2
+    assert shards.default_shards(420_000, 12, 64, 1) == 1
+    assert shards.default_shards(420_000, 1, 64, 8) == 1  # a row is not split
+    assert shards.default_shards(3_000, 12, 64, 8) == 1  # too little to share
+    assert shards.default_shards(10**9, 1000, 64, 8) == 8
+    monkeypatch.setattr(shards, "WORTH_SHARING", 1)
+    monkeypatch.setattr(steps, "threads_in_use", lambda: 3)
+    gpt, of = model(), batch(5)
+    assert steps.shards_for(MIXCE, gpt, of) == 3
+    assert steps.shards_for(mm.objectives.mle, gpt, of) == 3
+    assert steps.shards_for(user_mixce, gpt, of) == 1
+    emo = functools.partial(mm.objectives.emo, cost_embedding=gpt.params["wte.weight"])
+    assert steps.shards_for(emo, gpt, of) == 1  # an array may change
+
+    class Own(mm.GPT):
+        """A model of a user's own, which may count."""
+
+    own = Own(gpt.config, device="cpu")
+    assert steps.shards_for(MIXCE, own, of) == 1
+
+
+@FORKED
+def test_fit_uses_the_default(monkeypatch):
+    monkeypatch.setattr(shards, "WORTH_SHARING", 1)
+    monkeypatch.setattr(steps, "threads_in_use", lambda: 2)
+    before, seen = children(), []
+    whole, split = model(), model()
+    batches = [batch(4, seed=k) for k in range(4)]
+
+    def watched():
+        for b in batches:
+            yield b
+            seen.append(len(children() - before))
+
+    mm.fit(split, watched(), MIXCE, progress=False)
+    assert seen == [1, 1, 1, 1]
+    assert children() == before
+    mm.fit(whole, batches, MIXCE, progress=False, shards=1)
+    for name, p in whole.params.items():
+        np.testing.assert_allclose(split.params[name], p, atol=1e-9)
+
+
+def test_a_run_keeps_its_number_of_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "WORTH_SHARING", 1)
+    monkeypatch.setattr(steps, "threads_in_use", lambda: 2)
+    from minimixce.cli import main
+
+    (tmp_path / "t.txt").write_text("the cat sat on the mat. " * 60)
+    small = "--n-layer 1 --n-head 1 --n-embd 4 --block-size 8 --batch-size 4 --quiet".split()
+    out = tmp_path / "run"
+    command = ["train", "--data", str(tmp_path / "t.txt"), "--out", str(out), *small]
+    assert main([*command, "--steps", "2"]) == 0
+    assert json.loads((out / "run.json").read_text())["shards"] == 2
+
+
+@pytest.mark.parametrize("at_once", [1, 8, 13, 10**6])
+def test_parts_of_a_shard_equal_the_whole(at_once, monkeypatch):
+    group = [batch(5), batch(3, positions=4, seed=1)]
+    monkeypatch.setattr(steps, "AT_ONCE", 10**9)
+    whole = grads_of(steps.GroupedObjective(MIXCE), model(), group)
+    monkeypatch.setattr(steps, "AT_ONCE", at_once)
+    assert_close(grads_of(steps.GroupedObjective(MIXCE), model(), group), whole)
+    calls = []
+
+    def counted(logits, targets, *, normalizer=None):
+        calls.append(len(logits))
+        return MIXCE(logits, targets, normalizer=normalizer)
+
+    assert_close(grads_of(steps.GroupedObjective(counted), model(), group), whole)
+    assert calls == [5, 3]  # a user's own objective sees whole batches
