@@ -5,6 +5,7 @@ GPT-2's, so `save` writes a folder that `transformers` opens, and GPT-2's own we
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,11 +13,15 @@ import numpy as np
 
 from . import backend
 from .fast import (  # these are layers' functions, or faster forms that give the same
+    BlockedCache,
     attention_backward,
     attention_forward,
     gelu_backward,
     gelu_forward,
+    head_chunks,
+    head_in_chunks,
     layer_norm_backward,
+    splits_head,
 )
 from .kv import KV, add_kv, extend_kv, extend_kv_backward, num_positions
 from .layers import (
@@ -49,6 +54,9 @@ from .storage.shapes import (
     Float,
     Grads,
     IdsOrOneHots,
+    Int,
+    Loss,
+    LossAndGrads,
     RandomGenerator,
     Seed,
 )
@@ -129,7 +137,7 @@ def initial_params(config: GPTConfig, seed: Seed = 0) -> Arrays:
 class BlockCache(NamedTuple):
     ln_1: LayerNormCache
     c_attn: LinearCache
-    attention: AttentionCache
+    attention: AttentionCache | BlockedCache
     attn_proj: LinearCache
     attn_dropout: DropoutCache
     ln_2: LayerNormCache
@@ -207,14 +215,19 @@ def block_backward(
     return dx + dy, dpast
 
 
-class GPTCache(NamedTuple):
+class HiddenCache(NamedTuple):
     embedding: EmbeddingCache
     position: PositionCache
     dropout: DropoutCache
     blocks: list[BlockCache]  # backward takes them off the end, so a used cache is empty
     ln_f: LayerNormCache
-    unembedding: UnembeddingCache
     model: Any  # whose forward made it
+
+
+class GPTCache(NamedTuple):
+    hidden: HiddenCache
+    unembedding: UnembeddingCache
+    model: Any
 
 
 class GPT(LanguageModel):
@@ -249,28 +262,9 @@ class GPT(LanguageModel):
         Raises TypeError for arrays of another device, ValueError for ids outside the vocabulary and
         for more than block_size positions.
         """
-        past = past or None
-        start = num_positions(past)
-        self._check_input(x, start)
-        self._check_past(past, len(x))
-        config, params = self.config, self.params
-        dropout = config.dropout if training else 0.0
-        x, embedding = embedding_forward(x, params["wte.weight"])
-        x, position = position_forward(x, params["wpe.weight"], start)
-        x, dropped = dropout_forward(x, dropout, rng)
-        blocks, present = [], []
-        for i in range(config.n_layer):
-            layer_past = past[i] if past else None
-            x, block = block_forward(x, params, f"h.{i}", config.n_head, layer_past, dropout, rng)
-            blocks.append(block)
-            present.append(extend_kv(layer_past, block.attention.k, block.attention.v))
-        x, ln_f = layer_norm_forward(x, params["ln_f.weight"], params["ln_f.bias"])
-        logits, unembedding = unembedding_forward(x, params["wte.weight"])
-        return (
-            logits,
-            present,
-            GPTCache(embedding, position, dropped, blocks, ln_f, unembedding, self),
-        )
+        x, present, hidden = self.hidden_forward(x, past, training, rng)
+        logits, unembedding = unembedding_forward(x, self.params["wte.weight"])
+        return logits, present, GPTCache(hidden, unembedding, self)
 
     def extend_backward(
         self,
@@ -288,12 +282,56 @@ class GPT(LanguageModel):
         raises ValueError.
         """
         self._check_cache(cache, GPTCache)
-        if len(cache.blocks) != self.config.n_layer:
-            raise ValueError(CACHE_HAS_SERVED)
+        self._check_unused(cache.hidden)
         self._check_dlogits(dlogits, cache.unembedding.x)
         grads = {} if grads is None else grads
         dx, dweight = unembedding_backward(dlogits, cache.unembedding)
         add_grad(grads, "wte.weight", dweight)
+        return self.hidden_backward(dx, dpresent, cache.hidden, grads)
+
+    def hidden_forward(
+        self,
+        x: IdsOrOneHots,
+        past: list[KV] | None = None,
+        training: bool = False,
+        rng: RandomGenerator | None = None,
+    ) -> tuple[Float[Array, "B T C"], list[KV], HiddenCache]:
+        """extend_forward up to what the unembedding reads -> hidden (B,T,C), present, cache.
+
+        x, past, training, rng and errors: as for extend_forward.
+        """
+        past = past or None
+        start = num_positions(past)
+        self._check_input(x, start)
+        self._check_past(past, len(x))
+        config, params = self.config, self.params
+        dropout = config.dropout if training else 0.0
+        x, embedding = embedding_forward(x, params["wte.weight"])
+        x, position = position_forward(x, params["wpe.weight"], start)
+        x, dropped = dropout_forward(x, dropout, rng)
+        blocks, present = [], []
+        for i in range(config.n_layer):
+            layer_past = past[i] if past else None
+            x, block = block_forward(x, params, f"h.{i}", config.n_head, layer_past, dropout, rng)
+            blocks.append(block)
+            present.append(extend_kv(layer_past, block.attention.k, block.attention.v))
+        x, ln_f = layer_norm_forward(x, params["ln_f.weight"], params["ln_f.bias"])
+        return x, present, HiddenCache(embedding, position, dropped, blocks, ln_f, self)
+
+    def hidden_backward(
+        self,
+        dx: Float[Array, "B T C"],
+        dpresent: list[KV] | None,
+        cache: HiddenCache,
+        grads: Grads,
+    ) -> tuple[Float[Array, "B T V"] | None, list[KV] | None, Grads]:
+        """dx (B,T,C) of hidden_forward's output -> dx of its input, dpast, grads.
+
+        dpresent, dpast and errors: as for extend_backward; grads {name: array}, which gradients are
+        added into, must hold wte.weight, as the unembedding's is the first.
+        """
+        self._check_cache(cache, HiddenCache)
+        self._check_unused(cache)
         dx, dweight, dbias = layer_norm_backward(dx, cache.ln_f)
         add_grad(grads, "ln_f.weight", dweight)
         add_grad(grads, "ln_f.bias", dbias)
@@ -311,6 +349,47 @@ class GPT(LanguageModel):
         dinput, dweight = embedding_backward(dx, cache.embedding)
         add_grad(grads, "wte.weight", dweight)
         return dinput, dpast if dpast[0] else None, {name: grads[name] for name in self.params}
+
+    def loss_and_grads(
+        self,
+        tokens: IdsOrOneHots,
+        targets: Int[Array, "B T"],
+        objective: Loss,
+        rng: RandomGenerator | None = None,
+        grads: Grads | None = None,
+    ) -> LossAndGrads:
+        """LanguageModel's; the logits of a large vocabulary are never there all at once."""
+        B, T = tokens.shape[:2]
+        weight = self.params["wte.weight"]
+        if type(self) is not GPT or not splits_head(B, T, weight):
+            return super().loss_and_grads(tokens, targets, objective, rng, grads)
+        x, _, cache = self.hidden_forward(tokens, None, True, rng)
+        loss, dx, dweight = head_in_chunks(x, weight, targets, objective)
+        grads = {} if grads is None else grads
+        add_grad(grads, "wte.weight", dweight)
+        _, _, grads = self.hidden_backward(dx, None, cache, grads)
+        return loss, grads
+
+    def logits_in_chunks(
+        self, tokens: IdsOrOneHots
+    ) -> Iterator[tuple[slice, Float[Array, "_B T V"]]]:
+        """LanguageModel's; of what is for a backward, one layer's alone is there at a time."""
+        if type(self) is not GPT:
+            yield from super().logits_in_chunks(tokens)
+            return
+        self._check_input(tokens)
+        params = self.params
+        x, _ = embedding_forward(tokens, params["wte.weight"])
+        x, _ = position_forward(x, params["wpe.weight"])
+        for i in range(self.config.n_layer):
+            x = block_forward(x, params, f"h.{i}", self.config.n_head)[0]
+        x, _ = layer_norm_forward(x, params["ln_f.weight"], params["ln_f.bias"])
+        for rows in head_chunks(len(x), x.shape[1], params["wte.weight"]):
+            yield rows, unembedding_forward(x[rows], params["wte.weight"])[0]
+
+    def _check_unused(self, cache: HiddenCache) -> None:
+        if len(cache.blocks) != self.config.n_layer:
+            raise ValueError(CACHE_HAS_SERVED)
 
     def _check_past(self, past: list[KV] | None, batch: int) -> None:
         """Raise ValueError unless `past` has a KV a layer, whose rows `batch` rows can share."""

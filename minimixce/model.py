@@ -22,6 +22,8 @@ from .storage.shapes import (
     Grads,
     IdsOrOneHots,
     Int,
+    Loss,
+    LossAndGrads,
     RandomGenerator,
     Seed,
 )
@@ -163,6 +165,31 @@ class LanguageModel:
         """
         _, _, grads = self.extend_backward(dlogits, None, cache, grads)
         return grads
+
+    def loss_and_grads(
+        self,
+        tokens: IdsOrOneHots,
+        targets: Int[Array, "B T"],
+        objective: Loss,
+        rng: RandomGenerator | None = None,
+        grads: Grads | None = None,
+    ) -> LossAndGrads:
+        """Forward in training, objective(logits, targets), backward -> loss, grads {name: array}.
+
+        tokens, rng: forward's; grads: backward's. The objective must add up over the rows of a
+        batch, as one does whose normalizer is given: a model may give it some of them at a time.
+        """
+        logits, cache = self.forward(tokens, training=True, rng=rng)
+        loss, dlogits = objective(logits, targets)
+        return loss, self.backward(dlogits, cache, grads)
+
+    def logits_in_chunks(
+        self, tokens: IdsOrOneHots
+    ) -> Iterator[tuple[slice, Float[Array, "_B T V"]]]:
+        """forward where no backward follows: (rows, their logits (_B,T,V)), slices that cover the
+        batch one after the other. A model may keep no cache, and not all logits at a time.
+        """
+        yield slice(0, len(tokens)), self.forward(tokens)[0]
 
     def generate(
         self,

@@ -7,6 +7,7 @@ gpt.py takes these functions in its place; each has the plain one's arguments an
 | ------------ | ------------------------------------------------------------ |
 | attention.py | no past, no dropout, and scores that are too many for a cache |
 | blocks.py    | arrays of the CPU that are too large for a cache              |
+| head.py      | more logits than a chunk holds, and more than one sequence    |
 """
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from .. import layers
 from ..kv import KV
 from ..storage.shapes import Array, Float, RandomGenerator
-from . import attention, blocks
+from . import attention, blocks, head
 from .attention import BlockedCache
 
 
@@ -62,3 +63,12 @@ def layer_norm_backward(
 ) -> tuple[Float[Array, "*rows C"], Float[Array, " C"], Float[Array, " C"]]:
     """layers.layer_norm_backward: dy (…,C) -> dx (…,C), dweight (C,), dbias (C,)."""
     return (blocks if _is_large(dy) else layers).layer_norm_backward(dy, cache)
+
+
+head_chunks = head.chunks
+head_in_chunks = head.loss_and_grads
+
+
+def splits_head(B: int, T: int, weight: Float[Array, "V C"]) -> bool:
+    """Whether B sequences (T,) have so many logits by weight (V,C) that head_in_chunks pays."""
+    return len(head_chunks(B, T, weight)) > 1

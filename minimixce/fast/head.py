@@ -1,0 +1,59 @@
+"""The loss of a large vocabulary in chunks of the batch: no array holds all logits, or all dlogits.
+
+Trick 1, *chunks of the batch*: a loss that adds up over sequences takes the logits of some of them
+at a time, with the whole batch's normalizer; what dlogits are needed for, dx and dweight, is made
+of a chunk's at once. Sequences stay whole, so that a loss may look at all positions of one.
+
+Trick 2, *some tokens at a time*: adding a chunk's part to dweight (V,C) would need one more array
+of that size, and read and write both. Some rows of it stay in the cache from product to sum.
+"""
+
+from collections.abc import Iterator
+
+from ..backend import array_module
+from ..layers import _rows, unembedding_forward
+from ..storage.shapes import Array, ArrayModule, Float, Int, Loss, Scalar
+
+ELEMENTS = 1 << 24  # logits of a chunk on the CPU: of GPT-2's vocabulary some 300 rows, 64 MiB
+ELEMENTS_ON_GPU = 1 << 26  # some 1,300 rows: products of fewer leave a GPU idle
+TOKENS = 2048  # rows of dweight at a time, on the CPU
+
+
+def chunks(B: int, T: int, weight: Float[Array, "V C"]) -> list[slice]:
+    """Slices that cover a batch of B sequences (T,), each of about ELEMENTS logits (T,V).
+
+    weight (V,C) is the unembedding's. At least one sequence is in each; where V is small, all are.
+    """
+    most = ELEMENTS if array_module(weight).__name__ == "numpy" else ELEMENTS_ON_GPU
+    size = max(1, most // (T * len(weight)))
+    return [slice(start, min(B, start + size)) for start in range(0, B, size)]
+
+
+def loss_and_grads(
+    x: Float[Array, "B T C"],
+    weight: Float[Array, "V C"],
+    targets: Int[Array, "B T"],
+    objective: Loss,
+) -> tuple[Scalar, Float[Array, "B T C"], Float[Array, "V C"]]:
+    """layers.unembedding_forward, an objective and layers.unembedding_backward, chunk by chunk.
+
+    x (B,T,C), weight (V,C), targets (B,T) -> loss, dx (B,T,C), dweight (V,C). objective(logits,
+    targets) -> (loss, dlogits) must add up over sequences, as one does whose normalizer is given.
+    """
+    xp, (B, T, _) = array_module(x), x.shape
+    loss = xp.zeros((), x.dtype)
+    dx, dweight = xp.empty_like(x), xp.zeros_like(weight)
+    for rows in chunks(B, T, weight):
+        logits, _ = unembedding_forward(x[rows], weight)
+        part, dlogits = objective(logits, targets[rows])
+        del logits  # an objective may have made dlogits of another array
+        loss = loss + part
+        xp.matmul(dlogits, weight, out=dx[rows])
+        for tokens in _some_tokens(len(weight), xp):
+            dweight[tokens] += _rows(dlogits)[:, tokens].T @ _rows(x[rows])
+    return loss, dx, dweight
+
+
+def _some_tokens(V: int, xp: ArrayModule) -> Iterator[slice]:
+    size = TOKENS if xp.__name__ == "numpy" else V
+    return (slice(start, start + size) for start in range(0, V, size))
