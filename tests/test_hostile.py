@@ -221,7 +221,10 @@ OF_A_RUN = [
     ("--eval-tokens 1", "--eval-tokens must be at least 2, got 1"),
     ("--eta nan", "--eta must be between 0 and 1, got nan"),
     ("--held-out nan", "held_out must be above 0 and below 1, got nan"),
-    ("--tokenizer word", "--tokenizer must be character, byte, bpe or a folder with a tokenizer, got 'word'"),
+    (
+        "--tokenizer word",
+        "--tokenizer must be character, byte, bpe or a folder with a tokenizer, got 'word'",
+    ),
     ("--lines --eval-tokens 3", "no whole line is in the 3 tokens"),
     ("--batch-size 1000000000000", "GiB of memory, and there is"),
     ("--out ''", "--out must name a place"),

@@ -77,8 +77,7 @@ def tokenizer_for(job_options: TrainingOptions) -> str | Tokenizer:
 def _tokenizer_in(folder: FilePath) -> Tokenizer:
     run.settle(folder)
     tokenizer = text.load_tokenizer(folder)
-    if os.path.exists(os.path.join(folder, checkpoint.WEIGHTS_FILE)):
-        checkpoint.check_beside(folder)
+    checkpoint.check_beside(folder)
     return tokenizer
 
 

@@ -39,11 +39,10 @@ def read_folder(folder: FilePath) -> Described:
     if path.exists():
         content = files.read_text(path)
         try:
-            check_kind(content, path)
+            ids = _ids_of(checked(content, path), path)
         except OtherKind as error:
             ours = folder / "minimixce_tokenizer.json"
             raise ValueError(f"{error}, and {ours} does not exist") from None
-        ids = _ids_of(json.loads(content), path)
     else:
         path = folder / _VOCAB
         ids = _read_vocab(folder)
@@ -158,10 +157,10 @@ _NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD")
 _POST_PROCESSORS = ("ByteLevel", "TemplateProcessing")
 
 
-def check_kind(content: str, path: FilePath) -> None:
-    """Raise ValueError unless `content`, of the tokenizer.json `path`, describes a byte-level BPE
-    and asks for nothing but what is listed here: for no pattern of its own, with which a search may
-    never end, and for nothing that depends on chance.
+def checked(content: str, path: FilePath) -> dict[str, Any]:
+    """What `content`, of the tokenizer.json `path`, says -> dict. ValueError unless it describes a
+    byte-level BPE and asks for nothing but what is listed here: for no pattern of its own, with
+    which a search may never end, and for nothing that depends on chance.
     """
     try:
         found = json.loads(content)
@@ -187,6 +186,7 @@ def check_kind(content: str, path: FilePath) -> None:
     for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(name):
             raise ValueError(f"{path}: {name}={model[name]!r:.80} is not supported")
+    return found
 
 
 def _parts(part: Any, several: str) -> list[Any]:
@@ -205,11 +205,10 @@ def _parts(part: Any, several: str) -> list[Any]:
     return [each.get("type") if isinstance(each, dict) else each for each in inside]
 
 
-def may_be_cut(content: str) -> bool:
-    """Whether what a tokenizer.json says lets a text be cut before a space: words are told apart by
-    their spaces, and no added token has one inside or takes one behind it.
+def may_be_cut(found: dict[str, Any]) -> bool:
+    """Whether a text may be cut before a space, by what a tokenizer.json says (`found`): words are
+    told apart by their spaces, and no added token has one inside or takes one behind it.
     """
-    found = json.loads(content)
     part = found["pre_tokenizer"]
     parts = part.get("pretokenizers", [part]) if part.get("type") == "Sequence" else [part]
     splits = all(each.get("use_regex", True) for each in parts if each["type"] == "ByteLevel")
@@ -217,3 +216,27 @@ def may_be_cut(content: str) -> bool:
     return splits and not any(
         token.get("rstrip") or any(map(str.isspace, token["content"])) for token in added
     )
+
+
+def special_around(found: dict[str, Any], path: FilePath) -> tuple[list[int], list[int]]:
+    """The ids that transformers puts before and behind a single text, by what the tokenizer.json
+    `path` says (`found`). ValueError for a template that cannot be read.
+    """
+    part = found.get("post_processor") or {}
+    parts = part.get("processors", []) if part.get("type") == "Sequence" else [part]
+    before: list[int] = []
+    after: list[int] = []
+    try:
+        for template in parts:
+            if template.get("type") != "TemplateProcessing":
+                continue
+            ids = before
+            for piece in template["single"]:
+                if "Sequence" in piece:
+                    ids = after
+                else:
+                    name = piece["SpecialToken"]["id"]
+                    ids.extend(template["special_tokens"][name]["ids"])
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} is damaged: its post_processor cannot be read") from None
+    return before, after

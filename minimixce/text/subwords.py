@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..storage.shapes import FilePath
-from .gpt2_files import check_kind
 from .hugging_face import END_OF_TEXT, bpe_json, byte_letters
 
 BYTES = 256  # tokens that every byte-level BPE begins with
@@ -25,19 +24,18 @@ def _library() -> Any:
     return tokenizers
 
 
-def opened(content: str, path: FilePath) -> Any:
-    """The library's tokenizer for what a tokenizer.json (of the file `path`) says.
+def opened(found: dict[str, Any], path: FilePath) -> Any:
+    """The library's tokenizer for what a tokenizer.json, the file `path`, says (found, as
+    gpt2_files.checked returns it), except for truncation, padding and special tokens around a text.
 
-    Raises ValueError, naming the file, for what is no byte-level BPE or is damaged.
+    Raises ValueError, naming the file, for one that is damaged.
     """
-    check_kind(content, path)
     library = _library()
+    plain = found | dict.fromkeys(("truncation", "padding", "post_processor"))
     try:
-        tokenizer = library.Tokenizer.from_str(content)
+        tokenizer = library.Tokenizer.from_str(json.dumps(plain))
     except Exception as error:  # the library raises no other
         raise ValueError(f"{path} is no tokenizer that can be read: {error}") from None
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     ids = sorted(tokenizer.get_vocab(with_added_tokens=True).values())
     if not ids or ids != list(range(len(ids))):
         raise ValueError(

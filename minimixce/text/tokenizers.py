@@ -164,7 +164,8 @@ class SubwordTokenizer:
         no byte-level BPE, and without the library tokenizers.
         """
         self.content, self.boundary, self.roles = content, boundary, dict(roles or {})
-        self._encoder = subwords.opened(content, path)
+        found = gpt2_files.checked(content, path)
+        self._encoder = subwords.opened(found, path)
         vocab = self._encoder.get_vocab(with_added_tokens=True)
         self.vocab_size = len(vocab)
         added = self._encoder.get_added_tokens_decoder()
@@ -174,24 +175,25 @@ class SubwordTokenizer:
         by_id = sorted(vocab.items(), key=lambda item: item[1])
         self._bytes = [subwords.bytes_of(token, i in added, letters) for token, i in by_id]
         self._missing = {byte for letter, byte in letters.items() if letter not in vocab}
-        self._may_be_cut = gpt2_files.may_be_cut(content)
-        if any(i >= self.vocab_size for i in self._encoder.encode("").ids):
-            raise ValueError(f"{path}: its post_processor puts an id before texts that is no token")
+        self._may_be_cut = gpt2_files.may_be_cut(found)
+        self._before, self._after = gpt2_files.special_around(found, path)
+        for i in (*self._before, *self._after):
+            if type(i) is not int or not 0 <= i < self.vocab_size:
+                raise ValueError(f"{path}: ids must be in 0 … {self.vocab_size - 1}, got {i!r:.80}")
 
     def encode(self, text: str) -> Int[Array, " N"]:
         """str -> ids (n,) int32. Raises ValueError for lone surrogates, and for a character of
         which a byte is no token.
         """
         self._check(text)
-        return np.array(self._encoder.encode(text, add_special_tokens=False).ids, np.int32)
+        return np.array(self._encoder.encode(text).ids, np.int32)
 
     def encode_prompt(self, text: str) -> Int[Array, " N"]:
         """The same for the beginning of a text, as transformers' pipelines encode it: with a
         boundary first where the tokenizer's files say so, or where there is no text.
         """
-        self._check(text)
-        ids = self._encoder.encode(text, add_special_tokens=True).ids if text else []
-        return np.array(ids or [self.boundary], np.int32)
+        ids = [*self._before, *self.encode(text).tolist(), *self._after]
+        return np.array(ids if text else [self.boundary], np.int32)
 
     def decode(self, ids: Int[Array, " N"] | Sequence[int]) -> str:
         """ids (n,) -> str; boundaries are left out, bytes that are not UTF-8 become the replacement
@@ -288,8 +290,8 @@ def load_tokenizer(folder: FilePath) -> Tokenizer:
         return SubwordTokenizer(*gpt2_files.read_folder(folder))
     fields = files.read_json(path)
     if fields.get("type") == SubwordTokenizer.kind:
-        content = files.read_text(Path(folder) / hugging_face.TOKENIZER_JSON)
-        fields = fields | {"tokenizer_json": content}
+        path = Path(folder) / hugging_face.TOKENIZER_JSON  # which may be what is damaged
+        fields = fields | {"tokenizer_json": files.read_text(path)}
     return tokenizer_of(fields, path)
 
 
