@@ -335,7 +335,7 @@ MUTATIONS = [
     ("GPT in pieces", gpt.block_backward, "cache.attention, dkv)", "cache.attention)"),
     (
         "GPT in pieces",
-        GPT.extend_backward,
+        GPT.hidden_backward,
         'embedding_backward(dx, cache.embedding)\n    add_grad(grads, "wte.weight", dweight)',
         'embedding_backward(dx, cache.embedding)\n    grads["wte.weight"] = dweight',
     ),
@@ -350,17 +350,17 @@ MUTATIONS = [
     ),
     (
         "GPT in pieces",
-        GPT.extend_backward,
+        GPT.hidden_backward,
         "add_kv(dpast_of_attention, dpast_of_present)",
         "dpast_of_attention",
     ),
     (
         "GPT in pieces",
-        GPT.extend_backward,
+        GPT.hidden_backward,
         "add_kv(dpast_of_attention, ",
         "add_kv(dpast_of_present or dpast_of_attention, ",
     ),
-    ("GPT of two layers in pieces", GPT.extend_backward, "dpast.insert(0, ", "dpast.append("),
+    ("GPT of two layers in pieces", GPT.hidden_backward, "dpast.insert(0, ", "dpast.append("),
     (
         "GPT in pieces",
         model.add_grad,
@@ -375,7 +375,7 @@ MUTATIONS = [
         "dkv = KV(*(d[:, :, -T:] for d in dpresent))",
         "dkv = None",
     ),
-    ("GPT with dropout", GPT.extend_backward, "dx = dropout_backward(dx, cache.dropout)", PASS),
+    ("GPT with dropout", GPT.hidden_backward, "dx = dropout_backward(dx, cache.dropout)", PASS),
     ("GPT with dropout", gpt.block_backward, "dropout_backward(dx, cache.mlp_dropout)", "dx"),
     ("bigram in pieces", Bigram.extend_backward, "dx = dropout_backward(dx, dropped)", PASS),
     ("bigram in pieces", Bigram.extend_backward, "dx = relu_backward(dx, relu)", PASS),

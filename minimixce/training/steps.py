@@ -173,15 +173,14 @@ class GroupedObjective:
         loss, grads = 0.0, None
         rng = _dropout_rng(model, self.seed, number, shard)
         for (inputs, targets), rows in self._parts(model, group, shard):
-            logits, cache = model.forward(model.xp.asarray(inputs[rows]), training=True, rng=rng)
-            targets_on_device = model.xp.asarray(targets[rows])
+            tokens, wanted = model.xp.asarray(inputs[rows]), model.xp.asarray(targets[rows])
             if self._counted:
-                part, dlogits = self.objective(logits, targets_on_device, normalizer=count)
+                of_part = functools.partial(self.objective, normalizer=count)
+                part, grads = model.loss_and_grads(tokens, wanted, of_part, rng, grads)
             else:
-                part, dlogits = (
-                    value / len(group) for value in self.objective(logits, targets_on_device)
-                )
-            grads = model.backward(dlogits, cache, grads)
+                logits, cache = model.forward(tokens, training=True, rng=rng)
+                part, dlogits = (value / len(group) for value in self.objective(logits, wanted))
+                grads = model.backward(dlogits, cache, grads)
             loss = loss + part
         return loss, grads
 
