@@ -18,6 +18,8 @@ import math
 import types
 from typing import NamedTuple
 
+import numpy as np
+
 from . import automaton
 from .automaton import World
 from .exact_list import num_sequences, sequences, sum_over_list
@@ -33,7 +35,7 @@ from .logprob import Summand, Sums, chosen, log_softmax, times_log
 from .model import LanguageModel, Model, complete_grads, xp_of
 from .objectives import OBJECTIVES, check_objective_ratio, exact_names, parts
 from .storage.shapes import Array, Float, Grads, LossAndGrads, Rows, Scalar
-from .storage.validate import check_horizon
+from .storage.validate import check_count, check_horizon
 
 __all__ = [
     "CrossEntropies",
@@ -49,9 +51,9 @@ __all__ = [
 ]
 
 MAX_SEQUENCES = 20_000_000
-_MAX_DEPTH = (
-    500  # of the tree, which is walked by recursion; only V = 2 makes one so deep and small
-)
+# of the tree, which is walked by recursion; only V = 2 makes one so deep and small
+_MAX_DEPTH = 400
+_MAX_SHARDS = 1024
 _SHOW_BAR_FROM = 100_000  # prefixes or sequences
 _POSITIONS = 1 << 15  # of sequences scored at once in log_prob
 
@@ -75,6 +77,7 @@ def loss_and_grads(
     method: str = "tree",
     max_sequences: int = MAX_SEQUENCES,
     progress: bool = True,
+    shards: int = 1,
 ) -> LossAndGrads:
     """The exact value of an objective and its gradient in every parameter.
 
@@ -86,12 +89,18 @@ def loss_and_grads(
     model too short for max_len − 1 positions, and a space of more than `max_sequences` sequences.
     progress: whether a long sum shows a bar.
 
+    shards: on the CPU, threads that share the subtrees; worth it from some 10,000 prefixes on, with
+    the linear algebra library limited to its share of the cores (threadpoolctl, or
+    OMP_NUM_THREADS). Memory grows with them, results depend on them in rounding. Raises ValueError
+    for more than one by the list or on a GPU.
+
     >>> model, world = mm.TableBigram(6, device="cpu"), mm.worlds.agreement()
     >>> loss, grads = mm.exact.loss_and_grads(model, world, max_len=4, objective="reverse_ce")
     >>> round(float(loss), 3), grads["logits"].shape
     (118.258, (6, 6))
     """
     _check(model, world, max_len, objective, eta, method, max_sequences)
+    _check_shards(shards, method, model)
     xp = xp_of(model)
     sums = Sums()
     grads: Grads = {}
@@ -101,9 +110,9 @@ def loss_and_grads(
             sum_over_list(model, world, max_len, summand, sums, grads, bar.update)
     else:
         by_weights = by_token_weights if summand.of_sequences is None else by_sequence_weights
-        rule = by_weights(summand, sums)
+        rule = by_weights(summand)
         with _bar(_num_prefixes(world.vocab_size, max_len), progress, "prefix") as bar:
-            sum_over_tree(model, world, max_len, rule, grads, bar.update)
+            sum_over_tree(model, world, max_len, rule, sums, grads, bar.update, shards)
     return sums.total(objective, xp), complete_grads(grads, model)
 
 
@@ -115,6 +124,7 @@ def policy_gradient(
     objective: str = "reverse_ce",
     max_sequences: int = MAX_SEQUENCES,
     progress: bool = True,
+    shards: int = 1,
 ) -> LossAndGrads:
     """The same for reverse_ce and reverse_kl by costs to go instead of weights -> loss, grads.
 
@@ -128,10 +138,11 @@ def policy_gradient(
         allowed = " or ".join(f'"{name}"' for name, row in OBJECTIVES.items() if row.cost)
         raise ValueError(f"objective must be {allowed} to have a cost to go, got {objective!r}")
     _check(model, world, max_len, objective, 0.5, "tree", max_sequences)
+    _check_shards(shards, "tree", model)
     grads: Grads = {}
     with _bar(_num_prefixes(world.vocab_size, max_len), progress, "prefix") as bar:
         rule = by_cost_to_go(row.cost)
-        cost = sum_over_tree(model, world, max_len, rule, grads, bar.update)
+        cost = sum_over_tree(model, world, max_len, rule, Sums(), grads, bar.update, shards)
     return xp_of(model).asarray(cost.sum()), complete_grads(grads, model)
 
 
@@ -143,6 +154,7 @@ def cross_entropies(
     method: str = "tree",
     max_sequences: int = MAX_SEQUENCES,
     progress: bool = True,
+    shards: int = 1,
 ) -> CrossEntropies:
     """F, R (P floored), H(P) and H(Q) -> CrossEntropies. Options and errors: loss_and_grads.
 
@@ -151,7 +163,13 @@ def cross_entropies(
     [5.375, 118.258, 1.366, 4.529]
     """
     found = measure(
-        model, world, max_len, method=method, max_sequences=max_sequences, progress=progress
+        model,
+        world,
+        max_len,
+        method=method,
+        max_sequences=max_sequences,
+        progress=progress,
+        shards=shards,
     )
     wanted = ("forward_ce", "reverse_ce", "entropy_p", "entropy_q")
     return CrossEntropies(*(found[name] for name in wanted))
@@ -166,6 +184,7 @@ def measure(
     method: str = "tree",
     max_sequences: int = MAX_SEQUENCES,
     progress: bool = True,
+    shards: int = 1,
 ) -> dict[str, Scalar]:
     """Every quantity at once -> dict of 0-d float64 arrays, by name.
 
@@ -175,13 +194,15 @@ def measure(
     R = reverse_ce_finite − log_p_floor · impossible_tokens. Options and errors: loss_and_grads.
     """
     _check(model, world, max_len, "mixce_star", eta, method, max_sequences)
+    _check_shards(shards, method, model)
     xp, sums, summand = xp_of(model), Sums(), _of_measures(eta)
     if method == "list" or max_len == 1:
         with _bar(num_sequences(world.vocab_size, max_len), progress, "sequence") as bar:
             sum_over_list(model, world, max_len, summand, sums, None, bar.update)
     else:
+        rule = by_values(summand)
         with _bar(_num_prefixes(world.vocab_size, max_len), progress, "prefix") as bar:
-            sum_over_tree(model, world, max_len, by_values(summand, sums), None, bar.update)
+            sum_over_tree(model, world, max_len, rule, sums, None, bar.update, shards)
     found = {name: sums.total(name, xp) for name in sums}
     found["forward_kl"] = found["forward_ce"] - found["entropy_p"]
     found["reverse_kl"] = found["reverse_ce"] - found["entropy_q"]
@@ -309,6 +330,14 @@ def _check(model, world, max_len, objective, ratio, method, max_sequences):
             f"{type(model).__name__}"
         )
     _check_sizes(model.config, world.vocab_size, max_len, method, max_sequences)
+
+
+def _check_shards(shards, method, model):
+    """Raise ValueError for a number of threads that cannot share the sum."""
+    if not 1 <= check_count("shards", shards) <= _MAX_SHARDS:
+        raise ValueError(f"shards must be at most {_MAX_SHARDS}, got {shards}")
+    if shards > 1 and (method == "list" or xp_of(model) is not np):
+        raise ValueError(f'shards must be 1 for method="list" and on a GPU, got {shards}')
 
 
 def _check_sizes(config, vocab_size, max_len, method, max_sequences):

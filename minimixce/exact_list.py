@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 
 from .automaton import World
-from .logprob import Prefixes, Summand, Sums, chosen, log_softmax
+from .logprob import Prefixes, Summand, Sums, chosen, log_softmax, rows_at_once
 from .model import xp_of
 from .storage.shapes import Grads, Rows
-
-_ROWS = 2048  # tokens scored at once: enough for long products, few enough to stay in the cache
 
 
 def num_sequences(vocab_size: int, max_len: int) -> int:
@@ -80,7 +78,7 @@ def sum_over_list(
     sequences that are done.
     """
     xp, V = xp_of(model), world.vocab_size
-    group = max(1, _ROWS // max_len)
+    group = max(1, rows_at_once(xp) // max_len)  # rows of tokens
     for length in range(max_len):  # of the ordinary tokens: sequences of one length fill their rows
         first, end = num_sequences(V, length), num_sequences(V, length + 1)
         positions = min(length + 1, max_len - 1)  # a forced boundary is no target

@@ -673,8 +673,8 @@ def test_groups_of_rows_change_nothing(monkeypatch, kind):
     world, model = random_world(0, 4, S=3), random_model(kind, 0, 4, 5)
 
     def results(rows):
-        monkeypatch.setattr(exact_list, "_ROWS", rows)
-        monkeypatch.setattr(exact_tree, "_ROWS", rows)
+        monkeypatch.setattr(exact_list, "rows_at_once", lambda xp: rows)
+        monkeypatch.setattr(exact_tree, "rows_at_once", lambda xp: rows)
         calls = {o: exact.loss_and_grads(model, world, 5, objective=o, eta=0.3) for o in OBJECTIVES}
         for o in ("js", "mixce"):
             calls[f"{o} by list"] = exact.loss_and_grads(
@@ -698,7 +698,7 @@ def test_groups_of_rows_change_nothing(monkeypatch, kind):
 
 
 def test_memory_does_not_grow_with_the_space(monkeypatch):
-    """The model sees _ROWS rows at once, however many sequences there are."""
+    """The model sees rows_at_once rows, however many sequences there are."""
     seen = []
     original = mm.GPT.extend_forward
     monkeypatch.setattr(
@@ -706,8 +706,8 @@ def test_memory_does_not_grow_with_the_space(monkeypatch):
         "extend_forward",
         lambda self, x, past=None, *a: (seen.append(x.size), original(self, x, past, *a))[1],
     )
-    monkeypatch.setattr(exact_list, "_ROWS", 50)
-    monkeypatch.setattr(exact_tree, "_ROWS", 50)
+    monkeypatch.setattr(exact_list, "rows_at_once", lambda xp: 50)
+    monkeypatch.setattr(exact_tree, "rows_at_once", lambda xp: 50)
     world, model = random_world(0, 4), random_model("gpt", 0, 4, 7, n_layer=1)
     exact.loss_and_grads(model, world, 7)
     assert sum(seen) == sum(3**k for k in range(6))  # every prefix once
@@ -1042,7 +1042,7 @@ def test_what_the_closed_form_and_the_tree_cannot_do_is_said():
     with pytest.raises(ValueError, match=r"make about 10\^4771 sequences"):
         exact.loss_and_grads(mm.TableBigram(4), world, 10_001, method="list")
     two = worlds.markov(np.full((2, 2), 0.5))
-    with pytest.raises(ValueError, match="max_len must be at most 500 for the tree"):
+    with pytest.raises(ValueError, match="max_len must be at most 400 for the tree"):
         exact.loss_and_grads(mm.TableBigram(2), two, 1200)
     loss, _ = exact.loss_and_grads(
         mm.TableBigram(2), two, 1200, method="list", objective="reverse_ce"

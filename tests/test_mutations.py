@@ -457,8 +457,8 @@ MUTATIONS = [
     (
         "reverse_ce by tree",
         exact_tree.by_sequence_weights,
-        "return dlogits, prefix_weight",
-        "return dlogits, 0 * prefix_weight",
+        "return dlogits, prefix_weight, values",
+        "return dlogits, 0 * prefix_weight, values",
     ),
     (
         "reverse_ce by tree",
@@ -468,7 +468,7 @@ MUTATIONS = [
     ),
     (
         "mixce by tree of a GPT",
-        exact_tree.sum_over_tree,
+        exact_tree._Walk.visit,
         "(dlogits, dpresent, cache",
         "(dlogits, None, cache",
     ),
@@ -526,7 +526,7 @@ def mutate(monkeypatch, function, snippet, replacement):
     namespace = dict(vars(sys.modules[function.__module__]))
     exec(source.replace(snippet, replacement), namespace)
     broken = namespace[function.__name__]
-    for holder in (*package_modules(), GPT, Bigram, TableBigram):
+    for holder in (*package_modules(), GPT, Bigram, TableBigram, exact_tree._Walk):
         if getattr(holder, function.__name__, None) is function:
             monkeypatch.setattr(holder, function.__name__, broken)
     for name, row in objectives.OBJECTIVES.items():

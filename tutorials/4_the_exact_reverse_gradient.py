@@ -27,6 +27,7 @@ from minimixce.lessons import (
     table,
     tree,
 )
+from minimixce.logprob import Sums
 
 # %% [markdown]
 # ## Why the reverse cross-entropy is harder
@@ -265,7 +266,7 @@ assert by_tree[sleep] > 0
 # prefix: what goes into its logits, and what does it tell the prefix above? This is the rule of the weights. It
 # handles $n$ prefixes at once: `log_q_next` is $\log Q(v|h)$, $(n,V)$; `from_children` is the $W(hv)$ that came from
 # below; `ended` says which children are whole sequences, with a weight $w(x)$ of their own.
-# (`sums` adds up the value of the objective on the way.)
+# (`values` add up to the value of the objective on the way.)
 
 # %%
 source(exact_tree.by_sequence_weights)
@@ -552,7 +553,8 @@ def token_level_rule(log_D):
         c = log_q_next - log_p_next
         mean = (q * c).sum(axis=1, keepdims=True)
         dlogits = D * q * (c - mean)
-        return dlogits, (D * mean)[:, 0] + from_children.sum(axis=1)  # the value, here and below
+        value = (D * mean)[:, 0] + from_children.sum(axis=1)  # here and below
+        return dlogits, value, {}  # nothing else to add up
 
     return rule
 
@@ -561,7 +563,7 @@ def token_level(model, log_D=lambda prefix: prefix.log_q):
     """L_D, and its gradient in the table's logits with D held fixed"""
     grads = {}
     rule = token_level_rule(log_D)
-    value = exact_tree.sum_over_tree(model, world, T, rule, grads, lambda n: None)  # shows no progress
+    value = exact_tree.sum_over_tree(model, world, T, rule, Sums(), grads, lambda n: None)  # no progress bar
     return value.item(), grads["logits"]
 
 

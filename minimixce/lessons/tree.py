@@ -7,6 +7,7 @@ import numpy as np
 
 from ..exact_list import sequences
 from ..exact_tree import by_cost_to_go, sum_over_tree
+from ..logprob import Sums
 from ..model import Model
 from ..objectives import OBJECTIVES
 from ..storage.shapes import Array, Float
@@ -44,13 +45,13 @@ def costs_to_go(
     found: list[AtPrefix] = []
 
     def watched(prefix, child, log_q_next, from_children, ended, xp):
-        dlogits, cost = rule(prefix, child, log_q_next, from_children, ended, xp)
+        dlogits, cost, values = rule(prefix, child, log_q_next, from_children, ended, xp)
         brackets = dlogits / np.exp(prefix.log_q[:, None] + log_q_next)
         level = zip(np.exp(prefix.log_q), cost, brackets)
         found[:0] = [AtPrefix(float(reach), float(U), bracket) for reach, U, bracket in level]
-        return dlogits, cost
+        return dlogits, cost, values
 
-    sum_over_tree(model, world, max_len, watched, None, lambda count: None)
+    sum_over_tree(model, world, max_len, watched, Sums(), None, lambda count: None)
     return {tuple(int(v) for v in row if v > 0): here for row, here in zip(rows, found)}
 
 
