@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minimixce import checks, cli
+import minimixce as mm
+from minimixce import checks, cli, text
 from minimixce.experiments.fixed_points import fixed_point
 
 ROOT = Path(__file__).parent.parent
@@ -89,6 +90,10 @@ def folder(tmp_path, monkeypatch):
     for split in ("train", "valid", "test"):
         records = (json.dumps({"text": f"{split} {i}. {STORY * 6}"}) for i in range(20))
         Path("webtext", f"webtext.{split}.jsonl").write_text("\n".join(records))
+    bpe = text.learn_bpe([STORY], 270)
+    config = mm.GPTConfig(bpe.vocab_size, block_size=64, n_layer=1, n_head=2, n_embd=16)
+    mm.GPT(config).save("gpt2", boundary=bpe.boundary)
+    text.save_tokenizer(bpe, "gpt2")
     Path("my_losses.py").write_text(block("tutorials/using.md", "half_and_half"), "utf-8")
     layer = block("tutorials/gradient_checking.md", "# test_my_layer.py")
     layer = layer.replace("linear_forward", "forward").replace("linear_backward", "backward")
@@ -219,6 +224,8 @@ def run_command(line):
                 cli.main([name])
             continue
         small = shlex.split(SMALL[name])
+        if "--init" in rest:  # which brings its sizes
+            small = shlex.split(SMALL[name].replace("--n-embd 16", ""))
         if "--resume" in rest:
             small = []
         if name == "compare" and "--world" not in rest:
