@@ -22,6 +22,7 @@ from .fast import (  # these are layers' functions, or faster forms that give th
     head_in_chunks,
     layer_norm_backward,
     splits_head,
+    token_forward,
 )
 from .kv import KV, add_kv, extend_kv, extend_kv_backward, num_positions
 from .layers import (
@@ -386,6 +387,18 @@ class GPT(LanguageModel):
         x, _ = layer_norm_forward(x, params["ln_f.weight"], params["ln_f.bias"])
         for rows in head_chunks(len(x), x.shape[1], params["wte.weight"]):
             yield rows, unembedding_forward(x[rows], params["wte.weight"])[0]
+
+    def _next_logits(
+        self, x: Int[Array, "B T"], past: list[KV] | None
+    ) -> tuple[Float[Array, "B V"], list[KV]]:
+        """LanguageModel's; the unembedding of the last position alone."""
+        if type(self) is not GPT:
+            return super()._next_logits(x, past)
+        if past and x.shape[1] == 1:  # a token that was drawn here, after a past that was made here
+            return token_forward(x[:, 0], self.params, self.config, past)
+        hidden, present, _ = self.hidden_forward(x, past)
+        logits, _ = unembedding_forward(hidden[:, -1], self.params["wte.weight"])
+        return logits, present
 
     def _check_unused(self, cache: HiddenCache) -> None:
         if len(cache.blocks) != self.config.n_layer:

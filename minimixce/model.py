@@ -281,8 +281,8 @@ class LanguageModel:
             if stop is not None and xp is np and stopped.all():
                 yield xp.full(len(prompt), stop, prompt.dtype)
                 continue
-            logits, past, _ = self.extend_forward(window, past)
-            tokens = _sample(logits[:, -1], *sampling, rng).astype("int64")
+            logits, past = self._next_logits(window, past)
+            tokens = _sample(logits, *sampling, rng).astype("int64")
             if stop is not None:
                 tokens = xp.where(stopped, stop, tokens)
                 stopped |= tokens == stop
@@ -296,6 +296,15 @@ class LanguageModel:
             if num_positions(past) == block_size:
                 window, past = xp.concatenate(seen, axis=1)[:, -max(1, block_size // 2) :], None
                 seen = [window]
+
+    def _next_logits(
+        self, x: Int[Array, "B T"], past: list[KV] | None
+    ) -> tuple[Float[Array, "B V"], list[KV]]:
+        """extend_forward's logits at the last position (B,V), and present: a model may be quicker
+        when no more is asked.
+        """
+        logits, present, _ = self.extend_forward(x, past)
+        return logits[:, -1], present
 
     def _check_cache(self, cache: Any, kind: Any) -> None:
         """Raise TypeError or ValueError unless this model's forward made the cache."""

@@ -91,15 +91,15 @@ def test_top_k_is_an_integer(value):
 
 
 def recorded(model):
-    """The logits that each call of extend_forward ends with."""
-    last, forward = [], model.extend_forward
+    """The logits that each token is drawn from."""
+    last, next_logits = [], model._next_logits
 
-    def extend_forward(x, past=None, **options):
-        logits, present, cache = forward(x, past, **options)
-        last.append(logits[:, -1])
-        return logits, present, cache
+    def record(x, past):
+        logits, present = next_logits(x, past)
+        last.append(logits)
+        return logits, present
 
-    model.extend_forward = extend_forward
+    model._next_logits = record
     return last
 
 

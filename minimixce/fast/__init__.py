@@ -8,6 +8,7 @@ gpt.py takes these functions in its place; each has the plain one's arguments an
 | attention.py | no past, no dropout, and scores that are too many for a cache |
 | blocks.py    | arrays of the CPU that are too large for a cache              |
 | head.py      | more logits than a chunk holds, and more than one sequence    |
+| generation.py | one more token of a text that is being generated             |
 """
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from .. import layers
 from ..kv import KV
 from ..storage.shapes import Array, Float, RandomGenerator
-from . import attention, blocks, head
+from . import attention, blocks, generation, head
 from .attention import BlockedCache
 
 
@@ -67,6 +68,7 @@ def layer_norm_backward(
 
 head_chunks = head.chunks
 head_in_chunks = head.loss_and_grads
+token_forward = generation.token_forward
 
 
 def splits_head(B: int, T: int, weight: Float[Array, "V C"]) -> bool:

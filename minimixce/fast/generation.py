@@ -2,17 +2,18 @@
 
 The arrays of one token are so small that calling NumPy, or launching a GPU's kernels, costs more
 than the arithmetic. So what serves a backward pass or more than one position is left out of
-GPT.extend_forward: the cache, the mask (the newest token sees every other), dropout, the checks of
-a past that this function made itself; and the token's own key and value are stored first, so that
-attention is one product with all keys and one with all values.
+GPT.extend_forward: the cache, the mask (the newest token sees every other), dropout, and the checks
+of a past that was made here. The token's own key and value are stored first, so that attention is
+one product with all keys and one with all values.
 """
 
 import math
+from functools import cache
 from typing import Any
 
 from ..backend import array_module
 from ..kv import KV, extend_kv, num_positions
-from ..layers import gelu_forward, softmax_forward
+from ..layers import gelu_forward
 from ..storage.shapes import Array, Arrays, Float, Int
 
 _EPSILON = 1e-5  # layer_norm_forward's
@@ -27,25 +28,30 @@ def token_forward(
     extend_forward's. Nothing is checked: the ids are in the vocabulary, and the position is in the
     window.
     """
-
-    def weights(layer):
-        return params[f"{layer}.weight"], params[f"{layer}.bias"]
-
     x = params["wte.weight"][tokens] + params["wpe.weight"][num_positions(past)]
     C = x.shape[1]
     mean = array_module(x).full((C, 1), 1 / C, x.dtype)  # the product with it is a row's mean
     present = []
-    for i in range(config.n_layer):
-        y = _layer_norm(x, mean, *weights(f"h.{i}.ln_1"))
-        qkv = _linear(y, *weights(f"h.{i}.attn.c_attn"))
+    for i, names in enumerate(_names(config.n_layer)):
+        ln_1, c_attn, c_proj, ln_2, c_fc, mlp_proj = [(params[w], params[b]) for w, b in names]
+        qkv = _linear(_layer_norm(x, mean, *ln_1), *c_attn)
         y, layer_present = _attention(qkv, config.n_head, past[i] if past else None)
-        x += _linear(y, *weights(f"h.{i}.attn.c_proj"))
-        y = _layer_norm(x, mean, *weights(f"h.{i}.ln_2"))
-        y, _ = gelu_forward(_linear(y, *weights(f"h.{i}.mlp.c_fc")))
-        x += _linear(y, *weights(f"h.{i}.mlp.c_proj"))
+        x += _linear(y, *c_proj)
+        y, _ = gelu_forward(_linear(_layer_norm(x, mean, *ln_2), *c_fc))
+        x += _linear(y, *mlp_proj)
         present.append(layer_present)
-    y = _layer_norm(x, mean, *weights("ln_f"))
+    y = _layer_norm(x, mean, params["ln_f.weight"], params["ln_f.bias"])
     return y @ params["wte.weight"].T, present
+
+
+@cache
+def _names(n_layer):
+    """For each block the names of its weights and biases, in the order in which they act."""
+    layers = "ln_1 attn.c_attn attn.c_proj ln_2 mlp.c_fc mlp.c_proj".split()
+    return [
+        [(f"h.{i}.{layer}.weight", f"h.{i}.{layer}.bias") for layer in layers]
+        for i in range(n_layer)
+    ]
 
 
 def _linear(x, weight, bias):
@@ -75,5 +81,9 @@ def _attention(qkv, n_head, past):
     q, k, v = qkv.reshape(B, 3, n_head, 1, -1).swapaxes(0, 1)  # each (B,H,1,D)
     present = extend_kv(past, k, v)
     q /= math.sqrt(q.shape[-1])
-    probs, _ = softmax_forward(q @ present.k.swapaxes(-1, -2))
-    return (probs @ present.v).reshape(B, -1), present
+    weights = q @ present.k.swapaxes(-1, -2)
+    weights -= weights.max(axis=-1, keepdims=True)
+    array_module(q).exp(weights, out=weights)
+    y = weights @ present.v
+    y /= weights.sum(axis=-1, keepdims=True)  # softmax's division, of D numbers instead of P + 1
+    return y.reshape(B, -1), present
