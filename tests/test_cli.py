@@ -3,6 +3,7 @@ input.
 """
 
 import json
+import re
 import subprocess
 import sys
 
@@ -103,7 +104,7 @@ def test_gradcheck_exits_1_and_names_the_tensor_when_a_backward_is_wrong(capsys,
     status, printed, _ = run(capsys, "gradcheck", "--device", "cpu")
     assert status == 1
     assert "WRONG: at [" in printed
-    assert "1 of 60 tensors not OK" in printed
+    assert re.search(r"\b[1-9]\d* of 60 tensors not OK", printed)
 
 
 @pytest.fixture
