@@ -225,9 +225,9 @@ def log_prob(model: LanguageModel, rows: Rows) -> Float[Array, " n"]:
         return xp.zeros(len(rows))
     found = []
     for start in range(0, len(rows), group := max(1, _POSITIONS // inputs.shape[1])):
-        logits, _ = model.forward(inputs[start : start + group])
-        log_q = chosen(log_softmax(logits), targets[start : start + group])
-        found.append(log_q.sum(axis=1))
+        of_group = targets[start : start + group]
+        for part, logits in model.logits_in_chunks(inputs[start : start + group]):
+            found.append(chosen(log_softmax(logits), of_group[part]).sum(axis=1))
     return xp.concatenate(found) if found else xp.zeros(0)
 
 

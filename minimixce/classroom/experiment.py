@@ -133,8 +133,9 @@ def _measure(model, *, world, n, seed, temperature=1.0):
     rows = np.concatenate([tokens, np.zeros((n, 1), dtype=tokens.dtype)], axis=1)
     rows = np.where(np.cumsum(rows == 0, axis=1) > 2, -1, rows)
     inputs, targets = world.batch(rows)
-    logits, _ = model.forward(inputs)
-    log_q = chosen(log_softmax(logits / temperature), targets)
+    chunks = model.logits_in_chunks(inputs)
+    parts = [chosen(log_softmax(part / temperature), targets[rows]) for rows, part in chunks]
+    log_q = np.concatenate(parts)
     possible = np.isfinite(world.log_prob(rows))
     entropy = -np.where(targets >= 0, log_q, 0).sum(axis=1).mean()
     return {"validity": float(possible.mean()), "entropy": float(entropy)}

@@ -18,7 +18,7 @@ from ..storage.shapes import ArrayModule, Batch, FilePath, Loss
 from ..storage.terminal import one_line
 from ..text.prepared import Tokens
 from ..training import loop, run, steps, timing
-from ..training.evaluation import evaluate, loss_of_uniform
+from ..training.evaluation import evaluate, loss_of_uniform, mean_loss
 from ..training.threads import limit_threads
 from . import measures, on_worlds, options, starting, world_measures
 from .losses import objective_or_step
@@ -182,14 +182,17 @@ class Job:
         else:
             batches = text.random_batches(corpus.train, *sizes, corpus.lines, boundary=boundary)
         held_out = corpus.validation[: o.eval_tokens]
-        return batches, held_out_batches(corpus, held_out, o.block_size, o.batches)
+        return batches, held_out_batches(
+            corpus, held_out, o.block_size, o.batches, most=o.batch_size
+        )
 
     def _batches_of_rows(self) -> tuple[on_worlds.RowBatches, on_worlds.RowBatches]:
         """The same of a world's sequences."""
         o, corpus = self.options, on_worlds.of_world(self.corpus)
         batches = on_worlds.RowBatches(corpus.world, corpus.rows, o.batch_size, o.seed)
         held_out = corpus.held_out[: max(1, o.eval_tokens // corpus.max_len)]
-        return batches, on_worlds.RowBatches(corpus.world, held_out, 256)
+        rows = max(1, min(256, MOST_POSITIONS // corpus.max_len))
+        return batches, on_worlds.RowBatches(corpus.world, held_out, rows)
 
     def describe_data(self) -> str:
         """A line: what is trained on."""
@@ -231,8 +234,8 @@ class Job:
         far from it and the weights are new.
         """
         name = self.options.objective
-        inputs, targets = map(self.model.xp.asarray, self.batches[0])
         if self.step is not None:
+            inputs, targets = map(self.model.xp.asarray, self.batches[0])
             initial = float(self.step(self.model, (inputs, targets))[0])
             corpus = on_worlds.of_world(self.corpus)
             reverse_part = on_worlds.describe_reverse_part(
@@ -240,7 +243,7 @@ class Job:
             )
             return f"start    {name} loss {initial:.3f} nats per sequence; {reverse_part}"
         assert self.objective is not None
-        initial = float(self.objective(self.model.forward(inputs)[0], targets)[0])
+        initial = mean_loss(self.model, self.batches[0], self.objective)
         line = f"start    {name} loss {initial:.3f}"
         try:
             uniform = loss_of_uniform(self.objective, self.model.config.vocab_size)
@@ -395,13 +398,13 @@ def load_corpus(
 
 
 def held_out_batches(
-    corpus: text.Corpus, ids: Tokens, block_size: int, kind: str = "stream"
+    corpus: text.Corpus, ids: Tokens, block_size: int, kind: str = "stream", most: int = 32
 ) -> text.Batches:
-    """Batches of `ids`, held-out text of `corpus`, to measure on, of 32 rows, or of fewer where
-    these are long, cut as `kind`, the option --batches, says.
+    """Batches of `ids`, held-out text of `corpus`, to measure on, of 32 rows, or of `most` where
+    that is fewer, or of fewer where these are long, cut as `kind`, the option --batches, says.
     """
     boundary = corpus.tokenizer.boundary
-    rows = max(1, min(32, MOST_POSITIONS // block_size))
+    rows = max(1, min(32, most, MOST_POSITIONS // block_size))
     if kind == "texts":
         return text.whole_text_batches(ids, rows, block_size, boundary=boundary)
     return text.consecutive_batches(ids, rows, block_size, corpus.lines, boundary=boundary)

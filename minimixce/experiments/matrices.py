@@ -8,7 +8,7 @@ from ..automaton import World
 from ..backend import add_rows, check_array, to_numpy
 from ..layers import softmax_forward
 from ..model import LanguageModel
-from ..storage.shapes import Array, Float, Seed
+from ..storage.shapes import Array, Float, Int, Seed
 from ..storage.validate import check_finite
 
 
@@ -63,19 +63,18 @@ def transition_matrix(
     """
     V = model.config.vocab_size
     if world is None:
-        logits, _ = model.forward(model.xp.arange(V)[:, None])
-        return _probabilities(logits[:, 0])
+        return _probabilities(model, np.arange(V)[:, None])[:, 0]
     rows = world.sample(samples, cast(int, max_len), seed)  # which refuses None
     inputs, targets = world.batch(rows)
-    logits, _ = model.forward(model.xp.asarray(inputs))
-    probs = _probabilities(logits)
+    probs = _probabilities(model, inputs)
     is_target = targets >= 0
     sums = add_rows(np.zeros((V, V)), inputs[is_target], probs[is_target])
     return sums / np.maximum(np.bincount(inputs[is_target], minlength=V), 1)[:, None]
 
 
-def _probabilities(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
+def _probabilities(model: LanguageModel, inputs: Int[Array, "B T"]) -> Float[Array, "B T V"]:
     """softmax in float64, on the host."""
-    logits = to_numpy(logits).astype("float64")
+    chunks = model.logits_in_chunks(model.xp.asarray(inputs))
+    logits = np.concatenate([to_numpy(part).astype("float64") for _, part in chunks])
     check_finite("logits", logits.max(axis=-1))
     return softmax_forward(logits)[0]

@@ -71,10 +71,11 @@ def fit_to_text(
     """
     nll, entropy, count = 0.0, 0.0, 0
     for inputs, targets in batches:
-        logits = model.forward(model.xp.asarray(inputs))[0] / temperature
         on_device = model.xp.asarray(targets)
-        nll += float(objectives.mle(logits, on_device, reduction="none")[0].sum())
-        entropy += float((_entropies(logits) * (on_device >= 0)).sum())
+        for rows, logits in model.logits_in_chunks(model.xp.asarray(inputs)):
+            logits, wanted = logits / temperature, on_device[rows]
+            nll += float(objectives.mle(logits, wanted, reduction="none")[0].sum())
+            entropy += float((_entropies(logits) * (wanted >= 0)).sum())
         count += int((targets >= 0).sum())
     check_targets("batches", count)
     validate.check_finite("loss on text", nll, infinite=True)  # NaN where logits are not finite

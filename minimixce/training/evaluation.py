@@ -8,8 +8,9 @@ import numpy as np
 from .. import objectives
 from ..backend import is_array
 from ..model import LanguageModel
-from ..storage.shapes import Array, Batch, Int, Loss
+from ..storage.shapes import Array, Batch, Float, Int, Loss
 from ..storage.validate import check_finite, check_ratio
+from .steps import takes_normalizer
 
 
 def evaluate(
@@ -31,15 +32,16 @@ def evaluate(
     eta = check_ratio("eta", eta)
     for batch in batches:
         inputs, targets = check_batch(batch, model.config.vocab_size)
-        logits, _ = model.forward(model.xp.asarray(inputs))
         targets_on_device = model.xp.asarray(targets)
         targets_here = int((targets >= 0).sum())
-        minus_log_q, _ = objectives.mle(logits, targets_on_device, reduction="none")
-        nll += float(minus_log_q.sum())
-        # ignored targets add exactly exp(−0) = 1 each
-        q += float(model.xp.exp(-minus_log_q).sum()) - (targets.size - targets_here)
-        if objective is not None:
-            own += float(objective(logits, targets_on_device)[0]) * targets_here
+        for rows, logits in _chunks(model, inputs, objective):
+            wanted = targets_on_device[rows]
+            minus_log_q, _ = objectives.mle(logits, wanted, reduction="none")
+            nll += float(minus_log_q.sum())
+            # ignored targets add exactly exp(−0) = 1 each
+            q += float(model.xp.exp(-minus_log_q).sum()) - int((targets[rows] < 0).sum())
+            if objective is not None:
+                own += _share_of_mean(objective, logits, wanted, targets_here) * targets_here
         count += targets_here
     check_targets("batches", count)
     check_finite("validation loss", nll, infinite=True)  # NaN where logits are not finite
@@ -50,6 +52,37 @@ def evaluate(
         "validation_mixce": eta * mle - (1 - eta) * mean_q,
         "validation_loss": (nll if objective is None else own) / count,
     }
+
+
+def mean_loss(model: LanguageModel, batch: Batch, objective: Loss) -> float:
+    """objective(logits, targets) of a model on a batch, (inputs, targets), without a backward."""
+    inputs, targets = batch
+    count = int((targets >= 0).sum())
+    targets = model.xp.asarray(targets)
+    return sum(
+        _share_of_mean(objective, logits, targets[rows], count)
+        for rows, logits in _chunks(model, inputs, objective)
+    )
+
+
+def _chunks(
+    model: LanguageModel, inputs: Int[Array, "B T"], objective: Loss | None
+) -> Iterable[tuple[slice, Float[Array, "_B T V"]]]:
+    """model.logits_in_chunks, all in one where the objective has to see all of them."""
+    chunks = model.logits_in_chunks(model.xp.asarray(inputs))
+    if objective is None or takes_normalizer(objective):
+        return chunks
+    logits = [part for _, part in chunks]
+    whole = logits[0] if len(logits) == 1 else model.xp.concatenate(logits)
+    return [(slice(0, len(inputs)), whole)]
+
+
+def _share_of_mean(
+    objective: Loss, logits: Float[Array, "B T V"], targets: Int[Array, "B T"], count: int
+) -> float:
+    """What one of _chunks adds to the objective's mean over `count` targets."""
+    common = {"normalizer": max(1, count)} if takes_normalizer(objective) else {}
+    return float(objective(logits, targets, **common)[0])
 
 
 def check_targets(name: str, count: int) -> None:
