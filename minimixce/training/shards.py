@@ -29,7 +29,8 @@ from ..model import LanguageModel
 from ..storage.shapes import Arrays, LossAndGrads
 from .threads import share_of_threads
 
-# (model, work, shard) -> loss, grads of a shard's rows; grads None where it has no rows
+# (model, work, shard, grads to add to or None) -> loss, grads of a shard's rows; grads as they were
+# given where it has no rows
 ShardStep: TypeAlias = Callable[..., tuple[Any, Any]]
 
 # Multiply-adds of a forward pass that keep a shard longer than handing it the work does: on two
@@ -185,12 +186,12 @@ class _Child:
 
     def receive(self) -> tuple[Any, Any]:
         try:
-            error, loss, has_rows = self.connection.recv()
+            error, loss = self.connection.recv()
         except (EOFError, OSError):
             raise self._ended() from None
         if error is not None:
             raise error
-        return loss, self.grads if has_rows else None
+        return loss, self.grads
 
     def close(self) -> None:
         self.connection.close()
@@ -222,18 +223,18 @@ def _serve(
             work = connection.recv()
         except (EOFError, OSError):
             return
-        answer: tuple[Any, Any, bool]
+        answer: tuple[Exception | None, Any]
         try:
-            loss, found = shard_step(model, *work, shard)
-            for name, g in (found or {}).items():
-                grads[name][...] = g
-            answer = None, loss, found is not None
+            for g in grads.values():
+                g[...] = 0
+            loss, _ = shard_step(model, *work, shard, grads)
+            answer = None, loss
         except Exception as error:
-            answer = error, None, False
+            answer = error, None
         try:
             connection.send(answer)
         except Exception:  # an error that does not go through a pipe
-            connection.send((RuntimeError(f"{type(answer[0]).__name__}: {answer[0]}"), None, False))
+            connection.send((RuntimeError(f"{type(answer[0]).__name__}: {answer[0]}"), None))
 
 
 def _close_all_but(kept: int) -> None:

@@ -169,8 +169,8 @@ class GroupedObjective:
             for start in range(first, stop, size):
                 yield batch, slice(start, min(start + size, stop))
 
-    def _shard_step(self, model, group, count, number, shard):
-        loss, grads = 0.0, None
+    def _shard_step(self, model, group, count, number, shard, grads=None):
+        loss = 0.0
         rng = _dropout_rng(model, self.seed, number, shard)
         for (inputs, targets), rows in self._parts(model, group, shard):
             tokens, wanted = model.xp.asarray(inputs[rows]), model.xp.asarray(targets[rows])
