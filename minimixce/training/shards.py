@@ -83,6 +83,8 @@ class Shards:
         self.shard_step = shard_step
         self.count = count
         self.processes = processes and can_fork()
+        # Between steps, too: threads of the linear algebra wait for work by spinning for a while,
+        # on the core that a child needs next.
         self._limit: Any = None
         self._model: LanguageModel | None = None  # whose parameters children share
         self._params: Arrays = {}
@@ -93,13 +95,20 @@ class Shards:
         repeats bit for bit. What a shard raises is raised here. work: what shard_step takes between
         the model and the number of a shard.
         """
-        self._limit = self._limit or share_of_threads(self.count)
-        with self._limit():
-            run = self._in_processes if self.processes else self._in_threads
-            return _sum(run(model, work))
+        if self._limit is None:
+            self._limit = share_of_threads(self.count)
+            self._limit.__enter__()
+        run = self._in_processes if self.processes else self._in_threads
+        return _sum(run(model, work))
 
     def close(self) -> None:
-        """End the children; the next call would fork others."""
+        """End the children, and the limit on threads; the next call would begin anew."""
+        if self._limit is not None:
+            self._limit.__exit__(None, None, None)
+            self._limit = None
+        self._end_children()
+
+    def _end_children(self):
         for child in self._children:
             child.close()
         self._children, self._model, self._params = [], None, {}
@@ -116,7 +125,7 @@ class Shards:
 
     def _in_processes(self, model, work):
         if self._model is not model:
-            self.close()
+            self._end_children()
             self._fork(model)
         for name, shared in self._params.items():
             shared[...] = model.params[name]
@@ -126,7 +135,7 @@ class Shards:
             own = self.shard_step(model, *work, 0)
             return [own, *(child.receive() for child in self._children)]
         except BaseException:
-            self.close()  # a child may still be at work on what was asked of it
+            self._end_children()  # a child may still be at work on what was asked of it
             raise
 
     def _fork(self, model):

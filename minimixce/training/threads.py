@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -30,17 +29,11 @@ def can_limit_threads() -> bool:
     return importlib.util.find_spec("threadpoolctl") is not None
 
 
-def share_of_threads(shards: int) -> Callable[[], AbstractContextManager[Any]]:
-    """What makes contexts that give each of `shards` shards its share of the linear algebra
-    library's threads. The libraries are looked for here, once: that takes as long as a small step.
+def share_of_threads(shards: int) -> AbstractContextManager[Any]:
+    """A context that gives each of `shards` shards its share of the linear algebra library's
+    threads.
     """
-    try:
-        from threadpoolctl import ThreadpoolController
-    except ImportError:
-        raise ValueError(_MISSING) from None
-    count = max(1, threads_in_use() // shards)
-    controller = ThreadpoolController()
-    return lambda: controller.limit(limits=count)
+    return limit_threads(max(1, threads_in_use() // shards))
 
 
 def threads_in_use() -> int:
