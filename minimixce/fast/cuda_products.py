@@ -66,6 +66,8 @@ def _calls(*key):
         for shape, strides in zip(shapes_and_strides[::2], shapes_and_strides[1::2])
     )
     layouts = [layout(x) for x in (b, a, out)]
+    if any(step < 0 for x in (a, b, out) for step in x.steps):
+        return None
     # the longest of the leading axes becomes a batch, the others a loop
     axes = sorted(batch_axes((b, a, out)), key=lambda axis: axis[0])
     batch, strides = axes.pop() if axes else (1, (0, 0, 0))
