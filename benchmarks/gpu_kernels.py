@@ -13,7 +13,7 @@ import numpy as np
 
 from gpu_harness import below, check, far, seconds_of
 from minimixce import GPT, GPTConfig, backend, layers, objectives, optim
-from minimixce.fast import attention, cuda_layers, cuda_training, generation, kernels
+from minimixce.fast import attention, cuda_layers, cuda_training, generation, head, kernels
 
 
 class Size(NamedTuple):
@@ -127,6 +127,20 @@ def loss_head(draw, name):
     return (lambda: plain(logits, targets, terms, 0.3)), (lambda: fast(logits, targets, terms, 0.3))
 
 
+def chunked_head(draw):
+    """The loss of some rows at a time, which no array of all logits is made for."""
+    B, T, C, _, V = draw.size
+    x, weight, targets = draw(B, T, C), draw(V, C), draw.ids(-1, B, T)
+    objective = functools.partial(objectives.mixce, eta=0.3, normalizer=B * T)
+
+    def plain():
+        logits, cache = layers.unembedding_forward(x, weight)
+        loss, dlogits = objective(logits, targets)
+        return loss, *layers.unembedding_backward(dlogits, cache)
+
+    return plain, lambda: head.loss_and_grads(x, weight, targets, objective)
+
+
 def _tensors(draw, count=2):
     """{name: array} as a model has them, `count` times."""
     C, V = draw.size.C, draw.size.V
@@ -200,6 +214,7 @@ CASES |= {
     "sums of columns": column_sums,
     "loss head, mixce": functools.partial(loss_head, name="mixce"),
     "loss head, tailr": functools.partial(loss_head, name="tailr"),
+    "loss head in chunks": chunked_head,
     "clipping": clipping,
     "AdamW": adamw,
     "the next token": next_token,

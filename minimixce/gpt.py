@@ -260,8 +260,8 @@ class GPT(LanguageModel):
         values: (rows,H,positions,D)) a layer; present is past and x together, ready to be the next
         call's past. One row of past may serve G = B/rows consecutive rows of x, as a prefix does
         its children. Dropout acts only with training=True and then needs `rng` (backend.rng).
-        Raises TypeError for arrays of another device, ValueError for ids outside the vocabulary and
-        for more than block_size positions.
+        Raises TypeError for arrays of another device, ValueError for ids outside the vocabulary (on
+        a GPU they wrap around: backend.check_ids) and for more than block_size positions.
         """
         x, present, hidden = self.hidden_forward(x, past, training, rng)
         logits, unembedding = unembedding_forward(x, self.params["wte.weight"])

@@ -64,7 +64,8 @@ def mle(
 
     logits (…,V), targets (…) integers, −1 ignored -> loss (0-d, nats per target), dlogits (…,V).
     normalizer: the number to divide by in place of the count of targets. reduction="none" returns
-    loss and weight of every target. Raises TypeError or ValueError for arrays that do not fit.
+    loss and weight of every target. Raises TypeError or ValueError for arrays that do not fit, and
+    for targets out of range on the host; for those on a GPU there is backend.check_ids.
 
     >>> loss, dlogits = mm.objectives.mle(np.log([[0.75, 0.25]]), np.array([0]))
     >>> round(float(loss), 4), dlogits.round(4).tolist()
