@@ -258,7 +258,12 @@ def _texts(tokens: Tokens, boundary: int, what: str) -> tuple[Int[Array, " n"], 
         ]
     )
     if len(boundaries) < 2:
-        raise ValueError(f"no whole {what} is in the {len(tokens)} tokens to train or validate on")
+        advice = ""
+        if what == "text":  # a document, which may be a whole book
+            advice = "; take more of them (--eval-tokens), or each line for a text (--lines)"
+        raise ValueError(
+            f"no whole {what} is in the {len(tokens)} tokens to train or validate on{advice}"
+        )
     return boundaries[:-1], np.diff(boundaries)
 
 
