@@ -137,16 +137,22 @@ def test_what_is_held_out_teaches_nothing(tmp_path):
     assert "fewer than 400" in corpus.sources.remarks[0]
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
-@given(st.text("ab, \n\t😀'é\u00a0\u3000"), st.integers(1, 9), st.integers(1, 9))
-def test_ids_do_not_depend_on_how_a_text_is_cut(learnt, content, size, least):
+@pytest.fixture(scope="module")
+def of_spaces():
+    """A BPE to which runs of spaces and line ends are tokens."""
+    return text.learn_bpe(["a  \n  b   ab\n\n\n  ab,   a \t b \n\n"] * 9, 290)
+
+
+@settings(derandomize=True, deadline=None, max_examples=200)
+@given(st.text("ab, \n\t😀'\u3000"), st.integers(1, 9), st.integers(1, 9))
+def test_ids_do_not_depend_on_how_a_text_is_cut(of_spaces, content, size, least):
     before, pieces._LEAST = pieces._LEAST, least
     try:
         cut = (content[i : i + size] for i in range(0, len(content), size))
-        found = np.concatenate(list(pieces.encode_pieces(learnt, cut)))
+        found = np.concatenate(list(pieces.encode_pieces(of_spaces, cut)))
     finally:
         pieces._LEAST = before
-    assert found.tolist() == learnt.encode(content).tolist()
+    assert found.tolist() == of_spaces.encode(content).tolist()
 
 
 def test_a_text_without_a_place_to_cut_is_cut_all_the_same(monkeypatch):
@@ -170,7 +176,7 @@ def test_streams_have_the_tokenizers_boundary(story, tmp_path, lines):
     for a, b, c in zip(kept[:2], written[:2], opened[:2]):
         assert a.tolist() == b[:].tolist() == c[:].tolist()
     assert kept.fingerprint() == opened.fingerprint()
-    again = text.encode_files(story, kept.tokenizer, lines)
+    again = text.encode_files([story], kept.tokenizer, lines)
     assert again[0] == again[-1] == boundary
     with pytest.raises(ValueError, match="prepared with another tokenizer"):
         text.load_corpus(tmp_path / "prepared", tokenizer=text.ByteTokenizer())
@@ -207,6 +213,21 @@ def test_both_forms_of_a_folder_give_the_same_ids(folder, learnt):
     assert older.encode_prompt("cat").tolist() == older.encode("cat").tolist()
     assert newer.encode_prompt("cat").tolist() == [newer.boundary, *newer.encode("cat")]
     assert older.encode_prompt("").tolist() == [older.boundary]
+
+
+def test_the_end_of_a_text_is_the_token_that_the_folder_calls_so(folder, learnt):
+    def call_it_end(found):
+        found["added_tokens"].append(found["added_tokens"][0] | {"id": 300, "content": "<end>"})
+
+    edit(folder / "tokenizer.json", call_it_end)
+    edit(folder / "tokenizer_config.json", lambda found: found.update(eos_token="<end>"))
+    assert text.load_tokenizer(folder).boundary == 300
+    as_object = {"eos_token": {"content": "<|endoftext|>", "special": True}}
+    edit(folder / "tokenizer_config.json", lambda found: found.update(as_object))
+    assert text.load_tokenizer(folder).boundary == learnt.boundary
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "special_tokens_map.json").write_text('{"eos_token": "<end>"}')
+    assert text.load_tokenizer(folder).boundary == 300
 
 
 def test_a_folder_is_sampled_and_measured(capsys, folder, story):
