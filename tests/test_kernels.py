@@ -12,12 +12,14 @@ from pathlib import Path
 import cuda_on_cpu
 import numpy as np
 import pytest
+from helpers import random_gpt
 
 import minimixce as mm
 from minimixce import layers, objectives
 from minimixce.backend import is_array, to_numpy
 from minimixce.fast import cuda_layers, cuda_training, kernels
 from minimixce.fast.cuda_source import SOURCE, THREADS
+from minimixce.fast.generation import token_forward
 from minimixce.kv import KV
 
 
@@ -283,6 +285,28 @@ def test_sums_over_rows(on_cpu, dtype, shape):
 def test_the_mean_is_a_reduction(dtype):
     x = normal(np.random.default_rng(9), 2, 3, 7, dtype=dtype)
     assert_same(kernels.mean(x), layers._mean(x), dtype)
+
+
+# ---- a token of a text that is being generated ---------------------------------------------------
+
+
+@pytest.mark.slow
+@DTYPES
+@pytest.mark.parametrize("shared_by", [1, 3])
+def test_one_more_token(on_cpu, monkeypatch, dtype, shared_by):
+    """From no past to a full window, or after two rows that serve three tokens each."""
+    model = random_gpt(vocab_size=7, dtype=dtype)
+    tokens = np.random.default_rng(0).integers(0, 7, (2 * shared_by, 6))
+    past = model.extend_forward(tokens[:2, :2])[1] if shared_by > 1 else None
+    plain, plain_past = [], past
+    for t in range(2 if past else 0, 6):
+        logits, plain_past, _ = model.extend_forward(tokens[:, t : t + 1], plain_past)
+        plain.append((t, logits[:, 0], plain_past[1]))
+    monkeypatch.setattr(kernels, "suits", lambda *arrays: True)
+    for t, logits, present in plain:
+        fast, past = token_forward(tokens[:, t], model.params, model.config, past)
+        assert_same(fast, logits, dtype, f"logits {t}")
+        assert_same(past[1], present, dtype, f"keys and values {t}")
 
 
 # ---- loss head -----------------------------------------------------------------------------------
