@@ -21,8 +21,13 @@ from .fast import (  # these are layers' functions, or faster forms that give th
     head_chunks,
     head_in_chunks,
     layer_norm_backward,
+    layer_norm_forward,
+    linear_backward,
+    linear_forward,
     splits_head,
     token_forward,
+    unembedding_backward,
+    unembedding_forward,
 )
 from .kv import KV, add_kv, extend_kv, extend_kv_backward, num_positions
 from .layers import (
@@ -38,13 +43,8 @@ from .layers import (
     dropout_forward,
     embedding_backward,
     embedding_forward,
-    layer_norm_forward,
-    linear_backward,
-    linear_forward,
     position_backward,
     position_forward,
-    unembedding_backward,
-    unembedding_forward,
 )
 from .model import CACHE_HAS_SERVED, LanguageModel, add_grad, check_config
 from .storage import checkpoint

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "minimixce"
 ORDER = "backend storage heart text training experiments testing lessons classroom cli"
 RANK = {room: rank for rank, room in enumerate(ORDER.split())}
 RANK["fast"] = RANK["heart"]
-PLAIN = {f"minimixce.{name}" for name in ("layers", "objectives", "optim", "kv", "logprob")}
+PLAIN = {f"minimixce.{name}" for name in ("layers", "objectives", "kv", "logprob")}
 # Many functions, whose annotated signatures take several lines each.
 LONGER = {"minimixce.layers": 500, "minimixce.objectives": 520, "minimixce.estimators": 520}
 LONGER["minimixce.model"] = 540  # sampling is in it
