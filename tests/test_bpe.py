@@ -159,8 +159,9 @@ def test_a_text_without_a_place_to_cut_is_cut_all_the_same(monkeypatch):
     monkeypatch.setattr(pieces, "_LEAST", 4)
     monkeypatch.setattr(pieces, "_MOST", 10)
     words = pieces.WholeWords(text.tokenizers.cut_before_space)
-    found = [words.add("x" * 5) for _ in range(5)] + [words.end()]
-    assert found == ["", "x" * 10, "", "x" * 10, "", "x" * 5]
+    found = [words.add("x" * 5) for _ in range(5)]
+    assert found == [[], ["x" * 10], [], ["x" * 10], []]
+    assert words.end() == "x" * 5
 
 
 @pytest.mark.parametrize("lines", [False, True])
