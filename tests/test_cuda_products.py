@@ -100,6 +100,7 @@ def test_operands_are_copied_where_calls_would_be_many(product_on_cpu):
         ((3, 3), (16, 1), (False, 16)),  # every second row, some columns
         ((6, 4), (8, 2), None),  # every second column
         ((6, 8), (0, 1), None),  # one row repeated
+        ((6, 8), (1, 0), None),  # one column repeated
         ((6, 8), (-8, 1), None),  # upside down
         ((1, 8), (0, 1), (False, 8)),
         ((6, 1), (8, 1), (False, 8)),
@@ -117,6 +118,13 @@ def test_leading_axes_become_one_where_steps_allow():
     repeated = View((2, 3, 4, 5, 6), (0, 0, 30, 6, 1))
     assert batch_axes([whole, repeated]) == [(6, (120, 0)), (4, (30, 30))]
     assert batch_axes([View((1, 5, 1, 5, 6), (7, 60, 7, 6, 1))]) == [(5, (60,))]
+
+
+def test_the_result_may_go_into_a_transposed_array(product_on_cpu):
+    a, b = np.random.default_rng(0).standard_normal((2, 4, 4))
+    out = np.empty((4, 4)).T
+    assert kernels.matmul(a[:3], b, out=out[:3]).base is out.base
+    np.testing.assert_allclose(out[:3], a[:3] @ b, rtol=1e-12, atol=1e-12)
 
 
 def test_reversed_operands_are_copied(product_on_cpu):
