@@ -217,11 +217,11 @@ def measure(
 
 
 def default_shards(vocab_size: int, max_len: int, threads: int) -> int:
-    """How many shards are worth it on the CPU for a tree of vocab_size tokens and the horizon
-    max_len.
+    """How many shards are worth it on the CPU, at least 1.
 
     A function of sizes alone, never of a timing, so that the same call gives the same bits.
-    threads: those that the linear algebra library may use; each shard should have its share then.
+    vocab_size, max_len: of the tree; threads: those that the linear algebra library may use, of
+    which each shard should have its share then.
     """
     prefixes = _num_prefixes(vocab_size, max_len)
     return max(1, min(threads, prefixes // _PREFIXES_OF_A_SHARD, _MAX_SHARDS))

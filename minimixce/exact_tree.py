@@ -82,7 +82,7 @@ def by_cost_to_go(cost_of_tokens: Callable[[Array, Array], Array]) -> Rule:
 
 
 def by_values(summand: Summand) -> Rule:
-    """The rule without a gradient: the values of sequences and tokens, and nothing else."""
+    """The rule without a gradient: values of sequences and tokens, by both halves of `summand`."""
 
     def rule(prefix, child, log_q_next, from_children, ended, xp):
         of_sequences, _ = summand.of_sequences(_select(child, ended), xp)
