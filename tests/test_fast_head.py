@@ -61,17 +61,16 @@ def test_chunks_cover_the_batch_in_whole_sequences(B, T, V, elements):
     for rows in found:
         size = rows.stop - rows.start
         assert size == 1 or size * T * V <= elements
-    sizes = {rows.stop - rows.start for rows in found[:-1]}
-    assert all((size + 1) * T * V > elements for size in sizes)  # none smaller than it has to be
+    assert len(found) == -(-B // max(1, elements // (T * V)))  # no more than there have to be
 
 
 def test_what_is_split_by_default():
-    """GPT-2's vocabulary at two sequences of 256 positions, and no shape that fits a cache."""
+    """GPT-2's vocabulary, at four sequences of 128 positions, and no batch of a small one."""
 
     def number(B, T, V):
         return len(head.chunks(B, T, np.zeros((V, 1), np.float32)))
 
-    assert number(8, 128, 50_257) == 4
+    assert number(8, 128, 50_257) == 2
     assert number(1, 1024, 50_257) == 1
     for B, T, V in ((12, 64, 65), (32, 32, 65), (16, 128, 512), (8, 256, 65)):
         assert number(B, T, V) == 1

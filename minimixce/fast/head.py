@@ -8,24 +8,28 @@ Trick 2, *some tokens at a time*: adding a chunk's part to dweight (V,C) would n
 of that size, and read and write both. Some rows of it stay in the cache from product to sum.
 """
 
+import math
 from collections.abc import Iterator
 
 from ..backend import array_module
 from ..layers import _rows, unembedding_forward
 from ..storage.shapes import Array, ArrayModule, Float, Int, Loss, Scalar
 
-ELEMENTS = 1 << 24  # logits of a chunk on the CPU: of GPT-2's vocabulary some 300 rows, 64 MiB
-ELEMENTS_ON_GPU = 1 << 26  # some 1,300 rows: products of fewer leave a GPU idle
+# Logits of a chunk at most: of GPT-2's vocabulary some 670 rows, 128 MiB in float32, on the CPU,
+# where products of fewer take longer, and 1,300 on a GPU, which they would leave idle.
+ELEMENTS = 1 << 25
+ELEMENTS_ON_GPU = 1 << 26
 TOKENS = 2048  # rows of dweight at a time, on the CPU
 
 
 def chunks(B: int, T: int, weight: Float[Array, "V C"]) -> list[slice]:
-    """Slices that cover a batch of B sequences (T,), each of about ELEMENTS logits (T,V).
+    """Slices that cover a batch of B sequences (T,): as few as ELEMENTS allows, of about one size.
 
     weight (V,C) is the unembedding's. At least one sequence is in each; where V is small, all are.
     """
-    most = ELEMENTS if array_module(weight).__name__ == "numpy" else ELEMENTS_ON_GPU
-    size = max(1, most // (T * len(weight)))
+    elements = ELEMENTS if array_module(weight).__name__ == "numpy" else ELEMENTS_ON_GPU
+    most = max(1, elements // (T * len(weight)))
+    size = math.ceil(B / math.ceil(B / most))
     return [slice(start, min(B, start + size)) for start in range(0, B, size)]
 
 
