@@ -13,7 +13,7 @@ import numpy as np
 
 from . import backend
 from .fast import (  # these are layers' functions, or faster forms that give the same
-    BlockedCache,
+    AttentionCache,
     attention_backward,
     attention_forward,
     gelu_backward,
@@ -31,7 +31,6 @@ from .fast import (  # these are layers' functions, or faster forms that give th
 )
 from .kv import KV, add_kv, extend_kv, extend_kv_backward, num_positions
 from .layers import (
-    AttentionCache,
     DropoutCache,
     EmbeddingCache,
     GeluCache,
@@ -138,7 +137,7 @@ def initial_params(config: GPTConfig, seed: Seed = 0) -> Arrays:
 class BlockCache(NamedTuple):
     ln_1: LayerNormCache
     c_attn: LinearCache
-    attention: AttentionCache | BlockedCache
+    attention: AttentionCache
     attn_proj: LinearCache
     attn_dropout: DropoutCache
     ln_2: LayerNormCache

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import minimixce as mm
 from minimixce import fast, layers
-from minimixce.fast import attention, blocks
+from minimixce.fast import attention, blocks, siblings
 from minimixce.kv import KV
 
 RNG = np.random.default_rng(0)
@@ -41,6 +41,27 @@ def small_blocks(monkeypatch):
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 PROPERTY = settings(max_examples=40, deadline=None)
+
+
+@given(R=SIZES, G=SIZES, P=SIZES, H=SIZES, D=SIZES, scale=st.sampled_from([0.1, 1, 30]))
+@PROPERTY
+def test_attention_of_siblings(R, G, P, H, D, scale):
+    """One token in each of R·G rows, G of which share a past, that may be the start of a room."""
+    qkv, dy = normal(R * G, 1, 3 * H * D, scale=scale), normal(R * G, 1, H * D)
+    past = KV(*(normal(R, H, P + 1, D, scale=scale)[:, :, :P] for _ in range(2)))
+    expected, plain = layers.attention_forward(qkv, H, past)
+    y, cache = fast.attention_forward(qkv, H, past)
+    assert isinstance(cache, siblings.SiblingsCache)
+    assert_close(y, expected)
+    assert_close(cache.k, plain.k, 0)
+    assert_close(cache.v, plain.v, 0)
+    dkv = KV(normal(R * G, H, 1, D), normal(R * G, H, 1, D))
+    for more in (None, dkv):
+        expected, expected_past = layers.attention_backward(dy, plain, more)
+        dqkv, dpast = fast.attention_backward(dy, cache, more)
+        assert_close(dqkv, expected, 1e-11)
+        assert_close(dpast.k, expected_past.k, 1e-11)
+        assert_close(dpast.v, expected_past.v, 1e-11)
 
 
 @given(B=SIZES, T=st.integers(1, 10), H=SIZES, D=SIZES, scale=st.sampled_from([0.1, 1, 30]))

@@ -7,6 +7,7 @@ one's arguments and results.
 | form             | where it is chosen                                            |
 | ---------------- | ------------------------------------------------------------- |
 | attention.py     | the CPU; no past, no dropout, more scores than a cache holds  |
+| siblings.py      | the CPU; one token after a past, no dropout                   |
 | blocks.py        | the CPU; arrays that a cache does not hold                    |
 | head.py          | more logits than a chunk holds, and more than one sequence    |
 | generation.py    | a token that continues a past                                 |
@@ -14,13 +15,18 @@ one's arguments and results.
 | cuda_training.py | the same, for clipping and AdamW                              |
 """
 
+from typing import TypeAlias
+
 import numpy as np
 
 from .. import layers
 from ..kv import KV
 from ..storage.shapes import Array, Arrays, Float, Grads, RandomGenerator
-from . import attention, blocks, cuda_layers, cuda_training, generation, head, kernels
+from . import attention, blocks, cuda_layers, cuda_training, generation, head, kernels, siblings
 from .attention import BlockedCache
+from .siblings import SiblingsCache
+
+AttentionCache: TypeAlias = layers.AttentionCache | BlockedCache | SiblingsCache
 
 
 def _is_large(x: Array) -> bool:
@@ -66,24 +72,28 @@ def attention_forward(
     past: KV | None = None,
     dropout: float = 0.0,
     rng: RandomGenerator | None = None,
-) -> tuple[Float[Array, "B T QKV//3"], layers.AttentionCache | BlockedCache]:
+) -> tuple[Float[Array, "B T QKV//3"], AttentionCache]:
     """layers.attention_forward: qkv (B,T,3C) -> y (B,T,C), cache."""
     B, T, _ = qkv.shape
     scores = B * n_head * T * T
     on_cpu = isinstance(qkv, np.ndarray)
     if on_cpu and past is None and dropout == 0 and scores >= blocks.ELEMENTS:
         return attention.attention_forward(qkv, n_head)
+    if on_cpu and past is not None and T == 1 and dropout == 0:
+        return siblings.attention_forward(qkv, n_head, past)
     return _form(qkv).attention_forward(qkv, n_head, past, dropout, rng)
 
 
 def attention_backward(
     dy: Float[Array, "B T C"],
-    cache: layers.AttentionCache | BlockedCache,
+    cache: AttentionCache,
     dkv: KV | None = None,
 ) -> tuple[Float[Array, "B T 3*C"], KV | None]:
     """layers.attention_backward: dy (B,T,C) -> dqkv (B,T,3C), dpast."""
     if isinstance(cache, BlockedCache):
         return attention.attention_backward(dy, cache, dkv)
+    if isinstance(cache, SiblingsCache):
+        return siblings.attention_backward(dy, cache, dkv)
     return _form(dy).attention_backward(dy, cache, dkv)
 
 
