@@ -107,6 +107,21 @@ def test_no_array_of_the_cpu_suits():
     assert not cuda_training.suit_tables({"w": x}, {"w": x})
 
 
+def test_arrays_of_cupy_suit_where_they_are_of_one_dtype_that_kernels_know():
+    class Array:
+        __module__ = "cupy"
+
+        def __init__(self, dtype):
+            self.dtype = np.dtype(dtype)
+
+    half, single, double = map(Array, ("float16", "float32", "float64"))
+    assert kernels.suits(single, single)
+    assert kernels.suits(double)
+    assert not kernels.suits(half)
+    assert not kernels.suits(single, double)
+    assert not kernels.suits(single, np.ones(2, "float32"))
+
+
 def test_a_kernel_takes_no_array_that_it_would_read_wrongly():
     x = np.ones((4, 6))
     with pytest.raises(ValueError, match="contiguous"):
@@ -435,6 +450,7 @@ def test_nvidias_compiler_takes_the_kernels(real, gpu):
 
 
 # ---- a real GPU ----------------------------------------------------------------------------------
+
 
 # a layer, the shapes of what its forward takes, further arguments, the shape of its output
 @pytest.mark.slow
