@@ -55,8 +55,8 @@ def attention_forward(
     probs, softmax = softmax_forward(scores, axis=0)
     y = _transpose(_of_past(probs)) @ past.v
     y += probs[P, ..., None] * v
-    heads = qkv.reshape(B, 3, H, 1, D).swapaxes(0, 1)  # views (B,H,1,D)
-    return y.swapaxes(1, 2).reshape(B, 1, -1), SiblingsCache(*heads, past, folded, softmax)
+    q, k, v = qkv.reshape(B, 3, H, 1, D).swapaxes(0, 1)  # views (B,H,1,D)
+    return y.swapaxes(1, 2).reshape(B, 1, -1), SiblingsCache(q, k, v, past, folded, softmax)
 
 
 def attention_backward(
