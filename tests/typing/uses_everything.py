@@ -212,6 +212,9 @@ def texts(folder: Path) -> None:
     tokenizer = text.load_tokenizer(folder)
     print(tokenizer.decode(tokenizer.encode("cat")), tokenizer.vocab_size, inputs, targets)
     print(text.ByteTokenizer().encode("é"), text.WordTokenizer(["a"]).fields(), text.BOUNDARY)
+    bpe: text.SubwordTokenizer = text.learn_bpe(["the cat, the mat"], vocab_size=260)
+    print(text.encode_prompt(bpe, "the cat"), bpe.boundary, bpe.decode(bpe.encode("cat")))
+    print(len(text.load_corpus(file, tokenizer=bpe).train))
 
 
 def devices() -> None:
