@@ -3,8 +3,9 @@ benchmarks/train_step.py
 
 Each side runs in a process of its own, with the settings that a user has by default, and waits
 while the other works; rounds alternate, and medians of single steps are compared. Also: the same
-matrix products alone in both BLAS libraries, their share of the step, the step's share of the speed
-of one large product, and the growth of the most memory that a side and its child processes held
+matrix products alone in both BLAS libraries; of minimixce's step the share of these products, the
+share of calls (a step of as many layers on arrays of a few numbers), with the rest element-wise
+work, and the share of the speed of one large product; and the growth of the most memory that a side and its child processes held
 (proportional set size, polled during three steps).
 """
 
@@ -155,6 +156,9 @@ def worker(side, shape, threads):
             ]
             operands = [(c, random(*b, m, k), random(*b, k, n)) for c, b, m, k, n in lead]
             work[what] = lambda operands=operands: multiply(operands)
+        if what == "calls" and what not in work:
+            n_layer, n_head, *_ = shape
+            work[what], *_ = numpy_side((n_layer, n_head, n_head, 1, 1, 2), threads)
         if what == "peak" and what not in work:
             square = [(1, random(PEAK, PEAK), random(PEAK, PEAK))]
             work[what] = lambda square=square: multiply(square)
@@ -204,12 +208,15 @@ def measure(name, threads, rounds, compiled):
         side.ask("run", 3)
     held = {key: side.ask("memory") for key, side in sides.items()}
     per_round = max(2, int(0.6 / (sum(sides["torch"].ask("run", 3)) / 3)))
-    seconds = {key: [] for key in [*sides, "numpy products", "torch products", "numpy peak"]}
+    seconds = {
+        key: [] for key in [*sides, "numpy products", "torch products", "numpy calls", "numpy peak"]
+    }
     for _ in range(rounds):
         for key, side in sides.items():
             seconds[key] += side.ask("run", per_round)
         for key in ("numpy", "torch"):
             seconds[f"{key} products"] += sides[key].ask("products", max(2, per_round // 4))
+        seconds["numpy calls"] += sides["numpy"].ask("calls", 5)
         seconds["numpy peak"] += sides["numpy"].ask("peak", 2)
     for side in sides.values():
         side.close()
@@ -223,6 +230,7 @@ def measure(name, threads, rounds, compiled):
         "ratio_to_compiled": median["numpy"] / median["compiled"] if compiled else "",
         "blas_ratio": median["numpy products"] / median["torch products"],
         "products_share": median["numpy products"] / median["numpy"],
+        "calls_share": median["numpy calls"] / median["numpy"],
         "sgemm_peak_share": flops(shape) / median["numpy"] / (2 * PEAK**3 / median["numpy peak"]),
         "memory_mib": held["numpy"],
         "torch_memory_mib": held["torch"],
