@@ -5,8 +5,8 @@ Each side runs in a process of its own, with the settings that a user has by def
 while the other works; rounds alternate, and medians of single steps are compared. Also: the same
 matrix products alone in both BLAS libraries; of minimixce's step the share of these products, the
 share of calls (a step of as many layers on arrays of a few numbers), with the rest element-wise
-work, and the share of the speed of one large product; and the growth of the most memory that a side and its child processes held
-(proportional set size, polled during three steps).
+work, and the share of the speed of one large product; and the growth of the most memory that a side
+and its child processes held (proportional set size, polled during three steps).
 """
 
 import argparse
