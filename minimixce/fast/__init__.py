@@ -9,7 +9,7 @@ one's arguments and results.
 | attention.py     | the CPU; no past, no dropout, more scores than a cache holds  |
 | siblings.py      | the CPU; one token after a past, no dropout                   |
 | blocks.py        | the CPU; arrays that a cache does not hold                    |
-| head.py          | more logits than a chunk holds, and more than one sequence    |
+| head.py          | more logits than a chunk is to hold                           |
 | generation.py    | a token that continues a past                                 |
 | cuda_layers.py   | arrays of CuPy's, float32 or float64 (kernels.suits)          |
 | cuda_training.py | the same, for clipping and AdamW                              |
@@ -124,14 +124,10 @@ def layer_norm_backward(
     return (blocks if _is_large(dy) else _form(dy)).layer_norm_backward(dy, cache)
 
 
+splits_head = head.suits
 head_chunks = head.chunks
 head_in_chunks = head.loss_and_grads
 token_forward = generation.token_forward
-
-
-def splits_head(B: int, T: int, weight: Float[Array, "V C"]) -> bool:
-    """Whether B sequences (T,) have so many logits by weight (V,C) that head_in_chunks pays."""
-    return len(head_chunks(B, T, weight)) > 1
 
 
 def has_kernels_for(params: Arrays, grads: Grads) -> bool:
