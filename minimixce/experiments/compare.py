@@ -161,7 +161,9 @@ def _trained(job: Job, folder: Path) -> Trained:
     with run.keeping(folder):
         resume = (folder / run.RUN_FILE).exists()
         measurements = job.fit(folder, resume, progress=not job.options.quiet)
-        return Trained(job, GPT.load(folder, job.options.device), measurements)
+        best = GPT.load(folder, job.options.device)
+        job.model = best  # the last one, which may be large, is not looked at again
+        return Trained(job, best, measurements)
 
 
 def compare_on_text(comparison_options: ComparisonOptions, trained: Runs) -> Comparison:

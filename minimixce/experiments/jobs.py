@@ -24,7 +24,7 @@ from . import measures, on_worlds, options, starting, world_measures
 from .losses import objective_or_step
 from .options import TrainingOptions
 
-MOST_POSITIONS = 1 << 13  # in a batch to measure on, each with V logits
+MOST_POSITIONS = 1 << 12  # in a batch to measure on, each with V logits
 MOST_COUNTED = 5_000_000  # training tokens of which a 4-gram model is made, for comparison
 
 
