@@ -154,6 +154,7 @@ class OtherKind(ValueError):
     """A tokenizer is no byte-level BPE."""
 
 
+_MOST = 1 << 25  # characters: GPT-2's has 3.5 million, and what quotes one must stay readable, too
 _NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD")
 _POST_PROCESSORS = ("ByteLevel", "TemplateProcessing")
 
@@ -163,6 +164,8 @@ def checked(content: str, path: FilePath) -> dict[str, Any]:
     byte-level BPE and asks for nothing but what is listed here: for no pattern of its own, with
     which a search may never end, and for nothing that depends on chance.
     """
+    if len(content) > _MOST:
+        raise ValueError(f"{path} has {len(content):,} characters; at most {_MOST:,} are read")
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
