@@ -373,7 +373,10 @@ class GPT(LanguageModel):
     def logits_in_chunks(
         self, tokens: IdsOrOneHots
     ) -> Iterator[tuple[slice, Float[Array, "_B T V"]]]:
-        """LanguageModel's; of what is for a backward, one layer's alone is there at a time."""
+        """LanguageModel's; of what is for a backward, one layer's alone is there at a time.
+
+        tokens: ids (B,T) or soft one-hots (B,T,V). Raises TypeError or ValueError as forward does.
+        """
         if type(self) is not GPT:
             yield from super().logits_in_chunks(tokens)
             return
