@@ -217,7 +217,8 @@ def test_masked_softmax(on_cpu, dtype, shape):
             fast = cuda_layers.masked_softmax_forward(scores.copy(), 0.3)
             assert_same(fast, plain, dtype)
             if make is normal:
-                got = cuda_layers.masked_softmax_backward(dprobs.copy(), plain[1], 0.3)
+                cache = layers.SoftmaxCache(np.asfortranarray(plain[0]), -2)
+                got = cuda_layers.masked_softmax_backward(dprobs.copy(), cache, 0.3)
                 assert_same(got, expected, dtype)
 
 
