@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import minimixce as mm
 from minimixce import backend, exact, text
-from minimixce.experiments import matrices, measures
+from minimixce.experiments import jobs, matrices, measures
+from minimixce.experiments.options import TrainingOptions
 from minimixce.fast import head
 from minimixce.layers import unembedding_backward, unembedding_forward
 from minimixce.model import LanguageModel
@@ -297,3 +298,14 @@ def test_the_peak_without_a_backward_does_not_grow_with_the_layers(what):
     ]
     few, many = (peak_of(lambda model=model: run(model)) for model in models)
     assert many < 1.1 * few
+
+
+def test_validation_batches_are_no_larger_than_those_of_training(tmp_path):
+    (tmp_path / "text.txt").write_text("The cat sat on the mat.\n" * 40)
+    corpus = text.load_corpus([str(tmp_path / "text.txt")])
+    for most, rows in ((3, 3), (100, 32)):
+        inputs, _ = jobs.held_out_batches(corpus, corpus.train, 8, most=most)[0]
+        assert inputs.shape == (rows, 8)
+    options = TrainingOptions(data=[str(tmp_path / "text.txt")], batch_size=3, block_size=8)
+    inputs, _ = jobs.Job(options).validation[0]
+    assert len(inputs) <= 3
