@@ -120,8 +120,10 @@ def device_name(xp: ArrayModule) -> str:
 
 
 def free_memory(xp: ArrayModule) -> int | None:
-    """How many bytes arrays made with xp can still take: on a GPU what its driver calls free and
-    what CuPy's pool keeps of freed arrays; None for NumPy, whose limits storage.memory knows.
+    """How many bytes arrays made with the module xp can still take, or None for NumPy.
+
+    On a GPU this is what its driver calls free and what CuPy's pool keeps of freed arrays; what the
+    host has, storage.memory knows.
     """
     if xp is np:
         return None
