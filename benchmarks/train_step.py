@@ -138,8 +138,8 @@ def multiply(operands):
 
 
 def worker(side, shape, threads):
-    """Answer each line {"what": "run" | "products" | "peak" | "memory", "count": n} with a list of
-    seconds, or MiB.
+    """Answer each line {"what": "run" | "products" | "calls" | "peak" | "memory", "count": n}
+    with a list of seconds, or MiB.
     """
     if side in ("torch", "compiled"):
         run, random, before = torch_side(shape, threads, side == "compiled")

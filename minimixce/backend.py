@@ -1,4 +1,4 @@
-"""The only file that knows NumPy from CuPy.
+"""The only file that knows NumPy from CuPy, except for a GPU's kernels (fast/kernels.py).
 
 Everything else asks an array where it lives (`array_module`) and stays there. A device is chosen
 once, where a model is made or loaded; from then on functions follow their arrays, and mixing arrays

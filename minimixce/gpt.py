@@ -327,8 +327,8 @@ class GPT(LanguageModel):
     ) -> tuple[Float[Array, "B T V"] | None, list[KV] | None, Grads]:
         """dx (B,T,C) of hidden_forward's output -> dx of its input, dpast, grads.
 
-        dpresent, dpast and errors: as for extend_backward; grads {name: array}, which gradients are
-        added into, must hold wte.weight, as the unembedding's is the first.
+        dpresent, dpast and errors: as for extend_backward. Gradients are added into `grads`
+        {name: array}, which has the unembedding's by then.
         """
         self._check_cache(cache, HiddenCache)
         self._check_unused(cache)
@@ -349,6 +349,9 @@ class GPT(LanguageModel):
         dinput, dweight = embedding_backward(dx, cache.embedding)
         add_grad(grads, "wte.weight", dweight)
         return dinput, dpast if dpast[0] else None, {name: grads[name] for name in self.params}
+
+    # ---- the same in less memory or time: a class that inherits may have another extend_forward,
+    # ---- and so gets LanguageModel's form of these three, which calls that
 
     def loss_and_grads(
         self,

@@ -68,11 +68,10 @@ class AdamW:
         step_size = lr / (1 - beta1**self.steps)
         root_scale = 1 / math.sqrt(1 - beta2**self.steps)
         keep = 1 - lr * self.weight_decay
-        if fast.has_kernels_for(self.params, grads):
-            vectors = (self._mean, self._square)
-            fast.adamw_update(
-                self.params, grads, *vectors, self.betas, step_size, root_scale, self.eps, keep
-            )
+        if fast.has_kernels_for(self.params, grads):  # on a GPU: the rest of this, in one launch
+            vectors = self._mean, self._square
+            numbers = self.betas, step_size, root_scale, self.eps, keep
+            fast.adamw_update(self.params, grads, *vectors, *numbers)
             return
         update = _flat([grads[name] for name in self.params])  # gradients, soon the changes
         for block in blocks(update):
@@ -181,7 +180,7 @@ def clip_grads(grads: Grads, max_norm: float) -> Scalar:
             "grads must be a dict of arrays, with at least one, got"
             f" {type(grads).__name__ if not isinstance(grads, dict) else 'an empty dict'}"
         )
-    if fast.has_kernels_for({}, grads):
+    if fast.has_kernels_for(grads):
         return fast.clip_grads(grads, max_norm)
     xp = array_module(next(iter(grads.values())))
     norm = xp.sqrt(sum(xp.vdot(g, g) for g in grads.values()))

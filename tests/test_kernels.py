@@ -297,12 +297,6 @@ def test_sums_over_rows(on_cpu, dtype, shape):
     )
 
 
-@DTYPES
-def test_the_mean_is_a_reduction(dtype):
-    x = normal(np.random.default_rng(9), 2, 3, 7, dtype=dtype)
-    assert_same(kernels.mean(x), layers._mean(x), dtype)
-
-
 # ---- a token of a text that is being generated ---------------------------------------------------
 
 

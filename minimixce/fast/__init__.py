@@ -21,7 +21,7 @@ import numpy as np
 
 from .. import layers
 from ..kv import KV
-from ..storage.shapes import Array, Arrays, Float, Grads, RandomGenerator
+from ..storage.shapes import Array, Arrays, Float, RandomGenerator
 from . import attention, blocks, cuda_layers, cuda_training, generation, head, kernels, siblings
 from .attention import BlockedCache
 from .siblings import SiblingsCache
@@ -130,9 +130,11 @@ head_in_chunks = head.loss_and_grads
 token_forward = generation.token_forward
 
 
-def has_kernels_for(params: Arrays, grads: Grads) -> bool:
-    """Whether adamw_update and clip_grads can take these; the plain forms take all others."""
-    return cuda_training.suit_tables(params, grads)
+def has_kernels_for(*tables: Arrays) -> bool:
+    """Whether adamw_update and clip_grads can take these, each {name: array}; the plain forms take
+    all others.
+    """
+    return cuda_training.suit_tables(*tables)
 
 
 adamw_update = cuda_training.adamw_update

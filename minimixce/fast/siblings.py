@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..kv import KV
-from ..layers import SoftmaxCache, softmax_backward, softmax_forward
-from ..storage.shapes import Array, Float
+from ..layers import SoftmaxCache, _transpose, softmax_backward, softmax_forward
+from ..storage.shapes import Float
 
 
 class SiblingsCache(NamedTuple):
@@ -23,10 +23,6 @@ class SiblingsCache(NamedTuple):
     past: KV
     folded: Float[Array, "3 R H G D"]  # q, k, v
     softmax: SoftmaxCache  # of scores (P+1,R,H,G)
-
-
-def _transpose(x: Array) -> Array:
-    return x.swapaxes(-1, -2)
 
 
 def _of_past(scores: Float[Array, "K R H G"]) -> Float[Array, "R H P G"]:
