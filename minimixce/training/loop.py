@@ -32,6 +32,7 @@ from ..training.steps import (
     ending,
     grouped_step,
     guarded,
+    settled,
     takes_normalizer,
 )
 
@@ -171,7 +172,8 @@ def fit(
             return evaluate(model, validation, objective, eta=validation_eta)
 
         report = _Report(run, validate, advice, steps, progress)
-        groups = _groups(batches, run.step * accumulate, accumulate)
+        source = settled(group_step, model, batches) if run.step else batches
+        groups = _groups(source, run.step * accumulate, accumulate)
         # losses are pending where a run was interrupted
         with report.bar, _interrupt_flag(folder is not None) as interrupted:
             while run.step != steps and (run.losses or patience is None or run.worse < patience):

@@ -2,10 +2,16 @@
 
 import contextlib
 import importlib.util
+import threading
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 _MISSING = "--threads and --shards need threadpoolctl: pip install threadpoolctl"
+
+_shares: list[AbstractContextManager[Any]] = []  # since none was in force
+_open_shares: set[object] = set()
+_changing_shares = threading.Lock()
 
 
 def limit_threads(count: int | None) -> AbstractContextManager[Any]:
@@ -29,11 +35,23 @@ def can_limit_threads() -> bool:
     return importlib.util.find_spec("threadpoolctl") is not None
 
 
-def share_of_threads(shards: int) -> AbstractContextManager[Any]:
+@contextlib.contextmanager
+def share_of_threads(shards: int) -> Iterator[None]:
     """A context that gives each of `shards` shards its share of the linear algebra library's
-    threads.
+    threads. Of several that runs in threads of one process are in, the last to end lifts them all:
+    each would otherwise bring back what it found, which may be the limit of another.
     """
-    return limit_threads(max(1, threads_in_use() // shards))
+    own = object()
+    with _changing_shares:
+        _shares.append(limit_threads(max(1, threads_in_use() // shards)))
+        _open_shares.add(own)
+    try:
+        yield
+    finally:
+        with _changing_shares:
+            _open_shares.remove(own)
+            while _shares and not _open_shares:
+                _shares.pop().__exit__(None, None, None)
 
 
 def threads_in_use() -> int:
