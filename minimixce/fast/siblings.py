@@ -13,7 +13,7 @@ import numpy as np
 
 from ..kv import KV
 from ..layers import SoftmaxCache, _transpose, softmax_backward, softmax_forward
-from ..storage.shapes import Float
+from ..storage.shapes import Array, Float
 
 
 class SiblingsCache(NamedTuple):
