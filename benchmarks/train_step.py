@@ -82,7 +82,8 @@ def numpy_side(shape, threads):
     from minimixce import backend
     from minimixce.training import steps
 
-    threadpool_limits(threads)
+    if threads is not None:
+        threadpool_limits(threads)
     backend.reuse_freed_memory()
     n_layer, n_head, C, T, B, V = shape
     before = memory()
@@ -100,7 +101,7 @@ def numpy_side(shape, threads):
     def random(*shape):
         return np.random.default_rng(0).random(shape, np.float32)
 
-    return run, random, before
+    return run, random, before, step.close
 
 
 def torch_side(shape, threads, compiled=False):
@@ -128,7 +129,7 @@ def torch_side(shape, threads, compiled=False):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adamw.step()
 
-    return run, torch.rand, before
+    return run, torch.rand, before, lambda: None
 
 
 def multiply(operands):
@@ -142,9 +143,9 @@ def worker(side, shape, threads):
     with a list of seconds, or MiB.
     """
     if side in ("torch", "compiled"):
-        run, random, before = torch_side(shape, threads, side == "compiled")
+        run, random, before, close = torch_side(shape, threads, side == "compiled")
     else:
-        run, random, before = numpy_side(shape, threads)
+        run, random, before, close = numpy_side(shape, threads)
     work = {"run": run}
     for line in sys.stdin:
         order = json.loads(line)
@@ -158,10 +159,14 @@ def worker(side, shape, threads):
             work[what] = lambda operands=operands: multiply(operands)
         if what == "calls" and what not in work:
             n_layer, n_head, *_ = shape
-            work[what], *_ = numpy_side((n_layer, n_head, n_head, 1, 1, 2), threads)
+            work[what], *_ = numpy_side((n_layer, n_head, n_head, 1, 1, 2), None)
         if what == "peak" and what not in work:
             square = [(1, random(PEAK, PEAK), random(PEAK, PEAK))]
             work[what] = lambda square=square: multiply(square)
+        if what != "run":
+            close()  # products have all threads, which shards keep to their share of until then
+        elif order["count"]:
+            run()  # forks shards anew
         for _ in range(order["count"]):
             start = time.perf_counter()
             work[what]()
