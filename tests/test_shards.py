@@ -236,17 +236,32 @@ def test_a_fork_beside_another_thread_warns_of_nothing():
     assert not [w for w in seen if "fork" in str(w.message)]
 
 
-def test_limits_on_threads_end_together():
-    """Of two runs in two threads, the first to end must not leave the other's limit for good."""
-    with threads.limit_threads(4):
-        first, second = threads.share_of_threads(2), threads.share_of_threads(2)
-        first.__enter__()
-        second.__enter__()
-        assert threads.threads_in_use() == 1
-        first.__exit__(None, None, None)
-        assert threads.threads_in_use() == 1
-        second.__exit__(None, None, None)
+def test_limits_on_threads_are_lifted_however_runs_in_threads_end():
+    """The second ends last: it must not bring back what it found, the limit of the first."""
+    entered, ended = threading.Event(), threading.Event()
+
+    def second():
+        with threads.share_of_threads(2):
+            entered.set()
+            ended.wait()
+
+    def run(target, *args):
+        thread = threading.Thread(target=target, args=args)
+        thread.start()
+        return thread
+
+    before = threads.threads_in_use()
+    run(threads.limit_threads, 4).join()  # for good, from a thread that is no more
+    try:
+        with threads.share_of_threads(2):
+            assert threads.threads_in_use() == 2
+            other = run(second)
+            entered.wait()
+        ended.set()
+        other.join()
         assert threads.threads_in_use() == 4
+    finally:
+        run(threads.limit_threads, before).join()
 
 
 @FORKED

@@ -9,9 +9,7 @@ from typing import Any
 
 _MISSING = "--threads and --shards need threadpoolctl: pip install threadpoolctl"
 
-_shares: list[AbstractContextManager[Any]] = []  # since none was in force
-_open_shares: set[object] = set()
-_changing_shares = threading.Lock()
+_share_in_force = threading.Lock()
 
 
 def limit_threads(count: int | None) -> AbstractContextManager[Any]:
@@ -38,20 +36,17 @@ def can_limit_threads() -> bool:
 @contextlib.contextmanager
 def share_of_threads(shards: int) -> Iterator[None]:
     """A context that gives each of `shards` shards its share of the linear algebra library's
-    threads. Of several that runs in threads of one process are in, the last to end lifts them all:
-    each would otherwise bring back what it found, which may be the limit of another.
+    threads. The limit is the whole process's: where a run in another thread has set one, that one
+    counts, since at its end a second would bring back what it found, the limit of the first.
     """
-    own = object()
-    with _changing_shares:
-        _shares.append(limit_threads(max(1, threads_in_use() // shards)))
-        _open_shares.add(own)
-    try:
+    if not _share_in_force.acquire(blocking=False):
         yield
+        return
+    try:
+        with limit_threads(max(1, threads_in_use() // shards)):
+            yield
     finally:
-        with _changing_shares:
-            _open_shares.remove(own)
-            while _shares and not _open_shares:
-                _shares.pop().__exit__(None, None, None)
+        _share_in_force.release()
 
 
 def threads_in_use() -> int:
