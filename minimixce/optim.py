@@ -69,9 +69,17 @@ class AdamW:
         root_scale = 1 / math.sqrt(1 - beta2**self.steps)
         keep = 1 - lr * self.weight_decay
         if fast.has_kernels_for(self.params, grads):  # on a GPU: the rest of this, in one launch
-            vectors = self._mean, self._square
-            numbers = self.betas, step_size, root_scale, self.eps, keep
-            fast.adamw_update(self.params, grads, *vectors, *numbers)
+            fast.adamw_update(
+                self.params,
+                grads,
+                self._mean,
+                self._square,
+                self.betas,
+                step_size,
+                root_scale,
+                self.eps,
+                keep,
+            )
             return
         update = _flat([grads[name] for name in self.params])  # gradients, soon the changes
         for block in blocks(update):
