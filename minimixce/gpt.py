@@ -383,15 +383,19 @@ class GPT(LanguageModel):
         if type(self) is not GPT:
             yield from super().logits_in_chunks(tokens)
             return
+        x = self.hidden_states(tokens)
+        for rows in head_chunks(len(x), x.shape[1], self.params["wte.weight"]):
+            yield rows, unembedding_forward(x[rows], self.params["wte.weight"])[0]
+
+    def hidden_states(self, tokens: IdsOrOneHots) -> Float[Array, "B T C"]:
+        """What the unembedding reads, where no backward follows; tokens: forward's."""
         self._check_input(tokens)
         params = self.params
         x, _ = embedding_forward(tokens, params["wte.weight"])
         x, _ = position_forward(x, params["wpe.weight"])
         for i in range(self.config.n_layer):
             x = block_forward(x, params, f"h.{i}", self.config.n_head)[0]
-        x, _ = layer_norm_forward(x, params["ln_f.weight"], params["ln_f.bias"])
-        for rows in head_chunks(len(x), x.shape[1], params["wte.weight"]):
-            yield rows, unembedding_forward(x[rows], params["wte.weight"])[0]
+        return layer_norm_forward(x, params["ln_f.weight"], params["ln_f.bias"])[0]
 
     def _next_logits(
         self, x: Int[Array, "B T"], past: list[KV] | None

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
+from ..experiments.continuations import ContinuationOptions
 from ..experiments.options import option
 from .options import CommonOptions, FileFlags, add_fields, chosen
 from .output import say
@@ -45,12 +46,24 @@ class Flags:
     )
 
 
+@dataclass
+class TableFlags:
+    """A file for the table of continuations."""
+
+    table: str | None = option(
+        None, "also write the table of --prompt-tokens to FILE, in Markdown", metavar="FILE"
+    )
+
+
 def declare(parser: argparse.ArgumentParser) -> None:
     """Declare the options of the command on `parser`."""
     add_fields(parser, CommonOptions)
     parser.add_argument("folder", help="a run, or with --data a GPT-2 folder of transformers")
     add_fields(parser, Flags)
-    add_fields(parser, FileFlags, helps={"out": "also write the measures to FILE as JSON"})
+    add_fields(parser, ContinuationOptions)
+    add_fields(parser, TableFlags)
+    helps = {"out": "also write the measures to FILE as JSON", "overwrite": "replace these files"}
+    add_fields(parser, FileFlags, helps=helps)
 
 
 def run(given: dict[str, Any]) -> int:
@@ -58,19 +71,24 @@ def run(given: dict[str, Any]) -> int:
     the user gave, by name. Raises ValueError, FileExistsError or FileNotFoundError for options that
     cannot work.
     """
-    from ..experiments import evaluate
+    from ..experiments import continuation_measures, evaluate
     from ..storage import files
 
-    file = chosen(FileFlags, given)
+    file, table = chosen(FileFlags, given), chosen(TableFlags, given).table
     files.check_not_there(file.out, file.overwrite)
+    files.check_not_there(table, file.overwrite, "--table")
     evaluate.check_nothing_to_ignore(given["folder"], given)
     found = evaluate.evaluate_run(
         given["folder"],
         **vars(chosen(Flags, given)),
         seed=given.get("seed", 0),
         device=given.get("device", "auto"),
+        continuations=chosen(ContinuationOptions, given),
         say=say,
     )
+    if table:
+        page = continuation_measures.markdown(found["continuations"])
+        files.write_atomically(table, page.encode())
     if file.out:
         files.write_atomically(file.out, files.to_json(found).encode() + b"\n")
     return 0

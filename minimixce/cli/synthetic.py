@@ -97,7 +97,7 @@ def run(given: dict[str, Any]) -> int:
 
 
 def _jobs(flags: Flags, given: dict[str, Any]) -> list[Job]:
-    from ..experiments.compare import parse_seeds
+    from ..experiments.options import parse_seeds
     from ..experiments.synthetic import study
 
     for name, instead in (("seed", "--seeds names them"), ("threads", "a run has one: see --jobs")):

@@ -16,7 +16,7 @@ from ..storage.shapes import FilePath
 from ..training import run
 from . import measures, on_worlds, options, plots, tables, world_measures, written
 from .jobs import Job, describe_reading, load_corpus
-from .options import ComparisonOptions
+from .options import ComparisonOptions, parse_seeds
 
 TABLE_FILE = "table.json"
 CSV_FILE = "table.csv"
@@ -364,19 +364,6 @@ def _parse_objective(
     except ValueError:
         raise ValueError(f"--objectives: {text!r} in {item!r} is not a number") from None
     return objectives.label(name, value), {"objective": name, ratio: value}
-
-
-def parse_seeds(text: str) -> list[int]:
-    """The seeds that a text names: "0,1,2" -> [0, 1, 2]. Raises ValueError unless they are
-    different integers, at least 0.
-    """
-    try:
-        seeds = [int(seed) for seed in text.split(",")]
-    except ValueError:
-        raise ValueError(f"--seeds must be integers separated by commas, got {text!r}") from None
-    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ValueError(f"--seeds must be different integers, at least 0, got {text!r}")
-    return seeds
 
 
 def _write_csv(path: Path, found: Comparison, more: Iterable[str]) -> None:

@@ -3,7 +3,7 @@ do.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from ..text.tokenizers import Tokenizer
 from ..training import run
 from ..training.evaluation import evaluate
 from . import measures, on_worlds, options, tables, world_measures
+from .continuation_measures import report_continuations
+from .continuations import ContinuationOptions, check_options
 from .jobs import describe_reading, held_out_batches, load_corpus
 
 
@@ -33,6 +35,7 @@ def evaluate_run(
     seed: int = 0,
     device: str = "auto",
     verify: bool = False,
+    continuations: ContinuationOptions | None = None,
     say: Callable[[str], object] = print,
 ) -> dict[str, Any]:
     """Measure the best model of a run folder -> dict, the content of eval's JSON file.
@@ -43,11 +46,15 @@ def evaluate_run(
     mean_q, and the TEXT_MEASURES of `samples` texts of `tokens` tokens, drawn by `seed` at
     `temperature` ("model"), and of as many of the text measured on ("text"). device: where the
     model is loaded, as for backend.select_device. verify: whether the prepared folder that the run
-    was trained on is read whole to check it (text.load_corpus). say: takes the lines of the report.
-    Raises FileNotFoundError or ValueError for a folder that is not complete, for data that are not
+    was trained on is read whole to check it (text.load_corpus). With continuations, whose
+    prompt_tokens are above 0, the model goes on from held-out texts instead, and what
+    report_continuations finds is under "continuations". say: takes the lines of the report. Raises FileNotFoundError or ValueError for a folder that is not complete, for data that are not
     as they were, and for options out of range.
     """
     measures.check_sampling_options(samples, tokens, temperature)
+    go_on = continuations is not None and continuations.prompt_tokens != 0
+    if continuations is not None and go_on:
+        check_options(continuations, samples, tokens)
     validate.check_ratio("eta", eta)
     validate.check_count("eval_tokens", eval_tokens, least=2)
     folder = Path(folder)
@@ -78,6 +85,17 @@ def evaluate_run(
     batches = held_out_batches(corpus, ids, model.config.block_size, run_options.batches)
     found = _losses(model, batches, eta, tokenizer, say)
     vocabulary = measures.vocabulary_of(corpus)
+    if continuations is not None and go_on:
+        written = report_continuations(
+            *(model, ids, corpus, vocabulary, batches, continuations),
+            whole=run_options.lines or run_options.batches == "texts",
+            samples=samples,
+            tokens=tokens,
+            temperature=temperature,
+            device=device,
+            say=say,
+        )
+        return found | {"continuations": written}
     of_model = measures.measure_on_text(
         model, batches, corpus, vocabulary, samples, tokens, temperature, seed
     )
@@ -124,18 +142,25 @@ def _evaluate_on_world(
     return row
 
 
-def check_nothing_to_ignore(folder: FilePath, given: Iterable[str]) -> None:
-    """Raise ValueError for options of text measures (names in `given`) where the run in `folder`
-    was trained on a world.
+def check_nothing_to_ignore(folder: FilePath, given: Mapping[str, Any]) -> None:
+    """Raise ValueError for options of text measures (names in `given`, options by name) where the
+    run in `folder` was trained on a world, and for options of continuations where there are none.
     """
     of_text = {"data", "include", "exclude", "verify", "eval_tokens"} & set(given)
-    of_text |= {"eta", "samples", "tokens", "temperature"} & set(given)
+    of_text |= {"eta", "samples", "tokens", "temperature", "table"} & set(given)
+    of_continuations = {f.name for f in dataclasses.fields(ContinuationOptions)} & set(given)
+    of_text |= of_continuations
     on_a_world = (Path(folder) / run.RUN_FILE).exists() and options.read_run(folder).world
     if on_a_world and of_text:
         raise ValueError(
             f"the run in {folder} was trained on a world and is measured on it: leave out"
             f" {options.flag(min(of_text))}"
         )
+    alone = (of_continuations | {"table"} & set(given)) - {"prompt_tokens"}
+    if alone and not given.get("prompt_tokens"):
+        raise ValueError(f"{options.flag(min(alone))} is for continuations: add --prompt-tokens")
+    if given.get("prompt_tokens") and "seed" in given:
+        raise ValueError("--seed is without effect beside --prompt-tokens: --seeds names several")
 
 
 def _corpus_of_run(folder: Path, run_options: options.TrainingOptions) -> text.Corpus:

@@ -419,3 +419,16 @@ def check_given(options: TrainingOptions, given: Iterable[str]) -> None:
             f"{flag(min(how_read))} was settled when {data[0]} was prepared and cannot"
             " be given again"
         )
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The seeds that a text names: "0,1,2" -> [0, 1, 2]. Raises ValueError unless they are
+    different integers, at least 0.
+    """
+    try:
+        seeds = [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--seeds must be integers separated by commas, got {text!r}") from None
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ValueError(f"--seeds must be different integers, at least 0, got {text!r}")
+    return seeds

@@ -31,6 +31,34 @@ def format_table(
     return "\n".join(line.format(*row) for row in cells)
 
 
+def format_markdown(headings: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+    """The same table in Markdown; cells are set as text, with their bars escaped.
+
+    >>> from minimixce.experiments.tables import format_markdown
+    >>> print(format_markdown(["loss", "nats"], [["MLE", 1.5]]))
+    | loss | nats |
+    | --- | --- |
+    | MLE | 1.5 |
+    """
+    lines = [headings, ["---"] * len(headings), *rows]
+    cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def measures_by_row(
+    groups: Mapping[str, Sequence[Mapping[str, Any]]], measures: Mapping[str, Measure]
+) -> tuple[list[str], list[list[str]]]:
+    """The table of format_measures the other way round, a row a measure -> headings, rows. What no
+    group has is left out.
+    """
+    columns = [
+        [*_cells(spread(group, measures), measures, len(group) > 1)] for group in groups.values()
+    ]
+    headings = [measure.heading for measure in measures.values()]
+    rows = [[heading, *cells] for heading, *cells in zip(headings, *columns)]
+    return ["", *groups], [row for row in rows if any(row[1:])]
+
+
 def format_measures(
     groups: Mapping[str, Sequence[Mapping[str, Any]]],
     measures: Mapping[str, Measure] = TEXT_MEASURES,
