@@ -120,8 +120,8 @@ def deal(
     if len(texts) < 2:
         kind = f"texts of more than {prompt_tokens}" if whole else f"stretches of {tokens}"
         raise ValueError(
-            f"the text to measure on has {len(texts)} {kind} tokens, and two are needed; take more"
-            " of it (--eval-tokens), or smaller --tokens and --prompt-tokens"
+            f"continuations need two {kind} tokens to measure on, got {len(texts)}; take more of"
+            " the text (--eval-tokens), or smaller --tokens and --prompt-tokens"
         )
     count = min(count, len(texts) // 2)
     chosen = [texts[i] for i in np.linspace(0, len(texts) - 1, 2 * count).astype(int)]

@@ -48,8 +48,9 @@ def evaluate_run(
     model is loaded, as for backend.select_device. verify: whether the prepared folder that the run
     was trained on is read whole to check it (text.load_corpus). With continuations, whose
     prompt_tokens are above 0, the model goes on from held-out texts instead, and what
-    report_continuations finds is under "continuations". say: takes the lines of the report. Raises FileNotFoundError or ValueError for a folder that is not complete, for data that are not
-    as they were, and for options out of range.
+    report_continuations finds is under "continuations". say: takes the lines of the report. Raises
+    FileNotFoundError or ValueError for a folder that is not complete, for data that are not as they
+    were, and for options out of range.
     """
     measures.check_sampling_options(samples, tokens, temperature)
     go_on = continuations is not None and continuations.prompt_tokens != 0
