@@ -46,6 +46,7 @@ one_file
 
 installing
 using
+measures
 gradient_checking
 worlds
 comparing
