@@ -211,6 +211,7 @@ def test_tests_pass_with_every_call_checked(name):
 # The same for experiments, training, the command line and testing, in one process.
 OF_EXPERIMENTS = {
     "measures": "test",
+    "continuations": "not imports_the_library",
     "fixed_points": "not any_weight",
     "selfcheck": "test",
     "synthetic": "counts_give or js_under_p or gumbel_softmax or keeps_the_best or rloo_from",

@@ -48,7 +48,7 @@ def _encoded(model: GPT, tokenizer: Tokenizer, texts: Sequence[str]) -> list[Arr
 
 def _states(
     model: GPT,
-    encoded: Sequence[Int[np.ndarray, " T"]],
+    encoded: Sequence[Int[np.ndarray, " _"]],
     pool: Callable[[Array, Array], Array],
 ) -> Float[np.ndarray, "n C"]:
     """pool(ids (T,), states (T,C)) of each text, in batches of texts of like lengths. What pads a
@@ -107,7 +107,7 @@ def encoder_of_file(name: str) -> Encode:
 
     def encode(texts: Sequence[str]) -> Float[Array, "n d"]:
         try:
-            return found(texts)
+            return np.asarray(found(texts), np.float64)
         except Exception as error:
             raise ValueError(
                 f"{function} in {path} fails: {type(error).__name__}: {error}"

@@ -21,7 +21,7 @@ from ..text.prepared import Tokens
 from ..text.tokenizers import Tokenizer
 from ..training.evaluation import check_targets
 
-Ids: TypeAlias = Int[Array, " n"] | Sequence[int]  # of one text
+Ids: TypeAlias = Int[Array, " _"] | Sequence[int]  # of one text
 _PIECE = 250_000  # tokens to count words of at a time
 # ids of texts of one length; without a text, NumPy calls the empty array one of floats
 Texts: TypeAlias = Int[Array, "n T"] | Float[Array, "0 T"] | Sequence[Ids]
