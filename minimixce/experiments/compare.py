@@ -15,8 +15,9 @@ from ..storage import files, install
 from ..storage.shapes import FilePath
 from ..training import run
 from . import measures, on_worlds, options, plots, tables, world_measures, written
-from .jobs import Job, describe_reading, load_corpus
+from .jobs import Job
 from .options import ComparisonOptions
+from .reading import describe_reading, load_corpus
 
 TABLE_FILE = "table.json"
 CSV_FILE = "table.csv"

@@ -16,7 +16,7 @@ from ..text.tokenizers import Tokenizer
 from ..training import run
 from ..training.evaluation import evaluate
 from . import measures, on_worlds, options, tables, world_measures
-from .jobs import describe_reading, held_out_batches, load_corpus
+from .reading import describe_reading, held_out_batches, load_corpus
 
 
 def evaluate_run(

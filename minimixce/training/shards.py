@@ -73,6 +73,12 @@ def _is_constant(value: Any) -> bool:
     return isinstance(value, (int, float, str, np.number, types.NoneType))
 
 
+def rows_of(n: int, share: tuple[int, int]) -> slice:
+    """The rows, of n, that number k of m takes: share = (k, m)."""
+    k, m = share
+    return slice(k * n // m, (k + 1) * n // m)
+
+
 class Shards:
     """Shards of one training run. Shards(shard_step, count, processes): count of at least 2;
     processes: whether children may be forked, which end when `close` is called or this process
@@ -152,8 +158,11 @@ def can_fork() -> bool:
 
 
 def _sum(found):
-    """(loss, grads) of every shard -> their sums; shards without rows have no grads."""
-    (loss, grads), *others = [of_shard for of_shard in found if of_shard[1] is not None]
+    """(loss, grads) of every shard -> their sums; shards without rows have no grads, nor has the
+    sum of none but these.
+    """
+    with_rows = [of_shard for of_shard in found if of_shard[1] is not None]
+    (loss, grads), *others = with_rows or found[:1]
     for more_loss, more in others:
         loss = loss + more_loss
         for name, g in more.items():

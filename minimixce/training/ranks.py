@@ -1,0 +1,245 @@
+"""Processes that train one model together, its ranks, on an MPI engine (mpi4py).
+
+Every rank has the whole model and sees the whole of every batch, but takes its rows alone through
+the model. Then gradients, loss and a few flags are summed over the ranks in one flat array, so that
+all make the same step, stop at the same step, and raise the same error. The first rank alone
+writes. What calls it need not ask how many ranks there are: without a communicator it is the only
+one, and nothing is sent.
+"""
+
+import math
+import os
+import pickle
+import platform
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..backend import is_array, to_numpy
+from ..model import LanguageModel
+from ..storage.shapes import Array, Batch, Float, LossAndGrads
+
+Result = TypeVar("Result")
+
+# what an engine tells the processes that it starts: their number. PMIx names a rank alone.
+_STARTED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
+# seconds that a rank with an error waits for the others to end with it
+_PATIENCE = 10
+
+
+class Ranks:
+    """The ranks of a run, of which this process is one.
+
+    communicator: mpi4py's, as MPI.COMM_WORLD, or anything with its Get_rank, Get_size, Allreduce,
+    allgather and bcast; None for a process by itself. rank: the number of this one; size: how many
+    there are.
+    """
+
+    def __init__(self, communicator: Any = None) -> None:
+        self.communicator = communicator
+        self.rank = 0 if communicator is None else int(communicator.Get_rank())
+        self.size = 1 if communicator is None else int(communicator.Get_size())
+        self._stopping = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that writes and reports."""
+        return self.rank == 0
+
+    # ---- errors, and what one of them knows ------------------------------------------------------
+
+    def together(self, do: Callable[[], Result]) -> Result:
+        """do(), called on every rank -> its result there. What it raises on any rank is raised on
+        all, so that none waits for one that has failed.
+        """
+        if self.size == 1:
+            return do()
+        result: Any = None
+        error: Exception | None = None
+        try:
+            result = do()
+        except Exception as raised:
+            error = raised
+        self._agree(error)
+        return result
+
+    def from_first(self, do: Callable[[], Result]) -> Result:
+        """do(), called on the first rank alone -> its result, on every rank."""
+        if self.size == 1:
+            return do()
+        result = self.together(lambda: do() if self.is_first else None)
+        found: Result = self.communicator.bcast(result)
+        return found
+
+    def on_first(self, do: Callable[[], Any]) -> None:
+        """Call do() on the first rank alone; what it raises is raised on all."""
+        self.together(lambda: do() if self.is_first else None)
+
+    def _agree(self, error: Exception | None) -> None:
+        """Raise the first error that a rank has, on all of them."""
+        errors = self.communicator.allgather(None if error is None else _portable(error))
+        found = next((e for e in errors if e is not None), None)
+        if found is not None:
+            raise found from error
+
+    def check_same(self, facts: dict[str, Any]) -> None:
+        """Raise ValueError, on every rank, unless all have the same `facts`, {what: value}."""
+        if self.size == 1:
+            return
+        first, *others = self.communicator.allgather(facts)
+        for rank, found in enumerate(others, start=1):
+            for name, value in first.items():
+                if found[name] != value:
+                    raise ValueError(
+                        f"all ranks must have the same {name}: rank 0 has {value}, rank {rank} has"
+                        f" {found[name]}"
+                    )
+
+    # ---- sums ------------------------------------------------------------------------------------
+
+    def total(self, numbers: Iterable[float]) -> list[float]:
+        """The sum over ranks of each of a few numbers, in float64."""
+        own = np.array([*numbers], np.float64)
+        return own.tolist() if self.size == 1 else self._sum(own).tolist()
+
+    def _sum(self, own: Float[Array, " N"]) -> Float[Array, " N"]:
+        """Of a flat array of the host. An engine gives every rank the same bits."""
+        summed = np.empty_like(own)
+        self.communicator.Allreduce(own, summed)
+        return summed
+
+    def step(
+        self, model: LanguageModel, own_step: Callable[[], LossAndGrads | None], interrupted: Any
+    ) -> LossAndGrads | None:
+        """own_step() -> loss, grads of this rank's rows -> the sums over all ranks; None on all
+        where it returns None, the batches having ended. What it raises on any rank is raised on
+        all. interrupted: whether this rank was asked to stop, which `stops` then says on all.
+
+        Gradients of a GPU go through the host.
+        """
+        if self.size == 1:
+            return own_step()
+        own: LossAndGrads | None = None
+        error: Exception | None = None
+        try:
+            own = own_step()
+        except Exception as raised:
+            error = raised
+        flags = bool(interrupted), own is None and error is None, error is not None
+        flat = self._sum(_flattened(model, own, flags))
+        stopping, ended, failed = flat[-len(flags) :].tolist()
+        self._stopping = stopping > 0
+        if failed:
+            self._agree(error)
+        if ended:
+            if ended < self.size:
+                raise ValueError(f"batches have ended on {ended:.0f} of {self.size} ranks")
+            return None
+        return _unflattened(model, model.xp.asarray(flat))
+
+    def stops(self, interrupted: bool) -> bool:
+        """Whether the run is to stop after this step, on all ranks alike. interrupted: whether this
+        one was asked to, which counts at once where it is the only one.
+        """
+        return interrupted if self.size == 1 else self._stopping
+
+    # ---- machines --------------------------------------------------------------------------------
+
+    def on_this_machine(self) -> tuple[int, int]:
+        """(number of this rank among those of its machine, how many these are)."""
+        if self.size == 1:
+            return 0, 1
+        names = self.communicator.allgather(platform.node())
+        here = [rank for rank, name in enumerate(names) if name == names[self.rank]]
+        return here.index(self.rank), len(here)
+
+    def end_together(self, status: int) -> None:
+        """Called on a rank whose run ends with an error, a communicator of mpi4py's being used:
+        returns where all end within seconds of each other, having raised the same; ends the job
+        with `status` where this one fails alone.
+        """
+        if self.size == 1:
+            return
+        from mpi4py import MPI
+
+        request = MPI.COMM_WORLD.Ibarrier()  # on which nothing else is waited for
+        waited_until = time.monotonic() + _PATIENCE
+        while not request.Test():
+            if time.monotonic() > waited_until:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                MPI.COMM_WORLD.Abort(status)
+            time.sleep(0.01)
+
+
+def fingerprint(arrays: Iterable[Array]) -> int:
+    """A number that changes with any of the arrays, on either device."""
+    found = 0
+    for array in arrays:
+        found = zlib.crc32(np.ascontiguousarray(to_numpy(array)).tobytes(), found)
+        found = zlib.crc32(repr(array.shape).encode(), found)
+    return found
+
+
+def fingerprint_of_batches(batches: Iterable[Batch]) -> int:
+    """fingerprint of all inputs and targets."""
+    return fingerprint(x for batch in batches for x in batch if is_array(x))
+
+
+def of_mpi() -> Ranks:
+    """The ranks that mpiexec started, or this process alone where it was started without.
+
+    Raises ValueError where mpi4py is missing. Under `python -m mpi4py.futures`, whose ranks have
+    work of their own, each is alone.
+    """
+    if "mpi4py.futures" in sys.modules or not any(name in os.environ for name in _STARTED):
+        return Ranks()
+    try:
+        from mpi4py import MPI
+    except ImportError:
+        raise ValueError(
+            "training on many processes needs mpi4py and an MPI: pip install 'minimixce[mpi]'"
+        ) from None
+    return Ranks(MPI.COMM_WORLD.Dup() if MPI.COMM_WORLD.Get_size() > 1 else None)
+
+
+def _flattened(
+    model: LanguageModel, own: LossAndGrads | None, flags: tuple[bool, ...]
+) -> Float[Array, " N"]:
+    """Gradients, loss and flags in one array of the host; zeros for what there is none of."""
+    sizes = [math.prod(p.shape) for p in model.params.values()]
+    dtype = np.result_type(*(p.dtype for p in model.params.values()))
+    flat = np.zeros(sum(sizes) + 1 + len(flags), dtype)
+    flat[-len(flags) :] = flags
+    if own is None:
+        return flat
+    loss, grads = own
+    flat[sum(sizes)] = float(loss)
+    if grads is None:  # there were fewer rows than ranks
+        return flat
+    on_device = model.xp.concatenate([grads[name].reshape(-1) for name in model.params])
+    flat[: sum(sizes)] = to_numpy(on_device)
+    return flat
+
+
+def _unflattened(model: LanguageModel, flat: Float[Array, " N"]) -> LossAndGrads:
+    """Loss and gradients, views into `flat`."""
+    grads, start = {}, 0
+    for name, p in model.params.items():
+        stop = start + math.prod(p.shape)
+        grads[name] = flat[start:stop].reshape(p.shape)
+        start = stop
+    return flat[start], grads
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or one of the same words where it does not go through a pickle."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
