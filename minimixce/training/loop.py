@@ -153,7 +153,9 @@ def fit(
     with contextlib.ExitStack() as kept, np.errstate(all="ignore"), ending(group_step):
         ranks.together(lambda: kept.enter_context(keeping(folder)))
         ranks.together(
-            lambda: _check_places(folder, validation, model.config.vocab_size, resume, overwrite)
+            lambda: _check_places(
+                folder, validation, model.config.vocab_size, resume and ranks.is_first, overwrite
+            )
         )
         optimizer = AdamW(model.params, lr, betas, weight_decay=weight_decay)
         given = cast(Callable[..., Any], objective if step is None else step)

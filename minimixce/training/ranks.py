@@ -7,6 +7,7 @@ writes. What calls it need not ask how many ranks there are: without a communica
 one, and nothing is sent.
 """
 
+import atexit
 import math
 import os
 import pickle
@@ -28,7 +29,7 @@ Result = TypeVar("Result")
 # what an engine tells the processes that it starts: their number. PMIx names a rank alone.
 _STARTED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
 # seconds that a rank with an error waits for the others to end with it
-_PATIENCE = 10
+_PATIENCE = 5
 
 
 class Ranks:
@@ -157,23 +158,23 @@ class Ranks:
         here = [rank for rank, name in enumerate(names) if name == names[self.rank]]
         return here.index(self.rank), len(here)
 
-    def end_together(self, status: int) -> None:
-        """Called on a rank whose run ends with an error, a communicator of mpi4py's being used:
-        returns where all end within seconds of each other, having raised the same; ends the job
-        with `status` where this one fails alone.
+    def end_together(self, status: int) -> bool:
+        """Called on a rank whose run ends with an error, where mpiexec has started it -> whether
+        all end within seconds of each other, having raised the same. If this one fails alone, the
+        end of its process ends the job with `status`.
         """
         if self.size == 1:
-            return
+            return True
         from mpi4py import MPI
 
         request = MPI.COMM_WORLD.Ibarrier()  # on which nothing else is waited for
         waited_until = time.monotonic() + _PATIENCE
         while not request.Test():
             if time.monotonic() > waited_until:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                MPI.COMM_WORLD.Abort(status)
+                atexit.register(MPI.COMM_WORLD.Abort, status)
+                return False
             time.sleep(0.01)
+        return True
 
 
 def fingerprint(arrays: Iterable[Array]) -> int:
