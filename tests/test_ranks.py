@@ -201,7 +201,7 @@ def test_the_first_writes_and_others_take_over(tmp_path):
         folder = tmp_path / f"run{communicator.rank}"
         return trained(model(), ranks=communicator, folder=folder, **options)
 
-    on_ranks(2, functools.partial(run, steps=3, given=batches(6)))
+    on_ranks(2, functools.partial(run, given=batches(6)))
     assert [path.name for path in tmp_path.iterdir()] == ["run0"]
     found = on_ranks(3, functools.partial(run, resume=True))
     for params, measured in found:
