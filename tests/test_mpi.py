@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def ranks_of(mpiexec):
 
 def start(argv, out, lines=1):
     """A job, with files for what it prints, once it has written so many measurements."""
-    errors = open(f"{out}.errors", "w+")  # noqa: SIM115 - read when the job has ended
+    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - read when the job has ended
     job = subprocess.Popen(argv, stdout=errors, stderr=errors, env=ENVIRONMENT)
     until = time.monotonic() + 60
     while job.poll() is None and time.monotonic() < until:
@@ -245,3 +246,26 @@ def test_a_batch_smaller_than_the_ranks(tmp_path, text):
     status, _, said = run(command(2, *words))
     assert status == 2
     assert said.count("--batch-size must be at least the number of ranks, 2, got 1") == 1
+
+
+# ---- a grid of runs ------------------------------------------------------------------------------
+
+
+def test_a_comparison_on_three_ranks_gives_the_same_table_killed_or_not(tmp_path, text):
+    words = ["compare", "--data", text, *SMALL, "--objectives", "mle", "--seeds", "0,1"]
+    words += ["--samples", "2", "--tokens", "20", "--steps", "150", "--eval-every", "20", "--out"]
+    words = [*map(str, words)]
+    one, three = tmp_path / "one", tmp_path / "three"
+    assert run([*MINIMIXCE, *words, str(one), "--shards", "1"])[0] == 0
+    argv = [MPIEXEC, "-n", "3", sys.executable, "-m", "mpi4py.futures", *MINIMIXCE[1:], *words]
+    argv.append(str(three))
+    job, errors = start(argv, three / "mle_seed0")
+    worker = random.Random(0).choice([1, 2])
+    ranks_of(job)[worker].kill()
+    status, said = end(job, errors)
+    assert status != 0
+    assert "Killed (signal 9)" in said
+    assert not (three / "table.csv").exists()
+    status, _, said = run([*argv, "--resume"])
+    assert status == 0, said
+    assert (three / "table.csv").read_text() == (one / "table.csv").read_text()
