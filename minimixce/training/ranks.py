@@ -45,6 +45,8 @@ class Ranks:
         self.rank = 0 if communicator is None else int(communicator.Get_rank())
         self.size = 1 if communicator is None else int(communicator.Get_size())
         self._stopping = False
+        # of the host: what this rank adds, and the sum
+        self._own, self._summed = np.empty(0), np.empty(0)
 
     @property
     def is_first(self) -> bool:
@@ -105,13 +107,11 @@ class Ranks:
     def total(self, numbers: Iterable[float]) -> list[float]:
         """The sum over ranks of each of a few numbers, in float64."""
         own = np.array([*numbers], np.float64)
-        return own.tolist() if self.size == 1 else self._sum(own).tolist()
-
-    def _sum(self, own: Float[Array, " N"]) -> Float[Array, " N"]:
-        """Of a flat array of the host. An engine gives every rank the same bits."""
-        summed = np.empty_like(own)
-        self.communicator.Allreduce(own, summed)
-        return summed
+        summed = own.copy()
+        if self.size > 1:
+            self.communicator.Allreduce(own, summed)
+        found: list[float] = summed.tolist()
+        return found
 
     def step(
         self, model: LanguageModel, own_step: Callable[[], LossAndGrads | None], interrupted: Any
@@ -120,7 +120,8 @@ class Ranks:
         where it returns None, the batches having ended. What it raises on any rank is raised on
         all. interrupted: whether this rank was asked to stop, which `stops` then says on all.
 
-        Gradients of a GPU go through the host.
+        An engine gives every rank the same bits. On the CPU gradients are views, until the next
+        step, into the array that it wrote; those of a GPU go through the host.
         """
         if self.size == 1:
             return own_step()
@@ -131,8 +132,9 @@ class Ranks:
         except Exception as raised:
             error = raised
         flags = bool(interrupted), own is None and error is None, error is not None
-        flat = self._sum(_flattened(model, own, flags))
-        stopping, ended, failed = flat[-len(flags) :].tolist()
+        self._fill(model, own, flags)
+        self.communicator.Allreduce(self._own, self._summed)
+        stopping, ended, failed = self._summed[-len(flags) :].tolist()
         self._stopping = stopping > 0
         if failed:
             self._agree(error)
@@ -140,7 +142,28 @@ class Ranks:
             if ended < self.size:
                 raise ValueError(f"batches have ended on {ended:.0f} of {self.size} ranks")
             return None
-        return _unflattened(model, model.xp.asarray(flat))
+        return _unflattened(model, model.xp.asarray(self._summed))
+
+    def _fill(
+        self, model: LanguageModel, own: LossAndGrads | None, flags: tuple[bool, ...]
+    ) -> None:
+        """Gradients, loss and flags of this rank; zeros for what there is none of."""
+        params = model.params.values()
+        count = sum(math.prod(p.shape) for p in params)
+        size, dtype = count + 1 + len(flags), np.result_type(*(p.dtype for p in params))
+        if self._own.size != size or self._own.dtype != dtype:
+            self._own, self._summed = np.empty(size, dtype), np.empty(size, dtype)
+        loss, grads = (0.0, None) if own is None else own
+        if grads is None:  # there may be fewer rows than ranks
+            self._own[:count] = 0
+        else:
+            flat = [grads[name].reshape(-1) for name in model.params]
+            if model.xp is np:
+                np.concatenate(flat, out=self._own[:count])
+            else:
+                self._own[:count] = to_numpy(model.xp.concatenate(flat))
+        self._own[count] = float(loss)
+        self._own[count + 1 :] = flags
 
     def stops(self, interrupted: bool) -> bool:
         """Whether the run is to stop after this step, on all ranks alike. interrupted: whether this
@@ -208,25 +231,6 @@ def of_mpi() -> Ranks:
     return Ranks(MPI.COMM_WORLD.Dup() if MPI.COMM_WORLD.Get_size() > 1 else None)
 
 
-def _flattened(
-    model: LanguageModel, own: LossAndGrads | None, flags: tuple[bool, ...]
-) -> Float[Array, " N"]:
-    """Gradients, loss and flags in one array of the host; zeros for what there is none of."""
-    sizes = [math.prod(p.shape) for p in model.params.values()]
-    dtype = np.result_type(*(p.dtype for p in model.params.values()))
-    flat = np.zeros(sum(sizes) + 1 + len(flags), dtype)
-    flat[-len(flags) :] = flags
-    if own is None:
-        return flat
-    loss, grads = own
-    flat[sum(sizes)] = float(loss)
-    if grads is None:  # there were fewer rows than ranks
-        return flat
-    on_device = model.xp.concatenate([grads[name].reshape(-1) for name in model.params])
-    flat[: sum(sizes)] = to_numpy(on_device)
-    return flat
-
-
 def _unflattened(model: LanguageModel, flat: Float[Array, " N"]) -> LossAndGrads:
     """Loss and gradients, views into `flat`."""
     grads, start = {}, 0
@@ -234,7 +238,7 @@ def _unflattened(model: LanguageModel, flat: Float[Array, " N"]) -> LossAndGrads
         stop = start + math.prod(p.shape)
         grads[name] = flat[start:stop].reshape(p.shape)
         start = stop
-    return flat[start], grads
+    return flat[start].copy(), grads
 
 
 def _portable(error: Exception) -> Exception:
