@@ -135,7 +135,7 @@ def main():
     report.print_machine(np, torch, transformers, note=note)
     cases = [("4/4/128", 1, 255), ("4/4/128", 16, 255)]
     if args.large:
-        cases.append(("12/12/768", 1, 64))
+        cases.append(("12/12/768", 1, 32))
     rows = []
     for name, batch, tokens in cases:
         rows.append(measure(name, batch, tokens, args.rounds))

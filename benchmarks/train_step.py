@@ -3,9 +3,10 @@ benchmarks/train_step.py
 
 Each side runs in a process of its own, with the settings that a user has by default, and waits
 while the other works; rounds alternate, and medians of single steps are compared. Also: the same
-matrix products alone in both BLAS libraries, their share of the step, the step's share of the speed
-of one large product, and the growth of the most memory that a side and its child processes held
-(proportional set size, polled during three steps).
+matrix products alone in both BLAS libraries; of minimixce's step the share of these products, the
+share of calls (a step of as many layers on arrays of a few numbers), with the rest element-wise
+work, and the share of the speed of one large product; and the growth of the most memory that a side
+and its child processes held (proportional set size, polled during three steps).
 """
 
 import argparse
@@ -81,7 +82,8 @@ def numpy_side(shape, threads):
     from minimixce import backend
     from minimixce.training import steps
 
-    threadpool_limits(threads)
+    if threads is not None:
+        threadpool_limits(threads)
     backend.reuse_freed_memory()
     n_layer, n_head, C, T, B, V = shape
     before = memory()
@@ -99,7 +101,7 @@ def numpy_side(shape, threads):
     def random(*shape):
         return np.random.default_rng(0).random(shape, np.float32)
 
-    return run, random, before
+    return run, random, before, step.close
 
 
 def torch_side(shape, threads, compiled=False):
@@ -127,7 +129,7 @@ def torch_side(shape, threads, compiled=False):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adamw.step()
 
-    return run, torch.rand, before
+    return run, torch.rand, before, lambda: None
 
 
 def multiply(operands):
@@ -137,13 +139,13 @@ def multiply(operands):
 
 
 def worker(side, shape, threads):
-    """Answer each line {"what": "run" | "products" | "peak" | "memory", "count": n} with a list of
-    seconds, or MiB.
+    """Answer each line {"what": "run" | "products" | "calls" | "peak" | "memory", "count": n}
+    with a list of seconds, or MiB.
     """
     if side in ("torch", "compiled"):
-        run, random, before = torch_side(shape, threads, side == "compiled")
+        run, random, before, close = torch_side(shape, threads, side == "compiled")
     else:
-        run, random, before = numpy_side(shape, threads)
+        run, random, before, close = numpy_side(shape, threads)
     work = {"run": run}
     for line in sys.stdin:
         order = json.loads(line)
@@ -155,9 +157,16 @@ def worker(side, shape, threads):
             ]
             operands = [(c, random(*b, m, k), random(*b, k, n)) for c, b, m, k, n in lead]
             work[what] = lambda operands=operands: multiply(operands)
+        if what == "calls" and what not in work:
+            n_layer, n_head, *_ = shape
+            work[what], *_ = numpy_side((n_layer, n_head, n_head, 1, 1, 2), None)
         if what == "peak" and what not in work:
             square = [(1, random(PEAK, PEAK), random(PEAK, PEAK))]
             work[what] = lambda square=square: multiply(square)
+        if what != "run":
+            close()  # products have all threads, which shards keep to their share of until then
+        elif order["count"]:
+            run()  # forks shards anew
         for _ in range(order["count"]):
             start = time.perf_counter()
             work[what]()
@@ -204,12 +213,15 @@ def measure(name, threads, rounds, compiled):
         side.ask("run", 3)
     held = {key: side.ask("memory") for key, side in sides.items()}
     per_round = max(2, int(0.6 / (sum(sides["torch"].ask("run", 3)) / 3)))
-    seconds = {key: [] for key in [*sides, "numpy products", "torch products", "numpy peak"]}
+    seconds = {
+        key: [] for key in [*sides, "numpy products", "torch products", "numpy calls", "numpy peak"]
+    }
     for _ in range(rounds):
         for key, side in sides.items():
             seconds[key] += side.ask("run", per_round)
         for key in ("numpy", "torch"):
             seconds[f"{key} products"] += sides[key].ask("products", max(2, per_round // 4))
+        seconds["numpy calls"] += sides["numpy"].ask("calls", 5)
         seconds["numpy peak"] += sides["numpy"].ask("peak", 2)
     for side in sides.values():
         side.close()
@@ -223,6 +235,7 @@ def measure(name, threads, rounds, compiled):
         "ratio_to_compiled": median["numpy"] / median["compiled"] if compiled else "",
         "blas_ratio": median["numpy products"] / median["torch products"],
         "products_share": median["numpy products"] / median["numpy"],
+        "calls_share": median["numpy calls"] / median["numpy"],
         "sgemm_peak_share": flops(shape) / median["numpy"] / (2 * PEAK**3 / median["numpy peak"]),
         "memory_mib": held["numpy"],
         "torch_memory_mib": held["torch"],

@@ -1,4 +1,4 @@
-"""The only file that knows NumPy from CuPy.
+"""The only file that knows NumPy from CuPy, except for a GPU's kernels (fast/kernels.py).
 
 Everything else asks an array where it lives (`array_module`) and stays there. A device is chosen
 once, where a model is made or loaded; from then on functions follow their arrays, and mixing arrays
@@ -120,8 +120,10 @@ def device_name(xp: ArrayModule) -> str:
 
 
 def free_memory(xp: ArrayModule) -> int | None:
-    """How many bytes arrays made with xp can still take: on a GPU what its driver calls free and
-    what CuPy's pool keeps of freed arrays; None for NumPy, whose limits storage.memory knows.
+    """How many bytes arrays made with the module xp can still take, or None for NumPy.
+
+    On a GPU this is what its driver calls free and what CuPy's pool keeps of freed arrays; what the
+    host has, storage.memory knows.
     """
     if xp is np:
         return None

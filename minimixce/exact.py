@@ -42,6 +42,7 @@ __all__ = [
     "bigram_counts",
     "bigram_loss_and_grads",
     "cross_entropies",
+    "default_shards",
     "log_prob",
     "loss_and_grads",
     "measure",
@@ -54,6 +55,7 @@ MAX_SEQUENCES = 20_000_000
 # of the tree, which is walked by recursion; only V = 2 makes one so deep and small
 _MAX_DEPTH = 400
 _MAX_SHARDS = 1024
+_PREFIXES_OF_A_SHARD = 10_000  # fewer are done before a thread is worth its overhead
 _SHOW_BAR_FROM = 100_000  # prefixes or sequences
 _POSITIONS = 1 << 15  # of sequences scored at once in log_prob
 
@@ -89,8 +91,8 @@ def loss_and_grads(
     model too short for max_len − 1 positions, and a space of more than `max_sequences` sequences.
     progress: whether a long sum shows a bar.
 
-    shards: on the CPU, threads that share the subtrees; worth it from some 10,000 prefixes on, with
-    the linear algebra library limited to its share of the cores (threadpoolctl, or
+    shards: on the CPU, threads that share the subtrees; default_shards says how many are worth it.
+    The linear algebra library should be limited to its share of the cores (threadpoolctl, or
     OMP_NUM_THREADS). Memory grows with them, results depend on them in rounding. Raises ValueError
     for more than one by the list or on a GPU.
 
@@ -212,6 +214,17 @@ def measure(
     impossible = found["impossible_tokens"]
     found["reverse_ce_finite"] = found["reverse_ce"] + world.log_p_floor * impossible
     return {name: xp.asarray(value) for name, value in found.items()}
+
+
+def default_shards(vocab_size: int, max_len: int, threads: int) -> int:
+    """How many shards are worth it on the CPU, at least 1.
+
+    A function of sizes alone, never of a timing, so that the same call gives the same bits.
+    vocab_size, max_len: of the tree; threads: those that the linear algebra library may use, of
+    which each shard should have its share then.
+    """
+    prefixes = _num_prefixes(vocab_size, max_len)
+    return max(1, min(threads, prefixes // _PREFIXES_OF_A_SHARD, _MAX_SHARDS))
 
 
 def log_prob(model: LanguageModel, rows: Rows) -> Float[Array, " n"]:

@@ -82,7 +82,7 @@ def by_cost_to_go(cost_of_tokens: Callable[[Array, Array], Array]) -> Rule:
 
 
 def by_values(summand: Summand) -> Rule:
-    """The rule without a gradient: the values of sequences and tokens, and nothing else."""
+    """The rule without a gradient: values of sequences and tokens, by both halves of `summand`."""
 
     def rule(prefix, child, log_q_next, from_children, ended, xp):
         of_sequences, _ = summand.of_sequences(_select(child, ended), xp)
@@ -117,8 +117,8 @@ def sum_over_tree(
     complete when their subtrees are done, so memory holds one group of rows a level. model: a
     model.Model, of the vocabulary of `world`; max_len: the horizon.
 
-    shards: threads that take their share of the subtrees each, and so that many groups a level; the
-    sums of a number of shards are always added in the same order.
+    shards: how many threads take a share of the subtrees each; memory then holds as many groups a
+    level. Their sums are always added in the same order.
     """
     xp = xp_of(model)
     if max_len == 1:  # no prefix has a choice

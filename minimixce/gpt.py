@@ -13,7 +13,7 @@ import numpy as np
 
 from . import backend
 from .fast import (  # these are layers' functions, or faster forms that give the same
-    BlockedCache,
+    AttentionCache,
     attention_backward,
     attention_forward,
     gelu_backward,
@@ -21,12 +21,16 @@ from .fast import (  # these are layers' functions, or faster forms that give th
     head_chunks,
     head_in_chunks,
     layer_norm_backward,
+    layer_norm_forward,
+    linear_backward,
+    linear_forward,
     splits_head,
     token_forward,
+    unembedding_backward,
+    unembedding_forward,
 )
 from .kv import KV, add_kv, extend_kv, extend_kv_backward, num_positions
 from .layers import (
-    AttentionCache,
     DropoutCache,
     EmbeddingCache,
     GeluCache,
@@ -38,13 +42,8 @@ from .layers import (
     dropout_forward,
     embedding_backward,
     embedding_forward,
-    layer_norm_forward,
-    linear_backward,
-    linear_forward,
     position_backward,
     position_forward,
-    unembedding_backward,
-    unembedding_forward,
 )
 from .model import CACHE_HAS_SERVED, LanguageModel, add_grad, check_config
 from .storage import checkpoint
@@ -138,7 +137,7 @@ def initial_params(config: GPTConfig, seed: Seed = 0) -> Arrays:
 class BlockCache(NamedTuple):
     ln_1: LayerNormCache
     c_attn: LinearCache
-    attention: AttentionCache | BlockedCache
+    attention: AttentionCache
     attn_proj: LinearCache
     attn_dropout: DropoutCache
     ln_2: LayerNormCache
@@ -328,8 +327,8 @@ class GPT(LanguageModel):
     ) -> tuple[Float[Array, "B T V"] | None, list[KV] | None, Grads]:
         """dx (B,T,C) of hidden_forward's output -> dx of its input, dpast, grads.
 
-        dpresent, dpast and errors: as for extend_backward; grads {name: array}, which gradients are
-        added into, must hold wte.weight, as the unembedding's is the first.
+        dpresent, dpast and errors: as for extend_backward. Gradients are added into `grads`
+        {name: array}, which has the unembedding's by then.
         """
         self._check_cache(cache, HiddenCache)
         self._check_unused(cache)
@@ -350,6 +349,9 @@ class GPT(LanguageModel):
         dinput, dweight = embedding_backward(dx, cache.embedding)
         add_grad(grads, "wte.weight", dweight)
         return dinput, dpast if dpast[0] else None, {name: grads[name] for name in self.params}
+
+    # ---- the same in less memory or time: a class that inherits may have another extend_forward,
+    # ---- and so gets LanguageModel's form of these three, which calls that
 
     def loss_and_grads(
         self,
@@ -374,7 +376,10 @@ class GPT(LanguageModel):
     def logits_in_chunks(
         self, tokens: IdsOrOneHots
     ) -> Iterator[tuple[slice, Float[Array, "_B T V"]]]:
-        """LanguageModel's; of what is for a backward, one layer's alone is there at a time."""
+        """LanguageModel's; of what is for a backward, one layer's alone is there at a time.
+
+        tokens: ids (B,T) or soft one-hots (B,T,V). Raises TypeError or ValueError as forward does.
+        """
         if type(self) is not GPT:
             yield from super().logits_in_chunks(tokens)
             return

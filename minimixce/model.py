@@ -186,8 +186,10 @@ class LanguageModel:
     def logits_in_chunks(
         self, tokens: IdsOrOneHots
     ) -> Iterator[tuple[slice, Float[Array, "_B T V"]]]:
-        """forward where no backward follows: (rows, their logits (_B,T,V)), slices that cover the
-        batch one after the other. A model may keep no cache, and not all logits at a time.
+        """Forward where no backward follows: an iterator over (rows, their logits (_B,T,V)).
+
+        rows: slices that cover the batch, `tokens` as forward takes them, one after the other. A
+        model may keep no cache, and not all logits at a time.
         """
         yield slice(0, len(tokens)), self.forward(tokens)[0]
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from . import fast
 from .backend import array_module, blocks, check_array
 from .storage.shapes import Array, Arrays, Float, Grads, Scalar
 from .storage.validate import NotFinite, check_number
@@ -61,12 +62,26 @@ class AdamW:
         """
         lr = self._checked(grads, lr)
         beta1, beta2 = self.betas
-        update = _flat([grads[name] for name in self.params])  # gradients, soon the changes
         self.steps += 1
         # p −= lr · m̂ / (√v̂ + ε) with m̂ = m/(1−β₁ᵗ) and v̂ = v/(1−β₂ᵗ), which undo the start at
         # zero; being numbers, they can go into the step size and in front of the root.
         step_size = lr / (1 - beta1**self.steps)
         root_scale = 1 / math.sqrt(1 - beta2**self.steps)
+        keep = 1 - lr * self.weight_decay
+        if fast.has_kernels_for(self.params, grads):  # on a GPU: the rest of this, in one launch
+            fast.adamw_update(
+                self.params,
+                grads,
+                self._mean,
+                self._square,
+                self.betas,
+                step_size,
+                root_scale,
+                self.eps,
+                keep,
+            )
+            return
+        update = _flat([grads[name] for name in self.params])  # gradients, soon the changes
         for block in blocks(update):
             g, m, v = update[block], self._mean[block], self._square[block]
             m += (1 - beta1) * (g - m)
@@ -78,7 +93,7 @@ class AdamW:
         for name, change in self._by_name(update).items():
             p = self.params[name]
             if p.ndim >= 2:
-                p *= 1 - lr * self.weight_decay
+                p *= keep
             p -= change
 
     def _checked(self, grads: Grads, lr: float | None) -> float:
@@ -173,9 +188,12 @@ def clip_grads(grads: Grads, max_norm: float) -> Scalar:
             "grads must be a dict of arrays, with at least one, got"
             f" {type(grads).__name__ if not isinstance(grads, dict) else 'an empty dict'}"
         )
+    if fast.has_kernels_for(grads):
+        return fast.clip_grads(grads, max_norm)
     xp = array_module(next(iter(grads.values())))
     norm = xp.sqrt(sum(xp.vdot(g, g) for g in grads.values()))
-    if max_norm == math.inf:
+    # On a GPU the look would wait for the device.
+    if max_norm == math.inf or (xp is np and norm <= max_norm):
         return norm
     max_norm = float(max_norm)
     scale = max_norm / xp.maximum(norm, max_norm)

@@ -114,7 +114,7 @@ def test_the_first_merge_is_the_most_frequent_pair(learnt):
     assert tuple(first) in {pair for pair, n in counted.items() if n == max(counted.values())}
 
 
-def test_the_same_text_teaches_the_same_tokens_in_whatever_pieces_it_comes(tmp_path, monkeypatch):
+def test_the_same_text_teaches_the_same_tokens_in_pieces_of_any_size(tmp_path, monkeypatch):
     path = tmp_path / "story.txt"
     path.write_text(STORY * 30, encoding="utf-8")
     found = []
@@ -159,8 +159,9 @@ def test_a_text_without_a_place_to_cut_is_cut_all_the_same(monkeypatch):
     monkeypatch.setattr(pieces, "_LEAST", 4)
     monkeypatch.setattr(pieces, "_MOST", 10)
     words = pieces.WholeWords(text.tokenizers.cut_before_space)
-    found = [words.add("x" * 5) for _ in range(5)] + [words.end()]
-    assert found == ["", "x" * 10, "", "x" * 10, "", "x" * 5]
+    found = [words.add("x" * 5) for _ in range(5)]
+    assert found == [[], ["x" * 10], [], ["x" * 10], []]
+    assert words.end() == "x" * 5
 
 
 @pytest.mark.parametrize("lines", [False, True])
@@ -386,6 +387,10 @@ DAMAGE = {
     "not JSON": (
         lambda folder, _: (folder / "tokenizer.json").write_text("{"),
         "tokenizer.json is not a JSON file",
+    ),
+    "too large": (
+        lambda folder, _: (folder / "tokenizer.json").write_text(" " * (1 << 25) + "{}"),
+        "has 33,554,434 characters; at most 33,554,432 are read",
     ),
     "not UTF-8": (
         lambda folder, _: (folder / "tokenizer.json").write_bytes(b"\xff"),

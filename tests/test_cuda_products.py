@@ -1,5 +1,7 @@
 """Products of cuBLAS: which calls are made of shapes and strides, and what they compute."""
 
+import ctypes
+
 import cuda_on_cpu
 import numpy as np
 import pytest
@@ -74,8 +76,11 @@ def heads(dtype="float64"):
     return q, k, v, rng.standard_normal((3, 4, 6, 6)).astype(dtype)
 
 
-def test_heads_are_multiplied_where_they_lie():
+def test_heads_are_multiplied_where_they_lie(product_on_cpu, monkeypatch):
     q, k, v, scores = heads()
+    monkeypatch.delattr(kernels, "_matmul_of_copies")
+    product = kernels.matmul(k, q, transpose_b=True)
+    np.testing.assert_allclose(product, k @ q.swapaxes(-1, -2), rtol=1e-12, atol=1e-12)
     found = [*calls(k, q.swapaxes(-1, -2), np.empty((3, 4, 6, 6)))]
     assert [call.batch for call in found] == [4, 4, 4]  # a batch of the heads for each row
     merged = np.empty((3, 6, 4, 5)).swapaxes(1, 2)
@@ -100,6 +105,7 @@ def test_operands_are_copied_where_calls_would_be_many(product_on_cpu):
         ((3, 3), (16, 1), (False, 16)),  # every second row, some columns
         ((6, 4), (8, 2), None),  # every second column
         ((6, 8), (0, 1), None),  # one row repeated
+        ((6, 8), (1, 0), None),  # one column repeated
         ((6, 8), (-8, 1), None),  # upside down
         ((1, 8), (0, 1), (False, 8)),
         ((6, 1), (8, 1), (False, 8)),
@@ -119,6 +125,13 @@ def test_leading_axes_become_one_where_steps_allow():
     assert batch_axes([View((1, 5, 1, 5, 6), (7, 60, 7, 6, 1))]) == [(5, (60,))]
 
 
+def test_the_result_may_go_into_a_transposed_array(product_on_cpu):
+    a, b = np.random.default_rng(0).standard_normal((2, 4, 4))
+    out = np.empty((4, 4)).T
+    assert kernels.matmul(a[:3], b, out=out[:3]).base is out.base
+    np.testing.assert_allclose(out[:3], a[:3] @ b, rtol=1e-12, atol=1e-12)
+
+
 def test_reversed_operands_are_copied(product_on_cpu):
     a, b = np.random.default_rng(0).standard_normal((2, 3, 4, 4))
     assert calls(a[::-1], b, np.empty((3, 4, 4))) is None
@@ -126,7 +139,9 @@ def test_reversed_operands_are_copied(product_on_cpu):
 
 
 def test_empty_products_are_zero(product_on_cpu):
-    assert kernels.matmul(np.ones((2, 0)), np.ones((0, 3))).tolist() == [[0.0] * 3] * 2
+    out = np.ones((2, 3))
+    assert kernels.matmul(np.ones((2, 0)), np.ones((0, 3)), out=out) is out
+    assert (out == 0).all()
     assert kernels.matmul(np.ones((0, 2, 4)), np.ones((0, 4, 3))).shape == (0, 2, 3)
 
 
@@ -175,7 +190,8 @@ def test_cublas_gets_its_arguments_in_cupys_order(monkeypatch, dtype, tf32):
     monkeypatch.setattr(kernels, "address", lambda x: x.ctypes.data)
     monkeypatch.setenv("CUPY_TF32", str(int(tf32)))
     q, k, _, scores = heads(dtype)
-    for a, b, out in ((k, q.swapaxes(-1, -2), scores), (k[0, 0], q[0, 0].T, scores[0, 0])):
+    one_matrix = k[0, 0], q[0, 0].T, scores[0, 0]
+    for a, b, out in ((k, q.swapaxes(-1, -2), scores), (scores, k, k), one_matrix):
         got.clear()
         expected = [*calls(a, b, out)]
         for call in expected:
@@ -192,6 +208,9 @@ def test_cublas_gets_its_arguments_in_cupys_order(monkeypatch, dtype, tf32):
                 strides = call.stride_a, call.stride_b, call.stride_c
                 assert (words["strideA"], words["strideB"], words["strideC"]) == strides
                 assert words["batchCount"] == call.batch
+            for name, value in (("alpha", 1), ("beta", 0)):
+                at = ctypes.string_at(words[name], np.dtype(dtype).itemsize)
+                assert np.frombuffer(at, dtype) == value
             kind = {"float32": "32F", "float64": "64F"}[dtype]
             fast = "_FAST_TF32" if tf32 and dtype == "float32" else ""
             assert words["computeType"] == getattr(cublas, f"CUBLAS_COMPUTE_{kind}{fast}")

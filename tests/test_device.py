@@ -282,6 +282,9 @@ def test_training_is_refused_that_the_device_cannot_hold(monkeypatch):
     with pytest.raises(MemoryError, match=r"training this model needs more than .* 2,048 MiB; "):
         jobs.check_memory(config, 8, 1, np)
     jobs.check_memory(mm.GPTConfig(65, 64, 2, 4, 128), 12, 1, sd)
+    # what training one step of it took, measured, must not be refused
+    monkeypatch.setattr(memory, "available", lambda: 437 << 20)
+    jobs.check_memory(mm.GPTConfig(65, 256, 6, 6, 384), 8, 1, np)
     monkeypatch.setattr(memory, "available", lambda: 1 << 20)
     with pytest.raises(MemoryError, match="making this model's weights needs more than"):
         jobs.check_memory(config, 8, 1, sd)

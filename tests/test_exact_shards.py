@@ -11,10 +11,13 @@ import threading
 import numpy as np
 import pytest
 import strict_device as sd
+from threadpoolctl import threadpool_info
 
 import minimixce as mm
 from minimixce import exact, exact_tree, objectives, worlds
+from minimixce.experiments.world_measures import measure_on_world
 from minimixce.logprob import Sums
+from minimixce.training import threads
 
 WORLD = worlds.random_markov(5, 0.4, 0)
 T = 5  # 85 prefixes with a choice, 4 and then 16 subtrees to share
@@ -140,6 +143,34 @@ def test_shards_hold_no_more_rows_than_one_thread_does(monkeypatch, shards):
     monkeypatch.setattr(exact_tree, "rows_at_once", lambda xp: 8)
     found, _ = visits(monkeypatch, shards)
     assert max(max(sizes) for sizes in found.values()) == 8
+
+
+def test_the_default_is_a_function_of_sizes_and_threads():
+    assert exact.default_shards(11, 8, 2) == 2  # 1,111,111 prefixes
+    assert exact.default_shards(11, 8, 64) == 64
+    assert exact.default_shards(11, 8, 10**6) == 111
+    assert exact.default_shards(6, 8, 4) == 1  # 19,531
+    assert exact.default_shards(2, 400, 8) == 1
+    assert exact.default_shards(5, 1, 8) == 1
+
+
+def test_a_measurement_shares_the_tree_out(monkeypatch):
+    """measure_on_world, by which `eval` measures, gives each thread one of linear algebra's."""
+    monkeypatch.setattr(exact, "_PREFIXES_OF_A_SHARD", 40)
+    monkeypatch.setattr(threads, "threads_in_use", lambda: 2)
+    calls, measure = [], exact.measure
+
+    def watched(*args, **options):
+        calls.append((options, [lib["num_threads"] for lib in threadpool_info()]))
+        return measure(*args, **options)
+
+    monkeypatch.setattr(exact, "measure", watched)
+    model = small_model("gpt")
+    shared = measure_on_world(model, WORLD, T)
+    assert calls == [({"shards": 2}, [1] * len(calls[0][1]))]
+    alone = measure(model, WORLD, T)
+    for name in shared.keys() & alone.keys():
+        assert abs(shared[name] - alone[name]) <= 1e-12 * abs(alone[name]), name
 
 
 # ---- errors --------------------------------------------------------------------------------------

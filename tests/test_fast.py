@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import minimixce as mm
 from minimixce import fast, layers
-from minimixce.fast import attention, blocks
+from minimixce.fast import attention, blocks, siblings
 from minimixce.kv import KV
 
 RNG = np.random.default_rng(0)
@@ -41,6 +41,27 @@ def small_blocks(monkeypatch):
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 PROPERTY = settings(max_examples=40, deadline=None)
+
+
+@given(R=SIZES, G=SIZES, P=SIZES, H=SIZES, D=SIZES, scale=st.sampled_from([0.1, 1, 30]))
+@PROPERTY
+def test_attention_of_siblings(R, G, P, H, D, scale):
+    """One token in each of R·G rows, G of which share a past, that may be the start of a room."""
+    qkv, dy = normal(R * G, 1, 3 * H * D, scale=scale), normal(R * G, 1, H * D)
+    past = KV(*(normal(R, H, P + 1, D, scale=scale)[:, :, :P] for _ in range(2)))
+    expected, plain = layers.attention_forward(qkv, H, past)
+    y, cache = fast.attention_forward(qkv, H, past)
+    assert isinstance(cache, siblings.SiblingsCache)
+    assert_close(y, expected)
+    assert_close(cache.k, plain.k, 0)
+    assert_close(cache.v, plain.v, 0)
+    dkv = KV(normal(R * G, H, 1, D), normal(R * G, H, 1, D))
+    for more in (None, dkv):
+        expected, expected_past = layers.attention_backward(dy, plain, more)
+        dqkv, dpast = fast.attention_backward(dy, cache, more)
+        assert_close(dqkv, expected, 1e-11)
+        assert_close(dpast.k, expected_past.k, 1e-11)
+        assert_close(dpast.v, expected_past.v, 1e-11)
 
 
 @given(B=SIZES, T=st.integers(1, 10), H=SIZES, D=SIZES, scale=st.sampled_from([0.1, 1, 30]))
@@ -111,6 +132,19 @@ def test_attention_in_float32_stays_there_and_close():
     assert all(e.dtype == "float32" for e in [*cache.exp_scores, *cache.rsums])
 
 
+@pytest.mark.parametrize("score", [-59, 59])
+def test_small_gradients_stay_precise_under_large_scores(score):
+    """Of float32: what is divided by a sum of e^59 may fall below the least normal number."""
+    qkv, dy = 0.1 * normal(1, 64, 12), 1e-14 * normal(1, 64, 4)
+    qkv[..., [0, 4]] = 2 * math.sqrt(abs(score) / 2)
+    qkv[..., 0] *= np.sign(score)
+    exact = layers.attention_backward(dy, layers.attention_forward(qkv, 1)[1])[0]
+    _, cache = attention.attention_forward(qkv.astype("float32"), 1)
+    dqkv, _ = attention.attention_backward(dy.astype("float32"), cache)
+    for found, right in zip(np.split(dqkv, 3, axis=-1), np.split(exact, 3, axis=-1)):
+        assert_close(found.astype("float64"), right, 1e-4)
+
+
 @given(B=SIZES, T=st.integers(1, 10), H=SIZES)
 @PROPERTY
 def test_blocks_cover_every_pair_of_row_and_query_once(B, T, H):
@@ -136,6 +170,22 @@ def test_gelu_in_blocks(shape, scale):
     assert_close(blocks.gelu_backward(dy, cache), layers.gelu_backward(dy, plain), 0)
     for kept, now in zip(before, (x, cache.gate, dy)):
         np.testing.assert_array_equal(kept, now)
+
+
+@pytest.mark.parametrize("view", [np.transpose, lambda x: x[:, ::2], lambda x: x[::-1]])
+def test_blocks_take_views(view):
+    """Their axes may be in any order in memory: what is written must not go to a copy."""
+    x, dy = view(normal(6, 8)), view(normal(6, 8))
+    expected, plain = layers.gelu_forward(x)
+    y, cache = blocks.gelu_forward(x)
+    assert_close(y, expected, 0)
+    assert_close(cache.gate, plain.gate, 0)
+    assert_close(blocks.gelu_backward(dy, cache), layers.gelu_backward(dy, plain), 0)
+    _, cache = layers.layer_norm_forward(x, *normal(2, x.shape[1]))
+    for found, right in zip(
+        blocks.layer_norm_backward(dy, cache), layers.layer_norm_backward(dy, cache)
+    ):
+        assert_close(found, right)
 
 
 @given(shape=st.lists(SIZES, min_size=2, max_size=3))

@@ -10,13 +10,15 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import strict_device as sd
 from helpers import assert_close, assert_same_grads, random_gpt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minimixce as mm
-from minimixce import exact, text
-from minimixce.experiments import matrices, measures
+from minimixce import backend, exact, text
+from minimixce.experiments import jobs, matrices, measures
+from minimixce.experiments.options import TrainingOptions
 from minimixce.fast import head
 from minimixce.layers import unembedding_backward, unembedding_forward
 from minimixce.model import LanguageModel
@@ -33,6 +35,7 @@ def chunks_of(sequences, T, V):
     """Inside, a chunk of logits holds so many sequences."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(head, "ELEMENTS", sequences * T * V)
+        patch.setattr(head, "ELEMENTS_ON_GPU", sequences * T * V)
         patch.setattr(head, "TOKENS", 3)
         yield
 
@@ -61,20 +64,21 @@ def test_chunks_cover_the_batch_in_whole_sequences(B, T, V, elements):
     for rows in found:
         size = rows.stop - rows.start
         assert size == 1 or size * T * V <= elements
-    sizes = {rows.stop - rows.start for rows in found[:-1]}
-    assert all((size + 1) * T * V > elements for size in sizes)  # none smaller than it has to be
+    assert len(found) == -(-B // max(1, elements // (T * V)))  # no more than there have to be
 
 
 def test_what_is_split_by_default():
-    """GPT-2's vocabulary at two sequences of 256 positions, and no shape that fits a cache."""
+    """GPT-2's vocabulary, at two sequences of 128 positions, and no batch of a small one."""
 
     def number(B, T, V):
-        return len(head.chunks(B, T, np.zeros((V, 1), np.float32)))
+        weight = np.zeros((V, 1), np.float32)
+        return len(head.chunks(B, T, weight)), head.suits(B, T, weight)
 
-    assert number(8, 128, 50_257) == 4
-    assert number(1, 1024, 50_257) == 1
+    assert number(8, 128, 50_257) == (4, True)
+    # not to be split, but then logits are gone before the backward of the blocks
+    assert number(1, 1024, 50_257) == (1, True)
     for B, T, V in ((12, 64, 65), (32, 32, 65), (16, 128, 512), (8, 256, 65)):
-        assert number(B, T, V) == 1
+        assert number(B, T, V) == (1, False)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -159,6 +163,24 @@ def test_a_group_of_batches_in_chunks_is_the_plain_step(name, dropout, monkeypat
     assert len(calls) == len(group)
     assert_close(loss_in_chunks, loss, 1e-13)
     assert_same_grads(grads_in_chunks, grads, 1e-13)
+
+
+@pytest.mark.parametrize("name", TOKEN_OBJECTIVES)
+def test_chunks_on_a_device_are_those_of_the_cpu(name):
+    rng = np.random.default_rng(0)
+    tokens, targets = batch_of(rng, 5, 4, 7)
+    found = []
+    for xp in (np, sd):
+        model = random_gpt(0, 7, 4)
+        model.params = {name: xp.asarray(p) for name, p in model.params.items()}
+        objective = objective_of(name, model, normalizer=11)
+        with chunks_of(2, 4, 7):
+            assert len(list(model.logits_in_chunks(xp.asarray(tokens)))) == 3
+            loss, grads = model.loss_and_grads(xp.asarray(tokens), xp.asarray(targets), objective)
+        found.append((backend.to_numpy(loss), {k: backend.to_numpy(g) for k, g in grads.items()}))
+    (want, want_grads), (got, got_grads) = found
+    assert_close(got, want, 1e-12)
+    assert_same_grads(got_grads, want_grads, 1e-12)
 
 
 def test_soft_inputs_and_gradients_that_are_there_already():
@@ -276,3 +298,14 @@ def test_the_peak_without_a_backward_does_not_grow_with_the_layers(what):
     ]
     few, many = (peak_of(lambda model=model: run(model)) for model in models)
     assert many < 1.1 * few
+
+
+def test_validation_batches_are_no_larger_than_those_of_training(tmp_path):
+    (tmp_path / "text.txt").write_text("The cat sat on the mat.\n" * 40)
+    corpus = text.load_corpus([str(tmp_path / "text.txt")])
+    for most, rows in ((3, 3), (100, 32)):
+        inputs, _ = jobs.held_out_batches(corpus, corpus.train, 8, most=most)[0]
+        assert inputs.shape == (rows, 8)
+    options = TrainingOptions(data=[str(tmp_path / "text.txt")], batch_size=3, block_size=8)
+    inputs, _ = jobs.Job(options).validation[0]
+    assert len(inputs) <= 3

@@ -72,14 +72,32 @@ def test_rows_of_a_past_serve_several_tokens(rows, shared_by, start, dtype):
 def test_a_past_may_be_continued_twice(dtype):
     """Keys and values are written in place, but never over those of another continuation."""
     model = random_gpt(vocab_size=7, block_size=9, dtype=dtype)
-    rng = np.random.default_rng(0)
-    _, past, _ = model.extend_forward(rng.integers(0, 7, (2, 3)))
+    tokens = np.random.default_rng(0).integers(0, 7, (2, 2, 9))  # of two branches that begin alike
+    tokens[1, :, :4] = tokens[0, :, :4]
+    _, past, _ = model.extend_forward(tokens[0, :, :3])
+    past = assert_same_token(model, tokens[0, :, 3], past, dtype)
     branches = [past, past]
-    for _ in range(5):
+    for t in range(4, 9):
         branches = [
-            assert_same_token(model, rng.integers(0, 7, 2), branch, dtype) for branch in branches
+            token_forward(branch[:, t], model.params, model.config, present)[1]
+            for branch, present in zip(tokens, branches)
         ]
-    assert past[0].k.shape[2] == 3
+    for branch, present in zip(tokens, branches):
+        _, want, _ = model.extend_forward(branch)
+        assert_close(present[1].k, want[1].k, TOLERANCE[dtype], "keys")
+        assert_close(present[1].v, want[1].v, TOLERANCE[dtype], "values")
+    assert past[0].k.shape[2] == 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_scores_too_large_for_an_exponential(dtype):
+    model = random_gpt(vocab_size=7, dtype=dtype)
+    for layer in range(2):
+        model.params[f"h.{layer}.attn.c_attn.weight"] *= np.asarray(200, dtype)
+    tokens, past = np.random.default_rng(0).integers(0, 7, (3, 6)), None
+    with np.errstate(over="raise", invalid="raise"):
+        for t in range(6):
+            past = assert_same_token(model, tokens[:, t], past, dtype)
 
 
 @pytest.mark.parametrize("far", [10.0, 1e3, 1e5])

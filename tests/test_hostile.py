@@ -1032,7 +1032,8 @@ FUZZED = {
     "--objective": st.sampled_from(
         ["mle", "mixce", "mixce_surrogate", "tailr", "emo", ":", ".py:", "good.py:objective"]
     ),
-    "--tokenizer": st.sampled_from(["character", "byte"]),
+    "--tokenizer": st.sampled_from(["character", "byte", "bpe", "run", ".", "story.txt"]),
+    "--init": st.sampled_from(["run", "run/last", "prepared", ".", "story.txt", "none"]),
     "--device": st.sampled_from(["cpu", "cuda:99", "cuda:-1", "cuda:٣"]),
     "--out": st.sampled_from(
         ["new", "new/deep/er", ".", "..", "run", "story.txt", "ü Ω", "x" * 300]
@@ -1046,7 +1047,7 @@ FUZZED = {
             INTEGERS,
             (
                 "seed batch-size accumulate block-size n-layer n-head n-embd warmup eval-every"
-                " eval-tokens patience"
+                " eval-tokens patience vocab-size"
             ),
         ),
         (NUMBERS, "held-out eta gamma dropout lr final-lr weight-decay max-grad-norm"),

@@ -12,12 +12,14 @@ from pathlib import Path
 import cuda_on_cpu
 import numpy as np
 import pytest
+from helpers import random_gpt
 
 import minimixce as mm
 from minimixce import layers, objectives
 from minimixce.backend import is_array, to_numpy
 from minimixce.fast import cuda_layers, cuda_training, kernels
 from minimixce.fast.cuda_source import SOURCE, THREADS
+from minimixce.fast.generation import token_forward
 from minimixce.kv import KV
 
 
@@ -103,6 +105,21 @@ def test_no_array_of_the_cpu_suits():
     assert not kernels.suits(x)
     assert not kernels.suits(strict_device.asarray(x))
     assert not cuda_training.suit_tables({"w": x}, {"w": x})
+
+
+def test_arrays_of_cupy_suit_where_they_are_of_one_dtype_that_kernels_know():
+    class Array:
+        __module__ = "cupy"
+
+        def __init__(self, dtype):
+            self.dtype = np.dtype(dtype)
+
+    half, single, double = map(Array, ("float16", "float32", "float64"))
+    assert kernels.suits(single, single)
+    assert kernels.suits(double)
+    assert not kernels.suits(half)
+    assert not kernels.suits(single, double)
+    assert not kernels.suits(single, np.ones(2, "float32"))
 
 
 def test_a_kernel_takes_no_array_that_it_would_read_wrongly():
@@ -200,7 +217,8 @@ def test_masked_softmax(on_cpu, dtype, shape):
             fast = cuda_layers.masked_softmax_forward(scores.copy(), 0.3)
             assert_same(fast, plain, dtype)
             if make is normal:
-                got = cuda_layers.masked_softmax_backward(dprobs.copy(), plain[1], 0.3)
+                cache = layers.SoftmaxCache(np.asfortranarray(plain[0]), -2)
+                got = cuda_layers.masked_softmax_backward(dprobs.copy(), cache, 0.3)
                 assert_same(got, expected, dtype)
 
 
@@ -279,10 +297,26 @@ def test_sums_over_rows(on_cpu, dtype, shape):
     )
 
 
+# ---- a token of a text that is being generated ---------------------------------------------------
+
+
+@pytest.mark.slow
 @DTYPES
-def test_the_mean_is_a_reduction(dtype):
-    x = normal(np.random.default_rng(9), 2, 3, 7, dtype=dtype)
-    assert_same(kernels.mean(x), layers._mean(x), dtype)
+@pytest.mark.parametrize("shared_by", [1, 3])
+def test_one_more_token(on_cpu, monkeypatch, dtype, shared_by):
+    """From no past to a full window, or after two rows that serve three tokens each."""
+    model = random_gpt(vocab_size=7, dtype=dtype)
+    tokens = np.random.default_rng(0).integers(0, 7, (2 * shared_by, 6))
+    past = model.extend_forward(tokens[:2, :2])[1] if shared_by > 1 else None
+    plain, plain_past = [], past
+    for t in range(2 if past else 0, 6):
+        logits, plain_past, _ = model.extend_forward(tokens[:, t : t + 1], plain_past)
+        plain.append((t, logits[:, 0], plain_past[1]))
+    monkeypatch.setattr(kernels, "suits", lambda *arrays: True)
+    for t, logits, present in plain:
+        fast, past = token_forward(tokens[:, t], model.params, model.config, past)
+        assert_same(fast, logits, dtype, f"logits {t}")
+        assert_same(past[1], present, dtype, f"keys and values {t}")
 
 
 # ---- loss head -----------------------------------------------------------------------------------
@@ -316,15 +350,15 @@ def test_loss_head(on_cpu, dtype, shape, make):
 @pytest.mark.slow
 def test_an_id_out_of_range_gives_nan_and_dlogits_may_take_the_place_of_logits(on_cpu):
     logits = normal(np.random.default_rng(11), 3, 4)
-    targets = np.array([0, -1, 4])
+    targets = np.array([0, 4, -1])
     log_q, tops, sums = cuda_training.target_log_q(logits, targets)
-    assert np.isnan(log_q).tolist() == [False, False, True]
-    weights = np.array([2.0, np.nan, 1.0])
+    assert np.isnan(log_q[:2]).tolist() == [False, True]
+    weights = np.array([2.0, 1.0, np.nan])
     expected = 2 * (layers.softmax_forward(logits)[0][0] - np.eye(4)[0])
     got = cuda_training.weighted_softmax(logits, targets, weights, tops, sums, out=logits)
     assert got is logits
     np.testing.assert_allclose(got[0], expected, rtol=1e-12)
-    assert (got[1] == 0).all()
+    assert (got[2] == 0).all()
 
 
 # ---- optimizer -----------------------------------------------------------------------------------
@@ -412,7 +446,35 @@ def test_nvidias_compiler_takes_the_kernels(real, gpu):
 
 # ---- a real GPU ----------------------------------------------------------------------------------
 
+
 # a layer, the shapes of what its forward takes, further arguments, the shape of its output
+@pytest.mark.slow
+@DTYPES
+def test_a_model_and_its_optimizer_take_the_kernels_where_they_suit(on_cpu, monkeypatch, dtype):
+    def trained():
+        gpt = random_gpt(dtype=dtype)
+        optimizer = mm.AdamW(gpt.params, 1e-2)
+        tokens = np.random.default_rng(3).integers(0, gpt.config.vocab_size, (3, 4))
+        for _ in range(3):
+            logits, cache = gpt.forward(tokens)
+            _, dlogits = objectives.mixce(logits, tokens, eta=0.3)
+            grads = gpt.backward(dlogits, cache)
+            norm = mm.optim.clip_grads(grads, 0.1)
+            optimizer.step(grads)
+        return norm, *gpt.params.values()
+
+    plain, launched, run = trained(), [], kernels._run
+    monkeypatch.setattr(kernels, "suits", lambda *arrays: True)
+    monkeypatch.setattr(
+        kernels, "_run", lambda name, *rest: [launched.append(name), run(name, *rest)]
+    )
+    fast = trained()
+    assert {"adamw_update", "scale_gradients", "masked_softmax_forward"} <= set(launched)
+    for x, y in zip(fast, plain):
+        # Adam magnifies the rounding of gradients that are zero
+        np.testing.assert_allclose(x, y, atol=2e-3 if dtype == "float32" else 1e-9)
+
+
 LAYERS = [
     ("linear", [(3, 70, 5), (5, 40), (40,)], (), (3, 70, 40)),
     ("unembedding", [(3, 70, 5), (300, 5)], (), (3, 70, 300)),

@@ -1,12 +1,15 @@
 """Rows of a batch over processes or threads: the same gradients, and nothing left behind."""
 
+import errno
 import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 
 import numpy as np
 import psutil
@@ -15,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minimixce as mm
-from minimixce.training import shards, steps
+from minimixce.training import shards, steps, threads
 
 V, T = 7, 6
 FORKED = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
@@ -132,9 +135,167 @@ def test_an_interrupt_in_the_parents_share_ends_the_children(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(gpt, "forward", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        step(gpt, [batch(4)], 1)
-    assert children() == before
+    with steps.ending(step):
+        with pytest.raises(KeyboardInterrupt):
+            step(gpt, [batch(4)], 1)
+        assert children() == before
+
+
+class HereAndThere(ValueError):
+    """It goes into a pipe, and does not come out: what it is made anew of is one sentence."""
+
+    def __init__(self, here, there):
+        super().__init__(f"{here} and {there}")
+
+
+@FORKED
+def test_an_error_that_does_not_come_out_of_a_pipe_is_told(monkeypatch):
+    def forward(self, tokens, **options):
+        if len(tokens) == 3:  # the second shard's
+            raise HereAndThere("here", "there")
+        return plain(self, tokens, **options)
+
+    plain = mm.GPT.forward
+    monkeypatch.setattr(mm.GPT, "forward", forward)
+    with pytest.raises(RuntimeError, match="HereAndThere: here and there"):
+        grads_of(steps.GroupedObjective(MIXCE, shards=2), model(), [batch(5)])
+
+
+@FORKED
+def test_parameters_of_another_dtype_or_shape_are_not_squeezed_into_the_old_ones():
+    gpt, group = model("float32"), [batch(4)]
+    step = steps.GroupedObjective(MIXCE, shards=2)
+    with steps.ending(step):
+        step(gpt, group, 0)
+        gpt.params = {n: p.astype("float64") + 1e-9 for n, p in gpt.params.items()}
+        assert_close(step(gpt, group, 0), grads_of(steps.GroupedObjective(MIXCE), gpt, group))
+
+
+@FORKED
+def test_where_no_process_can_be_forked_threads_give_the_same_bits(monkeypatch):
+    group, before = [batch(5)], children()
+    expected = grads_of(steps.GroupedObjective(MIXCE, shards=3), model(dropout=0.3), group)
+    fork, forked = os.fork, []
+
+    def second_fails():
+        if forked:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        forked.append(fork())
+        return forked[0]
+
+    monkeypatch.setattr(os, "fork", second_fails)
+    step = steps.GroupedObjective(MIXCE, shards=3)
+    with steps.ending(step):
+        loss, grads = step(model(dropout=0.3), group, 0)
+        assert children() == before
+    assert loss == expected[0]
+    assert all(np.array_equal(g, expected[1][name]) for name, g in grads.items())
+
+
+@FORKED
+def test_a_child_has_no_file_of_its_parents_and_hears_no_signal_of_its_own():
+    """Files beyond a limit that was lowered count, and a handler that Python code set."""
+    import fcntl
+    import resource
+
+    before, gpt, heard = children(), model(), []
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    handler = signal.signal(signal.SIGUSR1, lambda *_: heard.append(os.getpid()))
+    step = steps.GroupedObjective(MIXCE, shards=2)
+    high = fcntl.fcntl(0, fcntl.F_DUPFD, 500)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (400, limits[1]))
+        with steps.ending(step):
+            step(gpt, [batch(4)], 0)
+            (child,) = children() - before
+            assert sum(int(fd) > 2 for fd in os.listdir(f"/proc/{child}/fd")) == 1
+            for number in (signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
+                os.kill(child, number)
+            step(gpt, [batch(4)], 1)  # it lives
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert heard == [os.getpid()]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        os.close(high)
+        signal.signal(signal.SIGUSR1, handler)
+
+
+@FORKED
+def test_a_fork_beside_another_thread_warns_of_nothing():
+    """As tqdm's, of which Python 3.12 warns: children take no lock of its."""
+    done = threading.Event()
+    other = threading.Thread(target=done.wait)
+    other.start()
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            grads_of(steps.GroupedObjective(MIXCE, shards=2), model(), [batch(4)])
+    finally:
+        done.set()
+        other.join()
+    assert not [w for w in seen if "fork" in str(w.message)]
+
+
+def test_limits_on_threads_are_lifted_however_runs_in_threads_end():
+    """The second ends last: it must not bring back what it found, the limit of the first."""
+    entered, ended = threading.Event(), threading.Event()
+
+    def second():
+        with threads.share_of_threads(2):
+            entered.set()
+            ended.wait()
+
+    def run(target, *args):
+        thread = threading.Thread(target=target, args=args)
+        thread.start()
+        return thread
+
+    before = threads.threads_in_use()
+    run(threads.limit_threads, 4).join()  # for good, from a thread that is no more
+    try:
+        with threads.share_of_threads(2):
+            assert threads.threads_in_use() == 2
+            other = run(second)
+            entered.wait()
+        ended.set()
+        other.join()
+        assert threads.threads_in_use() == 4
+    finally:
+        run(threads.limit_threads, before).join()
+
+
+@FORKED
+def test_a_killed_parents_child_ends_in_silence(tmp_path):
+    """In the middle of a step, too."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", _AT_WORK],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout.readline() == "at work\n"
+    parent.kill()
+    assert parent.communicate(timeout=20) == ("", "")  # once the child has ended, too
+
+
+_AT_WORK = """
+import functools, os, time
+import numpy as np
+import minimixce as mm
+from minimixce.training import steps
+parent, forward = os.getpid(), mm.GPT.forward
+def slow(self, *args, **options):
+    if os.getpid() == parent:
+        print("at work", flush=True)
+        time.sleep(60)
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    return forward(self, *args, **options)
+mm.GPT.forward = slow
+model = mm.GPT(mm.GPTConfig(7, 6, 1, 1, 4), device="cpu")
+batch = np.zeros((4, 6), int), np.zeros((4, 6), int)
+steps.GroupedObjective(mm.objectives.mixce, shards=2)(model, [batch], 0)
+"""
 
 
 _STOPPED = """
@@ -198,6 +359,8 @@ def test_the_default_is_a_function_of_shape_threads_and_objective(monkeypatch):
 
     own = Own(gpt.config, device="cpu")
     assert steps.shards_for(MIXCE, own, of) == 1
+    gpt.forward = lambda *args, **options: mm.GPT.forward(gpt, *args, **options)
+    assert steps.shards_for(MIXCE, gpt, of) == 1
 
 
 @FORKED
@@ -219,6 +382,28 @@ def test_fit_uses_the_default(monkeypatch):
     mm.fit(whole, batches, MIXCE, progress=False, shards=1)
     for name, p in whole.params.items():
         np.testing.assert_allclose(split.params[name], p, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+def test_a_run_that_goes_on_keeps_the_shards_of_its_first_batch(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "WORTH_SHARING", 4 * T * model().num_params // 2)
+    monkeypatch.setattr(steps, "threads_in_use", lambda: 2)
+    batches = [batch(4), batch(4, seed=1), batch(4, positions=1), batch(4, positions=2)]
+    calm, stopped, resumed = (model("float32", dropout=0.2) for _ in range(3))
+    options = {"final_lr": 1, "progress": False}
+    mm.fit(calm, kind(batches), MIXCE, steps=4, **options)
+    mm.fit(stopped, kind(batches), MIXCE, steps=2, folder=tmp_path / "run", **options)
+    mm.fit(resumed, kind(batches), MIXCE, steps=4, folder=tmp_path / "run", resume=True, **options)
+    for name, p in calm.params.items():
+        np.testing.assert_array_equal(resumed.params[name], p)
+
+
+@pytest.mark.parametrize("shape", [(0, T), (4, 0), (0, 0)])
+def test_a_batch_of_nothing_is_told_in_a_sentence(shape):
+    empty = np.zeros(shape, int)
+    for count in (1, 2):
+        with pytest.raises(ValueError, match=r"at least one row and one position, got \("):
+            mm.fit(model(), [(empty, empty)], MIXCE, shards=count, progress=False)
 
 
 def test_a_run_keeps_its_number_of_shards(tmp_path, monkeypatch):

@@ -185,14 +185,13 @@ def _train_on_mpi(
     say: Callable[[str], object],
 ) -> Runs:
     """The same on the ranks of mpi4py.futures, side by side; they see the same folders."""
-    places = [*folders.values()]
     trained: Runs = {}
     with pool.worker_pool(0, len(jobs)) as (executor, count):
         assert executor is not None
         if not o.quiet:
             say(f"{len(jobs)} runs, {count} at a time")
         futures = {
-            executor.submit(_train_alone, job.options, folders[key], places): key
+            executor.submit(_train_alone, job.options, folders[key], [*folders.values()]): key
             for key, job in jobs.items()
         }
         for future in as_completed(futures):
@@ -221,7 +220,9 @@ def _train(job: Job, folder: Path, progress: bool) -> list[dict[str, Any]]:
 
 def _opened(job: Job, folder: Path, measurements: list[dict[str, Any]]) -> Trained:
     with run.keeping(folder):
-        return Trained(job, GPT.load(folder, job.options.device), measurements)
+        best = GPT.load(folder, job.options.device)
+        job.model = best  # the last one, which may be large, is not looked at again
+        return Trained(job, best, measurements)
 
 
 def compare_on_text(comparison_options: ComparisonOptions, trained: Runs) -> Comparison:

@@ -430,10 +430,11 @@ def check_memory(config: GPTConfig, batch_size: int, accumulate: int, xp: ArrayM
     C, T, L = config.n_embd, config.block_size, config.n_layer
     params = L * (12 * C * C + 13 * C) + (config.vocab_size + T + 2) * C
     positions = batch_size * T
-    activations = (
-        positions * (config.vocab_size + L * (16 * C + config.n_head * T))
-        + 2 * positions * accumulate
-    )
+    # on the CPU a batch goes through the model in parts
+    at_once = min(positions, max(T, steps.AT_ONCE)) if xp is np else positions
+    # what backward needs of a layer, of its scores the half that is seen; logits of one sequence
+    activations = at_once * L * (16 * C + config.n_head * T // 2) + T * config.vocab_size
+    activations += 2 * positions * accumulate
     # bytes; the inner 4: weights, gradients, AdamW's two means
     needed = 4 * (4 * params + activations)
     advice = "choose a smaller --n-embd, --n-layer, --block-size, --batch-size or --accumulate"

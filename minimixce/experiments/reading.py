@@ -6,7 +6,7 @@ from ..text.prepared import Tokens
 from . import on_worlds, starting
 from .options import TrainingOptions
 
-MOST_POSITIONS = 1 << 13  # in a batch to measure on, each with V logits
+MOST_POSITIONS = 1 << 12  # in a batch to measure on, each with V logits
 
 
 def load_corpus(

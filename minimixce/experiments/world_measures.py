@@ -15,7 +15,8 @@ from .. import backend, estimators, exact
 from ..backend import to_numpy
 from ..model import LanguageModel
 from ..storage import validate
-from ..storage.shapes import Array, Bool, Float, Int, Rows
+from ..storage.shapes import Array, Bool, Float, Int, Rows, Scalar
+from ..training import threads
 from ..worlds import World
 from . import on_worlds
 from .measures import Measure
@@ -109,7 +110,7 @@ def measure_on_world(
     not a number.
     """
     is_exact = on_worlds.is_listed(world, max_len, MAX_LISTED)
-    sums = exact.measure(model, world, max_len) if is_exact else {}
+    sums = _exact_sums(model, world, max_len) if is_exact else {}
     evidence = _all_sequences if is_exact else _sampled_sequences
     sequences = evidence(model, world, max_len, samples, seed)
     values, errors = {}, {}
@@ -123,6 +124,14 @@ def measure_on_world(
         if error is not None:
             errors[f"{name}_se"] = error
     return values | errors | {"exact": is_exact}
+
+
+def _exact_sums(model: LanguageModel, world: World, max_len: int) -> dict[str, Scalar]:
+    """exact.measure, by as many threads as are worth it where the model is on the CPU."""
+    in_use = threads.threads_in_use() if model.xp is np else 1
+    shards = exact.default_shards(world.vocab_size, max_len, in_use)
+    with threads.limit_threads(in_use // shards if shards > 1 else None):
+        return exact.measure(model, world, max_len, shards=shards)
 
 
 def _all_sequences(

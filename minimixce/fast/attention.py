@@ -23,7 +23,9 @@ from ..kv import KV
 from ..layers import _split_heads, _transpose
 from ..storage.shapes import Array, Float
 
-MODERATE = 60.0  # e^±60 and sums of it are far inside float32's range
+# e^±40 times a sum's length is far inside float32's range, and so is dy divided by it: of e^60 a
+# small dy would leave numbers below the least normal one
+MODERATE = 40.0
 QUERIES = 64  # of a block
 ELEMENTS = 1 << 16  # scores at once on the CPU; see blocks.py
 

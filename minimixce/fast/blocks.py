@@ -23,7 +23,8 @@ def row_blocks(rows: int, columns: int) -> Iterator[slice]:
 
 def gelu_forward(x: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], GeluCache]:
     """layers.gelu_forward in blocks and without temporaries. x, of any shape -> y, cache."""
-    y, gate = np.empty_like(x), np.empty_like(x)
+    # not empty_like, which lays them out as x: of a transposed array reshape makes a copy
+    y, gate = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
     flat_x, flat_y, flat_gate = x.reshape(-1), y.reshape(-1), gate.reshape(-1)
     for block in row_blocks(x.size, 1):
         x_here, u = flat_x[block], flat_gate[block]
@@ -40,7 +41,7 @@ def gelu_forward(x: Float[Array, "*shape"]) -> tuple[Float[Array, "*shape"], Gel
 
 def gelu_backward(dy: Float[Array, "*shape"], cache: GeluCache) -> Float[Array, "*shape"]:
     """layers.gelu_backward in blocks and without temporaries. dy, of any shape -> dx."""
-    dx = np.empty_like(dy)
+    dx = np.empty(dy.shape, dy.dtype)
     flat_x, flat_gate = cache.x.reshape(-1), cache.gate.reshape(-1)
     flat_dy, flat_dx = dy.reshape(-1), dx.reshape(-1)
     scratch = np.empty(min(dy.size, ELEMENTS), dy.dtype)

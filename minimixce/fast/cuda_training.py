@@ -77,9 +77,11 @@ def token_objective(
 # ---- optimizer -----------------------------------------------------------------------------------
 
 
-def suit_tables(params: Arrays, grads: Grads) -> bool:
-    """Whether adamw_update and clip_grads take these: suits, and each array in one piece."""
-    arrays = [*params.values(), *grads.values()]
+def suit_tables(*tables: Arrays) -> bool:
+    """Whether adamw_update and clip_grads take these, each {name: array}: suits, and each array in
+    one piece.
+    """
+    arrays = [x for table in tables for x in table.values()]
     return kernels.suits(*arrays) and all(x.flags.c_contiguous for x in arrays)
 
 

@@ -7,14 +7,15 @@ of a past that was made here. The token's own key and value are stored first, so
 one product with all keys and one with all values.
 """
 
+import functools
 import math
-from functools import cache
 from typing import Any
 
+from .. import layers
 from ..backend import array_module
 from ..kv import KV, extend_kv, num_positions
-from ..layers import gelu_forward
 from ..storage.shapes import Array, Arrays, Float, Int
+from . import cuda_layers, kernels
 
 _EPSILON = 1e-5  # layer_norm_forward's
 
@@ -29,29 +30,48 @@ def token_forward(
     window.
     """
     x = params["wte.weight"][tokens] + params["wpe.weight"][num_positions(past)]
-    C = x.shape[1]
-    mean = array_module(x).full((C, 1), 1 / C, x.dtype)  # the product with it is a row's mean
+    linear, layer_norm, gelu, attention, unembedding = _parts(x)
     present = []
     for i, names in enumerate(_names(config.n_layer)):
         ln_1, c_attn, c_proj, ln_2, c_fc, mlp_proj = [(params[w], params[b]) for w, b in names]
-        qkv = _linear(_layer_norm(x, mean, *ln_1), *c_attn)
-        y, layer_present = _attention(qkv, config.n_head, past[i] if past else None)
-        x += _linear(y, *c_proj)
-        y, _ = gelu_forward(_linear(_layer_norm(x, mean, *ln_2), *c_fc))
-        x += _linear(y, *mlp_proj)
+        qkv = linear(layer_norm(x, *ln_1), *c_attn)
+        y, layer_present = attention(qkv, config.n_head, past[i] if past else None)
+        x += linear(y, *c_proj)
+        y = gelu(linear(layer_norm(x, *ln_2), *c_fc))
+        x += linear(y, *mlp_proj)
         present.append(layer_present)
-    y = _layer_norm(x, mean, params["ln_f.weight"], params["ln_f.bias"])
-    return y @ params["wte.weight"].T, present
+    y = layer_norm(x, params["ln_f.weight"], params["ln_f.bias"])
+    return unembedding(y, params["wte.weight"]), present
 
 
-@cache
+@functools.cache
 def _names(n_layer):
     """For each block the names of its weights and biases, in the order in which they act."""
-    layers = "ln_1 attn.c_attn attn.c_proj ln_2 mlp.c_fc mlp.c_proj".split()
+    parts = "ln_1 attn.c_attn attn.c_proj ln_2 mlp.c_fc mlp.c_proj".split()
     return [
-        [(f"h.{i}.{layer}.weight", f"h.{i}.{layer}.bias") for layer in layers]
-        for i in range(n_layer)
+        [(f"h.{i}.{part}.weight", f"h.{i}.{part}.bias") for part in parts] for i in range(n_layer)
     ]
+
+
+def _parts(x):
+    """What token_forward is made of, where x (B,C) lives."""
+    if kernels.suits(x):
+        names = "linear_forward", "layer_norm_forward", "gelu_forward", "unembedding_forward"
+        linear, layer_norm, gelu, unembedding = [_output(getattr(cuda_layers, n)) for n in names]
+        return linear, layer_norm, gelu, _cuda_attention, unembedding
+    C = x.shape[1]
+    mean = array_module(x).full((C, 1), 1 / C, x.dtype)  # the product with it is a row's mean
+    layer_norm = functools.partial(_layer_norm, mean)
+    gelu, unembedding = _output(layers.gelu_forward), _output(layers.unembedding_forward)
+    return _linear, layer_norm, gelu, _attention, unembedding
+
+
+def _output(forward):
+    """forward without its cache."""
+    return lambda *inputs: forward(*inputs)[0]
+
+
+# ---- by array functions --------------------------------------------------------------------------
 
 
 def _linear(x, weight, bias):
@@ -61,7 +81,7 @@ def _linear(x, weight, bias):
     return y
 
 
-def _layer_norm(x, mean, weight, bias):
+def _layer_norm(mean, x, weight, bias):
     """x (B,C) -> (B,C). The deviations' own mean is taken off too, always: the plain form looks
     first whether a row is so far from 0 that its mean is rounded, and the look costs more.
     """
@@ -77,8 +97,7 @@ def _layer_norm(x, mean, weight, bias):
 
 def _attention(qkv, n_head, past):
     """qkv (B,3C) and a KV of P positions, or None -> y (B,C), KV of P + 1 positions."""
-    B = len(qkv)
-    q, k, v = qkv.reshape(B, 3, n_head, 1, -1).swapaxes(0, 1)  # each (B,H,1,D)
+    q, k, v = _heads(qkv, n_head)
     present = extend_kv(past, k, v)
     q /= math.sqrt(q.shape[-1])
     weights = q @ present.k.swapaxes(-1, -2)
@@ -86,4 +105,22 @@ def _attention(qkv, n_head, past):
     array_module(q).exp(weights, out=weights)
     y = weights @ present.v
     y /= weights.sum(axis=-1, keepdims=True)  # softmax's division, of D numbers instead of P + 1
-    return y.reshape(B, -1), present
+    return y.reshape(len(qkv), -1), present
+
+
+def _heads(qkv, n_head):
+    """qkv (B,3C) -> q, k, v, views (B,H,1,D)."""
+    return qkv.reshape(len(qkv), 3, n_head, 1, -1).swapaxes(0, 1)
+
+
+# ---- by a GPU's kernels --------------------------------------------------------------------------
+
+
+def _cuda_attention(qkv, n_head, past):
+    """_attention in three launches and two copies."""
+    q, k, v = _heads(qkv, n_head)
+    present = extend_kv(past, k, v)
+    scores = kernels.matmul(present.k, q, transpose_b=True)  # (B,H,P+1,1)
+    probs, _ = cuda_layers.masked_softmax_forward(scores, 1 / math.sqrt(q.shape[-1]))
+    y = kernels.matmul(probs, present.v, transpose_a=True)
+    return y.reshape(len(qkv), -1), present

@@ -150,11 +150,6 @@ def _matmul_of_copies(a, b):
     return out
 
 
-def mean(x: Float[Array, "*rows C"]) -> Float[Array, "*rows 1"]:
-    """(…,C) -> (…,1), a reduction: layers._mean is a product, which TF32 would round to 10 bits."""
-    return x.mean(axis=-1, keepdims=True)
-
-
 def sum_rows(x: Float[Array, "N C"]) -> Float[Array, " C"]:
     """x (N,C) -> its sum over N, (C,), in the same order at every run."""
     x = array_module(x).ascontiguousarray(x)

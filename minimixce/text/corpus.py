@@ -168,9 +168,7 @@ def _whole_texts(splits: prepared.Splits) -> Iterator[str]:
     words = WholeWords(cut_before_space)
     for split, piece in splits:
         if split == "train":
-            found = words.end() if piece is None else words.add(piece)
-            if found:
-                yield found
+            yield from [words.end()] if piece is None else words.add(piece)
 
 
 def _on_vocabulary(tokenizer, made, vocab_size):

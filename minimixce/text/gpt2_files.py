@@ -3,6 +3,7 @@ merges.txt, and who is who among its tokens. Only what they say is read; nothing
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,8 +36,8 @@ def read_folder(folder: FilePath) -> Described:
     folder = Path(folder)
     config = _read_if_there(folder / CONFIG_JSON)
     roles = _roles(_read_if_there(folder / "special_tokens_map.json") | config)
-    path = folder / TOKENIZER_JSON
-    if path.exists():
+    path: FilePath = folder / TOKENIZER_JSON
+    if os.path.exists(path):
         content = files.read_text(path)
         try:
             ids = _ids_of(checked(content, path), path)
@@ -44,7 +45,7 @@ def read_folder(folder: FilePath) -> Described:
             ours = folder / "minimixce_tokenizer.json"
             raise ValueError(f"{error}, and {ours} does not exist") from None
     else:
-        path = folder / _VOCAB
+        path = f"{folder / _VOCAB} with {_MERGES}"
         ids = _read_vocab(folder)
         added = _read_ids(folder / _ADDED) if (folder / _ADDED).exists() else {}
         end = roles.get("eos_token", END_OF_TEXT)
@@ -74,7 +75,7 @@ def _roles(config: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _ids_of(content: dict[str, Any], path: Path) -> dict[str, int]:
+def _ids_of(content: dict[str, Any], path: FilePath) -> dict[str, int]:
     """{token: id} of a tokenizer.json's content."""
     model = content.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
@@ -94,7 +95,7 @@ def _read_ids(path: Path) -> dict[str, int]:
     return _checked_ids(files.read_json(path), path)
 
 
-def _checked_ids(ids: dict[str, Any], path: Path) -> dict[str, int]:
+def _checked_ids(ids: dict[str, Any], path: FilePath) -> dict[str, int]:
     for token, number in ids.items():
         if type(number) is not int or not 0 <= number < 1 << 31:
             raise ValueError(f"{path}: the id of {token!r:.80} must be an integer, got {number!r}")
@@ -153,6 +154,7 @@ class OtherKind(ValueError):
     """A tokenizer is no byte-level BPE."""
 
 
+_MOST = 1 << 25  # characters: GPT-2's has 3.5 million, and what quotes one must stay readable, too
 _NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD")
 _POST_PROCESSORS = ("ByteLevel", "TemplateProcessing")
 
@@ -162,6 +164,8 @@ def checked(content: str, path: FilePath) -> dict[str, Any]:
     byte-level BPE and asks for nothing but what is listed here: for no pattern of its own, with
     which a search may never end, and for nothing that depends on chance.
     """
+    if len(content) > _MOST:
+        raise ValueError(f"{path} has {len(content):,} characters; at most {_MOST:,} are read")
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:

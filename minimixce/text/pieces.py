@@ -23,17 +23,21 @@ class WholeWords:
         self._cut = cut
         self._rest = ""
 
-    def add(self, piece: str) -> str:
-        """Take the next piece -> text that can be encoded by now, often ""."""
+    def add(self, piece: str) -> list[str]:
+        """Take the next piece -> texts that can be encoded by now, often none."""
         if self._cut is None:
-            return piece
-        self._rest += piece
-        if len(self._rest) < _LEAST:
-            return ""
-        place = self._cut(self._rest)
-        if not place and len(self._rest) >= _MOST:
-            place = len(self._rest)
-        found, self._rest = self._rest[:place], self._rest[place:]
+            return [piece]
+        found = []
+        for start in range(0, len(piece), _LEAST):  # what is encoded takes a multiple of its size
+            self._rest += piece[start : start + _LEAST]
+            if len(self._rest) < _LEAST:
+                continue
+            place = self._cut(self._rest)
+            if not place and len(self._rest) >= _MOST:
+                place = len(self._rest)
+            if place:
+                found.append(self._rest[:place])
+                self._rest = self._rest[place:]
         return found
 
     def end(self) -> str:
@@ -46,7 +50,7 @@ def encode_pieces(tokenizer: Tokenizer, pieces: Iterable[str]) -> Iterator[Int[A
     """The ids of a text that comes in pieces, piece by piece."""
     words = WholeWords(tokenizer.cut)
     for piece in pieces:
-        yield tokenizer.encode(words.add(piece))
+        yield from map(tokenizer.encode, words.add(piece))
     yield tokenizer.encode(words.end())
 
 
@@ -60,6 +64,7 @@ class SplitEncoder:
 
     def add(self, piece: str | None) -> Int[Array, " n"]:
         """The ids that are certain with the next piece; None ends the text, with a boundary."""
-        if piece is not None:
-            return self._tokenizer.encode(self._words.add(piece))
-        return np.append(self._tokenizer.encode(self._words.end()), self._boundary)
+        if piece is None:
+            return np.append(self._tokenizer.encode(self._words.end()), self._boundary)
+        found = [self._tokenizer.encode(whole) for whole in self._words.add(piece)]
+        return np.concatenate([self._boundary[:0], *found])

@@ -125,6 +125,8 @@ def check_batch(batch: Any, vocab_size: int) -> Batch:
     inputs, targets = batch
     if inputs.ndim != 2 or inputs.shape != targets.shape:
         raise ValueError(f"{kind} {inputs.shape} and {targets.shape}")
+    if not inputs.size:
+        raise ValueError(f"a batch must have at least one row and one position, got {inputs.shape}")
     if isinstance(inputs, np.ndarray) and isinstance(targets, np.ndarray):
         _check_ids(inputs, targets, vocab_size)
     return inputs, targets

@@ -32,6 +32,7 @@ from ..training.steps import (
     ending,
     grouped_step,
     guarded,
+    settled,
     takes_normalizer,
 )
 
@@ -178,7 +179,8 @@ def fit(
             return evaluate(model, validation, objective, eta=validation_eta, ranks=ranks)
 
         report = Report(run, validate, advice, steps, progress and ranks.is_first, ranks)
-        groups = _groups(batches, run.step * accumulate, accumulate)
+        source = settled(group_step, model, batches) if run.step else batches
+        groups = _groups(source, run.step * accumulate, accumulate)
         if ranks.size > 1:
             groups = _same_on_all(ranks, groups, model, validation, steps, lr, seed)
         wanted = folder is not None or ranks.size > 1

@@ -10,7 +10,6 @@ one, and nothing is sent.
 import atexit
 import math
 import os
-import pickle
 import platform
 import sys
 import time
@@ -23,6 +22,7 @@ import numpy as np
 from ..backend import is_array, to_numpy
 from ..model import LanguageModel
 from ..storage.shapes import Array, Batch, Float, LossAndGrads
+from .shards import portable
 
 Result = TypeVar("Result")
 
@@ -84,7 +84,7 @@ class Ranks:
 
     def _agree(self, error: Exception | None) -> None:
         """Raise the first error that a rank has, on all of them."""
-        errors = self.communicator.allgather(None if error is None else _portable(error))
+        errors = self.communicator.allgather(None if error is None else portable(error))
         found = next((e for e in errors if e is not None), None)
         if found is not None:
             raise found from error
@@ -239,12 +239,3 @@ def _unflattened(model: LanguageModel, flat: Float[Array, " N"]) -> LossAndGrads
         grads[name] = flat[start:stop].reshape(p.shape)
         start = stop
     return flat[start].copy(), grads
-
-
-def _portable(error: Exception) -> Exception:
-    """The error, or one of the same words where it does not go through a pickle."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error

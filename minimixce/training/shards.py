@@ -8,16 +8,19 @@ keep nothing between calls, the shards are processes: this one and children that
 in shared memory and leave their gradients there.
 """
 
+import contextlib
 import contextvars
 import functools
 import math
 import mmap
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import types
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, TypeAlias
@@ -51,10 +54,12 @@ def default_shards(num_params: int, rows: int, positions: int, threads: int) -> 
 def keep_nothing(objective: Any, model: LanguageModel) -> bool:
     """Whether a call of the objective with the model's logits changes nothing but its results, so
     that it may happen in another process, and in parts: the model is of a class of this package,
-    and the objective a function of minimixce.objectives with a normalizer, alone or in
-    functools.partial with numbers and text.
+    none of its methods replaced, and the objective a function of minimixce.objectives with a
+    normalizer, alone or in functools.partial with numbers and text.
     """
     if type(model).__module__.partition(".")[0] != __name__.partition(".")[0]:
+        return False
+    if any(map(callable, vars(model).values())):
         return False
     objective = getattr(objective, "__wrapped__", objective)
     if isinstance(objective, functools.partial):
@@ -130,9 +135,14 @@ class Shards:
         return [r.result() for r in running]
 
     def _in_processes(self, model, work):
-        if self._model is not model:
+        if self._model is not model or not _fits(self._params, model.params):
             self._end_children()
-            self._fork(model)
+            try:
+                self._fork(model)
+            except OSError:  # there is no memory for them, or there are too many: threads do
+                self._end_children()
+                self.processes = False
+                return self._in_threads(model, work)
         for name, shared in self._params.items():
             shared[...] = model.params[name]
         try:
@@ -170,6 +180,13 @@ def _sum(found):
     return loss, grads
 
 
+def _fits(shared: Arrays, params: Arrays) -> bool:
+    """Whether each of params has its place in `shared`: the same names, shapes and dtypes."""
+    return shared.keys() == params.keys() and all(
+        (shared[name].shape, shared[name].dtype) == (p.shape, p.dtype) for name, p in params.items()
+    )
+
+
 def _shared_like(arrays: Arrays) -> Arrays:
     """Arrays {name: array} of the same shapes in memory that forked processes share."""
     memory = mmap.mmap(-1, max(1, sum(a.nbytes for a in arrays.values())))
@@ -193,7 +210,10 @@ class _Child:
             args=(theirs, shard_step, model, params, self.grads, shard),
             daemon=True,
         )
-        self.process.start()
+        with _signals_waiting(), warnings.catch_warnings():
+            # Python warns where there are other threads; a child takes no lock that one may hold
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.process.start()
         theirs.close()
 
     def send(self, work: Any) -> None:
@@ -224,6 +244,18 @@ class _Child:
         )
 
 
+@contextlib.contextmanager
+def _signals_waiting() -> Iterator[None]:
+    """A context in which signals wait. A process that is forked in it hears none: Ctrl-C and others
+    that a terminal sends to both are the parent's to act on.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(
     connection: Connection,
     shard_step: ShardStep,
@@ -233,31 +265,42 @@ def _serve(
     shard: int,
 ) -> None:
     """A child's life: work comes in, gradients are left in `grads`, until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to hear
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler would be the parent's
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     _close_all_but(connection.fileno())
     model.params = params
-    while True:
-        try:
+    with contextlib.suppress(EOFError, OSError):  # the parent has ended
+        while True:
             work = connection.recv()
-        except (EOFError, OSError):
-            return
-        answer: tuple[Exception | None, Any]
-        try:
-            for g in grads.values():
-                g[...] = 0
-            loss, _ = shard_step(model, *work, shard, grads)
-            answer = None, loss
-        except Exception as error:
-            answer = error, None
-        try:
-            connection.send(answer)
-        except Exception:  # an error that does not go through a pipe
-            connection.send((RuntimeError(f"{type(answer[0]).__name__}: {answer[0]}"), None))
+            connection.send(_answer(shard_step, model, work, grads, shard))
+    os._exit(0)  # what Python does at its end is the parent's, too
+
+
+def _answer(shard_step, model, work, grads, shard):
+    """(None, loss) of a shard, or (what it raised, None)."""
+    try:
+        for g in grads.values():
+            g[...] = 0
+        loss, _ = shard_step(model, *work, shard, grads)
+    except Exception as error:
+        return portable(error), None
+    return None, loss
+
+
+def portable(error: Exception) -> Exception:
+    """The error, or one that says the same where it would not come out of a pipe."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _close_all_but(kept: int) -> None:
     """Close files that the parent has open (the lock of its run, the ends of other pipes), so that
     they are free when it ends.
     """
-    os.closerange(3, kept)
-    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
+    for name in os.listdir("/proc/self/fd"):  # a limit on their number may be huge, or be new
+        if int(name) > 2 and int(name) != kept:
+            with contextlib.suppress(OSError):  # that of the listing itself is closed already
+                os.close(int(name))

@@ -8,8 +8,9 @@ the mean over a group of batches, where number counts the groups.
 import contextlib
 import functools
 import inspect
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -130,10 +131,10 @@ class GroupedObjective:
     group equals one big batch; elsewhere the batches' losses are averaged. The random numbers of
     dropout depend on seed, number and shard alone, so that a resumed run draws what an undisturbed
     one would. shards: how many parts every batch's rows are shared out in, which are computed side
-    by side (see training/shards.py); None for as many as the first batch's shape is worth. share:
-    (k, m) for rank k of m, each of which has so many shards: the sums are then over its own, of
-    `shards` times m, and have no grads (None) where these have no rows. `close` ends what shards
-    run in.
+    by side (see training/shards.py); None for as many as the first batch's shape is worth (see
+    settled). share: (k, m) for rank k of m, each of which has so many shards: the sums are then
+    over its own, of `shards` times m, and have no grads (None) where these have no rows. `close`
+    ends what shards run in.
     """
 
     def __init__(
@@ -206,6 +207,19 @@ def ending(group_step: GroupStep) -> Iterator[None]:
     finally:
         if isinstance(group_step, GroupedObjective):
             group_step.close()
+
+
+def settled(group_step: GroupStep, model: LanguageModel, batches: Iterable[Batch]) -> Any:
+    """`batches`, or an iterator over them, once their first has settled the shards of group_step:
+    a run that goes on with later ones is to be computed as it was begun.
+    """
+    if not isinstance(group_step, GroupedObjective) or group_step.shards is not None:
+        return batches
+    rest = iter(batches)
+    begin = list(itertools.islice(rest, 1))
+    if begin:
+        group_step.shards = shards_for(group_step.objective, model, begin[0])
+    return batches if hasattr(batches, "__getitem__") else itertools.chain(begin, rest)
 
 
 def shards_for(objective: Loss, model: LanguageModel, batch: Batch) -> int:

@@ -2,10 +2,14 @@
 
 import contextlib
 import importlib.util
+import threading
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 _MISSING = "--threads and --shards need threadpoolctl: pip install threadpoolctl"
+
+_share_in_force = threading.Lock()
 
 
 def limit_threads(count: int | None) -> AbstractContextManager[Any]:
@@ -29,11 +33,20 @@ def can_limit_threads() -> bool:
     return importlib.util.find_spec("threadpoolctl") is not None
 
 
-def share_of_threads(shards: int) -> AbstractContextManager[Any]:
+@contextlib.contextmanager
+def share_of_threads(shards: int) -> Iterator[None]:
     """A context that gives each of `shards` shards its share of the linear algebra library's
-    threads.
+    threads. The limit is the whole process's: where a run in another thread has set one, that one
+    counts, since at its end a second would bring back what it found, the limit of the first.
     """
-    return limit_threads(max(1, threads_in_use() // shards))
+    if not _share_in_force.acquire(blocking=False):
+        yield
+        return
+    try:
+        with limit_threads(max(1, threads_in_use() // shards)):
+            yield
+    finally:
+        _share_in_force.release()
 
 
 def threads_in_use() -> int:

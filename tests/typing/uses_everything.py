@@ -29,6 +29,10 @@ def models(folder: Path) -> mm.GPT:
     grads: Grads = model.backward(np.ones_like(logits), cache)
     logits, cache = model.forward(np.eye(6, dtype="float32")[tokens])
     grads = model.backward(np.ones_like(logits), cache, grads)
+    rng = mm.backend.rng(1, np)
+    loss, grads = model.loss_and_grads(tokens[:, :-1], tokens[:, 1:], mm.objectives.mle, rng, grads)
+    for rows, logits in model.logits_in_chunks(tokens):
+        print(tokens[rows].shape, logits.shape, loss)
     present: list[KV]
     logits, present, gpt_cache = model.extend_forward(tokens[:, :2], None)
     logits, present, gpt_cache = model.extend_forward(tokens[:, 2:], present)
@@ -212,6 +216,9 @@ def texts(folder: Path) -> None:
     tokenizer = text.load_tokenizer(folder)
     print(tokenizer.decode(tokenizer.encode("cat")), tokenizer.vocab_size, inputs, targets)
     print(text.ByteTokenizer().encode("é"), text.WordTokenizer(["a"]).fields(), text.BOUNDARY)
+    bpe: text.SubwordTokenizer = text.learn_bpe(["the cat, the mat"], vocab_size=260)
+    print(text.encode_prompt(bpe, "the cat"), bpe.boundary, bpe.decode(bpe.encode("cat")))
+    print(len(text.load_corpus(file, tokenizer=bpe).train))
 
 
 def devices() -> None:
