@@ -24,7 +24,7 @@ from ..model import LanguageModel
 from ..storage.shapes import Array, Batch, Float, LossAndGrads
 from .shards import portable
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 # what an engine tells the processes that it starts: their number. PMIx names a rank alone.
 _STARTED = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK")
@@ -55,7 +55,7 @@ class Ranks:
 
     # ---- errors, and what one of them knows ------------------------------------------------------
 
-    def together(self, do: Callable[[], Result]) -> Result:
+    def together(self, do: Callable[[], _Result]) -> _Result:
         """do(), called on every rank -> its result there. What it raises on any rank is raised on
         all, so that none waits for one that has failed.
         """
@@ -70,12 +70,12 @@ class Ranks:
         self._agree(error)
         return result
 
-    def from_first(self, do: Callable[[], Result]) -> Result:
+    def from_first(self, do: Callable[[], _Result]) -> _Result:
         """do(), called on the first rank alone -> its result, on every rank."""
         if self.size == 1:
             return do()
         result = self.together(lambda: do() if self.is_first else None)
-        found: Result = self.communicator.bcast(result)
+        found: _Result = self.communicator.bcast(result)
         return found
 
     def on_first(self, do: Callable[[], Any]) -> None:

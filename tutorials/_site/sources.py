@@ -49,6 +49,7 @@ using
 gradient_checking
 worlds
 comparing
+mpi
 which_objective
 claims
 add_your_own
