@@ -153,16 +153,16 @@ class Ranks:
         size, dtype = count + 1 + len(flags), np.result_type(*(p.dtype for p in params))
         if self._own.size != size or self._own.dtype != dtype:
             self._own, self._summed = np.empty(size, dtype), np.empty(size, dtype)
-        loss, grads = (0.0, None) if own is None else own
-        if grads is None:  # there may be fewer rows than ranks
-            self._own[:count] = 0
+        if own is None:
+            self._own[:] = 0
         else:
+            loss, grads = own
             flat = [grads[name].reshape(-1) for name in model.params]
             if model.xp is np:
                 np.concatenate(flat, out=self._own[:count])
             else:
                 self._own[:count] = to_numpy(model.xp.concatenate(flat))
-        self._own[count] = float(loss)
+            self._own[count] = float(loss)
         self._own[count + 1 :] = flags
 
     def stops(self, interrupted: bool) -> bool:

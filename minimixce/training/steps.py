@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .. import backend
-from ..model import LanguageModel
+from ..model import LanguageModel, complete_grads
 from ..storage.shapes import Array, Batch, Loss, LossAndGrads, RandomGenerator
 from .shards import Shards, default_shards, keep_nothing, rows_of
 from .threads import threads_in_use
@@ -133,8 +133,8 @@ class GroupedObjective:
     one would. shards: how many parts every batch's rows are shared out in, which are computed side
     by side (see training/shards.py); None for as many as the first batch's shape is worth (see
     settled). share: (k, m) for rank k of m, each of which has so many shards: the sums are then
-    over its own, of `shards` times m, and have no grads (None) where these have no rows. `close`
-    ends what shards run in.
+    over its own, of `shards` times m, and zero where these have no rows. `close` ends what shards
+    run in.
     """
 
     def __init__(
@@ -157,11 +157,15 @@ class GroupedObjective:
             self.shards = shards_for(self.objective, model, group[0])
         count = max(1, sum(int((targets >= 0).sum()) for _, targets in group))
         if self.shards == 1:
-            return self._shard_step(model, group, count, number, 0)
-        if self._side_by_side is None:
-            processes = keep_nothing(self.objective, model)
-            self._side_by_side = Shards(self._shard_step, self.shards, processes)
-        return self._side_by_side(model, group, count, number)
+            loss, grads = self._shard_step(model, group, count, number, 0)
+        else:
+            if self._side_by_side is None:
+                processes = keep_nothing(self.objective, model)
+                self._side_by_side = Shards(self._shard_step, self.shards, processes)
+            loss, grads = self._side_by_side(model, group, count, number)
+        if grads is None:
+            return model.xp.asarray(0.0), complete_grads({}, model)
+        return loss, grads
 
     def close(self) -> None:
         """End the processes that shards may run in."""
