@@ -106,12 +106,6 @@ def product(draw, transposed, heads):
     return plain, lambda: matmul(a, b, **{f"transpose_{transposed}": True})
 
 
-def row_mean(draw):
-    x = draw(draw.size.B, draw.size.T, draw.size.C) + 3
-    fast = draw.fast(kernels, "mean", layers._mean)
-    return (lambda: layers._mean(x)), (lambda: fast(x))
-
-
 def column_sums(draw):
     x = draw(draw.size.B * draw.size.T, 4 * draw.size.C)
     fast = draw.fast(kernels, "sum_rows", lambda x: x.sum(axis=0))
@@ -210,7 +204,6 @@ CASES |= {
     for transposed in "ab"
 }
 CASES |= {
-    "mean of rows": row_mean,
     "sums of columns": column_sums,
     "loss head, mixce": functools.partial(loss_head, name="mixce"),
     "loss head, tailr": functools.partial(loss_head, name="tailr"),

@@ -95,7 +95,7 @@ def test_a_wrong_kernel_is_found(monkeypatch):
 
     monkeypatch.setattr(gpu_kernels.Draw, "fast", wrong)
     with pytest.raises(AssertionError, match=r"float64 1.00e-03 is above 1e-11"):
-        gpu_kernels.is_right(BENCH, gpu_kernels.CASES["mean of rows"])
+        gpu_kernels.is_right(BENCH, gpu_kernels.CASES["sums of columns"])
 
 
 def command(*words):

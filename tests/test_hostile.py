@@ -1354,11 +1354,11 @@ def test_ctrl_c_says_how_to_go_on_and_then_ends_the_same(template, whole):
 
 def test_a_run_stopped_between_measurements_goes_on_to_the_next_one(template):
     with world(template):
-        Path("stopping.py").write_text(
-            "import signal\nimport minimixce as mm\ncalls = []  # one before the first step, then"
-            " one a step\ndef objective(logits, targets):\n    calls.append(0) if logits.shape[:2]"
-            " == (2, 8) else None\n    if len(calls) == 6: signal.raise_signal(signal.SIGINT)\n   "
-            " return mm.objectives.mle(logits, targets)\n"
+        Path("stopping.py").write_text(  # in step 5, which follows the measurement of step 4
+            "import os, signal\nimport minimixce as mm\ndef objective(logits, targets):\n"
+            "    file = 'new/metrics.jsonl'\n    if os.path.exists(file) and '\"step\": 4' in"
+            " open(file).read(): signal.raise_signal(signal.SIGINT)\n"
+            "    return mm.objectives.mle(logits, targets)\n"
         )
         command = f"{TRAIN} --objective stopping.py:objective --unchecked --eval-every 4"
         resume = f"train --out new --resume --objective {os.getcwd()}/stopping.py:objective"

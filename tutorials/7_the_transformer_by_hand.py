@@ -946,7 +946,7 @@ assert [VALID[i].startswith("cat ") for places in groups.values() for i in place
 
 # %%
 _, cache = mle.forward(np.array([[0, 1, 3]]))  # the boundary, "cat", "here"
-probs = cache.blocks[0].attention.probs[0]  # (H,keys,queries): the package keeps keys first
+probs = cache.hidden.blocks[0].attention.probs[0]  # (H,keys,queries): the package keeps keys first
 probs = probs.swapaxes(1, 2)  # (H,queries,keys)
 at_cat = probs[:, 2, 1]  # from "here" at "cat", (H,)
 
@@ -1240,7 +1240,7 @@ ends["transformer, lr=0.01, seed 0"] = two_kls
 def at_noun(model):
     """How much the head that looks more looks from "here" at the noun"""
     _, cache = model.forward(np.array([[0, 1, 3], [0, 2, 3]]))  # "cat here", "cats here"
-    return cache.blocks[0].attention.probs[:, :, 1, 2].max()
+    return cache.hidden.blocks[0].attention.probs[:, :, 1, 2].max()
 
 
 def kl_to(model):

@@ -53,7 +53,7 @@ class CommonOptions:
     seed: int = option(0, "seed of every random number", least=0, on_resume=FIXED)
     threads: int | None = option(
         None,
-        "threads of the linear algebra library (needs the extra 'threads')",
+        "threads of the linear algebra library; all that it has by default",
         on_resume=FREE,
     )
 

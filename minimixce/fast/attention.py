@@ -1,4 +1,4 @@
-"""Causal attention in blocks of queries, without the half of the scores that nobody may see.
+"""Causal attention in blocks of queries, without the half of the scores that are masked.
 
 Trick 1, *blocks of queries*: a block of queries needs the keys up to its own end only, so that of
 n blocks (n+1)/2n of the scores are computed and kept; on the CPU a block also fits the cache.

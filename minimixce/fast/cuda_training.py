@@ -1,7 +1,8 @@
 """The loss head and the optimizer on a GPU.
 
 token_objective and clip_grads have the arguments and results of those they are named after, in
-objectives.py and optim.py. Arrays: kernels.suits, and suit_tables for those by name.
+objectives.py and optim.py. Arrays: kernels.suits, and suit_tables for those by name. The optimizer
+is chosen in __init__.py; the loss head is not yet, until a GPU has shown what it brings.
 """
 
 import math

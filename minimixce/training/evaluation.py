@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import objectives
-from ..backend import is_array
+from ..backend import check_ids, is_array
 from ..model import LanguageModel
 from ..storage.shapes import Array, Batch, Float, Int, Loss
 from ..storage.validate import check_finite, check_ratio
@@ -128,20 +128,9 @@ def check_batch(batch: Any, vocab_size: int) -> Batch:
     if not inputs.size:
         raise ValueError(f"a batch must have at least one row and one position, got {inputs.shape}")
     if isinstance(inputs, np.ndarray) and isinstance(targets, np.ndarray):
-        _check_ids(inputs, targets, vocab_size)
+        check_ids("a batch's inputs", inputs, vocab_size)
+        check_ids("a batch's targets", targets, vocab_size, ignored=True)
     return inputs, targets
-
-
-def _check_ids(inputs: Int[Array, "B T"], targets: Int[Array, "B T"], vocab_size: int) -> None:
-    if not 0 <= inputs.min(initial=0) <= inputs.max(initial=0) < vocab_size:
-        raise ValueError(
-            f"a batch's inputs must be in 0 … {vocab_size - 1}, got {inputs.min()} … {inputs.max()}"
-        )
-    if not -1 <= targets.min(initial=0) <= targets.max(initial=0) < vocab_size:
-        raise ValueError(
-            f"a batch's targets must be in 0 … {vocab_size - 1}, or −1, got {targets.min()} …"
-            f" {targets.max()}"
-        )
 
 
 def loss_of_uniform(objective: Loss, vocab_size: int) -> float:

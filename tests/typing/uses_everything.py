@@ -147,8 +147,9 @@ def exact_sums(model: mm.GPT, world: mm.worlds.World) -> None:
     )
     every_row: Array = mm.exact.sequences(4, 3, start=0, stop=5)
     count: int = mm.exact.num_sequences(4, 3)
+    shards: int = mm.exact.default_shards(4, 3, threads=2)
     print(float(entropies.forward), float(loss), sorted(grads), sorted(everything), log_q, dlogits)
-    print(every_row, count)
+    print(every_row, count, shards)
 
 
 def estimates(model: mm.GPT, world: mm.worlds.World) -> None:
