@@ -166,14 +166,21 @@ def rloo(
         raise ValueError(
             f"rloo needs at least 2 samples, one of which is left out, got {len(rows)}"
         )
-    _check_objective_or_js(objective, eta)
-    s = score(model, world, rows, "reverse_kl" if objective == "js" else objective)
-    total = s.cost.sum(axis=1)
-    if objective == "js":
-        log_q, log_p = s.log_q.sum(axis=1), s.log_p.sum(axis=1)
-        total = (1 - eta) * _cost_and_slopes("js", eta, log_q, log_p, model.xp)[0]
+    s, total = score_sequences(model, world, rows, objective, eta)
     others = (total.sum() - total) / (len(rows) - 1)
     return total.mean(), pull_back(model, s, (total - others)[:, None])
+
+
+def score_sequences(
+    model: LanguageModel, world: World, rows: Rows, objective: str, eta: float
+) -> tuple[Scored, Float[Array, " n"]]:
+    """Rows (n, max_len+1) -> Scored, and C of each row (n,) for an objective of rloo's."""
+    _check_objective_or_js(objective, eta)
+    s = score(model, world, rows, "reverse_kl" if objective == "js" else objective)
+    if objective != "js":
+        return s, s.cost.sum(axis=1)
+    log_q, log_p = s.log_q.sum(axis=1), s.log_p.sum(axis=1)
+    return s, (1 - eta) * _cost_and_slopes("js", eta, log_q, log_p, model.xp)[0]
 
 
 def k1(

@@ -78,7 +78,7 @@ def run(given: dict[str, Any]) -> int:
     options that the user gave, by name. Raises ValueError or FileNotFoundError for options that
     cannot work.
     """
-    from ..experiments import jobs
+    from ..experiments import reading
 
     flags = chosen(Flags, given)
     if "format" in given:
@@ -90,13 +90,13 @@ def run(given: dict[str, Any]) -> int:
     given = of(TextOptions, given)
     options = TrainingOptions(**given)
     check_given(options, given)
-    corpus = jobs.load_corpus(options, flags.out, flags.overwrite)
+    corpus = reading.load_corpus(options, flags.out, flags.overwrite)
     say(
         f"{len(corpus.train):,} training and {len(corpus.validation):,} validation tokens,"
         f" {corpus.tokenizer.vocab_size} different, in {one_line(flags.out)}/;"
         f" train on them with --data {one_line(shlex.quote(flags.out))}"
     )
-    for line in jobs.describe_reading(corpus):
+    for line in reading.describe_reading(corpus):
         say(line)
     return 0
 

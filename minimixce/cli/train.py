@@ -16,6 +16,7 @@ from ..experiments.options import (
     quick,
     resumed,
 )
+from ..training.ranks import Ranks, of_mpi
 from .options import CommonOptions, add_fields, chosen, of
 from .output import say
 
@@ -60,8 +61,20 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def run(given: dict[str, Any]) -> int:
     """Train, and print the report -> exit status. given: the options that the user gave, by name.
-    Raises ValueError, FileExistsError or FileNotFoundError for options that cannot work.
+    Raises ValueError, FileExistsError or FileNotFoundError for options that cannot work. Under
+    mpiexec all ranks train one model.
     """
+    ranks = of_mpi()
+    try:
+        _train(given, ranks)
+    except BaseException:
+        if ranks.end_together(2) and not ranks.is_first:
+            return 2  # the first says why
+        raise
+    return 0
+
+
+def _train(given: dict[str, Any], ranks: Ranks) -> None:
     from ..experiments import jobs, starting
 
     flags = chosen(Flags, given)
@@ -71,14 +84,15 @@ def run(given: dict[str, Any]) -> int:
         raise ValueError("--quick starts a run; leave it out with --resume")
     given = of(TrainingOptions, given)
     if flags.resume and not flags.overwrite:
-        options = resumed(flags.out, given, flags.change)
+        options = ranks.from_first(lambda: resumed(flags.out, given, flags.change))
     else:
         settled = starting.fine_tuning(given)
         options = TrainingOptions(**(quick(settled) if flags.quick else settled))
     check_given(options, given)
-    report = (lambda line: None) if options.quiet else say
+    silent = lambda line: None  # noqa: E731
+    report = silent if options.quiet or not ranks.is_first else say
     # what of the text was not read matters in a run without a report, too
     warn = (lambda line: say(line, file=sys.stderr)) if options.quiet else say
+    warn = warn if ranks.is_first else silent
     how = {"resume": flags.resume, "overwrite": flags.overwrite}
-    jobs.train(options, flags.out, **how, say=report, warn=warn)
-    return 0
+    jobs.train(options, flags.out, **how, say=report, warn=warn, ranks=ranks)

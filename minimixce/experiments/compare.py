@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -14,9 +15,10 @@ from ..gpt import GPT
 from ..storage import files, install
 from ..storage.shapes import FilePath
 from ..training import run
-from . import measures, on_worlds, options, plots, tables, world_measures, written
-from .jobs import Job, describe_reading, load_corpus
-from .options import ComparisonOptions, parse_seeds
+from . import measures, on_worlds, options, plots, pool, tables, world_measures, written
+from .jobs import Job
+from .options import ComparisonOptions, TrainingOptions, parse_seeds
+from .reading import describe_reading, load_corpus
 
 TABLE_FILE = "table.json"
 CSV_FILE = "table.csv"
@@ -57,9 +59,12 @@ def compare(
     holds a comparison, unless overwrite=True, which removes it as soon as the first run can be
     trained. What else is in `out` stays as it is: FileExistsError where it has a name that the
     comparison needs. say: takes the name of each run before it is trained, unless the options are
-    quiet. Raises ValueError for options that cannot work, before the first run is trained.
+    quiet. Under `python -m mpi4py.futures` its ranks train the runs side by side; all must see
+    `out`. Raises ValueError for options that cannot work, before the first run is trained.
     """
     o, out = comparison_options, Path(out)
+    if pool.on_mpi() and o.shards is None:
+        o = dataclasses.replace(o, shards=1)  # a rank has one thread
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
     plots.new_figure()  # a missing matplotlib is better found before the training
@@ -94,8 +99,7 @@ def _jobs(
     """The jobs of all runs, by label and seed. All are made before the first is trained, so that
     bad options fail at once. runs_there: their folders, where some may be trained by now.
     """
-    of_run = next((folder for folder in runs_there if (folder / run.RUN_FILE).exists()), None)
-    corpus = load_corpus(o, out=out, of_run=of_run)
+    corpus = load_corpus(o, out=out, of_run=_started(runs_there))
     if not o.world and len(corpus.validation) < o.tokens:
         raise ValueError(
             f"--tokens must be at most the {len(corpus.validation)} tokens held out, got {o.tokens}"
@@ -105,6 +109,11 @@ def _jobs(
         for label, changes in runs.items()
         for seed in seeds
     }
+
+
+def _started(folders: Iterable[Path]) -> Path | None:
+    """The first of the runs' folders whose run has a tokenizer by now."""
+    return next((folder for folder in folders if (folder / run.RUN_FILE).exists()), None)
 
 
 def _compare(
@@ -118,11 +127,8 @@ def _compare(
     job = next(iter(jobs.values()))
     for line in [*describe_reading(job.corpus), *job.describe_batches()]:
         say(line.strip())
-    trained: Runs = {}
-    for (label, seed), job in jobs.items():
-        if not o.quiet:
-            say(f"\n{label}, seed {seed}")
-        trained[label, seed] = _trained(job, out / folders[label, seed])
+    train = _train_on_mpi if pool.on_mpi() else _train_here
+    trained = train(o, jobs, {key: out / name for key, name in folders.items()}, say)
     found = (compare_on_world if o.world else compare_on_text)(o, trained)
     draw = plots.world_comparison if o.world else plots.comparison
     with install.replacing(out, _RESULTS) as new:  # together: they show the same runs
@@ -156,11 +162,64 @@ class Trained(NamedTuple):
 Runs: TypeAlias = dict[tuple[str, int], Trained]  # by label and seed
 
 
-def _trained(job: Job, folder: Path) -> Trained:
-    """Train one run, or go on with it -> Trained."""
+def _train_here(
+    o: ComparisonOptions,
+    jobs: dict[tuple[str, int], Job],
+    folders: dict[tuple[str, int], Path],
+    say: Callable[[str], object],
+) -> Runs:
+    """Train the runs one after the other, or go on with them."""
+    trained: Runs = {}
+    for (label, seed), job in jobs.items():
+        if not o.quiet:
+            say(f"\n{label}, seed {seed}")
+        measurements = _train(job, folders[label, seed], progress=not o.quiet)
+        trained[label, seed] = _opened(job, folders[label, seed], measurements)
+    return trained
+
+
+def _train_on_mpi(
+    o: ComparisonOptions,
+    jobs: dict[tuple[str, int], Job],
+    folders: dict[tuple[str, int], Path],
+    say: Callable[[str], object],
+) -> Runs:
+    """The same on the ranks of mpi4py.futures, side by side; they see the same folders."""
+    trained: Runs = {}
+    with pool.worker_pool(0, len(jobs)) as (executor, count):
+        assert executor is not None
+        if not o.quiet:
+            say(f"{len(jobs)} runs, {count} at a time")
+        futures = {
+            executor.submit(_train_alone, job.options, folders[key], [*folders.values()]): key
+            for key, job in jobs.items()
+        }
+        for future in as_completed(futures):
+            label, seed = key = futures[future]
+            measurements = future.result()
+            run.check_corpus(folders[key], jobs[key].corpus)  # read there, and maybe another
+            trained[key] = _opened(jobs[key], folders[key], measurements)
+            if not o.quiet:
+                say(f"{label}, seed {seed}: trained")
+    return {key: trained[key] for key in jobs}
+
+
+def _train_alone(
+    job_options: TrainingOptions, folder: Path, places: list[Path]
+) -> list[dict[str, Any]]:
+    """Train a run in a process that knows nothing of it but its options."""
+    corpus = load_corpus(job_options, out=folder.parent, of_run=_started(places))
+    return _train(Job(job_options, corpus), folder, progress=False)
+
+
+def _train(job: Job, folder: Path, progress: bool) -> list[dict[str, Any]]:
+    """Train one run, or go on with it -> its measurements."""
     with run.keeping(folder):
-        resume = (folder / run.RUN_FILE).exists()
-        measurements = job.fit(folder, resume, progress=not job.options.quiet)
+        return job.fit(folder, (folder / run.RUN_FILE).exists(), progress=progress)
+
+
+def _opened(job: Job, folder: Path, measurements: list[dict[str, Any]]) -> Trained:
+    with run.keeping(folder):
         best = GPT.load(folder, job.options.device)
         job.model = best  # the last one, which may be large, is not looked at again
         return Trained(job, best, measurements)

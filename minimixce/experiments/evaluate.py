@@ -18,7 +18,7 @@ from ..training.evaluation import evaluate
 from . import measures, on_worlds, options, tables, world_measures
 from .continuation_measures import report_continuations
 from .continuations import ContinuationOptions, check_options
-from .jobs import describe_reading, held_out_batches, load_corpus
+from .reading import describe_reading, held_out_batches, load_corpus
 
 
 def evaluate_run(

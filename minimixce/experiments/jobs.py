@@ -2,7 +2,9 @@
 `minimixce compare`.
 """
 
+import contextlib
 import dataclasses
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -10,21 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend, objectives, text
+from .. import __version__, backend, objectives, text
 from ..gpt import GPT, GPTConfig
 from ..model import LanguageModel
 from ..storage import memory, validate
 from ..storage.shapes import ArrayModule, Batch, FilePath, Loss
 from ..storage.terminal import one_line
-from ..text.prepared import Tokens
 from ..training import loop, run, steps, timing
 from ..training.evaluation import evaluate, loss_of_uniform, mean_loss
-from ..training.threads import limit_threads
+from ..training.ranks import Ranks
+from ..training.threads import limit_threads, threads_in_use
 from . import measures, on_worlds, options, starting, world_measures
 from .losses import objective_or_step
 from .options import TrainingOptions
+from .reading import MOST_POSITIONS, describe_reading, held_out_batches, load_corpus
 
-MOST_POSITIONS = 1 << 12  # in a batch to measure on, each with V logits
 MOST_COUNTED = 5_000_000  # training tokens of which a 4-gram model is made, for comparison
 
 
@@ -40,40 +42,35 @@ def train(
     overwrite: bool = False,
     say: Callable[[str], object] = print,
     warn: Callable[[str], object] | None = None,
+    ranks: Ranks | None = None,
 ) -> "Job":
     """Train a model as job_options say, keep the run in the folder `out`, and report -> the Job.
 
     resume: go on with the run in `out`, whose options are options.resumed(out, …); otherwise
     FileExistsError where `out` holds a run, unless overwrite=True. say: takes each line of the
-    report; warn: those on text that was not read as one would expect, by default say. Ctrl-C raises
-    Stopped once the run is saved.
+    report; warn: those on text that was not read as one would expect, by default say. ranks: the
+    processes that train together and all call this alike, of which the first reports and writes.
+    Ctrl-C raises Stopped once the run is saved.
     """
     out = Path(out)
     if resume and overwrite:
         raise ValueError("--resume and --overwrite exclude each other")
-    with run.keeping(out), limit_threads(job_options.threads):  # results depend on threads
-        if not (resume or overwrite) and (found := run.found_in(out)):
-            raise FileExistsError(
-                f"{out} already holds a run ({found}); choose another --out, or add --resume or"
-                " --overwrite"
-            )
-        try:
-            job = Job(job_options, out=out, resume=resume)
-        except FileNotFoundError as error:
-            if not resume or job_options.data is None:
-                raise
-            either = "--data or --validation" if job_options.validation else "--data"
-            raise FileNotFoundError(f"{error}; name its new place with {either}") from None
+    ranks = ranks or Ranks()
+    with contextlib.ExitStack() as kept:
+        ranks.together(lambda: kept.enter_context(_keeping(out, ranks)))
+        # results depend on threads
+        kept.enter_context(limit_threads(_threads(job_options.threads, ranks)))
+        ranks.on_first(lambda: _check_free(out, resume or overwrite))
+        job = ranks.together(lambda: _job(job_options, out, resume, ranks))
+        ranks.check_same(job.facts())
         say(job.describe_data())
         for line in [*describe_reading(job.corpus), *job.describe_batches()]:
             (warn or say)(line)
         say(job.describe_model())
         if resume:
-            run.check_corpus(out, job.corpus)
+            ranks.on_first(lambda: run.check_corpus(out, job.corpus))
         else:
-            say(job.check_start())
-            if job_options.objective in objectives.OBJECTIVES:  # a user's own may count its calls
-                say(job.describe_time())
+            ranks.on_first(lambda: _describe_start(job, say))
         try:
             job.fit(out, resume, progress=not job_options.quiet)
         except KeyboardInterrupt:
@@ -83,14 +80,56 @@ def train(
             again = f" --objective {name}" if options.is_in_file(name) else ""
             how = f"minimixce train --out {one_line(shlex.quote(str(out)))} --resume{again}"
             raise Stopped(f"stopped; go on with: {how}") from None
-        best = GPT.load(out, job_options.device)
-        say(job.result(best))
-        say(f"sample   {job.sample(best)}")
-        say(
-            f"files    {one_line(out)}/: config.json and model.safetensors (the best model),"
-            f" {run.LAST}/, {run.METRICS_FILE}"
-        )
+        ranks.on_first(lambda: _describe_result(job, out, say))
     return job
+
+
+def _keeping(out: Path, ranks: Ranks) -> contextlib.AbstractContextManager[None]:
+    return run.keeping(out if ranks.is_first else None)
+
+
+def _threads(given: int | None, ranks: Ranks) -> int | None:
+    """How many threads of linear algebra a rank has: those given, or where nothing says how many,
+    its share of its machine's.
+    """
+    _, here = ranks.on_this_machine()
+    if given is not None or here == 1 or "OMP_NUM_THREADS" in os.environ:
+        return given
+    return max(1, threads_in_use() // here)
+
+
+def _check_free(out: Path, may_be_there: bool) -> None:
+    if not may_be_there and (found := run.found_in(out)):
+        raise FileExistsError(
+            f"{out} already holds a run ({found}); choose another --out, or add --resume or"
+            " --overwrite"
+        )
+
+
+def _job(job_options: TrainingOptions, out: Path, resume: bool, ranks: Ranks) -> "Job":
+    try:
+        return Job(job_options, out=out, resume=resume, ranks=ranks)
+    except FileNotFoundError as error:
+        if not resume or job_options.data is None:
+            raise
+        either = "--data or --validation" if job_options.validation else "--data"
+        raise FileNotFoundError(f"{error}; name its new place with {either}") from None
+
+
+def _describe_start(job: "Job", say: Callable[[str], object]) -> None:
+    say(job.check_start())
+    if job.options.objective in objectives.OBJECTIVES:  # a user's own may count its calls
+        say(job.describe_time())
+
+
+def _describe_result(job: "Job", out: Path, say: Callable[[str], object]) -> None:
+    best = GPT.load(out, job.options.device)
+    say(job.result(best))
+    say(f"sample   {job.sample(best)}")
+    say(
+        f"files    {one_line(out)}/: config.json and model.safetensors (the best model),"
+        f" {run.LAST}/, {run.METRICS_FILE}"
+    )
 
 
 class Job:
@@ -98,7 +137,8 @@ class Job:
 
     corpus: a text.Corpus or on_worlds.WorldCorpus in place of the one that the options name; out:
     the folder of the run, which is not read as text; resume: whether the run is there, with its
-    tokenizer, and its weights are to be loaded. Raises ValueError, TypeError,
+    tokenizer, and its weights are to be loaded; ranks: the processes that train it together. Raises
+    ValueError, TypeError,
     FileNotFoundError or MemoryError for options that cannot work.
     """
 
@@ -108,8 +148,10 @@ class Job:
         corpus: text.Corpus | None = None,
         out: FilePath | None = None,
         resume: bool = False,
+        ranks: Ranks | None = None,
     ) -> None:
         self.options = job_options
+        self.ranks = ranks or Ranks()
         self._check_options()
         xp = backend.select_device(job_options.device)
         backend.reuse_freed_memory()
@@ -143,7 +185,7 @@ class Job:
         """Where the number of shards is not given, settle it, so that run.json keeps it."""
         if self.options.shards is None:
             shards = 1
-            if self.objective is not None:
+            if self.objective is not None and self.ranks.size == 1:
                 shards = steps.shards_for(self.objective, self.model, self.batches[0])
             self.options = dataclasses.replace(self.options, shards=shards)
             self._fit_options["shards"] = shards
@@ -168,6 +210,11 @@ class Job:
         for name in objectives.RATIOS:
             validate.check_ratio(name, getattr(self.options, name))
         validate.check_count("eval_tokens", self.options.eval_tokens, least=2)
+        if self.options.batch_size < self.ranks.size:
+            raise ValueError(
+                f"--batch-size must be at least the number of ranks, {self.ranks.size}, got"
+                f" {self.options.batch_size}"
+            )
         if self.options.batches not in ("stream", "texts"):
             raise ValueError(f"--batches must be stream or texts, got {self.options.batches!r}")
 
@@ -193,6 +240,15 @@ class Job:
         held_out = corpus.held_out[: max(1, o.eval_tokens // corpus.max_len)]
         rows = max(1, min(256, MOST_POSITIONS // corpus.max_len))
         return batches, on_worlds.RowBatches(corpus.world, held_out, rows)
+
+    def facts(self) -> dict[str, Any]:
+        """What all ranks must have alike, {what it is: value}."""
+        own = ("data", "device", "quiet", "threads")  # may differ
+        asked = {k: v for k, v in dataclasses.asdict(self.options).items() if k not in own}
+        return {
+            "version of minimixce": __version__,
+            "training text (by its fingerprint)": self.corpus.fingerprint(),
+        } | {f"option {options.flag(name)}": value for name, value in asked.items()}
 
     def describe_data(self) -> str:
         """A line: what is trained on."""
@@ -226,6 +282,7 @@ class Job:
         return (
             f"model    {o.n_layer} layers, {o.n_head} heads, {o.n_embd} channels:"
             f" {self.model.num_params:,} parameters on {backend.device_name(self.model.xp)}"
+            + (f", {self.ranks.size} ranks" if self.ranks.size > 1 else "")
             + (f", from {one_line(o.init)}" if o.init else "")
         )
 
@@ -260,14 +317,15 @@ class Job:
 
     def describe_time(self) -> str:
         """A line: about how long training will take on this machine. Makes a few steps that change
-        nothing.
+        nothing; what ranks add to sum their gradients is not known yet.
         """
         o = self.options
+        share = self.ranks.rank, self.ranks.size
         if self.step is not None:
-            group_step = steps.grouped_step(self.step)
+            group_step = steps.grouped_step(self.step, share)
         else:
             assert self.objective is not None
-            group_step = steps.GroupedObjective(self.objective, o.seed, o.shards)
+            group_step = steps.GroupedObjective(self.objective, o.seed, o.shards, share)
         inputs, targets = self._typical_batch()
         with steps.ending(group_step), np.errstate(all="ignore"):
             of_batch = timing.seconds_of_step(
@@ -319,6 +377,7 @@ class Job:
                 new, dataclasses.asdict(self.options), self.corpus
             ),
             progress=progress,
+            ranks=self.ranks,
         )
 
     def measure_on_world(self, model: LanguageModel) -> dict[str, float]:
@@ -359,63 +418,6 @@ class Job:
         prompt = model.xp.full((1, 1), tokenizer.boundary)
         tokens = model.generate(prompt, 300, stop=tokenizer.boundary, seed=self.options.seed)
         return tokenizer.decode(backend.to_numpy(tokens)[0])
-
-
-def load_corpus(
-    job_options: TrainingOptions,
-    folder: FilePath | None = None,
-    overwrite: bool = False,
-    out: FilePath | None = None,
-    of_run: FilePath | None = None,
-) -> text.Corpus:
-    """The corpus that job_options name: a world's samples (on_worlds.WorldCorpus) or a text's
-    (text.Corpus), written to `folder` if there is one, where it may replace another one with
-    overwrite=True. out: where results go, which is not read as text; of_run: the folder of a run of
-    these options, which has a tokenizer by now.
-
-    The split of a text does not depend on the seed: runs with different seeds are measured on the
-    same held-out text. Raises ValueError or FileNotFoundError as text.load_corpus and
-    on_worlds.load_corpus do.
-    """
-    o = job_options
-    if o.world:
-        return on_worlds.load_corpus(o.world, o.sequences, o.max_len, o.block_size + 1)
-    made = starting.tokenizer_of_run(of_run, o) if of_run else starting.tokenizer_for(o)
-    return text.load_corpus(
-        o.data,
-        tokenizer=made,
-        vocab_size=o.vocab_size,
-        lines=o.lines,
-        held_out=o.held_out,
-        include=o.include,
-        exclude=o.exclude,
-        validation=o.validation,
-        without=[] if out is None else [out],
-        folder=folder,
-        overwrite=overwrite,
-        verify=o.verify,
-    )
-
-
-def held_out_batches(
-    corpus: text.Corpus, ids: Tokens, block_size: int, kind: str = "stream", most: int = 32
-) -> text.Batches:
-    """Batches of `ids`, held-out text of `corpus`, to measure on, of 32 rows, or of `most` where
-    that is fewer, or of fewer where these are long, cut as `kind`, the option --batches, says.
-    """
-    boundary = corpus.tokenizer.boundary
-    rows = max(1, min(32, most, MOST_POSITIONS // block_size))
-    if kind == "texts":
-        return text.whole_text_batches(ids, rows, block_size, boundary=boundary)
-    return text.consecutive_batches(ids, rows, block_size, corpus.lines, boundary=boundary)
-
-
-def describe_reading(corpus: text.Corpus) -> list[str]:
-    """Lines on what was not read of the files of a corpus, or not as one would expect; often
-    none.
-    """
-    remarks = [] if corpus.sources is None else corpus.sources.describe()
-    return [f"         {remark}" for remark in remarks]
 
 
 def check_memory(config: GPTConfig, batch_size: int, accumulate: int, xp: ArrayModule) -> None:

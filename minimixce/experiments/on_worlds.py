@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .. import estimators, exact, objectives, text, worlds
-from ..model import LanguageModel
+from ..model import LanguageModel, complete_grads
 from ..storage import memory, validate
 from ..storage.shapes import Array, Batch, Grads, Int, LossAndGrads, Rows
+from ..training.shards import rows_of
 from ..worlds import World
 
 Step: TypeAlias = Callable[..., LossAndGrads]  # (model, batch, *, number=0) -> loss, grads
@@ -190,15 +191,17 @@ def describe_reverse_part(name: str, world: World, max_len: int, samples: int) -
 def sequence_step(
     name: str, world: World, max_len: int, *, eta: float = 0.5, samples: int = 64, seed: int = 0
 ) -> Step:
-    """A whole step for minimixce.fit(…, step=) -> step(model, batch, *, number=0) -> loss, grads:
-    the objective `name`, one of SEQUENCE_OBJECTIVES, in nats per sequence of at most max_len tokens
-    of the world, with the ratio `eta`.
+    """A whole step for minimixce.fit(…, step=) -> step(model, batch, *, number=0, share=(0, 1)) ->
+    loss, grads: the objective `name`, one of SEQUENCE_OBJECTIVES, in nats per sequence of at most
+    max_len tokens of the world, with the ratio `eta`.
 
     Where the space is listed, js and overlap, which have no part from samples alone, are exact as a
     whole. Where it is not, the reverse part is RLOO with `samples` fresh samples of Q, drawn by
     `seed` and the number of the batch alone, so that a resumed run draws what an undisturbed one
     would; the loss of js is then its Q part alone, and overlap raises ValueError. The model is used
-    without dropout. Raises ValueError for options out of range.
+    without dropout. With share=(k, m) it computes its share of this: number k of m takes its rows
+    of the batch and of the samples, which each draws whole; what is exact is number 0's alone.
+    Raises ValueError for options out of range.
     """
     if name not in SEQUENCE_OBJECTIVES:
         raise ValueError(f"objective must be one of {', '.join(SEQUENCE_OBJECTIVES)}, got {name!r}")
@@ -221,6 +224,7 @@ def _step(
     batch: Batch,
     *,
     number: int = 0,
+    share: tuple[int, int] = (0, 1),
     name: str,
     world: World,
     max_len: int,
@@ -230,15 +234,20 @@ def _step(
 ) -> LossAndGrads:
     loss: Any = 0.0
     grads: Grads = {}
-    for share, part in objectives.parts(name, eta):
-        if share == 0:
+    for ratio, part in objectives.parts(name, eta):
+        if ratio == 0:
             continue
         if _is_from_samples(part):
-            part_loss, more = _forward_part(model, batch, share, part, world, max_len)
+            part_loss, more = _forward_part(model, batch, ratio, part, world, max_len, share)
         else:
-            part_loss, more = _reverse_part(model, number, part, world, max_len, eta, samples, seed)
-            part_loss = share * part_loss
-            more = {n: share * g for n, g in more.items()}
+            if is_listed(world, max_len):
+                part_loss, more = _exact_part(model, part, world, max_len, eta, share)
+            else:
+                drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+                rows = estimators.sample(model, samples, max_len, drawn)
+                part_loss, more = _share_of_rloo(model, world, rows, part, eta, share)
+            part_loss = ratio * part_loss
+            more = {n: ratio * g for n, g in more.items()}
         loss = loss + part_loss
         grads = {n: grads[n] + g for n, g in more.items()} if grads else more
     return loss, grads
@@ -250,33 +259,60 @@ def _is_from_samples(part: str) -> bool:
 
 
 def _forward_part(
-    model: LanguageModel, batch: Batch, share: float, part: str, world: World, max_len: int
-) -> LossAndGrads:
-    """`share` of a part that samples of P estimate, on those of the batch, per sequence."""
-    row = objectives.OBJECTIVES[part]
-    assert row.f_and_w is not None  # _is_from_samples(part)
-    inputs, targets = batch
-    logits, cache = model.forward(inputs)
-    loss, dlogits = objectives.token_objective(
-        logits, targets, row.f_and_w, None, normalizer=len(inputs)
-    )
-    entropy = world.entropy(max_len) if row.minus_entropy else 0.0
-    return share * (loss - entropy), model.backward(share * dlogits, cache)
-
-
-def _reverse_part(
     model: LanguageModel,
-    number: int,
+    batch: Batch,
+    ratio: float,
     part: str,
     world: World,
     max_len: int,
-    eta: float,
-    samples: int,
-    seed: int,
+    share: tuple[int, int],
 ) -> LossAndGrads:
-    """A part that needs P itself: exact where the space is listed, RLOO elsewhere."""
-    if is_listed(world, max_len):
-        return exact.loss_and_grads(model, world, max_len, objective=part, eta=eta, progress=False)
-    drawn = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    rows = estimators.sample(model, samples, max_len, drawn)
-    return estimators.rloo(model, world, rows, objective=part, eta=eta)
+    """`ratio` of a part that samples of P estimate, on a share of those of the batch, per sequence
+    of the whole.
+    """
+    row = objectives.OBJECTIVES[part]
+    assert row.f_and_w is not None  # _is_from_samples(part)
+    n = len(batch[0])
+    rows = rows_of(n, share)
+    entropy = world.entropy(max_len) if row.minus_entropy and share[0] == 0 else 0.0
+    if rows.start == rows.stop:
+        return model.xp.asarray(-ratio * entropy), complete_grads({}, model)
+    inputs, targets = (x[rows] for x in batch)
+    logits, cache = model.forward(inputs)
+    loss, dlogits = objectives.token_objective(logits, targets, row.f_and_w, None, normalizer=n)
+    return ratio * (loss - entropy), model.backward(ratio * dlogits, cache)
+
+
+def _exact_part(
+    model: LanguageModel, part: str, world: World, max_len: int, eta: float, share: tuple[int, int]
+) -> LossAndGrads:
+    """A part that needs P itself, by summing over every sequence."""
+    if share[0] > 0:
+        return model.xp.asarray(0.0), complete_grads({}, model)
+    return exact.loss_and_grads(model, world, max_len, objective=part, eta=eta, progress=False)
+
+
+def _share_of_rloo(
+    model: LanguageModel, world: World, rows: Rows, part: str, eta: float, share: tuple[int, int]
+) -> LossAndGrads:
+    """A share of estimators.rloo: all rows are scored, since each is compared with all others, and
+    the gradients are those of the share's own.
+    """
+    k, m = share
+    if m == 1:
+        return estimators.rloo(model, world, rows, objective=part, eta=eta)
+    n = len(rows)
+    costs, own = [], None
+    for other in range(m):
+        of_other = rows_of(n, (other, m))
+        if of_other.start < of_other.stop:
+            scored, cost = estimators.score_sequences(model, world, rows[of_other], part, eta)
+            costs.append(cost)
+            if other == k:
+                own = scored, cost
+    if own is None:
+        return model.xp.asarray(0.0), complete_grads({}, model)
+    scored, cost = own
+    total = sum(c.sum() for c in costs)
+    above_others = (cost - (total - cost) / (n - 1)) * (len(cost) / n)  # pull_back divides by len
+    return cost.sum() / n, estimators.pull_back(model, scored, above_others[:, None])

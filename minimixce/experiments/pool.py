@@ -28,12 +28,16 @@ def worker_pool(workers: int, jobs: int) -> Iterator[tuple[Executor | None, int]
     if workers < 0:
         raise ValueError(f"workers must be at least 0, got {workers}")
     threads = os.environ.get("OMP_NUM_THREADS")  # read by workers as they start
-    if "mpi4py.futures" in sys.modules:
+    if on_mpi():
         from mpi4py import MPI
         from mpi4py.futures import MPIPoolExecutor
 
         with MPIPoolExecutor(env={"OMP_NUM_THREADS": threads or "1"}) as executor:
-            yield executor, max(1, MPI.COMM_WORLD.Get_size() - 1)
+            try:
+                yield executor, max(1, MPI.COMM_WORLD.Get_size() - 1)
+            except BaseException:
+                executor.shutdown(wait=False, cancel_futures=True)
+                raise
         return
     count = count_workers(workers, jobs)
     if count == 1 and (threads or not jobs):
@@ -57,6 +61,11 @@ def worker_pool(workers: int, jobs: int) -> Iterator[tuple[Executor | None, int]
         finally:
             if not threads:
                 del os.environ["OMP_NUM_THREADS"]
+
+
+def on_mpi() -> bool:
+    """Whether this is the first process of `python -m mpi4py.futures`, whose others are workers."""
+    return "mpi4py.futures" in sys.modules
 
 
 def count_workers(workers: int, jobs: int) -> int:

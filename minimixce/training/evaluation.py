@@ -1,5 +1,6 @@
 """What a model is worth on batches it was not trained on."""
 
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,7 @@ from ..backend import check_ids, is_array
 from ..model import LanguageModel
 from ..storage.shapes import Array, Batch, Float, Int, Loss
 from ..storage.validate import check_finite, check_ratio
+from .ranks import Ranks
 from .steps import takes_normalizer
 
 
@@ -19,17 +21,38 @@ def evaluate(
     objective: Loss | None = None,
     *,
     eta: float = 0.5,
+    ranks: Ranks | None = None,
 ) -> dict[str, float]:
     """Means over all targets of `batches` -> dict of floats.
 
     batches: (inputs, targets), ids (B,T) on the host, targets −1 ignored. The dict holds
     validation_mle (nats per token), mean_q (probability of the target), validation_mixce (MixCE's
     loss η·validation_mle − (1−η)·mean_q, with η = `eta`), and validation_loss: the mean of
-    objective(logits, targets), or validation_mle without an objective. Raises ValueError for ids
-    that the model cannot take.
+    objective(logits, targets), or validation_mle without an objective. ranks: the processes that
+    all call this with the same arguments, and share the batches out. Raises ValueError for ids that
+    the model cannot take.
     """
-    nll, q, own, count = 0.0, 0.0, 0.0, 0
     eta = check_ratio("eta", eta)
+    ranks = ranks or Ranks()
+    of_this_rank = itertools.islice(batches, ranks.rank, None, ranks.size)
+    sums = ranks.together(lambda: _sums(model, of_this_rank, objective))
+    nll, q, own, count = ranks.total(sums)
+    check_targets("batches", int(count))
+    check_finite("validation loss", nll, infinite=True)  # NaN where logits are not finite
+    mle, mean_q = nll / count, q / count
+    return {
+        "validation_mle": mle,
+        "mean_q": mean_q,
+        "validation_mixce": eta * mle - (1 - eta) * mean_q,
+        "validation_loss": (nll if objective is None else own) / count,
+    }
+
+
+def _sums(
+    model: LanguageModel, batches: Iterable[Batch], objective: Loss | None
+) -> tuple[float, float, float, int]:
+    """Sums over all targets -> −log q, q, the objective, 1."""
+    nll, q, own, count = 0.0, 0.0, 0.0, 0
     for batch in batches:
         inputs, targets = check_batch(batch, model.config.vocab_size)
         targets_on_device = model.xp.asarray(targets)
@@ -43,15 +66,7 @@ def evaluate(
             if objective is not None:
                 own += _share_of_mean(objective, logits, wanted, targets_here) * targets_here
         count += targets_here
-    check_targets("batches", count)
-    check_finite("validation loss", nll, infinite=True)  # NaN where logits are not finite
-    mle, mean_q = nll / count, q / count
-    return {
-        "validation_mle": mle,
-        "mean_q": mean_q,
-        "validation_mixce": eta * mle - (1 - eta) * mean_q,
-        "validation_loss": (nll if objective is None else own) / count,
-    }
+    return nll, q, own, count
 
 
 def mean_loss(model: LanguageModel, batch: Batch, objective: Loss) -> float:

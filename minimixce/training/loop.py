@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -20,9 +19,10 @@ from .. import backend, objectives
 from ..model import LanguageModel
 from ..optim import AdamW, clip_grads, warmup_cosine
 from ..storage.shapes import Batch, FilePath, Loss, LossAndGrads
-from ..storage.validate import NotFinite, check_finite
-from ..training import timing
+from ..storage.validate import NotFinite
 from ..training.evaluation import check_batch, check_targets, evaluate
+from ..training.ranks import Ranks, fingerprint, fingerprint_of_batches
+from ..training.report import Report
 from ..training.run import Run, found_in, keeping
 from ..training.steps import (
     GroupedObjective,
@@ -37,14 +37,6 @@ from ..training.steps import (
 )
 
 MAX_COUNT = 2**63 - 1  # of anything that is counted
-
-_SHORT = {
-    "validation_mle": "val_mle",
-    "validation_mixce": "val_mixce",
-    "validation_loss": "val_loss",
-    "tokens_per_second": "tokens/s",
-}
-_FORMAT = {"step": "6d", "tokens_per_second": ",.0f", "lr": ".1e"}
 
 # steps between checks of the losses, each of which makes a GPU finish its queue
 _CHECK_EVERY = 100
@@ -78,6 +70,7 @@ def fit(
     on_start: Callable[[Path], object] | None = None,
     progress: bool = True,
     reuse_memory: bool = True,
+    ranks: Any = None,
 ) -> list[dict[str, Any]]:
     """Train `model` on `batches` with AdamW, in place -> a list of measurements, one dict every
     eval_every steps.
@@ -118,6 +111,13 @@ def fit(
     (backend.reuse_freed_memory); this makes steps faster and lasts for the whole process. False
     leaves the process as it is.
 
+    ranks: a communicator of mpi4py's (MPI.COMM_WORLD), whose processes all call fit alike and train
+    one model together: each takes its rows of every batch through the model, gradients are summed,
+    and the first alone writes and reports. So N ranks make what shards=N make, to rounding; shards
+    are 1 in each unless given. They need an objective with a `normalizer`, or a step with a
+    parameter `share`, which is given (k, N) for its share k of N of the batch. Ctrl-C and SIGTERM
+    then stop all of them after the same step (training.ranks).
+
     Each measurement has step, loss (mean since the last one), grad_norm (before clipping, at this
     step), lr and tokens_per_second. Raises FloatingPointError, naming the step, when the loss is no
     longer finite; ValueError for options out of range; FileExistsError for a folder that holds
@@ -147,20 +147,27 @@ def fit(
     # as Python's numbers: NumPy's do not go into JSON, and change the dtype of what they multiply
     lr = float(lr)
     final_lr = float(final_lr)
-    objective, group_step = _objective_and_step(objective, step, model, seed, shards)
+    ranks = ranks if isinstance(ranks, Ranks) else Ranks(ranks)
+    folder = folder if ranks.is_first else None
+    objective, group_step = _objective_and_step(objective, step, model, seed, shards, ranks)
     # What overflows shows in the loss, with advice, and needs no warnings.
-    with keeping(folder), np.errstate(all="ignore"), ending(group_step):
-        _check_places(folder, validation, model.config.vocab_size, resume, overwrite)
+    with contextlib.ExitStack() as kept, np.errstate(all="ignore"), ending(group_step):
+        ranks.together(lambda: kept.enter_context(keeping(folder)))
+        ranks.together(
+            lambda: _check_places(
+                folder, validation, model.config.vocab_size, resume and ranks.is_first, overwrite
+            )
+        )
         optimizer = AdamW(model.params, lr, betas, weight_decay=weight_decay)
         given = cast(Callable[..., Any], objective if step is None else step)
         name = objective_name or describe(given)
         run = Run(model, optimizer, name, folder, boundary)
         if resume:
-            _take_up(run, steps)
+            _take_up(run, steps, ranks)
             if on_start is not None and folder is not None:
                 on_start(Path(folder))
         else:
-            run.start(on_start)
+            ranks.on_first(lambda: run.start(on_start))
         advice = (
             f"a smaller lr (now {lr}), more warmup (now {warmup}) or a smaller max_grad_norm (now"
             f" {max_grad_norm})"
@@ -169,33 +176,37 @@ def fit(
         def validate():
             if validation is None:
                 return {}
-            return evaluate(model, validation, objective, eta=validation_eta)
+            return evaluate(model, validation, objective, eta=validation_eta, ranks=ranks)
 
-        report = _Report(run, validate, advice, steps, progress)
+        report = Report(run, validate, advice, steps, progress and ranks.is_first, ranks)
         source = settled(group_step, model, batches) if run.step else batches
         groups = _groups(source, run.step * accumulate, accumulate)
+        if ranks.size > 1:
+            groups = _same_on_all(ranks, groups, model, validation, steps, lr, seed)
+        wanted = folder is not None or ranks.size > 1
         # losses are pending where a run was interrupted
-        with report.bar, _interrupt_flag(folder is not None) as interrupted:
+        with report.bar, _interrupt_flag(wanted, terminate=ranks.size > 1) as interrupted:
             while run.step != steps and (run.losses or patience is None or run.worse < patience):
-                group = next(groups, None)
-                if group is None:
-                    break
                 rate = learning_rate(run.step, lr, warmup, steps, final_lr)
                 try:
-                    _make_step(run, group_step, group, rate, max_grad_norm)
+                    group = _make_step(
+                        run, group_step, groups, rate, max_grad_norm, ranks, interrupted
+                    )
                 except NotFinite as error:
                     run.check_losses(advice)  # if it began before
                     raise FloatingPointError(
                         f"{error}, at step {run.step + 1}; try {advice}"
                     ) from None
+                if group is None:
+                    break
                 report.count(group)
                 if run.step % eval_every == 0:
                     report.measure()
                 elif run.step % _CHECK_EVERY == 0:
                     run.check_losses(advice)
-                if interrupted and run.step != steps:
+                if ranks.stops(bool(interrupted)) and run.step != steps:
                     run.check_losses(advice)
-                    run.save()
+                    ranks.on_first(run.save)
                     raise KeyboardInterrupt
             if run.losses:
                 report.measure()
@@ -208,9 +219,10 @@ def _objective_and_step(
     model: LanguageModel,
     seed: int,
     shards: int | None,
+    ranks: Ranks,
 ) -> tuple[Loss | None, GroupStep]:
-    """What fit was given -> (the objective, or None for a step; what makes a step of a group of
-    batches).
+    """What fit was given -> (the objective, or None for a step; what makes this rank's part of a
+    step of a group of batches).
     """
     if step is not None:
         if objective is not None:
@@ -226,10 +238,18 @@ def _objective_and_step(
             "shards must be 1 on a GPU, for a step and for an objective without a normalizer, got"
             f" {shards}"
         )
+    share = ranks.rank, ranks.size
     if step is not None:
-        return None, grouped_step(step)
+        return None, grouped_step(step, share)
     assert objective is not None
-    return objective, GroupedObjective(guarded(objective), seed, shards)
+    if ranks.size > 1:
+        shards = shards or 1
+        if not countable:
+            raise ValueError(
+                "an objective needs a parameter `normalizer` to be shared out over ranks:"
+                f" {describe(objective)} has none"
+            )
+    return objective, GroupedObjective(guarded(objective), seed, shards, share)
 
 
 def _check_places(
@@ -258,110 +278,72 @@ def _check_places(
     check_targets("validation", any((of_batch >= 0).any() for of_batch in targets))
 
 
-def _take_up(run: Run, steps: int | None) -> None:
+def _take_up(run: Run, steps: int | None, ranks: Ranks) -> None:
     """Load a run that is to make `steps` steps in all, or as many as there are batches for."""
-    run.load()
+    ranks.on_first(run.load)
+    run.spread(ranks)
     if steps is not None and steps < run.step + bool(run.losses):
         raise ValueError(
             f"the run in {run.folder} has made {run.step} steps; steps must be more, got {steps}"
         )
-    run.go_on()
+    ranks.on_first(run.go_on)
+
+
+def _same_on_all(
+    ranks: Ranks,
+    groups: Iterator[list[Batch]],
+    model: LanguageModel,
+    validation: Iterable[Batch] | None,
+    *options: Any,
+) -> Iterator[list[Batch]]:
+    """The groups again, of which the first is looked at; ValueError unless all ranks have the same
+    of everything here.
+    """
+    first = ranks.together(lambda: next(groups, None))
+    facts = {
+        "version of NumPy": np.__version__,
+        "options (steps, lr and seed)": options,
+        "weights (by their fingerprint)": fingerprint(model.params.values()),
+        "batches (by the fingerprint of the first)": fingerprint_of_batches(first or []),
+        "validation batches (by their fingerprint)": fingerprint_of_batches(validation or []),
+    }
+    ranks.check_same(facts)
+    return itertools.chain([] if first is None else [first], groups)
 
 
 def _make_step(
-    run: Run, group_step: GroupStep, group: list[Batch], rate: float, max_grad_norm: float
-) -> None:
-    """One step of the optimizer; its loss stays on the device until the next check."""
-    for batch in group:
-        check_batch(batch, run.model.config.vocab_size)
-    loss, grads = group_step(run.model, group, run.step)
+    run: Run,
+    group_step: GroupStep,
+    groups: Iterator[list[Batch]],
+    rate: float,
+    max_grad_norm: float,
+    ranks: Ranks,
+    interrupted: list[int],
+) -> list[Batch] | None:
+    """One step of the optimizer on the next group -> that group, or None where there is none. Its
+    loss stays on the device until the next check.
+    """
+    group: list[Batch] | None = None
+
+    def of_this_rank() -> LossAndGrads | None:
+        nonlocal group
+        group = next(groups, None)
+        if group is None:
+            return None
+        for batch in group:
+            check_batch(batch, run.model.config.vocab_size)
+        return group_step(run.model, group, run.step)
+
+    made = ranks.step(run.model, of_this_rank, interrupted)
+    if made is None:
+        return None
+    loss, grads = made
     run.grad_norm = clip_grads(grads, max_grad_norm)
     run.optimizer.step(grads, rate)
     run.lr = rate
     run.step += 1
     run.losses.append(loss)
-
-
-class _Report:
-    """What a run reports: a progress bar, and every now and then a measurement that is printed and
-    kept.
-    """
-
-    def __init__(
-        self,
-        run: Run,
-        validate: Callable[[], dict[str, float]],
-        advice: str,
-        steps: int | None,
-        progress: bool,
-    ) -> None:
-        from tqdm import tqdm  # here, so that models and checks work without it
-
-        self.run = run
-        self.validate = validate
-        self.advice = advice
-        self.progress = progress
-        self.bar = tqdm(
-            total=steps,
-            initial=run.step,
-            disable=None if progress else True,
-            unit="step",
-            dynamic_ncols=True,
-        )
-        self.first_step = run.step
-        self.first_started = time.perf_counter()
-        self._start_clock()
-
-    def _start_clock(self) -> None:
-        self.tokens = 0  # since the last measurement
-        self.started = time.perf_counter()
-
-    def count(self, group: list[Batch]) -> None:
-        """One step more."""
-        self.tokens += sum(targets.size for _, targets in group)
-        self.bar.update()
-
-    def measure(self) -> None:
-        """Measure, keep, save and print; FloatingPointError for a loss that is not finite."""
-        run = self.run
-        run.check_losses(self.advice)
-        found = {
-            "step": run.step,
-            "loss": float(np.mean(run.losses)),
-            "grad_norm": float(cast(float, run.grad_norm)),  # a step has been made
-            "lr": run.lr,
-            "tokens_per_second": self.tokens / (time.perf_counter() - self.started),
-        }
-        try:
-            found |= self.validate()
-            check_finite("validation loss", found.get("validation_loss", 0.0))
-        except NotFinite:
-            raise FloatingPointError(
-                f"the validation loss is not finite at step {run.step}; try {self.advice}"
-            ) from None
-        run.add(found)
-        run.save()
-        if self.progress:
-            self._print(found)
-        self._start_clock()
-
-    def _print(self, found: dict[str, Any]) -> None:
-        short = {_SHORT.get(name, name): value for name, value in found.items()}
-        beside_the_bar = ("loss", *_SHORT.values())
-        self.bar.set_postfix({k: f"{v:.3g}" for k, v in short.items() if k in beside_the_bar})
-        cells = (
-            f"{_SHORT.get(name, name)} {value:{_FORMAT.get(name, '.3f')}}"
-            for name, value in found.items()
-        )
-        self.bar.write("  ".join([*cells, *self._time_left()]))
-
-    def _time_left(self) -> list[str]:
-        """[how long the rest of the steps will take at the pace until now], or []."""
-        step, total = self.run.step, self.bar.total
-        if total is None or step == total or step == self.first_step:
-            return []
-        pace = (time.perf_counter() - self.first_started) / (step - self.first_step)
-        return [f"left {timing.describe(pace * (total - step))}"]
+    return group
 
 
 def check_options(
@@ -429,9 +411,9 @@ def _numbered(batches, first):
 
 
 @contextlib.contextmanager
-def _interrupt_flag(wanted: bool) -> Iterator[list[int]]:
+def _interrupt_flag(wanted: bool, terminate: bool) -> Iterator[list[int]]:
     """A list that is filled by the first Ctrl-C, which then waits for the step to end; a second one
-    acts at once.
+    acts at once. terminate: whether SIGTERM, with which engines of MPI end a job, does the same.
     """
     flag: list[int] = []
     if not wanted or threading.current_thread() is not threading.main_thread():
@@ -443,8 +425,10 @@ def _interrupt_flag(wanted: bool) -> Iterator[list[int]]:
             raise KeyboardInterrupt
         flag.append(number)
 
-    before = signal.signal(signal.SIGINT, handle)
+    numbers = (signal.SIGINT, signal.SIGTERM) if terminate else (signal.SIGINT,)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield flag
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

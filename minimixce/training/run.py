@@ -7,6 +7,7 @@ run.json (the options it was started with) and its tokenizer.
 """
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from ..storage import checkpoint, files, install
 from ..storage.journal import Journal
 from ..storage.shapes import Array, FilePath, Scalar
 from ..text.tokenizers import Tokenizer
+from .ranks import Ranks
 
 METRICS_FILE = "metrics.jsonl"
 STATE_FILE = "resume.safetensors"
@@ -184,6 +186,19 @@ class Run:
         """Take back the measurements that were written after the state that was loaded."""
         if self.folder is not None:
             self._journal.extend(self.folder / METRICS_FILE, self.measurements)
+
+    def spread(self, ranks: Ranks) -> None:
+        """Take over what the first of `ranks` has loaded."""
+        names = (*self._REMEMBERED, "losses", "measurements")
+        known = ranks.from_first(lambda: {name: getattr(self, name) for name in names})
+        for name, value in known.items():
+            setattr(self, name, value)
+        self.optimizer.steps = self.step
+        if ranks.size == 1:
+            return
+        for array in self._arrays().values():
+            first = ranks.from_first(functools.partial(to_numpy, array))
+            array[...] = self.model.xp.asarray(first)
 
     def _arrays(self) -> dict[str, Array]:
         """{name: array} of all that training changes, the arrays themselves."""

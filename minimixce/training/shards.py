@@ -78,6 +78,12 @@ def _is_constant(value: Any) -> bool:
     return isinstance(value, (int, float, str, np.number, types.NoneType))
 
 
+def rows_of(n: int, share: tuple[int, int]) -> slice:
+    """The rows, of n, that number k of m takes: share = (k, m)."""
+    k, m = share
+    return slice(k * n // m, (k + 1) * n // m)
+
+
 class Shards:
     """Shards of one training run. Shards(shard_step, count, processes): count of at least 2;
     processes: whether children may be forked, which end when `close` is called or this process
@@ -162,8 +168,11 @@ def can_fork() -> bool:
 
 
 def _sum(found):
-    """(loss, grads) of every shard -> their sums; shards without rows have no grads."""
-    (loss, grads), *others = [of_shard for of_shard in found if of_shard[1] is not None]
+    """(loss, grads) of every shard -> their sums; shards without rows have no grads, nor has the
+    sum of none but these.
+    """
+    with_rows = [of_shard for of_shard in found if of_shard[1] is not None]
+    (loss, grads), *others = with_rows or found[:1]
     for more_loss, more in others:
         loss = loss + more_loss
         for name, g in more.items():
@@ -274,11 +283,11 @@ def _answer(shard_step, model, work, grads, shard):
             g[...] = 0
         loss, _ = shard_step(model, *work, shard, grads)
     except Exception as error:
-        return _portable(error), None
+        return portable(error), None
     return None, loss
 
 
-def _portable(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """The error, or one that says the same where it would not come out of a pipe."""
     try:
         pickle.loads(pickle.dumps(error))

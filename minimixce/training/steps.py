@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .. import backend
-from ..model import LanguageModel
+from ..model import LanguageModel, complete_grads
 from ..storage.shapes import Array, Batch, Loss, LossAndGrads, RandomGenerator
-from .shards import Shards, default_shards, keep_nothing
+from .shards import Shards, default_shards, keep_nothing, rows_of
 from .threads import threads_in_use
 
 _IN_FIT = "; a whole step, (model, batch) -> loss, grads, goes in step="
@@ -132,13 +132,22 @@ class GroupedObjective:
     dropout depend on seed, number and shard alone, so that a resumed run draws what an undisturbed
     one would. shards: how many parts every batch's rows are shared out in, which are computed side
     by side (see training/shards.py); None for as many as the first batch's shape is worth (see
-    settled). `close` ends what shards run in.
+    settled). share: (k, m) for rank k of m, each of which has so many shards: the sums are then
+    over its own, of `shards` times m, and zero where these have no rows. `close` ends what shards
+    run in.
     """
 
-    def __init__(self, objective: Loss, seed: int = 0, shards: int | None = 1) -> None:
+    def __init__(
+        self,
+        objective: Loss,
+        seed: int = 0,
+        shards: int | None = 1,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
         self.objective = objective
         self.seed = seed
         self.shards = shards
+        self.share = share
         self._counted = takes_normalizer(objective)
         self._side_by_side: Shards | None = None
 
@@ -148,11 +157,15 @@ class GroupedObjective:
             self.shards = shards_for(self.objective, model, group[0])
         count = max(1, sum(int((targets >= 0).sum()) for _, targets in group))
         if self.shards == 1:
-            return self._shard_step(model, group, count, number, 0)
-        if self._side_by_side is None:
-            processes = keep_nothing(self.objective, model)
-            self._side_by_side = Shards(self._shard_step, self.shards, processes)
-        return self._side_by_side(model, group, count, number)
+            loss, grads = self._shard_step(model, group, count, number, 0)
+        else:
+            if self._side_by_side is None:
+                processes = keep_nothing(self.objective, model)
+                self._side_by_side = Shards(self._shard_step, self.shards, processes)
+            loss, grads = self._side_by_side(model, group, count, number)
+        if grads is None:
+            return model.xp.asarray(0.0), complete_grads({}, model)
+        return loss, grads
 
     def close(self) -> None:
         """End the processes that shards may run in."""
@@ -163,16 +176,20 @@ class GroupedObjective:
         """(batch, rows) of what a shard takes through the model one after the other."""
         for batch in group:
             n, positions = batch[0].shape
-            first, stop = (k * n // self.shards for k in (shard, shard + 1))
-            size = max(1, stop - first)
+            rank, ranks = self.share
+            total = ranks * self.shards
+            rows = rows_of(n, (rank * self.shards + shard, total))
+            size = max(1, rows.stop - rows.start)
             if model.xp is np and keep_nothing(self.objective, model):
-                size = max(1, AT_ONCE // self.shards // positions)
-            for start in range(first, stop, size):
-                yield batch, slice(start, min(start + size, stop))
+                # dropout draws by the piece, and is to be that of as many shards without ranks
+                side_by_side = total if model.config.dropout else self.shards
+                size = max(1, AT_ONCE // side_by_side // positions)
+            for start in range(rows.start, rows.stop, size):
+                yield batch, slice(start, min(start + size, rows.stop))
 
     def _shard_step(self, model, group, count, number, shard, grads=None):
         loss = 0.0
-        rng = _dropout_rng(model, self.seed, number, shard)
+        rng = _dropout_rng(model, self.seed, number, self.share[0] * self.shards + shard)
         for (inputs, targets), rows in self._parts(model, group, shard):
             tokens, wanted = model.xp.asarray(inputs[rows]), model.xp.asarray(targets[rows])
             if self._counted:
@@ -229,19 +246,28 @@ def _dropout_rng(
     return backend.rng(int(drawn), model.xp)
 
 
-def grouped_step(step: Callable[..., LossAndGrads]) -> GroupStep:
+def grouped_step(step: Callable[..., LossAndGrads], share: tuple[int, int] = (0, 1)) -> GroupStep:
     """(model, group, number) -> loss, grads from a user's step(model, batch) -> loss, grads: the
     mean over the group. A step with the documented keyword parameter `number` is given the number
-    of the batch.
+    of the batch; with `share`, (k, m) for the share k of m of it that it is to compute, such that
+    the shares add up to the whole. ValueError for other shares than (0, 1) without such a
+    parameter.
     """
-    takes_number = "number" in inspect.signature(step).parameters
+    parameters = inspect.signature(step).parameters
+    takes_number = "number" in parameters
+    given = {"share": share} if "share" in parameters else {}
+    if share[1] > 1 and not given:
+        raise ValueError(
+            "a step needs a parameter `share`, (k, m) for share k of m of its batch, to be shared"
+            f" out over ranks: {describe(step)} has none"
+        )
 
     def mean_step(model, group, number):
         loss, grads = 0.0, None
         for k, (inputs, targets) in enumerate(group):
             numbered = {"number": number * len(group) + k} if takes_number else {}
             batch = model.xp.asarray(inputs), model.xp.asarray(targets)
-            part, more = step(model, batch, **numbered)
+            part, more = step(model, batch, **numbered, **given)
             loss = loss + part / len(group)
             more = {name: g / len(group) for name, g in more.items()}
             grads = more if grads is None else {name: grads[name] + g for name, g in more.items()}

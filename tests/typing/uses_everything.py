@@ -155,6 +155,7 @@ def exact_sums(model: mm.GPT, world: mm.worlds.World) -> None:
 def estimates(model: mm.GPT, world: mm.worlds.World) -> None:
     rows = mm.estimators.sample(model, 4, 3, seed=0)
     loss, grads = mm.estimators.rloo(model, world, rows, objective="reverse_ce", eta=0.5)
+    mm.estimators.score_sequences(model, world, rows, "reverse_ce", 0.5)
     loss, grads = mm.estimators.reinforce(model, world, rows, objective="reverse_ce")
     loss, grads = mm.estimators.reward_to_go(model, world, rows)
     loss, grads = mm.estimators.k1(model, world, rows)

@@ -50,6 +50,7 @@ measures
 gradient_checking
 worlds
 comparing
+mpi
 which_objective
 claims
 add_your_own
