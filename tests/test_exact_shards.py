@@ -226,7 +226,9 @@ def test_ctrl_c_ends_the_threads_too():
     """A long sum, interrupted: the process ends at once by KeyboardInterrupt."""
     program = textwrap.dedent(
         """
+        import signal
         import minimixce as mm
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what & has started
         world = mm.worlds.random_markov(11, 0.5, 0)
         model = mm.GPT(mm.GPTConfig(11, 8, 2, 4, 64), device="cpu")
         class Seen(mm.GPT):
