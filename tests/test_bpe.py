@@ -430,7 +430,7 @@ DAMAGE = {
     ),
     "ids that are none": (
         of_tokenizer(lambda found: found["model"]["vocab"].update({"!": "0"})),
-        "the id of '!' must be an integer, got '0'",
+        "the id of '!' must be an integer of 0 to 2³¹ − 1, got '0'",
     ),
     "merges of no tokens": (
         of_tokenizer(lambda found: found["model"]["merges"].append("漢 漢")),
@@ -461,8 +461,16 @@ DAMAGE = {
         "holds merges.txt, but vocab.json does not exist",
     ),
     "merges that do not parse": (
-        of_older(lambda folder: (folder / "merges.txt").write_text("#version: 0.2\nt h\nthe\n")),
+        of_older(lambda folder: (folder / "merges.txt").write_text("#version: 0.2\n\nthe\n")),
         "merges.txt, line 3, must be two tokens, got 'the'",
+    ),
+    "merges of tokens that are none": (
+        of_older(lambda folder: (folder / "merges.txt").write_text("#version: 0.2\na zz\n")),
+        "merges.txt, line 2: 'zz' is no token of vocab.json",
+    ),
+    "merges of which nothing is left": (
+        of_older(lambda folder: (folder / "merges.txt").write_text("#version: 0.2\n")),
+        "merges.txt makes 0 of the 44 tokens of vocab.json that have two letters or more; is it cut",
     ),
     "a vocabulary that is a list": (
         of_older(lambda folder: (folder / "vocab.json").write_text("[]")),

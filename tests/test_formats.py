@@ -266,7 +266,7 @@ DAMAGE = [
     ),
     ("webtext", changed("webtext.test.jsonl", b'{"text": 3}'), "line 1, must be a JSON object"),
     ("webtext", changed("webtext.test.jsonl", b"[" * 99_999), "line 1, is not JSON"),
-    ("webtext", changed("webtext.test.jsonl", b"\n" * 3), "has no text of 50 to 1,000 words, of 0"),
+    ("webtext", changed("webtext.test.jsonl", b"\n" * 3), "1,000 words; it has 0 of other lengths"),
     ("webtext", changed("webtext.train.jsonl", b"\n\xff\n"), "line 2, is not UTF-8 text"),
     ("webtext", without("webtext.test.jsonl"), "webtext.test.jsonl does not exist; --format webte"),
     ("wikitext", without("wiki.valid.raw"), "wiki.valid.raw does not exist; --format wikitext"),
@@ -274,9 +274,9 @@ DAMAGE = [
     (
         "wikitext",
         changed("wiki.test.raw", b" = A = \n b \n"),
-        "has no text of 50 to 1,000 words, of 1",
+        "has no text of 50 to 1,000 words; it has 1 of other lengths",
     ),
-    ("wikitext", changed("wiki.test.raw", b""), "has no text of 50 to 1,000 words, of 0"),
+    ("wikitext", changed("wiki.test.raw", b""), "has no text of 50 to 1,000 words; it has 0 of"),
     (
         "writingprompts",
         changed("valid.wp_target", b"a story\n" * 57),

@@ -327,7 +327,11 @@ CASES = [
     (f"{TRAIN} --objective step.py:objective", "/step.py fails: AttributeError"),
     (f"{TRAIN} --objective changing.py:objective", "changes its logits in place"),
     (f"{TRAIN} --objective random_value.py:objective", "not deterministic"),
-    (f"{TRAIN} --out taken", "taken already holds a run (model.safetensors)"),
+    (f"{TRAIN} --out taken", "taken already holds model.safetensors, which is no run's"),
+    (
+        f"{TRAIN} --out taken --overwrite",
+        "taken already holds model.safetensors, which is no run's",
+    ),
     (f"{TRAIN} --change", "--change goes with --resume"),
     (f"{RESUME} --overwrite", "--resume and --overwrite exclude each other"),
     ("train --resume --out missing", "run.json does not exist"),

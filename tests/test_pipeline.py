@@ -46,18 +46,17 @@ def test_a_folder_says_what_other_libraries_need_to_tokenize(kind, tmp_path):
     assert text.load_tokenizer(tmp_path).fields() == tokenizer.fields()
 
 
-@pytest.mark.parametrize(
-    "name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json"]
-)
-def test_a_users_files_are_not_overwritten(name, tmp_path):
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_users_files_are_not_overwritten(name, overwrite, tmp_path):
     from minimixce.experiments import jobs, options
 
     (tmp_path / "story.txt").write_text("the cat sat on the mat\n" * 40)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_text("mine")
     given = options.TrainingOptions(data=[str(tmp_path / "story.txt")], device="cpu")
-    with pytest.raises(FileExistsError, match=f"already holds a run \\({name}\\)"):
-        jobs.train(given, tmp_path / "run", say=lambda line: None)
+    with pytest.raises(FileExistsError, match=f"already holds {name}, which is no run's"):
+        jobs.train(given, tmp_path / "run", overwrite=overwrite, say=lambda line: None)
     assert (tmp_path / "run" / name).read_text() == "mine"
 
 

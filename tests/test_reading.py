@@ -456,7 +456,7 @@ def test_options_that_go_without_each_other(folder, capsys):
         ("--data a --validation b --held-out 0.1", "--held-out splits the text"),
         ("--data p --exclude x", "--exclude was settled when"),
         ("--data p --validation a", "--validation was settled when"),
-        ("--data p a", "p is a prepared corpus; name the texts themselves"),
+        ("--data p a", "p is a prepared corpus; name the files of the texts themselves"),
         ("--world agreement --validation a", "goes without --validation"),
     ):
         status, _, error = run(capsys, "train", *given_options.split(), "--out", "run", *SMALL)

@@ -92,8 +92,7 @@ def run(given: dict[str, Any]) -> int:
     check_given(options, given)
     corpus = reading.load_corpus(options, flags.out, flags.overwrite)
     say(
-        f"{len(corpus.train):,} training and {len(corpus.validation):,} validation tokens,"
-        f" {corpus.tokenizer.vocab_size} different, in {one_line(flags.out)}/;"
+        f"{corpus.describe_size()}, in {one_line(flags.out)}/;"
         f" train on them with --data {one_line(shlex.quote(flags.out))}"
     )
     for line in reading.describe_reading(corpus):

@@ -270,6 +270,10 @@ def report_continuations(
     of_fit = [[row.heading, f"{fit[name]:{row.format}}", *blank] for name, row in of_model.items()]
     rows = [*of_fit, *rows]
     notes = _notes(o, hands, judge, tokens, len(seeds), found["tuned"])
+    if (count := len(hands.measured)) < samples:
+        notes.insert(
+            1, f"{count:,} texts, not {samples:,}: what was read has no more (--eval-tokens)"
+        )
     say(tables.format_table(headings, rows))
     for note in notes:
         say(note)
@@ -324,7 +328,10 @@ def _notes(
             f" human text: against {count:,} other texts"
         )
     if o.spans and not judge.spans:
-        found.append(f"no controlled measures: no text of a kind has {judge.span_words} words")
+        found.append(
+            f"no controlled measures: no text of a kind has the {judge.span_words} words of"
+            " --span-words"
+        )
     elif o.spans:
         fewer = "" if judge.spans == o.spans else f" (there are no {o.spans:,})"
         found.append(f"controlled: on {judge.spans:,} spans of {judge.span_words} words{fewer}")

@@ -60,7 +60,8 @@ def train(
         ranks.together(lambda: kept.enter_context(_keeping(out, ranks)))
         # results depend on threads
         kept.enter_context(limit_threads(_threads(job_options.threads, ranks)))
-        ranks.on_first(lambda: _check_free(out, resume or overwrite))
+        if not resume:
+            ranks.on_first(lambda: _check_free(out, overwrite))
         job = ranks.together(lambda: _job(job_options, out, resume, ranks))
         ranks.check_same(job.facts())
         say(job.describe_data())
@@ -98,8 +99,19 @@ def _threads(given: int | None, ranks: Ranks) -> int | None:
     return max(1, threads_in_use() // here)
 
 
-def _check_free(out: Path, may_be_there: bool) -> None:
-    if not may_be_there and (found := run.found_in(out)):
+def _check_free(out: Path, overwrite: bool) -> None:
+    """Raise FileExistsError unless a new run may begin in `out`: nothing of a run's names is there,
+    or with overwrite=True a run is, and not a model from elsewhere, which may be the only copy.
+    """
+    found = run.found_in(out)
+    if found is None:
+        return
+    if not run.is_run(out):
+        raise FileExistsError(
+            f"{out} already holds {found}, which is no run's and would be replaced; choose another"
+            " --out"
+        )
+    if not overwrite:
         raise FileExistsError(
             f"{out} already holds a run ({found}); choose another --out, or add --resume or"
             " --overwrite"
@@ -261,11 +273,7 @@ class Job:
                 name += f" (which ends {cut:.1%} of the sequences)"
         if corpus.sources is not None:
             name += corpus.sources.describe_count()
-        return (
-            f"data     {one_line(name)}: {len(corpus.train):,} training and"
-            f" {len(corpus.validation):,} validation tokens,"
-            f" {corpus.tokenizer.vocab_size} different"
-        )
+        return f"data     {one_line(name)}: {corpus.describe_size()}"
 
     def describe_batches(self) -> list[str]:
         """Lines on texts that are cut to fit their rows; often none."""

@@ -42,6 +42,17 @@ class Corpus(NamedTuple):
     lines: bool = False
     sources: Sources | None = None
 
+    def describe_size(self) -> str:
+        """How many tokens there are, in words; where the vocabulary is not the text's own, it may
+        hold many that the text lacks.
+        """
+        size = f"{self.tokenizer.vocab_size:,}"
+        is_own = self.tokenizer.kind == "character"
+        return (
+            f"{len(self.train):,} training and {len(self.validation):,} validation tokens,"
+            f" {f'{size} different' if is_own else f'from a vocabulary of {size}'}"
+        )
+
     def fingerprint(self) -> int:
         """A number that changes with every token of both streams and with how they are read, to
         notice that data changed under a run.

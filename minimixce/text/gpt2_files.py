@@ -12,6 +12,8 @@ from ..storage.shapes import FilePath
 from .hugging_face import CONFIG_JSON, END_OF_TEXT, TOKENIZER_JSON, bpe_json
 
 _VOCAB, _MERGES, _ADDED = "vocab.json", "merges.txt", "added_tokens.json"
+# tokens of several letters that no merge makes, such as <pad>: so many, or that share of them
+_MOST_UNMADE, _UNMADE_SHARE = 16, 0.1
 _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -51,7 +53,7 @@ def read_folder(folder: FilePath) -> Described:
         end = roles.get("eos_token", END_OF_TEXT)
         special = {end: ids[end]} if end in ids else {}
         prefix_space = config.get("add_prefix_space") is True
-        merges = _read_merges(folder / _MERGES)
+        merges = _read_merges(folder / _MERGES, ids)
         content = bpe_json(ids, merges, special | added, prefix_space=prefix_space)
         ids = ids | added
     boundary = _boundary(folder, ids, roles)
@@ -98,7 +100,10 @@ def _read_ids(path: Path) -> dict[str, int]:
 def _checked_ids(ids: dict[str, Any], path: FilePath) -> dict[str, int]:
     for token, number in ids.items():
         if type(number) is not int or not 0 <= number < 1 << 31:
-            raise ValueError(f"{path}: the id of {token!r:.80} must be an integer, got {number!r}")
+            raise ValueError(
+                f"{path}: the id of {token!r:.80} must be an integer of 0 to 2³¹ − 1, got"
+                f" {number!r:.80}"
+            )
     return ids
 
 
@@ -116,16 +121,30 @@ def _read_vocab(folder: Path) -> dict[str, int]:
     return _read_ids(folder / _VOCAB)
 
 
-def _read_merges(path: Path) -> list[str]:
-    """The merges of a merges.txt, one a line: two tokens with a space between them."""
+def _read_merges(path: Path, ids: dict[str, int]) -> list[str]:
+    """The merges of a merges.txt, one a line: two tokens of vocab.json (ids) with a space between
+    them, which together are a third.
+    """
     found = []
+    made = set()
     for number, line in enumerate(files.read_text(path).split("\n"), start=1):
         line = line.rstrip("\r")
         if not line.strip() or line.startswith("#version"):
             continue
         if len(line.split(" ")) != 2 or "" in line.split(" "):
             raise ValueError(f"{path}, line {number}, must be two tokens, got {line!r:.80}")
+        for token in (*line.split(" "), line.replace(" ", "")):
+            if token not in ids:
+                raise ValueError(f"{path}, line {number}: {token!r:.80} is no token of {_VOCAB}")
         found.append(line)
+        made.add(line.replace(" ", ""))
+    # a file that lost its end would still encode any text, into ids that the model never learnt
+    longer = sum(len(token) > 1 for token in ids)
+    if longer - len(made) > max(_MOST_UNMADE, _UNMADE_SHARE * longer):
+        raise ValueError(
+            f"{path} makes {len(made):,} of the {longer:,} tokens of {_VOCAB} that have two letters"
+            " or more; is it cut short?"
+        )
     return found
 
 

@@ -200,7 +200,7 @@ class Search:
                 " another folder for them"
             )
         if results := _results_in(os.listdir(top)):
-            raise ValueError(f"{top} is {results}; name the texts themselves")
+            raise ValueError(f"{top} is {results}; name the files of the texts themselves")
         before, times_again = len(self.left_out), self._times_again
         paths = []
         for folder, folders, names in os.walk(top, onerror=self._leave_unreadable):

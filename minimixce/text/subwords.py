@@ -39,7 +39,7 @@ def opened(found: dict[str, Any], path: FilePath) -> Any:
     ids = sorted(tokenizer.get_vocab(with_added_tokens=True).values())
     if not ids or ids != list(range(len(ids))):
         raise ValueError(
-            f"{path}: the ids of {len(ids):,} tokens must be 0 … {len(ids) - 1}, each once"
+            f"{path}: the ids of {len(ids):,} tokens must be 0 … {len(ids) - 1:,}, each once"
         )
     return tokenizer
 

@@ -299,6 +299,11 @@ def found_in(folder: FilePath, tokenizer: bool = True) -> str | None:
     return next((name for name in names if os.path.lexists(Path(folder) / name)), None)
 
 
+def is_run(folder: FilePath) -> bool:
+    """Whether a run is in `folder`: what it goes on from, or what says its options."""
+    return any(os.path.lexists(Path(folder) / name) for name in (RUN_FILE, STATE_FILE))
+
+
 @contextlib.contextmanager
 def keeping(folder: FilePath | None) -> Iterator[None]:
     """A context in which this process alone keeps a run in `folder`, where what an earlier one had
