@@ -470,7 +470,7 @@ DAMAGE = {
     ),
     "merges of which nothing is left": (
         of_older(lambda folder: (folder / "merges.txt").write_text("#version: 0.2\n")),
-        "merges.txt makes 0 of the 44 tokens of vocab.json that have two letters or more; is it cut",
+        "merges.txt makes 0 of the 44 tokens of vocab.json that have two letters or more",
     ),
     "a vocabulary that is a list": (
         of_older(lambda folder: (folder / "vocab.json").write_text("[]")),
