@@ -1,4 +1,5 @@
-"""Time and most memory of each command on real text: python benchmarks/commands.py [--gpt2 FOLDER]
+"""CPU time and most memory of each command on real text:
+python benchmarks/commands.py [--gpt2 FOLDER]
 
 Each command runs once, in a process of its own with one thread, on small inputs that are made of
 the documentation in every CPython: as it is, and in the raw formats of WikiText, WebText and
@@ -15,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from report import print_machine
@@ -24,11 +24,11 @@ from report import print_machine
 BPE = "--tokenizer bpe --vocab-size 1000"
 COMMANDS = [
     (f"train --data text.txt {BPE} --steps 500 --out bpe", "340 KB of text"),
-    ("sample bpe --tokens 500", ""),
-    ("eval bpe", "25,000 tokens or fewer, 40 samples of 500"),
+    ("sample bpe --tokens 500", "the run"),
+    ("eval bpe", "its validation text; 40 samples of 500"),
     (
         "eval bpe --prompt-tokens 20 --samples 50 --tokens 100 --tune-top-p",
-        "50 texts of 100 tokens, 3 seeds",
+        "50 texts, 3 seeds",
     ),
     ("prepare --format wikitext wikitext --out wikitext-lines", "3,000 paragraphs, 2 MB"),
     ("prepare --format webtext webtext --out webtext-lines", "3,000 pages, 2 MB"),
@@ -38,11 +38,11 @@ COMMANDS = [
         f"train --data webtext-lines {BPE} --batches texts --block-size 128 --steps 200 --out web",
         "3,000 pages",
     ),
-    ("eval web --data webtext-lines/test.txt", "50,000 tokens at most, 40 samples of 500"),
+    ("eval web --data webtext-lines/test.txt", "300 pages; 40 samples of 500"),
 ]
 OF_GPT2 = [
     ("sample gpt2 --tokens 200", "V = 50,257, 2/2/32"),
-    ("eval gpt2 --data text.txt --samples 0", "50,000 tokens"),
+    ("eval gpt2 --data text.txt --samples 0 --eval-tokens 10000", "10,000 tokens"),
     ("train --init gpt2 --data text.txt --block-size 64 --steps 100 --out tuned", "the same GPT-2"),
     (
         "compare --init gpt2 --data text.txt --block-size 64 --steps 20 --seeds 0,1 --samples 4"
@@ -103,18 +103,18 @@ def write_gpt2(folder, source):
 
 
 def measured(command, place):
-    """Seconds and peak MiB of a command that runs in the folder `place`."""
-    start = time.perf_counter()
+    """CPU seconds and peak MiB of a command that runs in the folder `place`."""
     words = [sys.executable, "-m", "minimixce", *shlex.split(command), "--device", "cpu"]
     process = subprocess.Popen(
         words, cwd=place, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
     )
     _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"minimixce {command} ended with {process.returncode}")
-    return seconds, usage.ru_maxrss / (1 << 10 if sys.platform == "linux" else 1 << 20)
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / (
+        1 << 10 if sys.platform == "linux" else 1 << 20
+    )
 
 
 def main():
@@ -131,7 +131,7 @@ def main():
         making = [sys.executable, __file__, "--make", place]
         gpt2 = ["--gpt2", os.path.abspath(args.gpt2)] if args.gpt2 else []
         subprocess.run([*making, *gpt2], check=True)
-        print("| command | reads | s | MiB |\n| --- | --- | --- | --- |", flush=True)
+        print("| command | reads | CPU s | MiB |\n| --- | --- | --- | --- |", flush=True)
         for command, reads in [*COMMANDS, *(OF_GPT2 if args.gpt2 else [])]:
             seconds, mib = measured(command, place)
             print(f"| `{command}` | {reads} | {seconds:.1f} | {mib:.0f} |", flush=True)
