@@ -349,6 +349,10 @@ def test_eval_takes_an_encoder_from_a_file_and_features_from_a_folder(folder, ca
         (["--span-words", "1"], "--span-words must be at least 2"),
         (["--top-p", "0"], "--top-p must be above 0"),
         (["--top-p", "0.5", "--tune-top-p"], "--top-p and --tune-top-p exclude each other"),
+        (
+            ["--table", "nowhere/x.md"],
+            "--table nowhere/x.md cannot be written: nowhere is no folder",
+        ),
         (["--mauve"], "MAUVE needs at least 20 texts of each kind, got 3"),
         (["--seeds", "1,1"], "--seeds must be different integers"),
         (["--seed", "1"], "--seeds names several"),

@@ -370,9 +370,12 @@ CASES = [
     (f"{SAMPLE} --top-p nan", "top_p must be above 0 and at most 1, got nan"),
     (f"{SAMPLE} --prompt 'the Ω'", "character 'Ω' does not occur"),
     (f"{SAMPLE} --prompt '\ud800'", "does not occur"),
-    (f"{SAMPLE} --out nothing/there/x.jsonl", "nothing/there/x.jsonl: No such file or directory"),
+    (
+        f"{SAMPLE} --out nothing/there/x.jsonl",
+        "nothing/there/x.jsonl cannot be written: nothing/there is no folder",
+    ),
     (f"{SAMPLE} --out nothing", "nothing exists already; choose another --out or add --overwrite"),
-    (f"{SAMPLE} --out nothing --overwrite", "nothing: Is a directory"),
+    (f"{SAMPLE} --out nothing --overwrite", "nothing is a folder; --out names a file"),
     (
         f"{SAMPLE} --out story.txt",
         "story.txt exists already; choose another --out or add --overwrite",
@@ -395,7 +398,10 @@ CASES = [
         f"{EVAL} --out story.txt",
         "story.txt exists already; choose another --out or add --overwrite",
     ),
-    (f"{EVAL} --out nothing/there/x.json", "nothing/there/x.json: No such file or directory"),
+    (
+        f"{EVAL} --out nothing/there/x.json",
+        "nothing/there/x.json cannot be written: nothing/there is no folder",
+    ),
     ("eval run/last", "run/last/minimixce_tokenizer.json does not exist"),
     *[(f"{COMPARE} {option}", words) for option, words in [*OF_A_RUN, *EVERY]],
     (on(COMPARE, "latin1.txt"), "latin1.txt is not UTF-8 text"),
@@ -441,7 +447,7 @@ CASES = [
     ),
     (
         "gradcheck --device cpu --out nothing/there/x.jsonl",
-        "nothing/there/x.jsonl: No such file or directory",
+        "nothing/there/x.jsonl cannot be written: nothing/there is no folder",
     ),
 ]
 

@@ -61,7 +61,7 @@ def train(
         # results depend on threads
         kept.enter_context(limit_threads(_threads(job_options.threads, ranks)))
         if not resume:
-            ranks.on_first(lambda: _check_free(out, overwrite))
+            ranks.on_first(lambda: run.check_free(out, overwrite))
         job = ranks.together(lambda: _job(job_options, out, resume, ranks))
         ranks.check_same(job.facts())
         say(job.describe_data())
@@ -97,25 +97,6 @@ def _threads(given: int | None, ranks: Ranks) -> int | None:
     if given is not None or here == 1 or "OMP_NUM_THREADS" in os.environ:
         return given
     return max(1, threads_in_use() // here)
-
-
-def _check_free(out: Path, overwrite: bool) -> None:
-    """Raise FileExistsError unless a new run may begin in `out`: nothing of a run's names is there,
-    or with overwrite=True a run is, and not a model from elsewhere, which may be the only copy.
-    """
-    found = run.found_in(out)
-    if found is None:
-        return
-    if not run.is_run(out):
-        raise FileExistsError(
-            f"{out} already holds {found}, which is no run's and would be replaced; choose another"
-            " --out"
-        )
-    if not overwrite:
-        raise FileExistsError(
-            f"{out} already holds a run ({found}); choose another --out, or add --resume or"
-            " --overwrite"
-        )
 
 
 def _job(job_options: TrainingOptions, out: Path, resume: bool, ranks: Ranks) -> "Job":

@@ -162,12 +162,18 @@ def sync_folder(folder: FilePath) -> None:
 
 
 def check_not_there(path: FilePath | None, overwrite: bool = False, option: str = "--out") -> None:
-    """Raise FileExistsError if the file of a result is there already, unless overwrite=True.
+    """Raise FileExistsError if the file of a result is there already, unless overwrite=True,
+    IsADirectoryError if it is a folder, and FileNotFoundError if its own folder is not there: all
+    of it before the work whose result it is to hold.
 
     option: the one that names the file, for the sentence.
     """
     if path and Path(path).exists() and not overwrite:
         raise FileExistsError(f"{path} exists already; choose another {option} or add --overwrite")
+    if path and Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder; {option} names a file")
+    if path and not (folder := Path(path).parent).is_dir():
+        raise FileNotFoundError(f"{option} {path} cannot be written: {folder} is no folder")
 
 
 def to_json(value: Any) -> str:

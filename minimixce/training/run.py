@@ -304,6 +304,25 @@ def is_run(folder: FilePath) -> bool:
     return any(os.path.lexists(Path(folder) / name) for name in (RUN_FILE, STATE_FILE))
 
 
+def check_free(folder: FilePath, overwrite: bool) -> None:
+    """Raise FileExistsError unless a new run may begin in `folder`: nothing of a run's names is there,
+    or with overwrite=True a run is, and not a model from elsewhere, which may be the only copy.
+    """
+    found = found_in(folder)
+    if found is None:
+        return
+    if not is_run(folder):
+        raise FileExistsError(
+            f"{folder} already holds {found}, which is no run's and would be replaced; choose another"
+            " --out"
+        )
+    if not overwrite:
+        raise FileExistsError(
+            f"{folder} already holds a run ({found}); choose another --out, or add --resume or"
+            " --overwrite"
+        )
+
+
 @contextlib.contextmanager
 def keeping(folder: FilePath | None) -> Iterator[None]:
     """A context in which this process alone keeps a run in `folder`, where what an earlier one had
