@@ -305,16 +305,17 @@ def is_run(folder: FilePath) -> bool:
 
 
 def check_free(folder: FilePath, overwrite: bool) -> None:
-    """Raise FileExistsError unless a new run may begin in `folder`: nothing of a run's names is there,
-    or with overwrite=True a run is, and not a model from elsewhere, which may be the only copy.
+    """Raise FileExistsError unless a new run may begin in `folder`: nothing of a run's names is
+    there, or with overwrite=True a run is, and not a model from elsewhere, which may be the only
+    copy.
     """
     found = found_in(folder)
     if found is None:
         return
     if not is_run(folder):
         raise FileExistsError(
-            f"{folder} already holds {found}, which is no run's and would be replaced; choose another"
-            " --out"
+            f"{folder} already holds {found}, which is no run's and would be replaced; choose"
+            " another --out"
         )
     if not overwrite:
         raise FileExistsError(
