@@ -96,7 +96,7 @@ class Ranks:
         first, *others = self.communicator.allgather(facts)
         for rank, found in enumerate(others, start=1):
             for name, value in first.items():
-                if found[name] != value:
+                if repr(found[name]) != repr(value):  # NaN is not equal to itself
                     raise ValueError(
                         f"all ranks must have the same {name}: rank 0 has {value}, rank {rank} has"
                         f" {found[name]}"
