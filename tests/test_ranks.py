@@ -6,6 +6,8 @@ import ctypes
 import functools
 import itertools
 import json
+import os
+import signal
 import sys
 import threading
 import types
@@ -18,7 +20,7 @@ from communicator import on_ranks
 import minimixce as mm
 from minimixce import backend, worlds
 from minimixce.experiments import on_worlds
-from minimixce.training import ranks, steps
+from minimixce.training import interrupts, ranks, steps
 from minimixce.training.evaluation import evaluate
 
 V, T = 7, 6
@@ -247,6 +249,17 @@ def test_nan_on_one_rank_stops_all_at_one_step():
     assert_all_raise(on_ranks(2, run), FloatingPointError, "not finite since step 2")
 
 
+def test_a_signal_that_comes_twice_is_one(monkeypatch):
+    """As from mpiexec and from a scheduler; a later one acts at once."""
+    with interrupts.noted(True, terminate=True) as noted:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert len(noted) == 1
+        monkeypatch.setattr(interrupts, "REPEATED", 0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_patience_stops_all_at_one_step():
     def run(communicator):
         options = {"patience": 1, "eval_every": 1, "lr": 1.0, "validation": batches(3, rows=2)}
@@ -264,7 +277,12 @@ def test_ranks_that_are_not_alike():
         return trained(model(), ranks=communicator, **options)
 
     for options, match in (
-        ({"seed": 1}, "options (steps, lr and seed): rank 0 has (None, 0.001, 0), rank 1 has"),
+        ({"seed": 1}, "all ranks must have the same option seed: rank 0 has 0, rank 1 has 1"),
+        ({"eval_every": 2}, "all ranks must have the same option eval_every: rank 0 has 3"),
+        ({"max_grad_norm": 0.5}, "all ranks must have the same option max_grad_norm"),
+        ({"resume": True}, "all ranks must have the same option resume: rank 0 has False"),
+        ({"lr": -1}, "all ranks must have the same option lr: rank 0 has 0.001, rank 1 has -1"),
+        ({"objective": mm.objectives.mle}, "all ranks must have the same option objective"),
         ({"given": batches(11, rows=4)}, "all ranks must have the same batches"),
         ({"validation": batches(1)}, "all ranks must have the same validation batches"),
     ):

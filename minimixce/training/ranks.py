@@ -229,18 +229,25 @@ def fingerprint_of_batches(batches: Iterable[Batch]) -> int:
 def of_mpi() -> Ranks:
     """The ranks that mpiexec started, or this process alone where it was started without.
 
-    Raises ValueError where mpi4py is missing. Under `python -m mpi4py.futures`, whose ranks have
-    work of their own, each is alone.
+    Raises ValueError where mpi4py is missing, or of another MPI than mpiexec. Under `python -m
+    mpi4py.futures`, whose ranks have work of their own, each is alone.
     """
     if "mpi4py.futures" in sys.modules or not any(name in os.environ for name in _STARTED):
         return Ranks()
+    started = max(int(os.environ.get(name, 1)) for name in _STARTED[:2])
     try:
         from mpi4py import MPI
     except ImportError:
         raise ValueError(
             "training on many processes needs mpi4py and an MPI: pip install 'minimixce[mpi]'"
         ) from None
-    return Ranks(MPI.COMM_WORLD.Dup() if MPI.COMM_WORLD.Get_size() > 1 else None)
+    size = MPI.COMM_WORLD.Get_size()
+    if size == 1 < started:
+        raise ValueError(
+            f"mpiexec started {started} processes, but mpi4py sees one of them: its MPI,"
+            f" {MPI.get_vendor()[0]}, must be that of mpiexec"
+        )
+    return Ranks(MPI.COMM_WORLD.Dup() if size > 1 else None)
 
 
 def _flattened(
