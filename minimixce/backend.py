@@ -114,8 +114,10 @@ def current_device(xp: ArrayModule) -> tuple[str, int]:
 
 
 def nccl(xp: ArrayModule) -> Any:
-    """CuPy's module of NCCL, with which GPUs send each other arrays, or None for NumPy and where
-    the library is not installed (the extras nccl12 and nccl13 bring it).
+    """CuPy's module of NCCL, by which GPUs send each other arrays, or None where there is none.
+
+    xp: the array module. NumPy has none, nor has CuPy where the library, which the extras nccl12
+    and nccl13 bring, is not installed.
     """
     if xp is np:
         return None

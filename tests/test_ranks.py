@@ -88,7 +88,7 @@ class Nccl:
         self.places = {}
 
     def get_unique_id(self):
-        return tuple(range(128))
+        return bytes(range(128))
 
     def NcclCommunicator(self, size, identity, rank):
         assert (size, identity) == (2, self.get_unique_id())
