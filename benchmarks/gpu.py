@@ -57,7 +57,7 @@ def describe_machine(bench):
         found["CUDA"] = runtime.runtimeGetVersion()
         found["driver"] = runtime.driverGetVersion()
         found["memory"] = f"{free >> 30} of {total >> 30} GiB free"
-        found["NCCL"] = hasattr(bench.xp.cuda, "nccl")  # comes in a wheel of its own
+        found["NCCL"] = backend.nccl(bench.xp) is not None
     return found
 
 

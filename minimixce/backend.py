@@ -7,9 +7,11 @@ of two devices is an error, never a copy.
 
 import contextlib
 import ctypes
+import importlib
 import re
 import sys
 import types
+import warnings
 from typing import Any
 
 import numpy as np
@@ -109,6 +111,23 @@ def cupy_version() -> str:
 def current_device(xp: ArrayModule) -> tuple[str, int]:
     """A key for arrays that are made with xp now, which tells them from other devices'."""
     return xp.__name__, xp.cuda.runtime.getDevice() if hasattr(xp, "cuda") else 0
+
+
+def nccl(xp: ArrayModule) -> Any:
+    """CuPy's module of NCCL, by which GPUs send each other arrays, or None where there is none.
+
+    xp: the array module. NumPy has none, nor has CuPy where the library, which the extras nccl12
+    and nccl13 bring, is not installed.
+    """
+    if xp is np:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # CuPy's, of several lines a process, that it is missing
+        try:
+            found = importlib.import_module(f"{xp.__name__}.cuda.nccl")
+        except ImportError:
+            return None
+    return found if found.available else None
 
 
 def device_name(xp: ArrayModule) -> str:

@@ -140,6 +140,12 @@ class ndarray:
     def T(self):
         return _wrap(self._hidden.T)
 
+    @property
+    def data(self):
+        """core.pyx: the memory, of which libraries of CUDA are told the address."""
+        assert self._hidden.flags.c_contiguous
+        return types.SimpleNamespace(ptr=self._hidden.ctypes.data)
+
     def get(self):
         _count()
         return self._hidden.copy()

@@ -141,12 +141,20 @@ def assert_usable(out):
 
 
 @pytest.mark.parametrize(
-    ("number", "whom"), [(signal.SIGINT, None), (signal.SIGTERM, None), (signal.SIGTERM, 1)]
+    ("number", "whom", "shards"),
+    [
+        (signal.SIGINT, None, 1),
+        (signal.SIGTERM, None, 1),
+        (signal.SIGTERM, None, 2),
+        (signal.SIGTERM, 1, 1),
+    ],
 )
-def test_a_signal_stops_all_and_the_run_goes_on(tmp_path, text, number, whom):
-    """To mpiexec, as by Ctrl-C and by a job scheduler, or to a rank."""
+def test_a_signal_stops_all_and_the_run_goes_on(tmp_path, text, number, whom, shards):
+    """To mpiexec, as by Ctrl-C and by a job scheduler, which passes SIGTERM on to the processes of
+    shards, too; or to a rank.
+    """
     out = tmp_path / "run"
-    words = ["--steps", 100_000, "--eval-every", 20, "--lr", 1e-5]
+    words = ["--steps", 100_000, "--eval-every", 20, "--lr", 1e-5, "--shards", shards]
     job, errors = start(command(2, *train(text, out, *words)), out, lines=2)
     (ranks_of(job)[whom] if whom is not None else job).send_signal(number)
     status, said = end(job, errors)
@@ -216,6 +224,7 @@ def test_ranks_that_are_not_alike(tmp_path, text):
     for second, sentence in (
         (train(other, tmp_path / "run"), "the same training text (by its fingerprint): rank 0 has"),
         (train(text, tmp_path / "run", "--seed", 1), "the same option --seed: rank 0 has 0, rank"),
+        (train(text, tmp_path / "run", "--resume"), "the same option --resume: rank 0 has False"),
     ):
         status, _, said = run([*first, ":", *command(1, *second)[1:]])
         assert status == 2
@@ -226,12 +235,20 @@ def test_ranks_that_are_not_alike(tmp_path, text):
 
 def test_a_rank_that_fails_alone_ends_the_job(tmp_path, text):
     first = command(1, *train(text, tmp_path / "run"))
-    second = command(1, *train(text, tmp_path / "run", "--resume", "--overwrite"))[1:]
+    second = command(1, *train(text, tmp_path / "run", "--layers", 3))[1:]
     started = time.monotonic()
     status, _, said = run([*first, ":", *second])
     assert status != 0
-    assert "minimixce train: --resume and --overwrite exclude each other" in said
+    assert "minimixce: error: unrecognized arguments: --layers 3" in said
     assert time.monotonic() - started < 30
+
+
+def test_another_mpi_than_that_of_mpiexec(tmp_path, text, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, "OMPI_COMM_WORLD_SIZE", "2")
+    argv = [*MINIMIXCE, *map(str, train(text, tmp_path / "run"))]
+    status, _, said = run(argv)
+    assert status == 2
+    assert "mpiexec started 2 processes, but mpi4py sees one of them" in said
 
 
 def test_a_full_disk_is_told_to_all(tmp_path):

@@ -2,8 +2,15 @@
 Here they are threads; tests/test_mpi.py has processes.
 """
 
+import ctypes
 import functools
+import itertools
 import json
+import os
+import signal
+import sys
+import threading
+import types
 
 import numpy as np
 import pytest
@@ -13,7 +20,7 @@ from communicator import on_ranks
 import minimixce as mm
 from minimixce import backend, worlds
 from minimixce.experiments import on_worlds
-from minimixce.training import ranks, steps
+from minimixce.training import interrupts, ranks, steps
 from minimixce.training.evaluation import evaluate
 
 V, T = 7, 6
@@ -65,6 +72,100 @@ def test_ranks_are_shards(size, shards):
 def test_a_gpus_gradients_go_through_the_host():
     for params, _ in on_ranks(2, lambda c: trained(model(sd), validation=batches(3), ranks=c)):
         assert_same(params, trained(model(), shards=2)[0])
+
+
+class Nccl:
+    """cupy.cuda.nccl for ranks that are threads: a sum over the memory at addresses, and no more of
+    its API than the package uses.
+    """
+
+    available = True
+    NCCL_SUM, NCCL_FLOAT32, NCCL_FLOAT64 = 0, 7, 8
+
+    def __init__(self):
+        self.sums = []
+        self.together = threading.Barrier(2)
+        self.places = {}
+
+    def get_unique_id(self):
+        return bytes(range(128))
+
+    def NcclCommunicator(self, size, identity, rank):
+        assert (size, identity) == (2, self.get_unique_id())
+        return types.SimpleNamespace(allReduce=functools.partial(self.all_reduce, rank))
+
+    def all_reduce(self, rank, sent, received, count, kind, op, stream):
+        assert (op, stream) == (self.NCCL_SUM, STREAM)
+        number = {self.NCCL_FLOAT32: ctypes.c_float, self.NCCL_FLOAT64: ctypes.c_double}[kind]
+        places = ((number * count).from_address(place) for place in (sent, received))
+        own, summed = map(np.ctypeslib.as_array, places)
+        self.places[rank] = own.copy()
+        self.together.wait(60)
+        summed[:] = self.places[0] + self.places[1]
+        self.together.wait(60)
+        self.sums.append(count)
+
+
+STREAM = 77
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """The strict device, with NCCL and as many GPUs as ranks -> (NCCL, numbers of GPUs)."""
+    nccl, numbers = Nccl(), iter(range(100))
+    cuda = types.SimpleNamespace(
+        get_current_stream=lambda: types.SimpleNamespace(ptr=STREAM),
+        Device=lambda: types.SimpleNamespace(pci_bus_id=f"0000:{next(cuda.numbers)}"),
+        runtime=types.SimpleNamespace(getDevice=lambda: 0),
+        numbers=numbers,
+    )
+    monkeypatch.setattr(sd, "cuda", cuda, raising=False)
+    monkeypatch.setitem(sys.modules, "strict_device.cuda.nccl", nccl)
+    return nccl
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_gpus_sum_by_nccl(gpus, dtype):
+    def run(communicator):
+        return trained(model(sd, dtype=dtype), validation=batches(3), ranks=communicator)
+
+    expected, _ = trained(model(dtype=dtype), shards=2)
+    for params, _ in on_ranks(2, run):
+        assert_same(params, expected, 1e-9 if dtype == "float64" else 1e-2)
+    count = sum(p.size for p in expected.values())
+    assert gpus.sums == [count + 1] * 2 * 6  # with the loss, on two ranks, in six steps
+
+
+def test_a_sum_by_nccl_reads_nothing(gpus):
+    def step(communicator):
+        group, gpt = ranks.Ranks(communicator), model(sd)
+        step = steps.GroupedObjective(MIXCE, share=(group.rank, group.size))
+        with sd.no_host_reads():
+            group.step(gpt, lambda: step(gpt, batches(2), 0), False)
+        return len(gpus.sums)
+
+    assert on_ranks(2, step)[-1] in (1, 2)
+
+
+@pytest.mark.parametrize("missing", ["library", "gpu"])
+def test_without_nccl_on_all_ranks_gradients_go_through_the_host(gpus, missing, monkeypatch):
+    if missing == "library":
+        gpus.available = False
+    else:
+        monkeypatch.setattr(sd.cuda, "numbers", itertools.repeat(0))  # one for both
+    for params, _ in on_ranks(2, lambda c: trained(model(sd), ranks=c)):
+        assert_same(params, trained(model(), shards=2)[0])
+    assert gpus.sums == []
+
+
+def test_an_error_on_one_gpu_is_raised_on_all(gpus):
+    def run(communicator):
+        given = batches()
+        if communicator.rank == 1:
+            given[3] = (given[3][0] + V, given[3][1])
+        return trained(model(sd), given, ranks=communicator)
+
+    assert_all_raise(on_ranks(2, run), ValueError, "a batch's inputs must be in 0 … 6")
 
 
 def test_gradients_of_one_step():
@@ -148,6 +249,17 @@ def test_nan_on_one_rank_stops_all_at_one_step():
     assert_all_raise(on_ranks(2, run), FloatingPointError, "not finite since step 2")
 
 
+def test_a_signal_that_comes_twice_is_one(monkeypatch):
+    """As from mpiexec and from a scheduler; a later one acts at once."""
+    with interrupts.noted(True, terminate=True) as noted:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert len(noted) == 1
+        monkeypatch.setattr(interrupts, "REPEATED", 0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_patience_stops_all_at_one_step():
     def run(communicator):
         options = {"patience": 1, "eval_every": 1, "lr": 1.0, "validation": batches(3, rows=2)}
@@ -165,7 +277,12 @@ def test_ranks_that_are_not_alike():
         return trained(model(), ranks=communicator, **options)
 
     for options, match in (
-        ({"seed": 1}, "options (steps, lr and seed): rank 0 has (None, 0.001, 0), rank 1 has"),
+        ({"seed": 1}, "all ranks must have the same option seed: rank 0 has 0, rank 1 has 1"),
+        ({"eval_every": 2}, "all ranks must have the same option eval_every: rank 0 has 3"),
+        ({"max_grad_norm": 0.5}, "all ranks must have the same option max_grad_norm"),
+        ({"resume": True}, "all ranks must have the same option resume: rank 0 has False"),
+        ({"lr": -1}, "all ranks must have the same option lr: rank 0 has 0.001, rank 1 has -1"),
+        ({"objective": mm.objectives.mle}, "all ranks must have the same option objective"),
         ({"given": batches(11, rows=4)}, "all ranks must have the same batches"),
         ({"validation": batches(1)}, "all ranks must have the same validation batches"),
     ):

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import psutil
@@ -109,6 +110,26 @@ def test_what_a_shard_raises_is_raised_and_children_end():
         grads_of(step, gpt, [batch(4)]),
         grads_of(steps.GroupedObjective(MIXCE), gpt, [batch(4)]),
     )
+
+
+@FORKED
+@pytest.mark.slow
+def test_sigterm_is_a_parents_that_acts_on_it(tmp_path):
+    """Its children hear none, and end with it even where it forgets to end them."""
+    path = tmp_path / "program.py"
+    path.write_text(
+        "import os, signal, sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_shards import MIXCE, batch, children, model, steps\n"
+        "signal.signal(signal.SIGTERM, lambda *_: None)\n"
+        "gpt, step = model(), steps.GroupedObjective(MIXCE, shards=2)\n"
+        "step(gpt, [batch(4)], 0)\n"
+        "(child,) = children()\n"
+        "os.kill(child, signal.SIGTERM)\n"
+        "step(gpt, [batch(4)], 1)\n"
+    )
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @FORKED

@@ -46,9 +46,7 @@ def run(argv: Sequence[str], name: str, begin: Callable[[], object]) -> int:
     _prepare_streams()
     command = argv[0] if argv else ""
     try:
-        given = vars(_parser(command).parse_args(argv))
-        del given["command"]
-        given = _module("options").complete(given)
+        given = _read(argv, command)
         # numbers that are not finite end in a sentence, and need no warnings
         with limit_threads(given.get("threads")), np.errstate(all="ignore"):
             module = _module(_MODULES.get(command, command))
@@ -66,6 +64,19 @@ def run(argv: Sequence[str], name: str, begin: Callable[[], object]) -> int:
     except KeyboardInterrupt as stop:
         _complain(one_line(stop) or f"{name}: interrupted")
         return 130
+
+
+def _read(argv: Sequence[str], command: str) -> dict[str, Any]:
+    """The options that argv gives, by name."""
+    try:
+        given = vars(_parser(command).parse_args(argv))
+        del given["command"]
+        return dict(_module("options").complete(given))
+    except (Exception, SystemExit) as error:
+        failed = getattr(error, "code", True)  # --help has not
+        if failed and command == "train":  # which has ranks
+            _module("train").give_up()
+        raise
 
 
 def _complain(text: str) -> None:

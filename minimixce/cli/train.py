@@ -1,6 +1,7 @@
 """minimixce train."""
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from dataclasses import dataclass
@@ -59,6 +60,14 @@ def declare(parser: argparse.ArgumentParser) -> None:
     add_fields(parser, TrainingOptions)
 
 
+def give_up() -> None:
+    """What is to be done where the options of the command cannot be read: other ranks may have
+    begun with theirs.
+    """
+    with contextlib.suppress(ValueError):  # there is no MPI
+        of_mpi().end_together(2)
+
+
 def run(given: dict[str, Any]) -> int:
     """Train, and print the report -> exit status. given: the options that the user gave, by name.
     Raises ValueError, FileExistsError or FileNotFoundError for options that cannot work. Under
@@ -78,6 +87,8 @@ def _train(given: dict[str, Any], ranks: Ranks) -> None:
     from ..experiments import jobs, starting
 
     flags = chosen(Flags, given)
+    ways = ("resume", "overwrite", "quick", "change")
+    ranks.check_same({f"option {flag(name)}": getattr(flags, name) for name in ways})
     if flags.change and not flags.resume:
         raise ValueError("--change goes with --resume")
     if flags.quick and flags.resume:

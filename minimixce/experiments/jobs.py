@@ -131,8 +131,7 @@ class Job:
     corpus: a text.Corpus or on_worlds.WorldCorpus in place of the one that the options name; out:
     the folder of the run, which is not read as text; resume: whether the run is there, with its
     tokenizer, and its weights are to be loaded; ranks: the processes that train it together. Raises
-    ValueError, TypeError,
-    FileNotFoundError or MemoryError for options that cannot work.
+    ValueError, TypeError, FileNotFoundError or MemoryError for options that cannot work.
     """
 
     def __init__(

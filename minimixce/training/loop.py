@@ -7,8 +7,6 @@ one file that is replaced atomically.
 
 import contextlib
 import itertools
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +18,7 @@ from ..model import LanguageModel
 from ..optim import AdamW, clip_grads, warmup_cosine
 from ..storage.shapes import Batch, FilePath, Loss, LossAndGrads
 from ..storage.validate import NotFinite
+from ..training import interrupts
 from ..training.evaluation import check_batch, check_targets, evaluate
 from ..training.ranks import Ranks, fingerprint, fingerprint_of_batches
 from ..training.report import Report
@@ -129,27 +128,35 @@ def fit(
     >>> mm.fit(model, batches, mm.objectives.mle, lr=0.1, progress=False)[-1]["step"]
     20
     """
-    check_options(
-        steps,
-        lr,
-        warmup,
-        final_lr,
-        betas,
-        weight_decay,
-        max_grad_norm,
-        accumulate,
-        shards,
-        eval_every,
-        patience,
-    )
+    ranks = ranks if isinstance(ranks, Ranks) else Ranks(ranks)
+    options: dict[str, Any] = {
+        "steps": steps,
+        "lr": lr,
+        "warmup": warmup,
+        "final_lr": final_lr,
+        "betas": betas,
+        "weight_decay": weight_decay,
+        "max_grad_norm": max_grad_norm,
+        "accumulate": accumulate,
+        "shards": shards,
+        "eval_every": eval_every,
+        "patience": patience,
+    }
+    objective = objectives.mixce if objective is None and step is None else objective
+    name = objective_name or describe(cast(Callable[..., Any], objective or step))
+    more = {"objective": name, "validation_eta": validation_eta, "seed": seed, "resume": resume}
+    # what differed would have ranks wait for each other in different places, or drift apart
+    ranks.check_same({f"option {of}": value for of, value in (options | more).items()})
+    check_options(**options)
     if reuse_memory and model.xp is np:
         backend.reuse_freed_memory()
     # as Python's numbers: NumPy's do not go into JSON, and change the dtype of what they multiply
     lr = float(lr)
     final_lr = float(final_lr)
-    ranks = ranks if isinstance(ranks, Ranks) else Ranks(ranks)
     folder = folder if ranks.is_first else None
-    objective, group_step = _objective_and_step(objective, step, model, seed, shards, ranks)
+    objective, group_step = ranks.together(
+        lambda: _objective_and_step(objective, step, model, seed, shards, ranks)
+    )
     # What overflows shows in the loss, with advice, and needs no warnings.
     with contextlib.ExitStack() as kept, np.errstate(all="ignore"), ending(group_step):
         ranks.together(lambda: kept.enter_context(keeping(folder)))
@@ -159,13 +166,10 @@ def fit(
             )
         )
         optimizer = AdamW(model.params, lr, betas, weight_decay=weight_decay)
-        given = cast(Callable[..., Any], objective if step is None else step)
-        name = objective_name or describe(given)
         run = Run(model, optimizer, name, folder, boundary)
         if resume:
             _take_up(run, steps, ranks)
-            if on_start is not None and folder is not None:
-                on_start(Path(folder))
+            ranks.on_first(lambda: on_start and on_start(Path(cast(FilePath, folder))))
         else:
             ranks.on_first(lambda: run.start(on_start))
         advice = (
@@ -182,10 +186,10 @@ def fit(
         source = settled(group_step, model, batches) if run.step else batches
         groups = _groups(source, run.step * accumulate, accumulate)
         if ranks.size > 1:
-            groups = _same_on_all(ranks, groups, model, validation, steps, lr, seed)
+            groups = _same_on_all(ranks, groups, model, validation)
         wanted = folder is not None or ranks.size > 1
         # losses are pending where a run was interrupted
-        with report.bar, _interrupt_flag(wanted, terminate=ranks.size > 1) as interrupted:
+        with report.bar, interrupts.noted(wanted, terminate=ranks.size > 1) as interrupted:
             while run.step != steps and (run.losses or patience is None or run.worse < patience):
                 rate = learning_rate(run.step, lr, warmup, steps, final_lr)
                 try:
@@ -230,7 +234,7 @@ def _objective_and_step(
         check_callable("step", step)
         countable = False
     else:
-        objective = objectives.mixce if objective is None else objective
+        assert objective is not None
         check_callable("objective", objective)
         countable = takes_normalizer(objective)
     if shards not in (None, 1) and (not countable or model.xp is not np):
@@ -280,12 +284,17 @@ def _check_places(
 
 def _take_up(run: Run, steps: int | None, ranks: Ranks) -> None:
     """Load a run that is to make `steps` steps in all, or as many as there are batches for."""
-    ranks.on_first(run.load)
+
+    def load() -> None:
+        run.load()
+        if steps is not None and steps < run.step + bool(run.losses):
+            raise ValueError(
+                f"the run in {run.folder} has made {run.step} steps; steps must be more, got"
+                f" {steps}"
+            )
+
+    ranks.on_first(load)
     run.spread(ranks)
-    if steps is not None and steps < run.step + bool(run.losses):
-        raise ValueError(
-            f"the run in {run.folder} has made {run.step} steps; steps must be more, got {steps}"
-        )
     ranks.on_first(run.go_on)
 
 
@@ -294,7 +303,6 @@ def _same_on_all(
     groups: Iterator[list[Batch]],
     model: LanguageModel,
     validation: Iterable[Batch] | None,
-    *options: Any,
 ) -> Iterator[list[Batch]]:
     """The groups again, of which the first is looked at; ValueError unless all ranks have the same
     of everything here.
@@ -302,7 +310,6 @@ def _same_on_all(
     first = ranks.together(lambda: next(groups, None))
     facts = {
         "version of NumPy": np.__version__,
-        "options (steps, lr and seed)": options,
         "weights (by their fingerprint)": fingerprint(model.params.values()),
         "batches (by the fingerprint of the first)": fingerprint_of_batches(first or []),
         "validation batches (by their fingerprint)": fingerprint_of_batches(validation or []),
@@ -318,7 +325,7 @@ def _make_step(
     rate: float,
     max_grad_norm: float,
     ranks: Ranks,
-    interrupted: list[int],
+    interrupted: list[float],
 ) -> list[Batch] | None:
     """One step of the optimizer on the next group -> that group, or None where there is none. Its
     loss stays on the device until the next check.
@@ -408,27 +415,3 @@ def _numbered(batches, first):
             yield batches[k]
         except IndexError:
             return
-
-
-@contextlib.contextmanager
-def _interrupt_flag(wanted: bool, terminate: bool) -> Iterator[list[int]]:
-    """A list that is filled by the first Ctrl-C, which then waits for the step to end; a second one
-    acts at once. terminate: whether SIGTERM, with which engines of MPI end a job, does the same.
-    """
-    flag: list[int] = []
-    if not wanted or threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-
-    def handle(number, frame):
-        if flag:
-            raise KeyboardInterrupt
-        flag.append(number)
-
-    numbers = (signal.SIGINT, signal.SIGTERM) if terminate else (signal.SIGINT,)
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield flag
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

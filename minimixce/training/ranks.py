@@ -15,13 +15,14 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from ..backend import is_array, to_numpy
 from ..model import LanguageModel
-from ..storage.shapes import Array, Batch, Float, LossAndGrads
+from ..storage.shapes import Array, Batch, Float, Grads, LossAndGrads, Scalar
+from .nccl import SumOfGpus, sum_of_gpus
 from .shards import portable
 
 _Result = TypeVar("_Result")
@@ -47,6 +48,8 @@ class Ranks:
         self._stopping = False
         # of the host: what this rank adds, and the sum
         self._own, self._summed = np.empty(0), np.empty(0)
+        # (what sums on GPUs, or None for the host), settled by the first step
+        self._by_gpus: tuple[SumOfGpus | None] | None = None
 
     @property
     def is_first(self) -> bool:
@@ -96,7 +99,7 @@ class Ranks:
         first, *others = self.communicator.allgather(facts)
         for rank, found in enumerate(others, start=1):
             for name, value in first.items():
-                if found[name] != value:
+                if repr(found[name]) != repr(value):  # NaN is not equal to itself
                     raise ValueError(
                         f"all ranks must have the same {name}: rank 0 has {value}, rank {rank} has"
                         f" {found[name]}"
@@ -121,10 +124,13 @@ class Ranks:
         all. interrupted: whether this rank was asked to stop, which `stops` then says on all.
 
         An engine gives every rank the same bits. On the CPU gradients are views, until the next
-        step, into the array that it wrote; those of a GPU go through the host.
+        step, into the array that it wrote. Those of GPUs are summed there by NCCL, where every rank
+        has it, and else go through the host.
         """
         if self.size == 1:
             return own_step()
+        if self._by_gpus is None:
+            self._by_gpus = (self.together(lambda: sum_of_gpus(model.xp, self.communicator)),)
         own: LossAndGrads | None = None
         error: Exception | None = None
         try:
@@ -132,9 +138,13 @@ class Ranks:
         except Exception as raised:
             error = raised
         flags = bool(interrupted), own is None and error is None, error is not None
-        self._fill(model, own, flags)
-        self.communicator.Allreduce(self._own, self._summed)
-        stopping, ended, failed = self._summed[-len(flags) :].tolist()
+        (by_gpus,) = self._by_gpus
+        if by_gpus is not None:
+            stopping, ended, failed = self.total(flags)
+        else:
+            self._fill(model, own, flags)
+            self.communicator.Allreduce(self._own, self._summed)
+            stopping, ended, failed = self._summed[-len(flags) :].tolist()
         self._stopping = stopping > 0
         if failed:
             self._agree(error)
@@ -142,7 +152,11 @@ class Ranks:
             if ended < self.size:
                 raise ValueError(f"batches have ended on {ended:.0f} of {self.size} ranks")
             return None
-        return _unflattened(model, model.xp.asarray(self._summed))
+        if by_gpus is None:
+            return _unflattened(model, model.xp.asarray(self._summed))
+        flat = _flattened(model, *cast(LossAndGrads, own))
+        by_gpus(flat)
+        return _unflattened(model, flat)
 
     def _fill(
         self, model: LanguageModel, own: LossAndGrads | None, flags: tuple[bool, ...]
@@ -156,13 +170,11 @@ class Ranks:
         if own is None:
             self._own[:] = 0
         else:
-            loss, grads = own
-            flat = [grads[name].reshape(-1) for name in model.params]
+            place = self._own[: count + 1]
             if model.xp is np:
-                np.concatenate(flat, out=self._own[:count])
+                _flattened(model, *own, out=place)
             else:
-                self._own[:count] = to_numpy(model.xp.concatenate(flat))
-            self._own[count] = float(loss)
+                place[:] = to_numpy(_flattened(model, *own))
         self._own[count + 1 :] = flags
 
     def stops(self, interrupted: bool) -> bool:
@@ -217,18 +229,39 @@ def fingerprint_of_batches(batches: Iterable[Batch]) -> int:
 def of_mpi() -> Ranks:
     """The ranks that mpiexec started, or this process alone where it was started without.
 
-    Raises ValueError where mpi4py is missing. Under `python -m mpi4py.futures`, whose ranks have
-    work of their own, each is alone.
+    Raises ValueError where mpi4py is missing, or of another MPI than mpiexec. Under `python -m
+    mpi4py.futures`, whose ranks have work of their own, each is alone.
     """
     if "mpi4py.futures" in sys.modules or not any(name in os.environ for name in _STARTED):
         return Ranks()
+    started = max(int(os.environ.get(name, 1)) for name in _STARTED[:2])
     try:
         from mpi4py import MPI
     except ImportError:
         raise ValueError(
             "training on many processes needs mpi4py and an MPI: pip install 'minimixce[mpi]'"
         ) from None
-    return Ranks(MPI.COMM_WORLD.Dup() if MPI.COMM_WORLD.Get_size() > 1 else None)
+    size = MPI.COMM_WORLD.Get_size()
+    if size == 1 < started:
+        raise ValueError(
+            f"mpiexec started {started} processes, but mpi4py sees one of them: its MPI,"
+            f" {MPI.get_vendor()[0]}, must be that of mpiexec"
+        )
+    return Ranks(MPI.COMM_WORLD.Dup() if size > 1 else None)
+
+
+def _flattened(
+    model: LanguageModel,
+    loss: Scalar | float,
+    grads: Grads,
+    out: Float[Array, " N"] | None = None,
+) -> Float[Array, " N"]:
+    """Gradients, in the order of the model's parameters, and the loss, in one array: a new one, or
+    `out`.
+    """
+    flat = [grads[name].reshape(-1) for name in model.params]
+    flat.append(model.xp.asarray(loss, flat[0].dtype).reshape(1))
+    return model.xp.concatenate(flat, out=out)
 
 
 def _unflattened(model: LanguageModel, flat: Float[Array, " N"]) -> LossAndGrads:

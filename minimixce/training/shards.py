@@ -22,6 +22,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import util
 from multiprocessing.connection import Connection
 from typing import Any, TypeAlias
 
@@ -214,6 +215,8 @@ class _Child:
             # Python warns where there are other threads; a child takes no lock that one may hold
             warnings.simplefilter("ignore", DeprecationWarning)
             self.process.start()
+        # before multiprocessing's own end at exit, by SIGTERM, which a child may not hear
+        util.Finalize(self, self.process.kill, exitpriority=0)
         theirs.close()
 
     def send(self, work: Any) -> None:
@@ -265,8 +268,9 @@ def _serve(
     shard: int,
 ) -> None:
     """A child's life: work comes in, gradients are left in `grads`, until the pipe is closed."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler would be the parent's
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    # SIGTERM, too, is for a parent that acts on it: engines of MPI send it to all processes
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     _close_all_but(connection.fileno())
     model.params = params
     with contextlib.suppress(EOFError, OSError):  # the parent has ended
