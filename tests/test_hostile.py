@@ -368,7 +368,7 @@ CASES = [
     (f"{SAMPLE} --prompt '\ud800'", "does not occur"),
     (f"{SAMPLE} --out nothing/there/x.jsonl", "nothing/there/x.jsonl: No such file or directory"),
     (f"{SAMPLE} --out nothing", "nothing exists already; choose another --out or add --overwrite"),
-    (f"{SAMPLE} --out nothing --overwrite", "nothing: Is a directory"),
+    (f"{SAMPLE} --out nothing --overwrite", "nothing is not a regular file but a folder"),
     (
         f"{SAMPLE} --out story.txt",
         "story.txt exists already; choose another --out or add --overwrite",
