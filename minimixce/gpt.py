@@ -388,7 +388,9 @@ class GPT(LanguageModel):
             yield rows, unembedding_forward(x[rows], self.params["wte.weight"])[0]
 
     def hidden_states(self, tokens: IdsOrOneHots) -> Float[Array, "B T C"]:
-        """What the unembedding reads, where no backward follows; tokens and errors: forward's."""
+        """What the unembedding reads, where no backward follows; tokens: forward's. Raises what
+        forward does.
+        """
         self._check_input(tokens)
         params = self.params
         x, _ = embedding_forward(tokens, params["wte.weight"])
