@@ -4,6 +4,8 @@ prints them.
 
 import itertools
 import json
+import os
+import stat
 import subprocess
 import sys
 
@@ -14,7 +16,14 @@ from hypothesis import strategies as st
 
 import minimixce as mm
 from minimixce import cli, text
-from minimixce.experiments import continuation_measures, continuations, embeddings, mauve, tables
+from minimixce.experiments import (
+    continuation_measures,
+    continuations,
+    embeddings,
+    mauve,
+    measures,
+    tables,
+)
 
 LETTERS = text.CharTokenizer("abcd .")
 
@@ -72,6 +81,35 @@ def test_coherence_is_a_cosine():
             embeddings.coherence(wrong, ["a", "b"], ["b", "a"])
     with pytest.raises(ValueError, match="finite"):
         embeddings.coherence(lambda texts: np.full((1, 2), np.nan), ["a"], ["b"])
+    with pytest.raises(ValueError, match="one length, got 1 and then 2"):
+        embeddings.coherence(lambda texts: np.ones((1, len(texts[0]))), ["a"], ["bb"])
+
+
+@pytest.mark.parametrize(
+    ("returned", "sentence"),
+    [
+        ("[['1', '2'] for t in texts]", r"must return numbers of shape \(3, d\) for 3 texts"),
+        ("[[1], [1, 2]] * len(texts)", r"must return numbers.*got list of object, shape \(\)"),
+        ("[[1j] for t in texts]", r".*got list of complex128, shape \(3, 1\)"),
+        ("[[] for t in texts]", r".*got list of float64, shape \(3, 0\)"),
+        ("[[float('nan')] for t in texts]", "must return finite numbers"),
+        ("exit()", "fails: SystemExit: None"),
+        ("1 / 0", "fails: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_what_an_encoder_of_a_file_must_not_do(tmp_path, returned, sentence):
+    path = tmp_path / "mine.py"
+    path.write_text(f"def encode(texts):\n    return {returned}\n")
+    encode = embeddings.encoder_of_file(f"{path}:encode")
+    with pytest.raises(ValueError, match=f"encode in {path} {sentence}"):
+        encode(["a", "b", "c"])
+
+
+def test_states_that_are_not_finite_are_refused():
+    model = tiny()
+    model.params["ln_f.bias"][...] = np.inf
+    with pytest.raises(FloatingPointError, match="hidden states must be finite, got inf"):
+        embeddings.last_states(model, LETTERS, ["ab"])
 
 
 # ---- texts, and going on -------------------------------------------------------------------------
@@ -85,6 +123,8 @@ def test_whole_texts_are_dealt_into_two_hands():
     assert len(hands.measured) == len(hands.others) == 1
     assert set(dealt) <= {(2,) * 4, (3,) * 3, (4,) * 4}
     assert len(set(dealt)) == 2
+    whole = continuations.deal(stream, 0, 9, tokens=10**30, prompt_tokens=2, whole=True)
+    assert max(map(len, (*whole.measured, *whole.others))) == 5
     with pytest.raises(ValueError, match=r"two texts of more than 4 tokens.*got 1.*--eval"):
         continuations.deal(stream, 0, 9, tokens=6, prompt_tokens=4, whole=True)
 
@@ -103,7 +143,7 @@ def test_stretches_are_disjoint(count, tokens, size):
     assert len(set(found.tolist())) == len(found) == 2 * len(hands.measured) * tokens
 
 
-def test_a_model_goes_on_from_the_prompts_and_stops_where_a_text_ends():
+def test_a_model_goes_on_from_the_prompts_and_stops_where_a_text_ends(monkeypatch):
     model = mm.GPT(tiny().config, device="cpu")  # all tokens are about as probable
     texts = [np.array([1, 2, 3, 4, 5]), np.array([5, 4, 3])]
     hands = continuations.Hands(texts, texts, 2, True)
@@ -121,6 +161,12 @@ def test_a_model_goes_on_from_the_prompts_and_stops_where_a_text_ends():
     run_on = continuations.write_on(model, texts * 30, stretches, 0, 9, seed=3)
     assert {len(ids) for ids in run_on} == {9}
     assert any(0 in ids for ids in run_on)
+    # and with no end to speak of they are written to their ends alone, however it is looked for
+    unlimited = continuations.write_on(model, texts * 30, hands, 0, 10**15, seed=3)
+    assert {ids[:9].tobytes() for ids in unlimited[:32]} == {ids.tobytes() for ids in written[:32]}
+    monkeypatch.setattr(continuations, "_STEPS", 3)
+    in_steps = continuations.write_on(model, texts * 30, hands, 0, 10**15, seed=3)
+    assert all(np.array_equal(a, b) for a, b in zip(unlimited, in_steps, strict=True))
     # top-p of almost nothing leaves the likeliest token
     sure = continuations.write_on(model, texts, stretches, 0, 6, top_p=1e-6)
     greedy = model.generate(np.array([[1, 2]]), 4, temperature=0)
@@ -190,6 +236,16 @@ def test_measures_by_hand():
     assert controlled == pytest.approx(2**-0.5)
 
 
+@pytest.mark.parametrize(
+    ("words", "prompt"), [(2, 1), (5, 2), (74, 37), (int(200 / 1.35), int(50 / 1.35))]
+)
+def test_the_prompt_of_a_span_is_the_authors_and_of_a_short_one_its_half(words, prompt):
+    evidence = compared(["a " * words], spans=1)
+    evidence.judge.span_words = words
+    ((first,), (second,)) = evidence.span_parts()
+    assert [first.count("a"), second.count("a")] == [prompt, words - prompt]
+
+
 def test_groups_have_equally_many_spans():
     model, corpus = tiny(), text.Corpus(np.array([0]), np.array([0]), LETTERS)
     stream = np.concatenate([[0], LETTERS.encode("a b c d. " * 40)])
@@ -202,9 +258,88 @@ def test_groups_have_equally_many_spans():
     assert list(found["groups"]) == ["unbiased", "top-p 0.9", "human text"]
     assert [row["seed"] for row in found["groups"]["unbiased"]] == [0, 1]
     assert len(found["groups"]["human text"]) == 1
-    assert 0 < judge.spans < 1000
+    assert 0 < found["spans"] < 1000
+    assert judge.spans == 1000  # for another model's texts
     for row in found["groups"]["unbiased"]:
         assert row["controlled_coherence"] == pytest.approx(1)
+
+
+def letter_counts(texts):
+    return np.array([[each.count("a"), each.count("b"), len(each)] for each in texts], float)
+
+
+def group_options(count, tokens):
+    """A model, hands of different texts, and the other arguments of measure_continuations."""
+    stream = np.random.default_rng(4).integers(0, LETTERS.vocab_size, 1000)
+    hands = continuations.deal(stream, 0, count, tokens, 4, whole=False)
+    return tiny(), hands, text.Corpus(stream, stream, LETTERS), {"ab"}
+
+
+def test_every_group_is_written_as_it_is_called():
+    model, hands, corpus, vocabulary = group_options(4, 9)
+    judge = continuation_measures.Judge(letter_counts, None, 5, 2)
+    options = {"tokens": 9, "seeds": [3, 4], "temperature": 0.7, "tune": True}
+    found = continuation_measures.measure_continuations(
+        model, hands, corpus, vocabulary, judge, **options
+    )
+
+    def write(texts, seed, top_p):
+        sampling = {"temperature": 0.7, "top_p": top_p, "seed": seed}
+        return continuations.write_on(model, texts, hands, 0, 9, **sampling)
+
+    def diversity(texts):
+        return np.mean([measures.diversity(ids) for ids in texts])
+
+    tuned = {p: diversity(write(hands.others, 3, p)) for p in continuations.TOP_PS}
+    assert found["tuned"] == pytest.approx(tuned)
+    human = diversity(hands.others)
+    top_p = min(tuned, key=lambda p: abs(tuned[p] - human))
+    assert found["top_p"] == top_p
+    labels = {"temperature 0.7": None, f"top-p {top_p:g}": top_p}
+    for label, p in labels.items():
+        rows = [[diversity(write(hands.measured, seed, p))] for seed in (3, 4)]
+        assert [[row["diversity"]] for row in found["groups"][label]] == rows
+    (of_human,) = found["groups"]["human text"]
+    assert of_human["diversity"] == diversity(hands.measured)
+
+
+@pytest.mark.parity
+def test_mauve_compares_models_with_human_texts_and_these_with_others():
+    pytest.importorskip("mauve")
+    model, hands, corpus, vocabulary = group_options(22, 20)
+    judge = continuation_measures.Judge(letter_counts, letter_counts, 30, 2)
+    found = continuation_measures.measure_continuations(
+        model, hands, corpus, vocabulary, judge, tokens=20, seeds=[3]
+    )["groups"]
+
+    def strings(texts):
+        return measures.TextEvidence(texts, LETTERS, vocabulary).decoded()
+
+    def spans(texts):
+        return [" ".join(words) for words in continuations.draw_spans(strings(texts), 30, 2, 3)]
+
+    written = continuations.write_on(model, hands.measured, hands, 0, 20, seed=3)
+    pairs = {"unbiased": (hands.measured, written), "human text": (hands.others, hands.measured)}
+    for label, (human, compared_texts) in pairs.items():
+        for name, pieces in (("mauve", strings), ("controlled_mauve", spans)):
+            features = [letter_counts(pieces(texts)) for texts in (human, compared_texts)]
+            assert found[label][0][name] == mauve.mauve(*features)
+    assert found["human text"][0]["mauve"] < 1
+
+
+@pytest.mark.parametrize("which", ["encode", "features"])
+def test_a_judge_that_cannot_work_fails_before_the_model_writes(which):
+    _, hands, corpus, vocabulary = group_options(20, 20)
+
+    def fail(texts):
+        raise ValueError("it cannot")
+
+    judge = continuation_measures.Judge(letter_counts, None)
+    setattr(judge, which, fail)
+    with pytest.raises(ValueError, match="it cannot"):
+        continuation_measures.measure_continuations(
+            None, hands, corpus, vocabulary, judge, tokens=20, seeds=[0], tune=True
+        )
 
 
 # ---- MAUVE ---------------------------------------------------------------------------------------
@@ -305,7 +440,11 @@ def folder(tmp_path_factory):
     (path / "lengths.py").write_text(
         "def encode(texts):\n    return [[len(t), 1] for t in texts]\n"
         "def broken(texts):\n    raise KeyError('no model')\n"
+        "def leaves(texts):\n    raise SystemExit\n"
     )
+    other = mm.GPT(mm.GPTConfig(4, 16, 1, 1, 8), device="cpu")
+    other.save(path / "abc")
+    text.save_tokenizer(text.CharTokenizer("abc"), path / "abc")
     return path
 
 
@@ -330,6 +469,25 @@ def test_eval_prints_a_table_and_writes_it(folder, capsys):
     assert "| MAUVE" not in rows
     assert cli.main([*words, "--table", str(table)]) == 2
     assert "choose another --table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--out", "--table"])
+def test_a_place_for_no_file_is_refused_before_the_work(folder, tmp_path, capsys, option):
+    os.mkfifo(tmp_path / "pipe")
+    sentences = {
+        "": "is not a regular file but a folder",
+        "pipe": "is not a regular file but a pipe",
+        "nothing/there": "nothing is no folder",
+        "pipe/there": "pipe is no folder",
+    }
+    for place, sentence in sentences.items():
+        words = ["eval", str(folder / "run"), *SAMPLES, option, str(tmp_path / place)]
+        assert cli.main([*words, "--overwrite"]) == 2
+        printed = capsys.readouterr()
+        assert sentence in printed.err
+        assert not printed.out
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
 def test_eval_takes_an_encoder_from_a_file_and_features_from_a_folder(folder, capsys):
@@ -358,7 +516,12 @@ def test_eval_takes_an_encoder_from_a_file_and_features_from_a_folder(folder, ca
         (["--seed", "1"], "--seeds names several"),
         (["--encode", "lengths"], "--encode must be FILE.py:NAME, got 'lengths'"),
         (["--encode", "FOLDER/lengths.py:broken"], "broken in FOLDER/lengths.py fails: KeyError"),
+        (["--encode", "FOLDER/lengths.py:leaves"], "leaves in FOLDER/lengths.py fails: SystemExit"),
         (["--features", "nowhere"], "nowhere"),
+        (["--features", ""], "--features must name a place, got an empty text"),
+        (["--features", "FOLDER/abc"], "--features FOLDER/abc cannot read the texts: character"),
+        (["--table", ""], "--table must name a place, got an empty text"),
+        (["--out", "FOLDER/x", "--table", "FOLDER/./x"], "--out and --table must name different"),
         (["--eval-tokens", "80"], "two texts of more than 4 tokens to measure on, got 1"),
     ],
 )

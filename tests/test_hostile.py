@@ -375,7 +375,7 @@ CASES = [
         "nothing/there/x.jsonl cannot be written: nothing/there is no folder",
     ),
     (f"{SAMPLE} --out nothing", "nothing exists already; choose another --out or add --overwrite"),
-    (f"{SAMPLE} --out nothing --overwrite", "nothing is a folder; --out names a file"),
+    (f"{SAMPLE} --out nothing --overwrite", "nothing is not a regular file but a folder"),
     (
         f"{SAMPLE} --out story.txt",
         "story.txt exists already; choose another --out or add --overwrite",

@@ -77,6 +77,7 @@ def run(given: dict[str, Any]) -> int:
     file, table = chosen(FileFlags, given), chosen(TableFlags, given).table
     files.check_not_there(file.out, file.overwrite)
     files.check_not_there(table, file.overwrite, "--table")
+    files.check_apart({"--out": file.out, "--table": table})
     evaluate.check_nothing_to_ignore(given["folder"], given)
     found = evaluate.evaluate_run(
         given["folder"],

@@ -74,7 +74,7 @@ def complete(given: dict[str, Any]) -> dict[str, Any]:
     """What the user gave (`given`), checked as far as a flag by itself can be, with whole paths ->
     dict. Raises ValueError for an empty path and a number out of range.
     """
-    for name in ("out", "data", "validation", "init"):
+    for name in ("out", "data", "validation", "init", "table", "features"):
         value = given.get(name)
         if value == "" or (isinstance(value, list) and "" in value):
             raise ValueError(f"--{name} must name a place, got an empty text")

@@ -7,7 +7,7 @@ A measure is a row of CONTINUATION_MEASURES, as in measures.TEXT_MEASURES; both 
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from ..text.tokenizers import Tokenizer
 from ..training import run
 from . import embeddings, mauve, tables
 from .continuations import (
+    SPAN_PROMPT,
     ContinuationOptions,
     Hands,
     count_spans,
@@ -82,6 +83,20 @@ class Compared(TextEvidence):
         assert self.judge.features is not None  # has("mauve") says so
         return self.judge.features(self.strings)
 
+    @functools.cached_property
+    def coherence(self) -> float:
+        """embeddings.coherence of prompts and continuations."""
+        return embeddings.coherence(self.judge.encode, *self.parts())
+
+    def try_judge(self) -> None:
+        """Have the judge look at these texts and at the reference, as it will: what it raises comes
+        before hours of writing, not behind.
+        """
+        _ = self.coherence
+        for e in (self, self.reference):
+            if e is not None and self.judge.features is not None:
+                _ = e.text_features
+
     def span_features(self, seed: int) -> Float[Array, "n d"]:
         """Features of the spans that `seed` draws."""
         assert self.judge.features is not None
@@ -106,8 +121,10 @@ class Compared(TextEvidence):
         return [TextEvidence(ids, self.tokenizer, self.vocabulary).decoded() for ids in sides]
 
     def span_parts(self) -> list[list[str]]:
-        """[prompts, continuations] of spans: their halves."""
-        cut = self.judge.span_words // 2
+        """[prompts, continuations] of spans: their halves, of long ones the first SPAN_PROMPT words
+        and the others.
+        """
+        cut = min(SPAN_PROMPT, self.judge.span_words // 2)
         spans = self.draw(self.seed)
         return [
             [" ".join(words[part]) for words in spans] for part in (slice(cut), slice(cut, None))
@@ -139,9 +156,7 @@ CONTINUATION_MEASURES = {
         "texts",
     ),
     "authors_repetition_length": Measure("authors' rep. length", ".2f", _authors_length, "texts"),
-    "coherence": Measure(
-        "coherence", ".3f", lambda e: embeddings.coherence(e.judge.encode, *e.parts()), "texts"
-    ),
+    "coherence": Measure("coherence", ".3f", lambda e: e.coherence, "texts"),
     "mauve": Measure("MAUVE", ".3f", _mauve, "mauve"),
     "controlled_coherence": Measure(
         "controlled coherence",
@@ -180,12 +195,13 @@ def measure_continuations(
     tune: bool = False,
 ) -> dict[str, Any]:
     """All measures of what a model writes behind the prompts of hands.measured, and of these texts
-    themselves -> {"groups": {label: a dict of measures for each seed}, "top_p", "tuned"}.
+    themselves -> {"groups": {label: a dict of measures for each seed}, "top_p", "tuned", "spans"}.
 
     The groups are "unbiased" (or "temperature T"), "top-p P" where top_p is given or tune=True, and
     "human text", measured once: against hands.others, where a measure compares. texts of the corpus
-    are up to `tokens` tokens long. judge.spans is reduced to what the shortest of the groups has.
-    tuned: {top-p: diversity}, on hands.others. Raises ValueError for too few texts for MAUVE.
+    are up to `tokens` tokens long. spans: judge.spans, or as many as the group with the fewest has.
+    tuned: {top-p: diversity}, on hands.others. Raises ValueError for too few texts for MAUVE, and
+    what the judge raises: for human texts before the model writes.
     """
     boundary = corpus.tokenizer.boundary
     if judge.features is not None:
@@ -201,11 +217,12 @@ def measure_continuations(
             texts, corpus.tokenizer, vocabulary, seed=seed, reference=reference, **common
         )
 
+    human = compared(hands.measured, seeds[0], compared(hands.others))
+    human.try_judge()
     tuned = None
     if tune:
         others = hands.others
         top_p, tuned = tune_top_p(lambda p: write(others, seeds[0], p), others)
-    human = compared(hands.measured, seeds[0], compared(hands.others))
     label = "unbiased" if temperature == 1 else f"temperature {temperature:g}"
     decoding = {label: None} | ({} if top_p is None else {f"top-p {top_p:g}": top_p})
     groups = {
@@ -213,17 +230,22 @@ def measure_continuations(
         for label, p in decoding.items()
     }
     groups["human text"] = [human]
-    _limit_spans(judge, [e.strings for e in [human.reference, *itertools.chain(*groups.values())]])
+    everything = [human.reference, *itertools.chain(*groups.values())]
+    # the judge stays as it was given: another model's texts may have more spans
+    judge = _limited(judge, [e.strings for e in everything])
+    for e in everything:
+        e.judge = judge
     found = {
         label: [{"seed": e.seed} | measure_compared(e) for e in group]
         for label, group in groups.items()
     }
-    return {"groups": found, "top_p": top_p, "tuned": tuned}
+    return {"groups": found, "top_p": top_p, "tuned": tuned, "spans": judge.spans}
 
 
-def _limit_spans(judge: Judge, texts: Sequence[Sequence[str]]) -> None:
-    """Set judge.spans to as many as each of several sets of texts has, at most what it is."""
-    judge.spans = min([judge.spans, *(count_spans(each, judge.span_words) for each in texts)])
+def _limited(judge: Judge, texts: Sequence[Sequence[str]]) -> Judge:
+    """The judge with as many spans as each of several sets of texts has, at most its own."""
+    there = [count_spans(each, judge.span_words) for each in texts]
+    return replace(judge, spans=min([judge.spans, *there]))
 
 
 # ---- what eval prints ----------------------------------------------------------------------------
@@ -269,7 +291,7 @@ def report_continuations(
     blank = [""] * (len(headings) - 2)
     of_fit = [[row.heading, f"{fit[name]:{row.format}}", *blank] for name, row in of_model.items()]
     rows = [*of_fit, *rows]
-    notes = _notes(o, hands, judge, tokens, len(seeds), found["tuned"])
+    notes = _notes(o, hands, found["spans"], tokens, len(seeds), found["tuned"])
     if (count := len(hands.measured)) < samples:
         notes.insert(
             1, f"{count:,} texts, not {samples:,}: what was read has no more (--eval-tokens)"
@@ -277,7 +299,7 @@ def report_continuations(
     say(tables.format_table(headings, rows))
     for note in notes:
         say(note)
-    used = {"options": asdict(o), "texts": len(hands.measured), "spans": judge.spans}
+    used = {"options": asdict(o), "texts": len(hands.measured)}
     return found | used | {"fit": fit, "headings": headings, "rows": rows, "notes": notes}
 
 
@@ -291,17 +313,30 @@ def _judge(o: ContinuationOptions, model: GPT, tokenizer: Tokenizer, device: str
     """By what the options o ask to compare texts."""
     if o.features is not None:
         model, tokenizer = run.open_folder(o.features, device)
-    encode: embeddings.Encode = functools.partial(embeddings.mean_states, model, tokenizer)
-    features = functools.partial(embeddings.last_states, model, tokenizer) if o.mauve else None
+
+    def by_states(states, texts):
+        try:
+            return states(model, tokenizer, texts)
+        except ValueError as error:
+            if o.features is None:
+                raise
+            raise ValueError(f"--features {o.features} cannot read the texts: {error}") from error
+
+    encode: embeddings.Encode = functools.partial(by_states, embeddings.mean_states)
+    features = functools.partial(by_states, embeddings.last_states) if o.mauve else None
     if o.encode is not None:
         encode = embeddings.encoder_of_file(o.encode)
     return Judge(encode, features, o.spans, o.span_words)
 
 
+def _count(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def _notes(
     o: ContinuationOptions,
     hands: Hands,
-    judge: Judge,
+    spans: int,
     tokens: int,
     seeds: int,
     tuned: dict[float, float] | None,
@@ -310,13 +345,14 @@ def _notes(
     count = len(hands.measured)
     whose = f"the hidden states of {o.features}" if o.features else "the model's own hidden states"
     over = f"mean ± standard deviation over {seeds} seeds, " if seeds > 1 else ""
-    kind = "texts" if hands.whole else "stretches of text"
+    texts = _count(count, "text" if hands.whole else "passage")
     found = [
-        f"{over}each of {count:,} {kind} of up to {tokens} tokens, {hands.prompt_tokens} of them"
-        " prompt; perplexity and entropy are of held-out text"
+        f"{over}each of {texts} of up to {tokens} tokens, {hands.prompt_tokens} of them prompt;"
+        " perplexity and entropy are of held-out text"
     ]
     if tuned:
-        found.append(f"top-p: tuned for the diversity of human text on {count:,} other texts")
+        others = _count(count, "other text")
+        found.append(f"top-p: tuned for the diversity of human text on {others}")
     if o.encode:
         found.append(f"coherence: cosine of vectors by {o.encode}")
     else:
@@ -327,15 +363,17 @@ def _notes(
             f"MAUVE: by {whose}; compare only with the same features and as many texts{few}; of"
             f" human text: against {count:,} other texts"
         )
-    if o.spans and not judge.spans:
+    if o.spans and not spans:
         found.append(
-            f"no controlled measures: no text of a kind has the {judge.span_words} words of"
-            " --span-words"
+            f"no controlled measures: a kind of text has no {o.span_words} words in a row, which"
+            " --span-words asks for"
         )
     elif o.spans:
-        fewer = "" if judge.spans == o.spans else f" (there are no {o.spans:,})"
-        found.append(f"controlled: on {judge.spans:,} spans of {judge.span_words} words{fewer}")
-        if o.mauve and judge.spans < mauve.LEAST:
+        fewer = (
+            "" if spans == o.spans else f" (a kind of text has no more; {o.spans:,} were wanted)"
+        )
+        found.append(f"controlled: on {_count(spans, 'span')} of {o.span_words} words{fewer}")
+        if o.mauve and spans < mauve.LEAST:
             found.append(f"no controlled MAUVE: it needs {mauve.LEAST} spans")
     if not o.features and (o.mauve or not o.encode):
         found.append("a model's own hidden states compare it with no other model: give --features")

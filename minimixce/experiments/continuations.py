@@ -23,7 +23,9 @@ from .options import option, parse_seeds
 
 # where the MixCE authors look for the top-p whose samples are as diverse as human text
 TOP_PS = (0.85, 0.87, 0.89, 0.91, 0.93, 0.95, 0.97, 0.99)
+SPAN_PROMPT = 37  # words of prompt in their spans, int(50 / 1.35)
 _ROWS = 32  # texts that are written at a time
+_STEPS = 64  # tokens of each, before it is looked whether all of them have ended
 
 
 @dataclass
@@ -59,7 +61,9 @@ class ContinuationOptions:
     spans: int = option(
         1000, "spans of equally many words for controlled measures, 10000 in the paper; 0: none"
     )
-    span_words: int = option(74, "words of a span, the first half of which is its prompt")
+    span_words: int = option(
+        74, f"words of a span, the first half of which, at most {SPAN_PROMPT}, is its prompt"
+    )
 
 
 def check_options(o: ContinuationOptions, samples: int, tokens: int) -> None:
@@ -112,7 +116,7 @@ def deal(
     """
     if whole:
         stream = np.asarray(ids[:])
-        ends = np.flatnonzero(stream == boundary)
+        ends = np.flatnonzero(stream == boundary).tolist()  # Python's integers: tokens may be any
         places = [(a + 1, min(b, a + 1 + tokens)) for a, b in itertools.pairwise(ends)]
         texts: list[Ids] = [stream[a:b] for a, b in places if b - a > prompt_tokens]
     else:
@@ -155,11 +159,17 @@ def write_on(
     more = tokens - hands.prompt_tokens
     written: list[Ids] = []
     for start in range(0, len(prompts), _ROWS):
-        rows = model.xp.asarray(prompts[start : start + _ROWS])
-        drawn = model.generate(rows, more, temperature, top_p=top_p, stop=stop, seed=rng)
-        on_host = backend.to_numpy(drawn)
-        check_drawn(on_host)
-        written += [_up_to(row[first:], stop, hands.prompt_tokens) for row in on_host]
+        rows = prompts[start : start + _ROWS]
+        stream = model.stream(
+            model.xp.asarray(rows), more, temperature, top_p=top_p, stop=stop, seed=rng
+        )
+        while drawn := [*itertools.islice(stream, _STEPS)]:
+            on_host = backend.to_numpy(model.xp.stack(drawn, axis=1))
+            check_drawn(on_host)
+            rows = np.concatenate([rows, on_host], axis=1)
+            if stop is not None and (on_host[:, -1] == stop).all():
+                break
+        written += [_up_to(row[first:], stop, hands.prompt_tokens) for row in rows]
     return written
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from .. import backend
 from ..gpt import GPT
-from ..storage import files
+from ..storage import files, validate
 from ..storage.shapes import Array, Float, Int
 from ..text import encode_prompt
 from ..text.tokenizers import Tokenizer
@@ -24,7 +24,8 @@ def last_states(model: GPT, tokenizer: Tokenizer, texts: Sequence[str]) -> Float
 
     The texts are encoded as transformers does it, some with a boundary first; of one that is longer
     than the model has positions, the beginning is taken, as in mauve-text. Raises ValueError for a
-    text that the tokenizer does not know.
+    text that the tokenizer does not know, and NotFinite, a ValueError, for states that are not
+    finite.
     """
     return _states(model, _encoded(model, tokenizer, texts), lambda ids, states: states[-1])
 
@@ -66,6 +67,7 @@ def _states(
         for i, of_text in zip(chosen, states):
             of_text = of_text[: len(encoded[i])].astype(np.float64)
             found[i] = pool(encoded[i], of_text)
+    validate.check_finite("hidden states", found)
     return found
 
 
@@ -77,22 +79,30 @@ def coherence(encode: Encode, prompts: Sequence[str], continuations: Sequence[st
     Raises ValueError where encode returns another shape or a number that is not finite.
     """
     a, b = (_checked(encode, list(texts)) for texts in (prompts, continuations))
+    if a.shape[1] != b.shape[1]:
+        widths = f"{a.shape[1]} and then {b.shape[1]}"
+        raise ValueError(f"encode must return vectors of one length, got {widths} numbers")
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     cosines = (a * b).sum(axis=1) / np.where(norms > 0, norms, 1)
     return float(cosines.mean())
 
 
-def _checked(encode: Encode, texts: list[str]) -> Float[np.ndarray, "n d"]:
+def _checked(encode: Encode, texts: list[str], name: str = "encode") -> Float[np.ndarray, "n d"]:
     """encode(texts) in float64, if it is an array of a finite vector for each text."""
-    found = np.asarray(encode(texts))
-    if found.ndim != 2 or len(found) != len(texts) or found.dtype.kind not in "fiu":
+    returned = encode(texts)
+    try:
+        found = np.asarray(returned)
+    except (TypeError, ValueError):  # a ragged list, an array on a GPU
+        found = np.array(None)
+    is_right = found.ndim == 2 and len(found) == len(texts) and found.shape[1] > 0
+    if not is_right or found.dtype.kind not in "fiu":
         raise ValueError(
-            f"encode must return numbers of shape ({len(texts)}, d) for {len(texts)} texts, got"
-            f" {found.dtype} {found.shape}"
+            f"{name} must return numbers of shape ({len(texts)}, d) for {len(texts)} texts, got"
+            f" {type(returned).__name__} of {found.dtype}, shape {found.shape}"
         )
     found = found.astype(np.float64)
     if not np.isfinite(found).all():
-        raise ValueError("encode must return finite numbers, got some that are not")
+        raise ValueError(f"{name} must return finite numbers, got some that are not")
     return found
 
 
@@ -105,12 +115,11 @@ def encoder_of_file(name: str) -> Encode:
         raise ValueError(f"--encode must be FILE.py:NAME, got {name!r}")
     (found,) = files.load_functions(Path(path), function)
 
-    def encode(texts: Sequence[str]) -> Float[Array, "n d"]:
+    def called(texts: Sequence[str]) -> Any:
         try:
-            return np.asarray(found(texts), np.float64)
-        except Exception as error:
-            raise ValueError(
-                f"{function} in {path} fails: {type(error).__name__}: {error}"
-            ) from error
+            return found(texts)
+        except (Exception, SystemExit) as error:
+            said = f"{type(error).__name__}: {error}".removesuffix(": ")
+            raise ValueError(f"{function} in {path} fails: {said}") from error
 
-    return encode
+    return lambda texts: _checked(called, list(texts), f"{function} in {path}")

@@ -37,7 +37,10 @@ def _library() -> Any:
 def check_count(count: int) -> None:
     """Raise ValueError for a `count` of texts that is too small for MAUVE."""
     if count < LEAST:
-        raise ValueError(f"MAUVE needs at least {LEAST} texts of each kind, got {count}")
+        raise ValueError(
+            f"MAUVE needs at least {LEAST} texts of each kind, got {count}; take more (--samples),"
+            " of more held-out text (--eval-tokens)"
+        )
 
 
 def mauve(human: Float[Array, "n d"], model: Float[Array, "m d"], seed: int = 25) -> float:
@@ -52,8 +55,8 @@ def mauve(human: Float[Array, "n d"], model: Float[Array, "m d"], seed: int = 25
     texts there are, so compare only numbers with the same of both. Raises ValueError for fewer than
     LEAST texts, features of two widths or not finite, and without the library.
     """
-    human, model = np.asarray(human), np.asarray(model)
-    if human.ndim != 2 or model.ndim != 2 or human.shape[1] != model.shape[1]:
+    human, model = (validate.to_array("features", x, "fiu", "numbers") for x in (human, model))
+    if human.ndim != 2 or model.ndim != 2 or human.shape[1] != model.shape[1] or not human.shape[1]:
         raise ValueError(
             f"features must have shapes (n, d) and (m, d), got {human.shape} and {model.shape}"
         )

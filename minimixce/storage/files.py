@@ -11,7 +11,7 @@ import runpy
 import secrets
 import stat
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,18 +162,36 @@ def sync_folder(folder: FilePath) -> None:
 
 
 def check_not_there(path: FilePath | None, overwrite: bool = False, option: str = "--out") -> None:
-    """Raise FileExistsError if the file of a result is there already, unless overwrite=True,
-    IsADirectoryError if it is a folder, and FileNotFoundError if its own folder is not there: all
-    of it before the work whose result it is to hold.
+    """Raise FileExistsError if the file of a result is there already, unless overwrite=True, and
+    ValueError or OSError where none can be: in place of a folder or a device, or in no folder. This
+    is for before the work, which would be lost.
 
     option: the one that names the file, for the sentence.
     """
-    if path and Path(path).exists() and not overwrite:
+    if not path:
+        return
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        if not (folder := Path(path).parent).is_dir():
+            raise FileNotFoundError(
+                f"{option} {path} cannot be written: {folder} is no folder"
+            ) from None
+        return
+    if not overwrite:
         raise FileExistsError(f"{path} exists already; choose another {option} or add --overwrite")
-    if path and Path(path).is_dir():
-        raise IsADirectoryError(f"{path} is a folder; {option} names a file")
-    if path and not (folder := Path(path).parent).is_dir():
-        raise FileNotFoundError(f"{option} {path} cannot be written: {folder} is no folder")
+    _check_regular(path, mode)
+
+
+def check_apart(places: Mapping[str, FilePath | None]) -> None:
+    """Raise ValueError if two options, {option: path or None}, name the same file."""
+    options: dict[str, str] = {}
+    for option, path in places.items():
+        if not path:
+            continue
+        other = options.setdefault(os.path.realpath(path), option)
+        if other != option:
+            raise ValueError(f"{other} and {option} must name different files, got {path} for both")
 
 
 def to_json(value: Any) -> str:
