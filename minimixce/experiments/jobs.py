@@ -201,6 +201,7 @@ class Job:
                 "weight_decay",
                 "max_grad_norm",
                 "accumulate",
+                "average",
                 "shards",
                 "eval_every",
                 "patience",
@@ -243,7 +244,7 @@ class Job:
 
     def facts(self) -> dict[str, Any]:
         """What all ranks must have alike, {what it is: value}."""
-        own = ("data", "device", "quiet", "threads")  # may differ
+        own = ("data", "device", "quiet", "recompute", "threads")  # may differ
         asked = {k: v for k, v in dataclasses.asdict(self.options).items() if k not in own}
         return {
             "version of minimixce": __version__,
@@ -325,7 +326,9 @@ class Job:
             group_step = steps.grouped_step(self.step, share)
         else:
             assert self.objective is not None
-            group_step = steps.GroupedObjective(self.objective, o.seed, o.shards, share)
+            group_step = steps.GroupedObjective(
+                self.objective, o.seed, o.shards, share, o.average, o.recompute
+            )
         inputs, targets = self._typical_batch()
         with steps.ending(group_step), np.errstate(all="ignore"):
             of_batch = timing.seconds_of_step(
@@ -363,6 +366,7 @@ class Job:
             self.batches,
             self.objective,
             step=self.step,
+            recompute=self.options.recompute,
             **self._fit_options,
             # The best model by likelihood is not the best by another objective: a run of a step
             # keeps its last.
