@@ -388,7 +388,7 @@ class GPT(LanguageModel):
             yield rows, unembedding_forward(x[rows], self.params["wte.weight"])[0]
 
     def hidden_states(self, tokens: IdsOrOneHots) -> Float[Array, "B T C"]:
-        """What the unembedding reads, where no backward follows; tokens: forward's."""
+        """What the unembedding reads, without a backward; tokens: forward's, and what it raises."""
         self._check_input(tokens)
         params = self.params
         x, _ = embedding_forward(tokens, params["wte.weight"])
