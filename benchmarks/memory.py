@@ -151,7 +151,9 @@ def predicted(shape, recompute, accumulate=1, on_gpu=False, dropout=0.0):
 
 
 def print_arithmetic(layers, positions, vocab, batches, dropout):
-    """A Markdown table: GiB of a step on a GPU, of several batches, with and without recompute."""
+    """A Markdown table: GB (10⁹ bytes) of a step of several batches on a GPU, with and without
+    recompute.
+    """
     parts = "weights gradients moments activations work head peak".split()
     print("| batch | recompute | " + " | ".join(parts) + " |")
     print("| --- " * (len(parts) + 2) + "|")
@@ -159,7 +161,7 @@ def print_arithmetic(layers, positions, vocab, batches, dropout):
         for recompute in (False, True):
             shape = (*layers, positions, B, vocab)
             step = predicted(shape, recompute, 2, on_gpu=True, dropout=dropout)
-            numbers = [f"{getattr(step, part) / 2**30:.1f}" for part in parts]
+            numbers = [f"{getattr(step, part) / 1e9:.1f}" for part in parts]
             print(f"| {B} | {'yes' if recompute else 'no'} | {' | '.join(numbers)} |")
 
 

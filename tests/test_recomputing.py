@@ -5,6 +5,7 @@ memory a step takes, by arithmetic and measured.
 import contextlib
 import functools
 import json
+import math
 import tracemalloc
 
 import numpy as np
@@ -238,6 +239,7 @@ def test_arithmetic_says_what_a_step_takes(name, recompute):
     config = mm.GPTConfig(*shape)
     measured = peak_of_training(config, batch_size, accumulate, recompute)
     predicted = footprint.of_training(config, batch_size, accumulate, recompute)
+    assert predicted.weights == 4 * sum(map(math.prod, mm.gpt.param_shapes(config).values()))
     assert 0.9 < measured / predicted.peak < 1.1
 
 

@@ -441,5 +441,6 @@ def check_memory(
     memory.check(step.weights, "making this model's weights", advice)
     if not recompute:
         advice += ", or add --recompute"
-    sure = 9 * step.peak // 10  # the arithmetic may be some percent too high
+    batches = 8 * batch_size * config.block_size * accumulate  # a step's ids and targets
+    sure = 9 * (step.peak + batches) // 10  # the arithmetic may be some percent too high
     memory.check(sure, "training this model", advice, xp)

@@ -16,13 +16,12 @@ The peak is that of the moment that needs most: at the head, at the first or the
 backward, or when AdamW steps. The interpreter and its libraries come on top, some 50 to 300 MiB.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
 from ..fast import attention, blocks, head
-from ..gpt import GPTConfig, param_shapes
+from ..gpt import GPTConfig
 from . import steps
 
 
@@ -56,7 +55,7 @@ def of_training(
     # on the CPU a batch goes through the model in parts
     B = batch_size if on_gpu else min(batch_size, max(1, steps.AT_ONCE // T))
     N = B * T
-    P = sum(math.prod(shape) for shape in param_shapes(config).values())
+    P = L * (12 * C * C + 13 * C) + (V + T + 2) * C
     scores = _scores(config, B, on_gpu)
     block = N * (20 * C + 2) + scores
     masks = 0
@@ -89,11 +88,10 @@ def _scores(config, B, on_gpu):
         return 3 * B * H * T * T  # before dropout and after, and the mask's
     if on_gpu or B * H * T * T < blocks.ELEMENTS:
         return B * H * T * T
-    parts = attention.parts(B, H, T, on_cpu=True)
-    return sum(
-        H * (queries.stop + 1) * (queries.stop - queries.start) * (min(rows.stop, B) - rows.start)
-        for rows, queries in parts
-    )
+    size = min(T, attention.QUERIES)  # of a block, whose queries have the keys up to its end
+    whole, rest = divmod(T, size)
+    seen = size * size * whole * (whole + 1) // 2 + rest * T
+    return B * H * (seen + T)  # and a sum for each query
 
 
 def _scores_at_work(config, B, on_gpu):
@@ -113,5 +111,5 @@ def _head(B, T, V, on_gpu):
     most = head.ELEMENTS_ON_GPU if on_gpu else head.ELEMENTS
     if B * T * V <= most:
         return 2 * B * T * V, 2 * B * T * V
-    chunks = math.ceil(B / max(1, most // (T * V)))
-    return 2 * math.ceil(B / chunks) * T * V, 0
+    chunks = -(-B // max(1, most // (T * V)))
+    return 2 * -(-B // chunks) * T * V, 0
