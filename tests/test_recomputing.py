@@ -6,7 +6,9 @@ import contextlib
 import functools
 import json
 import math
+import re
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,6 +254,23 @@ def test_gpt_2_large_on_one_card():
     again = footprint.of_training(config, 8, accumulate=2, recompute=True, on_gpu=True)
     assert again.activations == 36 * 8 * 1024 * 1280 * 4
     assert again.peak < 80e9 < footprint.of_training(config, 16, on_gpu=True).peak
+
+
+def test_the_page_says_what_the_arithmetic_says():
+    page = (Path(__file__).parents[1] / "tutorials" / "speed.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (1,024|512) \| (\d+) \| (yes|no) \| (.+) \|$", page, re.MULTILINE)
+    assert len(rows) == 8
+    for T, batch_size, recompute, shown in rows:
+        config = mm.GPTConfig(50_257, int(T.replace(",", "")), 36, 20, 1280, 0.1)
+        step = footprint.of_training(config, int(batch_size), 2, recompute == "yes", on_gpu=True)
+        settled = step.weights + step.gradients + step.moments
+        parts = (settled, step.activations, step.work, step.head, step.peak)
+        assert shown == " | ".join(f"{part / 1e9:.1f}" for part in parts)
+    found = re.search(r"at most (\d+) sequences of 1,024 at once, or (\d+) with", page)
+    for recompute, most in zip((False, True), map(int, found.groups()), strict=True):
+        config = mm.GPTConfig(50_257, 1024, 36, 20, 1280, 0.1)
+        fits = [footprint.of_training(config, most + k, 2, recompute, True).peak for k in (0, 1)]
+        assert fits[0] <= 80e9 < fits[1]
 
 
 # ---- the mean of batches -------------------------------------------------------------------------
