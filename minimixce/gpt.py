@@ -219,7 +219,7 @@ class HiddenCache(NamedTuple):
     embedding: EmbeddingCache
     position: PositionCache
     dropout: DropoutCache
-    blocks: list[BlockCache]  # backward takes them off the end, so a used cache is empty
+    blocks: list[Any]  # BlockCaches; backward takes them off the end, so a used cache is empty
     ln_f: LayerNormCache
     model: Any  # whose forward made it
 

@@ -197,6 +197,7 @@ SELECTED = {
     "logprob": "",
     "estimators": "samples_are or gumbel_s_value",
     "exact": "0_d or any_number_of_pieces",
+    "recomputing": "on_the_device or soft or arithmetic",
 }
 
 

@@ -18,7 +18,7 @@ from ..model import LanguageModel
 from ..storage import memory, validate
 from ..storage.shapes import ArrayModule, Batch, FilePath, Loss
 from ..storage.terminal import one_line
-from ..training import loop, run, steps, timing
+from ..training import footprint, loop, run, steps, timing
 from ..training.evaluation import evaluate, loss_of_uniform, mean_loss
 from ..training.ranks import Ranks
 from ..training.threads import limit_threads, threads_in_use
@@ -156,7 +156,9 @@ class Job:
             job_options.n_embd,
             job_options.dropout,
         )
-        check_memory(config, job_options.batch_size, job_options.accumulate, xp)
+        check_memory(
+            config, job_options.batch_size, job_options.accumulate, xp, job_options.recompute
+        )
         if resume:
             self.model = GPT(config, job_options.seed, job_options.device)
         else:
@@ -193,6 +195,7 @@ class Job:
                 "weight_decay",
                 "max_grad_norm",
                 "accumulate",
+                "average",
                 "shards",
                 "eval_every",
                 "patience",
@@ -235,7 +238,7 @@ class Job:
 
     def facts(self) -> dict[str, Any]:
         """What all ranks must have alike, {what it is: value}."""
-        own = ("data", "device", "quiet", "threads")  # may differ
+        own = ("data", "device", "quiet", "recompute", "threads")  # may differ
         asked = {k: v for k, v in dataclasses.asdict(self.options).items() if k not in own}
         return {
             "version of minimixce": __version__,
@@ -313,7 +316,9 @@ class Job:
             group_step = steps.grouped_step(self.step, share)
         else:
             assert self.objective is not None
-            group_step = steps.GroupedObjective(self.objective, o.seed, o.shards, share)
+            group_step = steps.GroupedObjective(
+                self.objective, o.seed, o.shards, share, o.average, o.recompute
+            )
         inputs, targets = self._typical_batch()
         with steps.ending(group_step), np.errstate(all="ignore"):
             of_batch = timing.seconds_of_step(
@@ -351,6 +356,7 @@ class Job:
             self.batches,
             self.objective,
             step=self.step,
+            recompute=self.options.recompute,
             **self._fit_options,
             # The best model by likelihood is not the best by another objective: a run of a step
             # keeps its last.
@@ -408,23 +414,21 @@ class Job:
         return tokenizer.decode(backend.to_numpy(tokens)[0])
 
 
-def check_memory(config: GPTConfig, batch_size: int, accumulate: int, xp: ArrayModule) -> None:
+def check_memory(
+    config: GPTConfig, batch_size: int, accumulate: int, xp: ArrayModule, recompute: bool = False
+) -> None:
     """Raise MemoryError where training is sure to need more memory than there is, on the host
     (memory.available) or on a GPU (backend.free_memory), before it is used up.
 
     config: the model's sizes; batch_size sequences a batch, `accumulate` batches a step. xp: the
     array module of the device. A GPU's weights are made on the host, which has to hold them once.
+    recompute: fit's.
     """
-    C, T, L = config.n_embd, config.block_size, config.n_layer
-    params = L * (12 * C * C + 13 * C) + (config.vocab_size + T + 2) * C
-    positions = batch_size * T
-    # on the CPU a batch goes through the model in parts
-    at_once = min(positions, max(T, steps.AT_ONCE)) if xp is np else positions
-    # what backward needs of a layer, of its scores the half that is seen; logits of one sequence
-    activations = at_once * L * (16 * C + config.n_head * T // 2) + T * config.vocab_size
-    activations += 2 * positions * accumulate
-    # bytes; the inner 4: weights, gradients, AdamW's two means
-    needed = 4 * (4 * params + activations)
+    step = footprint.of_training(config, batch_size, accumulate, recompute, xp is not np)
     advice = "choose a smaller --n-embd, --n-layer, --block-size, --batch-size or --accumulate"
-    memory.check(4 * params, "making this model's weights", advice)
-    memory.check(needed, "training this model", advice, xp)
+    memory.check(step.weights, "making this model's weights", advice)
+    if not recompute:
+        advice += ", or add --recompute"
+    batches = 8 * batch_size * config.block_size * accumulate  # a step's ids and targets
+    sure = 9 * (step.peak + batches) // 10  # the arithmetic may be some percent too high
+    memory.check(sure, "training this model", advice, xp)

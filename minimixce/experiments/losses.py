@@ -47,11 +47,17 @@ def _sequence_step(
     name = job_options.objective
     if not job_options.world:
         raise ValueError(f"objective {name} needs P itself: give --world")
-    if job_options.dropout or job_options.patience is not None:
-        unused = "dropout" if job_options.dropout else "patience"
-        raise ValueError(
-            f"{options.flag(unused)} is for objectives over tokens; {name} goes without it"
-        )
+    unused = {
+        "dropout": job_options.dropout,
+        "patience": job_options.patience is not None,
+        "recompute": job_options.recompute,
+        "average": job_options.average != "targets",
+    }
+    for option, is_given in unused.items():
+        if is_given:
+            raise ValueError(
+                f"{options.flag(option)} is for objectives over tokens; {name} goes without it"
+            )
     sampled = on_worlds.of_world(corpus)
     return on_worlds.sequence_step(
         name,

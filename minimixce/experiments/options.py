@@ -202,10 +202,21 @@ class TrainingOptions(_RatioOptions):
     steps: int = option(2200, "optimizer steps")
     batch_size: int = option(12, "sequences in a batch")
     accumulate: int = option(1, "batches in a step")
+    average: str = option(
+        "targets",
+        "what a step is the mean of: targets, all of it alike; batches, the means of its batches",
+        metavar="{targets,batches}",
+    )
     shards: int | None = option(
         None,
         "parts of each batch that are computed side by side; by default one for each thread where"
         " the batch is large enough",
+    )
+    recompute: bool = option(
+        False,
+        "keep the inputs of blocks alone and compute the rest again in backward: less memory, more"
+        " time, the same gradients",
+        on_resume=FREE,
     )
     block_size: int = option(64, "positions the model sees", on_resume=FIXED)
     n_layer: int = option(2, "transformer blocks", on_resume=FIXED)

@@ -70,6 +70,7 @@ def loss_and_grads(
         else:
             dx[rows], more = form.unembedding_backward(dlogits, cache)
             dweight += more
+        del dlogits  # lest the next chunk's logits be made beside it
     return loss, dx, dweight
 
 

@@ -24,9 +24,11 @@ from ..training.ranks import Ranks, fingerprint, fingerprint_of_batches
 from ..training.report import Report
 from ..training.run import Run, found_in, keeping
 from ..training.steps import (
+    AVERAGES,
     GroupedObjective,
     GroupStep,
     check_callable,
+    check_recompute,
     describe,
     ending,
     grouped_step,
@@ -55,7 +57,9 @@ def fit(
     weight_decay: float = 0.1,
     max_grad_norm: float = 1.0,
     accumulate: int = 1,
+    average: str = "targets",
     shards: int | None = None,
+    recompute: bool = False,
     validation: Iterable[Batch] | None = None,
     validation_eta: float = 0.5,
     eval_every: int = 250,
@@ -82,17 +86,19 @@ def fit(
 
     objective: (logits, targets) -> (loss, dlogits), as in minimixce.objectives; by default mixce.
     One with a `normalizer` parameter is given the number of targets of the whole step, so that
-    accumulated batches equal one big batch. step: instead of an objective, a whole step(model,
-    batch) -> loss, grads; one with a parameter `number` is given the number of the batch, to seed
-    its random numbers with. objective_name: what the run remembers of either, to start the count of
-    the best anew when it is resumed with another; by default the function's name, with its ratios
-    where it is a functools.partial (two lambdas have the same name).
+    accumulated batches equal one big batch; with average="batches" a step is the mean of its
+    batches' means. step: instead of an objective, a whole step(model, batch) -> loss, grads; one
+    with a parameter `number` is given the number of the batch, to seed its random numbers with.
+    objective_name: what the run remembers of either, to start the count of the best anew when it is
+    resumed with another; by default the function's name, with its ratios where it is a
+    functools.partial (two lambdas have the same name).
 
     shards: on the CPU, how many parts the rows of each batch are shared out in, which are computed
     side by side, each with its share of the linear algebra library's threads. By default as many as
     it has threads, where a batch is large enough and model and objective are the package's own
     (training.shards), else 1. Others than 1 need an objective with a `normalizer`; results depend
-    on shards in rounding, and with dropout in the draw. seed: of dropout.
+    on shards in rounding, and with dropout in the draw. seed: of dropout. recompute: whether to
+    keep a GPT's blocks' inputs alone and compute the rest again in backward (training.recomputing).
 
     validation: batches to iterate over; measurements then hold those of `evaluate`, with
     validation_eta as the η of validation_mixce; the best model is the one with the least
@@ -141,6 +147,7 @@ def fit(
         "shards": shards,
         "eval_every": eval_every,
         "patience": patience,
+        "average": average,
     }
     objective = objectives.mixce if objective is None and step is None else objective
     name = objective_name or describe(cast(Callable[..., Any], objective or step))
@@ -148,6 +155,7 @@ def fit(
     # what differed would have ranks wait for each other in different places, or drift apart
     ranks.check_same({f"option {of}": value for of, value in (options | more).items()})
     check_options(**options)
+    check_recompute(recompute, model, step)
     if reuse_memory and model.xp is np:
         backend.reuse_freed_memory()
     # as Python's numbers: NumPy's do not go into JSON, and change the dtype of what they multiply
@@ -155,7 +163,7 @@ def fit(
     final_lr = float(final_lr)
     folder = folder if ranks.is_first else None
     objective, group_step = ranks.together(
-        lambda: _objective_and_step(objective, step, model, seed, shards, ranks)
+        lambda: _objective_and_step(objective, step, model, seed, shards, ranks, average, recompute)
     )
     # What overflows shows in the loss, with advice, and needs no warnings.
     with contextlib.ExitStack() as kept, np.errstate(all="ignore"), ending(group_step):
@@ -224,6 +232,8 @@ def _objective_and_step(
     seed: int,
     shards: int | None,
     ranks: Ranks,
+    average: str,
+    recompute: bool,
 ) -> tuple[Loss | None, GroupStep]:
     """What fit was given -> (the objective, or None for a step; what makes this rank's part of a
     step of a group of batches).
@@ -253,7 +263,8 @@ def _objective_and_step(
                 "an objective needs a parameter `normalizer` to be shared out over ranks:"
                 f" {describe(objective)} has none"
             )
-    return objective, GroupedObjective(guarded(objective), seed, shards, share)
+    how = (seed, shards, share, average, recompute)
+    return objective, GroupedObjective(guarded(objective), *how)
 
 
 def _check_places(
@@ -365,10 +376,13 @@ def check_options(
     shards: int | None = None,
     eval_every: int = 250,
     patience: int | None = None,
+    average: str = "targets",
 ) -> None:
     """Raise ValueError, naming the option, unless fit can work with these: steps, lr, warmup,
-    final_lr, betas, weight_decay, max_grad_norm, accumulate, shards, eval_every and patience.
+    final_lr, betas, weight_decay, max_grad_norm, accumulate, shards, eval_every, patience, average.
     """
+    if average not in AVERAGES:
+        raise ValueError(f"average must be {' or '.join(AVERAGES)}, got {average!r}")
     counts = {
         "steps": steps,
         "eval_every": eval_every,

@@ -16,8 +16,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .. import backend
+from ..gpt import GPT
 from ..model import LanguageModel, complete_grads
 from ..storage.shapes import Array, Batch, Loss, LossAndGrads, RandomGenerator
+from .recomputing import RecomputingGPT
 from .shards import Shards, default_shards, keep_nothing, rows_of
 from .threads import threads_in_use
 
@@ -26,6 +28,9 @@ _IN_FIT = "; a whole step, (model, batch) -> loss, grads, goes in step="
 
 # what calling something else with (logits, targets) raises; a ValueError where it unpacks a batch
 _TELLING = (AttributeError, TypeError, ValueError)
+
+# What a step of several batches is the mean of; see GroupedObjective.
+AVERAGES = ("targets", "batches")
 
 # (model, group of batches, number of the group) -> loss, grads
 GroupStep: TypeAlias = Callable[..., LossAndGrads]
@@ -117,6 +122,19 @@ def _is_loss_and_dlogits(result: Any, logits: Array) -> bool:
     return loss_shape == () and getattr(dlogits, "shape", None) == logits.shape
 
 
+def check_recompute(recompute: bool, model: LanguageModel, step: Any = None) -> None:
+    """Raise ValueError where `recompute` asks for what cannot be: model is not a GPT, or is one
+    with a forward of its own, or `step`, a whole step, takes the place of an objective.
+    """
+    if recompute and step is not None:
+        raise ValueError("recompute must be False for a step, which calls the model as it likes")
+    if recompute and type(model) is not GPT:
+        raise ValueError(
+            "recompute must be False for a model without a GPT's blocks, got"
+            f" {type(model).__name__}"
+        )
+
+
 def takes_normalizer(objective: Callable[..., Any]) -> bool:
     """Whether an objective has the documented keyword parameter `normalizer`, and so can take its
     targets in parts.
@@ -128,7 +146,9 @@ class GroupedObjective:
     """(model, group, number) -> loss, grads from an objective over tokens.
 
     Where it takes a `normalizer`, that is the number of targets of the whole group, so that the
-    group equals one big batch; elsewhere the batches' losses are averaged. The random numbers of
+    group equals one big batch; elsewhere, and with average="batches" instead of "targets", the
+    batches' losses are averaged. recompute: whether a GPT's blocks are computed again in backward,
+    for memory (see training/recomputing.py). The random numbers of
     dropout depend on seed, number and shard alone, so that a resumed run draws what an undisturbed
     one would. shards: how many parts every batch's rows are shared out in, which are computed side
     by side (see training/shards.py); None for as many as the first batch's shape is worth (see
@@ -143,11 +163,15 @@ class GroupedObjective:
         seed: int = 0,
         shards: int | None = 1,
         share: tuple[int, int] = (0, 1),
+        average: str = "targets",
+        recompute: bool = False,
     ) -> None:
         self.objective = objective
         self.seed = seed
         self.shards = shards
         self.share = share
+        self.average = average
+        self.recompute = recompute
         self._counted = takes_normalizer(objective)
         self._side_by_side: Shards | None = None
 
@@ -155,14 +179,14 @@ class GroupedObjective:
         """Loss and gradients of a group of batches, whose number is `number`."""
         if self.shards is None:
             self.shards = shards_for(self.objective, model, group[0])
-        count = max(1, sum(int((targets >= 0).sum()) for _, targets in group))
+        counts = self._normalizers(group)
         if self.shards == 1:
-            loss, grads = self._shard_step(model, group, count, number, 0)
+            loss, grads = self._shard_step(model, group, counts, number, 0)
         else:
             if self._side_by_side is None:
                 processes = keep_nothing(self.objective, model)
                 self._side_by_side = Shards(self._shard_step, self.shards, processes)
-            loss, grads = self._side_by_side(model, group, count, number)
+            loss, grads = self._side_by_side(model, group, counts, number)
         if grads is None:
             return model.xp.asarray(0.0), complete_grads({}, model)
         return loss, grads
@@ -172,9 +196,18 @@ class GroupedObjective:
         if self._side_by_side is not None:
             self._side_by_side.close()
 
-    def _parts(self, model, group, shard):
-        """(batch, rows) of what a shard takes through the model one after the other."""
-        for batch in group:
+    def _normalizers(self, group):
+        """What the sum over each batch's targets is divided by, so that all batches together give
+        the mean.
+        """
+        counts = [int((targets >= 0).sum()) for _, targets in group]
+        if self.average == "batches":
+            return [max(1, count) * len(group) for count in counts]
+        return [max(1, sum(counts))] * len(group)
+
+    def _parts(self, model, group, counts, shard):
+        """(batch, rows, normalizer) of what a shard takes through the model one after the other."""
+        for batch, count in zip(group, counts, strict=True):
             n, positions = batch[0].shape
             rank, ranks = self.share
             total = ranks * self.shards
@@ -185,20 +218,21 @@ class GroupedObjective:
                 side_by_side = total if model.config.dropout else self.shards
                 size = max(1, AT_ONCE // side_by_side // positions)
             for start in range(rows.start, rows.stop, size):
-                yield batch, slice(start, min(start + size, rows.stop))
+                yield batch, slice(start, min(start + size, rows.stop)), count
 
-    def _shard_step(self, model, group, count, number, shard, grads=None):
+    def _shard_step(self, model, group, counts, number, shard, grads=None):
         loss = 0.0
         rng = _dropout_rng(model, self.seed, number, self.share[0] * self.shards + shard)
-        for (inputs, targets), rows in self._parts(model, group, shard):
+        in_training = RecomputingGPT(model) if self.recompute else model
+        for (inputs, targets), rows, count in self._parts(model, group, counts, shard):
             tokens, wanted = model.xp.asarray(inputs[rows]), model.xp.asarray(targets[rows])
             if self._counted:
                 of_part = functools.partial(self.objective, normalizer=count)
-                part, grads = model.loss_and_grads(tokens, wanted, of_part, rng, grads)
+                part, grads = in_training.loss_and_grads(tokens, wanted, of_part, rng, grads)
             else:
-                logits, cache = model.forward(tokens, training=True, rng=rng)
+                logits, cache = in_training.forward(tokens, training=True, rng=rng)
                 part, dlogits = (value / len(group) for value in self.objective(logits, wanted))
-                grads = model.backward(dlogits, cache, grads)
+                grads = in_training.backward(dlogits, cache, grads)
             loss = loss + part
         return loss, grads
 
