@@ -144,12 +144,12 @@ class _Measuring:
 
         found: dict[str, Rows] = {}
         for way in self._wanted:
+
+            def measure(texts, temperature, way=way):
+                return look(self._compared(texts, way.seed, human))
+
             if way.split == "validation":
-                row = self._writer.measured(
-                    way,
-                    self._by,
-                    lambda texts, _, seed=way.seed: look(self._compared(texts, seed, human)),
-                )
+                row = self._writer.measured(way, self._by, measure)
                 found.setdefault(way.label, []).append(row)
         return found, look(human)
 

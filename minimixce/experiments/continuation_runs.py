@@ -15,11 +15,12 @@ import numpy as np
 from .. import backend
 from ..model import LanguageModel
 from ..storage import files
-from ..storage.shapes import Batch, FilePath
-from ..text import Corpus, formats
+from ..storage.shapes import Array, FilePath, Int
+from ..text import Batches, Corpus, formats
 from ..text.corpus import read_files
 from ..text.prepared import Tokens
-from . import mauve, measures
+from ..training import run
+from . import embeddings, mauve, measures
 from .continuations import ContinuationOptions, Hands, check_options, deal, tune_top_p, write_on
 from .measures import Ids
 from .options import ComparisonOptions
@@ -78,8 +79,8 @@ def check(
     labels: Sequence[str],
     test: Sequence[FilePath] | None,
 ) -> ContinuationOptions:
-    """Raise ValueError, naming the option, for options that cannot work -> c, with the folder that
-    texts are compared by.
+    """Raise ValueError or FileNotFoundError, naming the option or the file, for options that cannot
+    work -> c, with the folder that texts are compared by.
     """
     if o.world:
         raise ValueError("--prompt-tokens is for text, and --world has none: leave one of them out")
@@ -100,6 +101,11 @@ def check(
             "models are compared by the hidden states of one and the same model: name its folder"
             " with --features"
         )
+    # opened once before hours of training, where what is wrong with them would come out at the end
+    if features is not None:
+        run.open_folder(features, "cpu")
+    if c.encode is not None:
+        embeddings.encoder_of_file(c.encode)
     return dataclasses.replace(c, features=features)
 
 
@@ -111,7 +117,7 @@ class HeldOut(NamedTuple):
     """Texts to go on from, by split, and batches of the test text (inputs, targets)."""
 
     hands: dict[str, Hands]
-    batches: Sequence[Batch]
+    batches: Batches
     remarks: list[str]
 
 
@@ -127,8 +133,8 @@ def deal_texts(
     if test is None:
         assert o.data is not None  # check says so
         test = [formats.test_lines(o.data[0])]
-    ids, sources = read_files(test, corpus.tokenizer, corpus.lines)
-    ids, seen = _without_seen(ids, corpus)
+    read, sources = read_files(test, corpus.tokenizer, corpus.lines)
+    ids, seen = _without_seen(read, corpus)
     if not len(ids):
         raise ValueError("--test must name texts that are not trained on or held out already")
     whole = o.lines or corpus.lines or o.batches == "texts"
@@ -149,19 +155,17 @@ def deal_texts(
     return HeldOut(hands, held, remarks)
 
 
-def _without_seen(ids: Tokens, corpus: Corpus) -> tuple[Tokens, int]:
+def _without_seen(ids: Int[Array, " N"], corpus: Corpus) -> tuple[Int[Array, " n"], int]:
     """A stream without those of its documents that are trained on or held out, and their number."""
     boundary = corpus.tokenizer.boundary
     seen = {_digest(text) for part in corpus[:2] for text in _documents(part, boundary)}
-    kept, left_out = [np.asarray(ids[:0])], 0
-    for text in _documents(ids, boundary):
-        if _digest(text) in seen:
-            left_out += 1
-        else:
-            kept += [[boundary], text]
-    # a document ends with a boundary, and begins behind one
-    found = np.concatenate([*kept, [boundary]]).astype(kept[0].dtype)
-    return (found if len(kept) > 1 else kept[0]), left_out
+    texts = list(_documents(ids, boundary))
+    kept = [text for text in texts if _digest(text) not in seen]
+    # a document begins behind a boundary and ends with one
+    ends = np.array([boundary])
+    found = [part for text in kept for part in (ends, np.asarray(text))]
+    stream = np.concatenate([*found, ends]) if kept else ends[:0]
+    return stream.astype(ids.dtype), len(texts) - len(kept)
 
 
 def _documents(ids: Tokens, boundary: int) -> Iterator[Ids]:
@@ -188,7 +192,7 @@ class Writer:
     ) -> None:
         self._o, self._c, self._trained, self._out = o, c, trained, out
         self.held_out = held_out
-        self._digests = {key: digest_of_model(run.model) for key, run in trained.items()}
+        self._digests = {key: digest_of_model(own.model) for key, own in trained.items()}
         self._tuned: dict[tuple[str, int], float] = {}
 
     def write(self, way: Way) -> bool:
@@ -196,12 +200,12 @@ class Writer:
         key = self._key(way)
         if self._read(way).get("key") == key:
             return False
-        run = self._trained[way.label, way.seed]
-        temperature = self._temperature(way, run) if way.like else 1.0
-        top_p = self._top_p(way, run) if way.top_p else None
+        own = self._trained[way.label, way.seed]
+        temperature = self._temperature(way, own) if way.like else 1.0
+        top_p = self._top_p(way, own) if way.top_p else None
         hands = self.held_out.hands[way.split]
-        drawn = self._write_on(run, hands, hands.measured, way.seed, temperature, top_p)
-        tokenizer = run.job.corpus.tokenizer
+        drawn = self._write_on(own, hands, hands.measured, way.seed, temperature, top_p)
+        tokenizer = own.job.corpus.tokenizer
         found = {"key": key, "model": way.label, "seed": way.seed, "split": way.split}
         found |= {"temperature": temperature, "top_p": top_p}
         found["texts"] = [tokenizer.decode(ids) for ids in drawn]
@@ -229,34 +233,37 @@ class Writer:
     def _key(self, way: Way) -> str:
         """What the texts of a way depend on."""
         o, c, hands = self._o, self._c, self.held_out.hands
-        own = [self._digests[way.label, way.seed], *map(_digest, hands[way.split].measured)]
+        own: list[Any] = [
+            self._digests[way.label, way.seed],
+            *map(_digest, hands[way.split].measured),
+        ]
         if way.like:
-            own += ["entropy of", self._digests[way.like, way.seed], o.eval_tokens]
+            parts += ["entropy of", self._digests[way.like, way.seed], o.eval_tokens]
         if way.top_p:
-            own += [c.top_p, *(map(_digest, hands["validation"].others) if c.tune_top_p else ())]
-        return digest_of([*own, c.prompt_tokens, o.tokens, hands[way.split].whole, way.seed])
+            parts += [c.top_p, *(map(_digest, hands["validation"].others) if c.tune_top_p else ())]
+        return digest_of([*parts, c.prompt_tokens, o.tokens, hands[way.split].whole, way.seed])
 
-    def _temperature(self, way: Way, run: Trained) -> float:
+    def _temperature(self, way: Way, own: Trained) -> float:
         """That at which MLE has the entropy of another run at validation contexts."""
         other = self._trained[way.like, way.seed]
         _, entropy = measures.fit_to_text(other.model, other.job.validation)
-        return measures.matching_temperature(run.model, run.job.validation, entropy)
+        return measures.matching_temperature(own.model, own.job.validation, entropy)
 
-    def _top_p(self, way: Way, run: Trained) -> float:
+    def _top_p(self, way: Way, own: Trained) -> float:
         """The top-p that was given, or the one that is tuned on validation texts."""
         if self._c.top_p is not None:
             return self._c.top_p
         hands = self.held_out.hands["validation"]
 
         def write(top_p):
-            return self._write_on(run, hands, hands.others, way.seed, 1.0, top_p)
+            return self._write_on(own, hands, hands.others, way.seed, 1.0, top_p)
 
         return tune_top_p(write, hands.others)[0]
 
-    def _write_on(self, run, hands, texts, seed, temperature, top_p):
-        boundary = run.job.corpus.tokenizer.boundary
+    def _write_on(self, own, hands, texts, seed, temperature, top_p):
+        boundary = own.job.corpus.tokenizer.boundary
         how = {"temperature": temperature, "top_p": top_p, "seed": seed}
-        return write_on(run.model, texts, hands, boundary, self._o.tokens, **how)
+        return write_on(own.model, texts, hands, boundary, self._o.tokens, **how)
 
     def _read(self, way: Way) -> dict[str, Any]:
         path = self._out / way.file

@@ -12,6 +12,9 @@ from . import measures, tables
 from .jobs import Job
 from .options import ComparisonOptions
 
+# title, headings and rows of a part of a table
+Part: TypeAlias = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+
 
 class Comparison(NamedTuple):
     """What a comparison found: the content of its table.json, its rows of table.csv (label ->
@@ -23,19 +26,25 @@ class Comparison(NamedTuple):
     groups: dict[str, list[dict[str, Any]]]
     measures: dict[str, measures.Measure]
     note: str
-    parts: Sequence[tuple[str, list[str], list[list[str]]]] = ()
+    parts: Sequence[Part] = ()
 
     def table(self) -> str:
         """The table as text: mean ± standard deviation over seeds."""
         if not self.parts:
             return tables.format_measures(self.groups, self.measures)
-        shown = [f"{title}\n{tables.format_table(*table)}" for title, *table in self.parts]
+        shown = [
+            f"{title}\n{tables.format_table(headings, rows)}"
+            for title, headings, rows in self.parts
+        ]
         return "\n\n".join(shown)
 
     def markdown(self) -> str:
         """The same table as a page of Markdown."""
         parts = self.parts or [("", *tables.measures_by_row(self.groups, self.measures))]
-        shown = [f"{title}\n\n{tables.format_markdown(*table)}" for title, *table in parts]
+        shown = [
+            f"{title}\n\n{tables.format_markdown(headings, rows)}"
+            for title, headings, rows in parts
+        ]
         notes = "\n".join(f"- {note}" for note in self.note.split("\n"))
         return "\n\n".join([*shown, notes]).lstrip() + "\n"
 
