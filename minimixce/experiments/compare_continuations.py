@@ -13,9 +13,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..training import run
 from . import continuation_measures, intervals, measures, tables
 from .continuation_measures import ALL_MEASURES, Compared, measure_compared
-from .continuation_runs import HeldOut, Way, Writer, digest_of, ways
+from .continuation_runs import HeldOut, Way, Writer, digest_of, digest_of_model, ways
 from .continuations import ContinuationOptions, count_spans
 from .measures import Ids, spread
 from .options import ComparisonOptions
@@ -66,12 +67,14 @@ class _Measuring:
         first = next(iter(trained.values()))
         self._corpus = first.job.corpus
         self._vocabulary = measures.vocabulary_of(self._corpus)
-        self._judge = continuation_measures.judge_by(
-            c, first.model, self._corpus.tokenizer, o.device
-        )
-        self._by = digest_of(
-            [dataclasses.asdict(c), o.eval_tokens, *map(_ids, self._all_human_texts())]
-        )
+        model, tokenizer = first.model, self._corpus.tokenizer  # of no use beside --encode alone
+        if c.features is not None:
+            model, tokenizer = run.open_folder(c.features, o.device)
+        here = dataclasses.replace(c, features=None)
+        self._judge = continuation_measures.judge_by(here, model, tokenizer, o.device)
+        code = Path(c.encode.rpartition(":")[0]).read_text("utf-8") if c.encode else ""
+        by = [dataclasses.asdict(here), code, digest_of_model(model), o.eval_tokens]
+        self._by = digest_of([*by, *map(_ids, self._all_human_texts())])
 
     def comparison(self) -> Comparison:
         """All of it."""

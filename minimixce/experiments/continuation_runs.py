@@ -193,7 +193,6 @@ class Writer:
         self._o, self._c, self._trained, self._out = o, c, trained, out
         self.held_out = held_out
         self._digests = {key: digest_of_model(own.model) for key, own in trained.items()}
-        self._tuned: dict[tuple[str, int], float] = {}
 
     def write(self, way: Way) -> bool:
         """Write the texts of a way to its file, unless they are there -> whether they were not."""
@@ -233,10 +232,8 @@ class Writer:
     def _key(self, way: Way) -> str:
         """What the texts of a way depend on."""
         o, c, hands = self._o, self._c, self.held_out.hands
-        own: list[Any] = [
-            self._digests[way.label, way.seed],
-            *map(_digest, hands[way.split].measured),
-        ]
+        parts: list[Any] = [self._digests[way.label, way.seed]]
+        parts += map(_digest, hands[way.split].measured)
         if way.like:
             parts += ["entropy of", self._digests[way.like, way.seed], o.eval_tokens]
         if way.top_p:
