@@ -152,7 +152,6 @@ CONTINUATION_MEASURES = {
         ".3f",
         lambda e: embeddings.coherence(e.judge.encode, *e.span_parts()),
         "spans",
-        panel=("Coherence of spans of equal length", "cosine"),
     ),
     "controlled_mauve": Measure(
         "controlled MAUVE",
