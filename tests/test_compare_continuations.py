@@ -15,8 +15,10 @@ import pytest
 
 import minimixce as mm
 from minimixce import cli, text
+from minimixce.experiments import compare as compare_command
 from minimixce.experiments import continuation_runs, intervals
 from minimixce.experiments.compare_continuations import difference
+from minimixce.experiments.continuations import ContinuationOptions
 
 # ---- formulas ------------------------------------------------------------------------------------
 
@@ -66,6 +68,16 @@ def test_texts_that_were_seen_are_not_tested_on():
     assert left_out == 2
     kept, left_out = continuation_runs._without_seen(test[:4], corpus)
     assert (len(kept), left_out) == (0, 1)
+
+
+def test_every_file_is_one_that_compare_may_replace():
+    """And no two ways to write have the same."""
+    options = ContinuationOptions(tune_top_p=True)
+    ways = continuation_runs.ways(["mle", "mixce η=0.5", "mine"], [0, 1], options)
+    assert len({way.file for way in ways}) == len(ways) == 2 * (3 + 4 + 4)
+    assert all(compare_command._is_name(way.file) for way in ways)
+    for name in ("texts/mine.json", "texts/../mle_seed0_test.json", "texts/mle_seed0"):
+        assert not compare_command._is_name(name)
 
 
 # ---- the command ---------------------------------------------------------------------------------
