@@ -241,7 +241,7 @@ def test_what_changes_is_written_and_measured_anew(folder, capsys):
     assert compare("--resume", "--spans", "10") == 0
     again = json.loads(path.read_text())
     assert again["tokens"] == before["tokens"]
-    assert again["row"] != before["row"]
+    assert again["by"] != before["by"]
     assert compare("--resume", "--tokens", "10") == 0
     assert max(map(len, json.loads(path.read_text())["tokens"])) == 10
 

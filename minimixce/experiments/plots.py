@@ -34,6 +34,9 @@ SYNTHETIC_FIGURES = ("matrices.png", "ratios.png", "curves.png")
 _LEAST_SHOWN = 1e-12  # where logarithmic axes of the synthetic experiments end
 
 
+_MOST_TILTED = 7  # names below a panel: more of them stand upright
+
+
 # the ends of Q's shades, 3:1 on white
 _DARK, _LIGHT = (0.24, 0.08, 0.0), (213 / 255, 94 / 255, 0.0)
 
@@ -185,6 +188,9 @@ def _values_of_groups(
     if name in held_out:
         ax.plot(len(shown), held_out[name], **_STAR)
     ticks = [*shown, *(["held-out text"] if name in held_out else [])]
+    if len(ticks) > _MOST_TILTED:
+        ax.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=8)
+        return
     names = [tick.replace(", ", ",\n") for tick in ticks]
     ax.set_xticks(range(len(ticks)), names, rotation=35, ha="right")
 
