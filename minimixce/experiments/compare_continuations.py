@@ -73,7 +73,8 @@ class _Measuring:
         here = dataclasses.replace(c, features=None)
         self._judge = continuation_measures.judge_by(here, model, tokenizer, o.device)
         code = Path(c.encode.rpartition(":")[0]).read_text("utf-8") if c.encode else ""
-        by = [dataclasses.asdict(here), code, digest_of_model(model), o.eval_tokens]
+        by = [c.prompt_tokens, c.mauve, c.spans, c.span_words, c.encode, code, o.eval_tokens]
+        by.append(digest_of_model(model))
         self._by = digest_of([*by, *map(_ids, self._all_human_texts())])
 
     def comparison(self) -> Comparison:
