@@ -156,15 +156,27 @@ CONTINUATION_MEASURES = {
         "texts",
     ),
     "authors_repetition_length": Measure("authors' rep. length", ".2f", _authors_length, "texts"),
-    "coherence": Measure("coherence", ".3f", lambda e: e.coherence, "texts"),
-    "mauve": Measure("MAUVE", ".3f", _mauve, "mauve"),
+    "coherence": Measure(
+        "coherence",
+        ".3f",
+        lambda e: e.coherence,
+        "texts",
+        panel=("Coherence of prompt and continuation", "cosine"),
+    ),
+    "mauve": Measure("MAUVE", ".3f", _mauve, "mauve", panel=("MAUVE", "0 to 1")),
     "controlled_coherence": Measure(
         "controlled coherence",
         ".3f",
         lambda e: embeddings.coherence(e.judge.encode, *e.span_parts()),
         "spans",
     ),
-    "controlled_mauve": Measure("controlled MAUVE", ".3f", _controlled_mauve, "spans, mauve"),
+    "controlled_mauve": Measure(
+        "controlled MAUVE",
+        ".3f",
+        _controlled_mauve,
+        "spans, mauve",
+        panel=("MAUVE of spans of equal length", "0 to 1"),
+    ),
 }
 ALL_MEASURES = TEXT_MEASURES | CONTINUATION_MEASURES
 
@@ -275,7 +287,7 @@ def report_continuations(
     """
     hands = deal(ids, corpus.tokenizer.boundary, samples, tokens, o.prompt_tokens, whole)
     seeds = parse_seeds(o.seeds)
-    judge = _judge(o, model, corpus.tokenizer, device)
+    judge = judge_by(o, model, corpus.tokenizer, device)
     found = measure_continuations(
         *(model, hands, corpus, vocabulary, judge),
         tokens=tokens,
@@ -291,7 +303,7 @@ def report_continuations(
     blank = [""] * (len(headings) - 2)
     of_fit = [[row.heading, f"{fit[name]:{row.format}}", *blank] for name, row in of_model.items()]
     rows = [*of_fit, *rows]
-    notes = _notes(o, hands, found["spans"], tokens, len(seeds), found["tuned"])
+    notes = reading_notes(o, hands, found["spans"], tokens, len(seeds), found["tuned"])
     if (count := len(hands.measured)) < samples:
         notes.insert(
             1, f"{count:,} texts, not {samples:,}: what was read has no more (--eval-tokens)"
@@ -309,7 +321,7 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join([table, "", *(f"- {note}" for note in report["notes"]), ""])
 
 
-def _judge(o: ContinuationOptions, model: GPT, tokenizer: Tokenizer, device: str) -> Judge:
+def judge_by(o: ContinuationOptions, model: GPT, tokenizer: Tokenizer, device: str) -> Judge:
     """By what the options o ask to compare texts."""
     if o.features is not None:
         model, tokenizer = run.open_folder(o.features, device)
@@ -333,7 +345,7 @@ def _count(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
-def _notes(
+def reading_notes(
     o: ContinuationOptions,
     hands: Hands,
     spans: int,
