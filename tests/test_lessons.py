@@ -24,6 +24,7 @@ LESSONS = [
     "6_the_approximation",
     "7_the_transformer_by_hand",
     "8_experiments_read_sceptically",
+    "9_fine_tuning_read_sceptically",
 ]
 each_lesson = pytest.mark.parametrize("name", LESSONS)
 

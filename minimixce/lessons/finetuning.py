@@ -94,8 +94,8 @@ def draw_two_measures(runs: Mapping[str, Any], human: tuple[float, float]) -> No
     ax.legend(loc="lower left", frameon=False)
     show(
         fig,
-        "MAUVE against possible sentences: MLE has a high MAUVE and few possible sentences, MixCE at"
-        " the small η more possible ones and the least MAUVE; its control has more of both.",
+        "MAUVE against possible sentences: MLE has a high MAUVE and few possible sentences, MixCE"
+        " at the small η more possible ones and the least MAUVE; its control has more of both.",
     )
 
 
