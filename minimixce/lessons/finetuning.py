@@ -8,7 +8,7 @@ import numpy as np
 from ..experiments.plots import P_COLOR, Q_COLOR
 from ..model import LanguageModel
 from ..storage.shapes import Int
-from .figures import CONTROL_COLOR, LEAST_LETTERS, OTHER_COLOR, figure, show
+from .figures import CONTROL_COLOR, INVALID_COLOR, LEAST_LETTERS, OTHER_COLOR, figure, show
 
 
 def go_on(
@@ -56,21 +56,18 @@ def _draw_shares(ax, shares):
     numbers = np.arange(1, len(shares[0]) + 1)
     ax.bar(numbers - 0.2, shares[0], 0.4, color=P_COLOR, label="p, human")
     ax.bar(numbers + 0.2, shares[1], 0.4, color=Q_COLOR, hatch="////", ec="white", label="q, model")
-    ax.set(title="Two histograms", ylabel="share", xlabel="cluster", xticks=numbers)
+    ax.set(title="Two histograms", ylabel="share", xlabel="cluster", xticks=numbers, ylim=(0, 0.7))
     ax.legend(frameon=False, ncols=2, loc="upper right")
 
 
 def _draw_area(ax, curve):
-    ax.fill_between(*curve, color=INSIDE_COLOR, lw=0)
+    ax.fill_between(*curve, color=INVALID_COLOR, lw=0)
     ax.plot(*curve, color=CONTROL_COLOR, marker="o", ms=3, lw=1.5)
     ax.plot(1, 1, "*", color=P_COLOR, ms=13, clip_on=False)
     ax.annotate("equal histograms", (1, 1), (-10, -4), textcoords="offset points", ha="right")
     ax.set(title="The curve, and MAUVE, the area under it", xlim=(0, 1.02), ylim=(0, 1.02))
     ax.set_xlabel("exp(−c KL(q‖r)): little where q invents")
     ax.set_ylabel("exp(−c KL(p‖r)):\nlittle where q leaves out")
-
-
-INSIDE_COLOR = "#d9d9d9"  # of an area
 
 
 def draw_two_measures(runs: Mapping[str, Any], human: tuple[float, float]) -> None:
@@ -114,7 +111,7 @@ def draw_sizes(found: Mapping[str, Mapping[str, Any]]) -> None:
     ax.set_xlabel("texts of each kind")
     ax.set_xticks(texts, [f"{n:g}" for n in texts], fontsize=LEAST_LETTERS)
     ax.minorticks_off()
-    ax.legend(loc="lower right", frameon=False)
+    axes[0].legend(loc="lower right", frameon=False)
     show(
         fig,
         "By features of trained models the three kinds of text lie together up to a few hundred"
