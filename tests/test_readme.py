@@ -22,8 +22,8 @@ from minimixce.experiments.fixed_points import fixed_point
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", *(f"tutorials/{name}.md" for name in (
-    "installing using measures gradient_checking worlds comparing synthetic speed code"
-    " reproducibility promises"
+    "installing using measures gradient_checking worlds comparing finetuning synthetic"
+    " speed code reproducibility promises"
 ).split())]  # fmt: skip
 FRONT = ("CONTRIBUTING.md", "SECURITY.md", "RELEASING.md", "LICENSING.md")  # beside README
 STORY = "The cat sat on the mat. The dog sat on the log.\n"

@@ -15,9 +15,9 @@ import numpy as np
 
 import minimixce as mm
 
+from ..experiments.intervals import interval, t_quantile
 from ..experiments.on_worlds import RowBatches
 from ..logprob import chosen, log_softmax
-from ..storage.validate import check_count
 
 FIELDS = {  # of prereg.json: type, and what it must be
     "question": (str, "a sentence"),
@@ -154,45 +154,6 @@ def _matching_temperature(measure, model, entropy):
 
 
 # ---- the interval --------------------------------------------------------------------------------
-
-
-def interval(differences: Sequence[float], level: float) -> tuple[float, float, float]:
-    """The mean of paired differences and its t interval -> (mean, low, high).
-
-    Raises ValueError for fewer than two.
-    """
-    n = len(differences)
-    check_count("the number of differences", n, least=2)
-    values = np.asarray(differences, float)
-    half = t_quantile((1 + level) / 2, n - 1) * values.std(ddof=1) / math.sqrt(n)
-    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
-
-
-def t_quantile(probability: float, degrees: int) -> float:
-    """The quantile of Student's t distribution, by bisection of its integral, to 1e-9 or so."""
-    low, high = 0.0, 1e4
-    for _ in range(80):
-        middle = (low + high) / 2
-        if _t_below(middle, degrees) < probability:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
-@functools.cache  # an eigenvalue problem, which every step of a bisection needs
-def _gauss():
-    return np.polynomial.legendre.leggauss(80)
-
-
-def _t_below(t, degrees):
-    """P(T < t) for t ≥ 0: with t = √n tan θ the density is a power of cos θ."""
-    end = math.atan(t / math.sqrt(degrees))
-    nodes, weights = _gauss()
-    theta = end * (nodes + 1) / 2
-    integral = float((weights * np.cos(theta) ** (degrees - 1)).sum()) * end / 2
-    log_scale = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)
-    return 0.5 + math.exp(log_scale) / math.sqrt(math.pi) * integral
 
 
 def coverage(n: int, level: float, draws: int = 20_000, seed: int = 0) -> dict[str, float]:

@@ -8,52 +8,65 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import as_completed
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 from .. import objectives
 from ..gpt import GPT
 from ..storage import files, install
 from ..storage.shapes import FilePath
 from ..training import run
-from . import measures, on_worlds, options, plots, pool, tables, world_measures, written
+from . import (
+    compare_continuations,
+    continuation_runs,
+    measures,
+    on_worlds,
+    options,
+    plots,
+    pool,
+    world_measures,
+    written,
+)
+from .continuations import ContinuationOptions
 from .jobs import Job
 from .options import ComparisonOptions, TrainingOptions, parse_seeds
 from .reading import describe_reading, load_corpus
+from .trained import (
+    Comparison,
+    Runs,
+    Trained,
+    curve,
+    folder_name,
+    labels_and_seeds,
+    over_seeds,
+    shared_options,
+)
 
 TABLE_FILE = "table.json"
 CSV_FILE = "table.csv"
+PAGE_FILE = "table.md"
 PICTURE_FILE = "comparison.png"
-_RESULTS = (TABLE_FILE, CSV_FILE, PICTURE_FILE)
+_RESULTS = (TABLE_FILE, CSV_FILE, PAGE_FILE, PICTURE_FILE)
 
 _TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.6)
-
-
-class Comparison(NamedTuple):
-    """What a comparison found: the content of its table.json, its rows of table.csv (label ->
-    dicts), the measures of its columns, and a sentence on how to read them.
-    """
-
-    result: dict[str, Any]
-    groups: dict[str, list[dict[str, Any]]]
-    measures: dict[str, measures.Measure]
-    note: str
-
-    def table(self) -> str:
-        """The table as text: mean ± standard deviation over seeds."""
-        return tables.format_measures(self.groups, self.measures)
 
 
 def compare(
     comparison_options: ComparisonOptions,
     out: FilePath,
     *,
+    continuations: ContinuationOptions | None = None,
+    test: Sequence[FilePath] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     say: Callable[[str], object] = print,
 ) -> Comparison:
     """Train a model for each objective and seed of comparison_options, each in a run folder of its
-    own in `out`, and measure them all -> Comparison, which table.json, table.csv and comparison.png
-    in `out` show too.
+    own in `out`, and measure them all -> Comparison, which table.json, table.csv, table.md and
+    comparison.png in `out` show too.
+
+    With continuations, whose prompt_tokens are above 0, models go on from held-out texts and are
+    measured on the files and folders `test` (compare_continuations); what they write is kept in
+    `out`, too.
 
     resume: runs that are finished are not trained again; otherwise FileExistsError where `out`
     holds a comparison, unless overwrite=True, which removes it as soon as the first run can be
@@ -74,17 +87,32 @@ def compare(
     if o.samples < 1:
         raise ValueError(f"--samples must be at least 1, got {o.samples}")
     folders = _folders(runs, seeds)
-    names = (*_RESULTS, *folders.values())
+    names = [*_RESULTS, *folders.values()]
+    if c := continuations if continuations and continuations.prompt_tokens else None:
+        c = continuation_runs.check(o, c, list(runs), test)
+        names += [way.file for way in continuation_runs.ways(list(runs), seeds, c)]
     with install.locked(out):
         if written.check(out, _KIND, names, resume=resume, overwrite=overwrite):
             install.finish(out, _RESULTS)
         runs_there = [out / name for name in folders.values()] if resume else []
         jobs = _jobs(o, out, runs, seeds, runs_there)
+        corpus = next(iter(jobs.values())).corpus
+        held_out = continuation_runs.deal_texts(o, c, test, corpus) if c else None
+
+        def measure(trained):
+            if held_out is None or c is None:
+                return (compare_on_world if o.world else compare_on_text)(o, trained)
+            return compare_continuations.compare_on_continuations(
+                o, c, runs, trained, held_out, out, say
+            )
+
         written.begin(out, _KIND, names, overwrite=overwrite)
         # only now, when nothing is left of a study that is replaced
         _check_runs(jobs, out, folders)
         try:
-            return _compare(o, out, jobs, folders, say)
+            for line in held_out.remarks if held_out else []:
+                say(line)
+            return _compare(o, out, jobs, folders, measure, say)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(written.GO_ON) from None
 
@@ -121,6 +149,7 @@ def _compare(
     out: Path,
     jobs: dict[tuple[str, int], Job],
     folders: dict[tuple[str, int], str],
+    measure: Callable[[Runs], Comparison],
     say: Callable[[str], object],
 ) -> Comparison:
     """Train and measure, in a folder that is this process's."""
@@ -129,12 +158,15 @@ def _compare(
         say(line.strip())
     train = _train_on_mpi if pool.on_mpi() else _train_here
     trained = train(o, jobs, {key: out / name for key, name in folders.items()}, say)
-    found = (compare_on_world if o.world else compare_on_text)(o, trained)
-    draw = plots.world_comparison if o.world else plots.comparison
+    found = measure(trained)
     with install.replacing(out, _RESULTS) as new:  # together: they show the same runs
         files.write_atomically(new / TABLE_FILE, files.to_json(found.result).encode())
-        _write_csv(new / CSV_FILE, found, ("temperature",) if not o.world else ())
-        draw(found.result, new / PICTURE_FILE)
+        _write_csv(new / CSV_FILE, found, () if o.world else ("temperature",))
+        files.write_atomically(new / PAGE_FILE, found.markdown().encode())
+        if o.world:
+            plots.world_comparison(found.result, new / PICTURE_FILE)
+        else:
+            plots.comparison(found.result, new / PICTURE_FILE, found.measures)
     return found
 
 
@@ -149,17 +181,6 @@ def _check_runs(
                 if (folder / run.RUN_FILE).exists():
                     run.check_corpus(folder, job.corpus)
                     options.check_same(folder, job.options)
-
-
-class Trained(NamedTuple):
-    """A run of a comparison: its job, its best model and its measurements while training."""
-
-    job: Job
-    model: GPT
-    measurements: list[dict[str, Any]]
-
-
-Runs: TypeAlias = dict[tuple[str, int], Trained]  # by label and seed
 
 
 def _train_here(
@@ -233,7 +254,7 @@ def compare_on_text(comparison_options: ComparisonOptions, trained: Runs) -> Com
     temperature that gives it the same entropy and at fixed ones, and the held-out text.
     """
     o = comparison_options
-    labels, seeds = _labels_and_seeds(trained)
+    labels, seeds = labels_and_seeds(trained)
     corpus = next(iter(trained.values())).job.corpus
     vocabulary = measures.vocabulary_of(corpus)
 
@@ -269,8 +290,8 @@ def compare_on_text(comparison_options: ComparisonOptions, trained: Runs) -> Com
         "controls": controls,
         "temperatures": temperatures,
         "held_out": held_out,
-        "curves": {label: [_curve(trained[label, seed]) for seed in seeds] for label in labels},
-        "options": _shared_options(o),
+        "curves": {label: [curve(trained[label, seed]) for seed in seeds] for label in labels},
+        "options": shared_options(o),
     }
     groups = (
         rows
@@ -278,7 +299,7 @@ def compare_on_text(comparison_options: ComparisonOptions, trained: Runs) -> Com
         | {f"mle, temperature {t}": found for t, found in temperatures.items() if t != 1.0}
         | {"held-out text": [held_out]}
     )
-    note = f"{_over_seeds(seeds)}entropy in nats per token at held-out contexts"
+    note = f"{over_seeds(seeds)}entropy in nats per token at held-out contexts"
     return Comparison(result, groups, measures.TEXT_MEASURES, note)
 
 
@@ -287,7 +308,7 @@ def compare_on_world(comparison_options: ComparisonOptions, trained: Runs) -> Co
 
     comparison_options: what table.json keeps of them; trained: {(label, seed): Trained}.
     """
-    labels, seeds = _labels_and_seeds(trained)
+    labels, seeds = labels_and_seeds(trained)
     corpus = on_worlds.of_world(next(iter(trained.values())).job.corpus)
 
     def measured(label, seed):
@@ -301,39 +322,16 @@ def compare_on_world(comparison_options: ComparisonOptions, trained: Runs) -> Co
         "max_len": corpus.max_len,
         "objectives": parse_objectives(comparison_options),
         "rows": rows,
-        "options": _shared_options(comparison_options),
+        "options": shared_options(comparison_options),
         "entropy_p": entropy,
     }
     exact = all(row["exact"] for group in rows.values() for row in group)
     note = (
-        f"{_over_seeds(seeds)}nats per sequence,"
+        f"{over_seeds(seeds)}nats per sequence,"
         f" {'exact' if exact else 'from 10,000 samples each, standard errors in table.csv'};"
         f" {corpus.world.name}, horizon {corpus.max_len}, H(P) = {entropy:.4f}"
     )
     return Comparison(result, rows, world_measures.WORLD_MEASURES, note)
-
-
-def _labels_and_seeds(trained: Runs) -> tuple[list[str], list[int]]:
-    labels, seeds = (list(dict.fromkeys(keys)) for keys in zip(*trained))
-    return labels, seeds
-
-
-def _over_seeds(seeds: Sequence[int]) -> str:
-    return f"mean ± standard deviation over {len(seeds)} seeds; " if len(seeds) > 1 else ""
-
-
-def _curve(trained_run: Trained) -> dict[str, list[float]]:
-    return {
-        "step": [m["step"] for m in trained_run.measurements],
-        "perplexity": [measures.perplexity(m["validation_mle"]) for m in trained_run.measurements],
-    }
-
-
-def _shared_options(comparison_options: ComparisonOptions) -> dict[str, Any]:
-    """The options of all runs: each has its own objective."""
-    found = dataclasses.asdict(comparison_options)
-    del found["objective"]
-    return found
 
 
 # ---- the folder ----------------------------------------------------------------------------------
@@ -343,7 +341,7 @@ def _folders(runs: Iterable[str], seeds: Sequence[int]) -> dict[tuple[str, int],
     """The names of the runs' folders, by label and seed."""
     by_name: dict[str, str] = {}
     for label in runs:
-        other = by_name.setdefault(_folder_name(label), label)
+        other = by_name.setdefault(folder_name(label), label)
         if other != label:
             raise ValueError(f"--objectives: {other} and {label} would have the same folder")
     return {
@@ -351,21 +349,16 @@ def _folders(runs: Iterable[str], seeds: Sequence[int]) -> dict[tuple[str, int],
     }
 
 
-def _folder_name(label: str) -> str:
-    """A label as a folder's name: "mixce η=0.5" -> "mixce_eta0.5"."""
-    for name, ratio in objectives.RATIOS.items():
-        label = label.replace(ratio.symbol, name)
-    return label.replace(" ", "_").replace("=", "")
-
-
 def _is_name(name: str) -> bool:
     """Whether a comparison could have written something of this name to its folder."""
-    return name in _RESULTS or re.fullmatch(r"\w[^/\\\0]*_seed\d+", name) is not None
+    of_run = r"\w[^/\\\0]*_seed\d+"
+    texts = rf"{continuation_runs.TEXTS}/{of_run}_\w[^/\\\0]*\.json"
+    return name in _RESULTS or re.fullmatch(f"{of_run}|{texts}", name) is not None
 
 
 def _remove(path: Path) -> None:
     """Remove a result, or a run and its folder, in which what a user put there stays."""
-    if path.name in _RESULTS:
+    if path.name in _RESULTS or path.parent.name == continuation_runs.TEXTS:
         path.unlink(missing_ok=True)
         return
     if not path.is_dir():

@@ -140,16 +140,26 @@ CONTINUATION_MEASURES = {
     ),
     "authors_repetition_length": Measure("authors' rep. length", ".2f", _authors_length, "texts"),
     "coherence": Measure(
-        "coherence", ".3f", lambda e: embeddings.coherence(e.judge.encode, *e.parts()), "texts"
+        "coherence",
+        ".3f",
+        lambda e: embeddings.coherence(e.judge.encode, *e.parts()),
+        "texts",
+        panel=("Coherence of prompt and continuation", "cosine"),
     ),
-    "mauve": Measure("MAUVE", ".3f", _mauve, "mauve"),
+    "mauve": Measure("MAUVE", ".3f", _mauve, "mauve", panel=("MAUVE", "0 to 1")),
     "controlled_coherence": Measure(
         "controlled coherence",
         ".3f",
         lambda e: embeddings.coherence(e.judge.encode, *e.span_parts()),
         "spans",
     ),
-    "controlled_mauve": Measure("controlled MAUVE", ".3f", _controlled_mauve, "spans, mauve"),
+    "controlled_mauve": Measure(
+        "controlled MAUVE",
+        ".3f",
+        _controlled_mauve,
+        "spans, mauve",
+        panel=("MAUVE of spans of equal length", "0 to 1"),
+    ),
 }
 ALL_MEASURES = TEXT_MEASURES | CONTINUATION_MEASURES
 
@@ -213,7 +223,7 @@ def measure_continuations(
         for label, p in decoding.items()
     }
     groups["human text"] = [human]
-    _limit_spans(judge, [e.strings for e in [human.reference, *itertools.chain(*groups.values())]])
+    limit_spans(judge, [e.strings for e in [human.reference, *itertools.chain(*groups.values())]])
     found = {
         label: [{"seed": e.seed} | measure_compared(e) for e in group]
         for label, group in groups.items()
@@ -221,7 +231,7 @@ def measure_continuations(
     return {"groups": found, "top_p": top_p, "tuned": tuned}
 
 
-def _limit_spans(judge: Judge, texts: Sequence[Sequence[str]]) -> None:
+def limit_spans(judge: Judge, texts: Sequence[Sequence[str]]) -> None:
     """Set judge.spans to as many as each of several sets of texts has, at most what it is."""
     judge.spans = min([judge.spans, *(count_spans(each, judge.span_words) for each in texts)])
 
@@ -253,7 +263,7 @@ def report_continuations(
     """
     hands = deal(ids, corpus.tokenizer.boundary, samples, tokens, o.prompt_tokens, whole)
     seeds = parse_seeds(o.seeds)
-    judge = _judge(o, model, corpus.tokenizer, device)
+    judge = judge_by(o, model, corpus.tokenizer, device)
     found = measure_continuations(
         *(model, hands, corpus, vocabulary, judge),
         tokens=tokens,
@@ -269,7 +279,7 @@ def report_continuations(
     blank = [""] * (len(headings) - 2)
     of_fit = [[row.heading, f"{fit[name]:{row.format}}", *blank] for name, row in of_model.items()]
     rows = [*of_fit, *rows]
-    notes = _notes(o, hands, judge, tokens, len(seeds), found["tuned"])
+    notes = reading_notes(o, hands, judge, tokens, len(seeds), found["tuned"])
     say(tables.format_table(headings, rows))
     for note in notes:
         say(note)
@@ -283,7 +293,7 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join([table, "", *(f"- {note}" for note in report["notes"]), ""])
 
 
-def _judge(o: ContinuationOptions, model: GPT, tokenizer: Tokenizer, device: str) -> Judge:
+def judge_by(o: ContinuationOptions, model: GPT, tokenizer: Tokenizer, device: str) -> Judge:
     """By what the options o ask to compare texts."""
     if o.features is not None:
         model, tokenizer = run.open_folder(o.features, device)
@@ -294,7 +304,7 @@ def _judge(o: ContinuationOptions, model: GPT, tokenizer: Tokenizer, device: str
     return Judge(encode, features, o.spans, o.span_words)
 
 
-def _notes(
+def reading_notes(
     o: ContinuationOptions,
     hands: Hands,
     judge: Judge,

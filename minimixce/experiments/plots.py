@@ -5,7 +5,7 @@ where only the temperature changed, held-out text is a blue star.
 
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from ..storage import files
 from ..storage.shapes import Array, FilePath, Float
-from .measures import TEXT_MEASURES, mean_and_deviation
+from .measures import TEXT_MEASURES, Measure, mean_and_deviation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +32,9 @@ SYNTHETIC_FIGURES = ("matrices.png", "ratios.png", "curves.png")
 
 
 _LEAST_SHOWN = 1e-12  # where logarithmic axes of the synthetic experiments end
+
+
+_MOST_TILTED = 7  # names below a panel: more of them stand upright
 
 
 # the ends of Q's shades, 3:1 on white
@@ -67,17 +70,20 @@ def shades_of_q(count: int) -> list[tuple[float, ...]]:
 # ---- comparisons ---------------------------------------------------------------------------------
 
 
-def comparison(result: dict[str, Any], path: FilePath) -> None:
+def comparison(
+    result: dict[str, Any], path: FilePath, measures: Mapping[str, Measure] = TEXT_MEASURES
+) -> None:
     """The picture of `minimixce compare` -> the PNG file `path`. `result`: the content of its
     table.json.
 
-    Learning curves, word validity against perplexity, and a panel for each of
-    measures.TEXT_MEASURES that has one.
+    Learning curves, word validity against perplexity, and a panel for each of `measures` that has
+    one and that all runs have.
     """
+    all_rows = [row for rows in result["rows"].values() for row in rows]
     panels = [
         (name, *measure.panel)
-        for name, measure in TEXT_MEASURES.items()
-        if measure.panel is not None
+        for name, measure in measures.items()
+        if measure.panel is not None and all(name in row for row in all_rows)
     ]
     rows = -(-(2 + len(panels)) // 3)
     figure = new_figure(figsize=(15, 4.25 * rows), layout="constrained")
@@ -168,7 +174,9 @@ def _values_of_groups(
     """The measure `name` of every run, in a column for each objective and control, and of held-out
     text, where it has it.
     """
-    shown = result["rows"] | result["controls"]
+    shown = result["rows"] | {
+        label: rows for label, rows in result["controls"].items() if all(name in r for r in rows)
+    }
     held_out = result["held_out"]
     for x, (label, rows) in enumerate(shown.items()):
         values = [row[name] for row in rows]
@@ -180,6 +188,9 @@ def _values_of_groups(
     if name in held_out:
         ax.plot(len(shown), held_out[name], **_STAR)
     ticks = [*shown, *(["held-out text"] if name in held_out else [])]
+    if len(ticks) > _MOST_TILTED:
+        ax.set_xticks(range(len(ticks)), ticks, rotation=90, fontsize=8)
+        return
     names = [tick.replace(", ", ",\n") for tick in ticks]
     ax.set_xticks(range(len(ticks)), names, rotation=35, ha="right")
 

@@ -121,6 +121,12 @@ def open_lines(folder: FilePath) -> tuple[Path, Path]:
     return Path(folder) / _TEXTS[0], Path(folder) / _TEXTS[1]
 
 
+def test_lines(folder: FilePath) -> Path:
+    """The file to test on of such a folder."""
+    install.settle(folder, _NAMES)
+    return Path(folder) / _TEXTS[2]
+
+
 # ---- which files ---------------------------------------------------------------------------------
 
 

@@ -50,6 +50,7 @@ measures
 gradient_checking
 worlds
 comparing
+finetuning
 mpi
 which_objective
 claims
