@@ -12,6 +12,7 @@ from helpers import random_gpt
 import minimixce as mm
 from minimixce import lessons
 from minimixce.experiments import plots
+from minimixce.lessons import finetuning
 
 TUTORIALS = Path(__file__).parent.parent / "tutorials"
 LESSONS = [
@@ -24,6 +25,7 @@ LESSONS = [
     "6_the_approximation",
     "7_the_transformer_by_hand",
     "8_experiments_read_sceptically",
+    "9_fine_tuning_read_sceptically",
 ]
 each_lesson = pytest.mark.parametrize("name", LESSONS)
 
@@ -100,6 +102,22 @@ def test_the_stored_runs_measure_the_tokens_that_are_drawn(builder):
         assert set(tokens) == set(np.flatnonzero(log_q > -np.inf))
     rows = mm.worlds.stories().sample(50, 12, 0)
     np.testing.assert_array_equal(longer_run.world_rows(np.maximum(rows, 0)[:, :-1]), rows)
+
+
+def test_sentences_that_a_model_goes_on_with_are_rows_of_the_world():
+    world, max_len = mm.worlds.stories(), 8
+    model = mm.GPT(mm.GPTConfig(world.vocab_size, max_len - 1, 1, 1, 8), seed=0)
+    rows = world.sample(300, max_len, seed=0)
+    rows = rows[(rows[:, 1:4] > 0).all(axis=1)]
+    written = finetuning.go_on(model, rows, 2, seed=1)
+    assert written.shape == rows.shape
+    np.testing.assert_array_equal(written[:, :3], rows[:, :3])
+    world.batch(written)  # ValueError for what is no row
+    ends = (written[:, 1:] == 0).argmax(axis=1)
+    assert ends.min() < max_len - 1 == ends.max()  # some end by themselves, some are cut off
+    assert (((written[:, 1:] == 0).sum(axis=1)) == 1).all()
+    again = finetuning.go_on(model, rows, 2, seed=1)
+    np.testing.assert_array_equal(written, again)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@
 # - what "mode-seeking" means, and when it is not true;
 # - which mixture MixCE minimises, and why it cannot be computed on text as it stands.
 #
-# This is the first lesson of the short path 1 → 3 → 6, and of the long one through all nine.
+# This is the first lesson of the short path 1 → 3 → 6, and of the long one through all ten.
 
 # %% tags=["setup"]
 import numpy as np

@@ -666,5 +666,6 @@ assert possible_there < mean(target, "validity")
 # draw some of them elsewhere.
 
 # %% [markdown]
-# Next: [which objective, which η](which_objective.md), or a loss of your own
+# Next: [lesson 9](9_fine_tuning_read_sceptically.ipynb), in which a trained model is fine-tuned and its texts are measured; or
+# [which objective, which η](which_objective.md), or a loss of your own
 # ([a loss of your own](using.md#a-loss-of-your-own)), tested on `stories()` before you spend a GPU on it.
