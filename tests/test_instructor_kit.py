@@ -372,7 +372,9 @@ def test_the_bundle_has_no_solution_line_catalogue_or_key(bundled):
 
 def test_the_bundle_has_what_a_class_needs(bundled):
     there = {path.relative_to(bundled).as_posix() for path in bundled.rglob("*") if path.is_file()}
-    assert len([path for path in there if re.fullmatch(r"tutorials/\d_.*\.ipynb", path)]) == 8
+    lessons = {path.name for path in (ROOT / "tutorials").glob("[0-9]_*.ipynb")}
+    assert len(lessons) == 10
+    assert {f"tutorials/{name}" for name in lessons} <= there
     assert len([path for path in there if path.startswith("slides/")]) == 6
     for name in NAMES:
         folder = f"tutorials/assignments/{name}"

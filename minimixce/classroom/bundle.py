@@ -22,8 +22,17 @@ from .. import __version__
 from . import release
 from .assignments import NAMES, assignment
 
-LESSONS = ("[1-9]_*.py", "[1-9]_*.ipynb", "one_file.py")
-PAGES = ("math", "glossary", "which_objective", "gradient_checking", "map", "synthetic_results")
+LESSONS = ("[0-9]_*.py", "[0-9]_*.ipynb", "one_file.py")
+PAGES = (
+    "math",
+    "glossary",
+    "which_objective",
+    "gradient_checking",
+    "map",
+    "synthetic_results",
+    "measures",
+    "finetuning",
+)
 EXTRAS = ("testing", "plots")
 _SOURCE = ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "minimixce", "data")
 _HANDOUTS = "tutorials/assignments"  # which a wheel has, too
