@@ -17,7 +17,7 @@ import minimixce as mm
 from minimixce import cli, text
 from minimixce.experiments import compare as compare_command
 from minimixce.experiments import continuation_runs, intervals
-from minimixce.experiments.compare_continuations import difference
+from minimixce.experiments.compare_continuations import choose, difference
 from minimixce.experiments.continuations import ContinuationOptions
 
 # ---- formulas ------------------------------------------------------------------------------------
@@ -56,6 +56,17 @@ def test_differences_are_of_the_same_seeds():
     assert found["diversity"]["low"] == pytest.approx(0.2 - 1.2706, abs=1e-4)
     assert found["diversity"]["high"] == pytest.approx(0.2 + 1.2706, abs=1e-4)
     assert difference(a[:1], b[:1])["diversity"] == {"mean": pytest.approx(0.1)}
+
+
+def test_the_choice_by_hand():
+    found = {"mle": (0.5, 0.9), "a": (0.6, 0.3), "b": (0.4, 0.5), "c": (0.9, 0.4)}
+    rows = {
+        label: [{"diversity": d - 0.1, "mauve": m}, {"diversity": d + 0.1, "mauve": m}]
+        for label, (d, m) in found.items()
+    }
+    assert choose(rows, {"diversity": 0.5, "mauve": 1.0}) == "b"
+    assert choose(rows, {"diversity": 0.52}) == "a"
+    assert choose(rows, {"diversity": 1.0}) == "c"
 
 
 def test_texts_that_were_seen_are_not_tested_on():
@@ -238,9 +249,12 @@ def test_what_changes_is_written_and_measured_anew(folder, capsys):
     assert compare() == 0
     path = folder / "out" / "texts" / "mle_seed0_test.json"
     before = json.loads(path.read_text())
+    before["texts"][0] = "mine"
+    path.write_text(json.dumps(before))
     assert compare("--resume", "--spans", "10") == 0
     again = json.loads(path.read_text())
     assert again["tokens"] == before["tokens"]
+    assert again["texts"][0] == "mine"  # not written again
     assert again["by"] != before["by"]
     assert compare("--resume", "--tokens", "10") == 0
     assert max(map(len, json.loads(path.read_text())["tokens"])) == 10

@@ -81,7 +81,7 @@ class _Measuring:
         """All of it."""
         labels, seeds = labels_and_seeds(self._trained)
         validation, human_validation = self._on_validation()
-        chosen = self._chosen(validation, human_validation)
+        chosen = choose(validation, human_validation)
         groups, human = self._on_test()
         rows = {label: groups[label] for label in labels}
         controls = {label: group for label, group in groups.items() if label not in rows}
@@ -156,15 +156,6 @@ class _Measuring:
                 row = self._writer.measured(way, self._by, measure)
                 found.setdefault(way.label, []).append(row)
         return found, look(human)
-
-    def _chosen(self, validation: dict[str, Rows], human: dict[str, float]) -> str:
-        """The label, other than mle, of the best mean over seeds."""
-        name = "mauve" if self._c.mauve else "diversity"
-        means = {label: spread(rows, [name])[name][0] for label, rows in validation.items()}
-        others = [label for label in means if label != "mle"]
-        if self._c.mauve:
-            return max(others, key=lambda label: means[label])
-        return min(others, key=lambda label: abs(means[label] - human[name]))
 
     # ---- test ------------------------------------------------------------------------------------
 
@@ -245,6 +236,19 @@ class _Measuring:
 
 def _ids(ids: Ids) -> list[int]:
     return np.asarray(ids).tolist()
+
+
+def choose(validation: dict[str, Rows], human: dict[str, float]) -> str:
+    """The best label other than "mle" by its mean over rows of validation: of the highest MAUVE or,
+    where `human` has none, of the diversity nearest to human text's.
+    """
+    name = "mauve" if "mauve" in human else "diversity"
+    means = {
+        label: spread(rows, [name])[name][0] for label, rows in validation.items() if label != "mle"
+    }
+    if name == "mauve":
+        return max(means, key=means.__getitem__)
+    return min(means, key=lambda label: abs(means[label] - human[name]))
 
 
 def difference(a: Rows, b: Rows) -> dict[str, dict[str, Any]]:
