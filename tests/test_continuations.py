@@ -171,6 +171,13 @@ def test_a_model_goes_on_from_the_prompts_and_stops_where_a_text_ends(monkeypatc
     sure = continuations.write_on(model, texts, stretches, 0, 6, top_p=1e-6)
     greedy = model.generate(np.array([[1, 2]]), 4, temperature=0)
     assert sure[0].tolist() == greedy[0].tolist()
+    # a whole text's prompt has the boundary before it
+    model = tiny(seed=1)
+    sure = continuations.write_on(model, texts, hands, 0, 6, top_p=1e-6)
+    behind_boundary = model.generate(np.array([[0, 1, 2]]), 4, temperature=0, stop=0)[0, 1:]
+    behind_none = model.generate(np.array([[1, 2]]), 4, temperature=0, stop=0)[0]
+    assert sure[0].tolist() == [id for id in behind_boundary.tolist() if id]
+    assert behind_boundary.tolist() != behind_none.tolist()
 
 
 def test_the_tuned_top_p_is_the_one_as_diverse_as_human_text():
@@ -262,6 +269,21 @@ def test_groups_have_equally_many_spans():
     assert judge.spans == 1000  # for another model's texts
     for row in found["groups"]["unbiased"]:
         assert row["controlled_coherence"] == pytest.approx(1)
+
+
+def test_the_top_p_of_a_group_is_that_of_its_name():
+    model, hands, corpus, vocabulary = group_options(4, 9)
+    judge = continuation_measures.Judge(letter_counts, None, 5, 2)
+    options = {"tokens": 9, "seeds": [0, 1], "top_p": 1e-6}
+    found = continuation_measures.measure_continuations(
+        model, hands, corpus, vocabulary, judge, **options
+    )
+    greedy = [model.generate(ids[None, :4], 5, temperature=0)[0] for ids in hands.measured]
+    likeliest = np.mean([measures.diversity(ids) for ids in greedy])
+    for row in found["groups"]["top-p 1e-06"]:
+        assert row["diversity"] == pytest.approx(likeliest)
+    for row in found["groups"]["unbiased"]:
+        assert row["diversity"] != pytest.approx(likeliest)
 
 
 def letter_counts(texts):
