@@ -2,6 +2,7 @@
 input.
 """
 
+import gc
 import json
 import re
 import subprocess
@@ -12,6 +13,8 @@ import pytest
 
 import minimixce as mm
 from minimixce import cli, layers, text
+from minimixce.experiments.compare import compare
+from minimixce.experiments.options import ComparisonOptions
 
 SMALL = (
     "--n-layer 1 --n-embd 16 --n-head 2 --block-size 16 --batch-size 4 --steps 20 --eval-every 10"
@@ -290,6 +293,39 @@ def test_compare_writes_table_and_figure(capsys, tmp_path, story):
     )
     assert "held-out text" in printed
     assert mm.GPT.load(tmp_path / "c" / "mle_seed1", device="cpu").config.n_embd == 16
+
+
+def test_a_comparison_has_no_models_waiting_and_trains_each_as_train_does(capsys, tmp_path, story):
+    """EMO's costs are of the weights that are trained, which are made when their turn comes."""
+    pytest.importorskip("matplotlib")
+
+    def models():
+        gc.collect()
+        return sum(isinstance(each, mm.GPT) for each in gc.get_objects())
+
+    before, during = models(), []
+    options = ComparisonOptions(
+        data=[str(story)],
+        objectives="mle,emo",
+        seeds="0,1",
+        samples=2,
+        tokens=10,
+        n_layer=1,
+        n_embd=16,
+        n_head=2,
+        block_size=16,
+        batch_size=4,
+        steps=6,
+        eval_every=3,
+        warmup=2,
+    )
+    compare(options, tmp_path / "c", say=lambda line: during.append(models()))
+    assert during == [before] * 4  # before each run
+    alone = [*SMALL, "--steps", 6, "--eval-every", 3, "--seed", 1, "--quiet"]
+    run(capsys, "train", "--data", story, "--objective", "emo", "--out", tmp_path / "t", *alone)
+    one, other = (mm.GPT.load(tmp_path / name, "cpu") for name in ("t", "c/emo_seed1"))
+    for name, values in one.params.items():
+        np.testing.assert_array_equal(values, other.params[name])
 
 
 def test_quiet_prints_nothing_and_eval_of_a_comparisons_run_uses_the_held_out_text(

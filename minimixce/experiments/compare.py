@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import objectives
-from ..gpt import GPT
 from ..storage import files, install
 from ..storage.shapes import FilePath
 from ..training import run
@@ -132,11 +131,13 @@ def _jobs(
         raise ValueError(
             f"--tokens must be at most the {len(corpus.validation)} tokens held out, got {o.tokens}"
         )
-    return {
-        (label, seed): Job(dataclasses.replace(o, **changes, seed=seed), corpus)
-        for label, changes in runs.items()
-        for seed in seeds
-    }
+    jobs = {}
+    for label, changes in runs.items():
+        for seed in seeds:
+            job = Job(dataclasses.replace(o, **changes, seed=seed), corpus)
+            job.drop_model()  # there is memory for one at a time
+            jobs[label, seed] = job
+    return jobs
 
 
 def _started(folders: Iterable[Path]) -> Path | None:
@@ -195,7 +196,7 @@ def _train_here(
         if not o.quiet:
             say(f"\n{label}, seed {seed}")
         measurements = _train(job, folders[label, seed], progress=not o.quiet)
-        trained[label, seed] = _opened(job, folders[label, seed], measurements)
+        trained[label, seed] = Trained(job, folders[label, seed], measurements)
     return trained
 
 
@@ -219,7 +220,7 @@ def _train_on_mpi(
             label, seed = key = futures[future]
             measurements = future.result()
             run.check_corpus(folders[key], jobs[key].corpus)  # read there, and maybe another
-            trained[key] = _opened(jobs[key], folders[key], measurements)
+            trained[key] = Trained(jobs[key], folders[key], measurements)
             if not o.quiet:
                 say(f"{label}, seed {seed}: trained")
     return {key: trained[key] for key in jobs}
@@ -236,14 +237,9 @@ def _train_alone(
 def _train(job: Job, folder: Path, progress: bool) -> list[dict[str, Any]]:
     """Train one run, or go on with it -> its measurements."""
     with run.keeping(folder):
-        return job.fit(folder, (folder / run.RUN_FILE).exists(), progress=progress)
-
-
-def _opened(job: Job, folder: Path, measurements: list[dict[str, Any]]) -> Trained:
-    with run.keeping(folder):
-        best = GPT.load(folder, job.options.device)
-        job.model = best  # the last one, which may be large, is not looked at again
-        return Trained(job, best, measurements)
+        found = job.fit(folder, (folder / run.RUN_FILE).exists(), progress=progress)
+    job.drop_model()
+    return found
 
 
 def compare_on_text(comparison_options: ComparisonOptions, trained: Runs) -> Comparison:
@@ -259,7 +255,8 @@ def compare_on_text(comparison_options: ComparisonOptions, trained: Runs) -> Com
     vocabulary = measures.vocabulary_of(corpus)
 
     def measured(label, seed, temperature=1.0):
-        job, model, _ = trained[label, seed]
+        job = trained[label, seed].job
+        model = trained[label, seed].load()
         return measures.measure_on_text(
             model, job.validation, corpus, vocabulary, o.samples, o.tokens, temperature, seed
         )
@@ -268,8 +265,8 @@ def compare_on_text(comparison_options: ComparisonOptions, trained: Runs) -> Com
         return {"seed": seed, "temperature": temperature} | measured("mle", seed, temperature)
 
     def matching(row):
-        job, model, _ = trained["mle", row["seed"]]
-        return measures.matching_temperature(model, job.validation, row["entropy"])
+        mle = trained["mle", row["seed"]]
+        return measures.matching_temperature(mle.load(), mle.job.validation, row["entropy"])
 
     rows = {label: [{"seed": seed} | measured(label, seed) for seed in seeds] for label in labels}
     controls, temperatures = {}, {}
@@ -312,8 +309,8 @@ def compare_on_world(comparison_options: ComparisonOptions, trained: Runs) -> Co
     corpus = on_worlds.of_world(next(iter(trained.values())).job.corpus)
 
     def measured(label, seed):
-        job, model, _ = trained[label, seed]
-        return {"seed": seed} | job.measure_on_world(model)
+        own = trained[label, seed]
+        return {"seed": seed} | own.job.measure_on_world(own.load())
 
     rows = {label: [measured(label, seed) for seed in seeds] for label in labels}
     entropy = corpus.world.entropy(corpus.max_len)

@@ -67,9 +67,10 @@ class _Measuring:
         first = next(iter(trained.values()))
         self._corpus = first.job.corpus
         self._vocabulary = measures.vocabulary_of(self._corpus)
-        model, tokenizer = first.model, self._corpus.tokenizer  # of no use beside --encode alone
         if c.features is not None:
             model, tokenizer = run.open_folder(c.features, o.device)
+        else:  # --encode alone reads texts
+            model, tokenizer = first.load(), self._corpus.tokenizer
         here = dataclasses.replace(c, features=None)
         self._judge = continuation_measures.judge_by(here, model, tokenizer, o.device)
         code = Path(c.encode.rpartition(":")[0]).read_text("utf-8") if c.encode else ""
@@ -169,12 +170,13 @@ class _Measuring:
         by = digest_of([self._by, self._judge.spans])
         found: dict[str, Rows] = {}
         for way in sorted(wanted, key=lambda way: (bool(way.like), way.top_p)):
-            model = self._trained[way.label, way.seed].model
 
-            def measure(texts, temperature, way=way, model=model):
+            def measure(texts, temperature, way=way):
+                fit = {"temperature": temperature}
                 # a nucleus gives what is outside no probability at all: no perplexity is finite
-                fit = {} if way.top_p else {"model": model, "batches": batches}
-                fit |= {"temperature": temperature}
+                if not way.top_p:
+                    model = self._trained[way.label, way.seed].load()
+                    fit |= {"model": model, "batches": batches}
                 return measure_compared(self._compared(texts, way.seed, human, **fit))
 
             found.setdefault(way.group, []).append(self._writer.measured(way, by, measure))

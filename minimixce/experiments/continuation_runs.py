@@ -25,7 +25,7 @@ from .continuations import ContinuationOptions, Hands, check_options, deal, tune
 from .measures import Ids
 from .options import ComparisonOptions
 from .reading import held_out_batches
-from .trained import Runs, Trained, folder_name
+from .trained import Runs, folder_name
 
 TEXTS = "texts"  # the folder of what was written
 _MOST = 1 << 32  # bytes of a file of texts
@@ -192,7 +192,7 @@ class Writer:
     ) -> None:
         self._o, self._c, self._trained, self._out = o, c, trained, out
         self.held_out = held_out
-        self._digests = {key: digest_of_model(own.model) for key, own in trained.items()}
+        self._digests = {key: digest_of_model(own.load()) for key, own in trained.items()}
 
     def write(self, way: Way) -> bool:
         """Write the texts of a way to its file, unless they are there -> whether they were not."""
@@ -200,11 +200,16 @@ class Writer:
         if self._read(way).get("key") == key:
             return False
         own = self._trained[way.label, way.seed]
-        temperature = self._temperature(way, own) if way.like else 1.0
-        top_p = self._top_p(way, own) if way.top_p else None
+        model, tokenizer = own.load(), own.job.corpus.tokenizer
+        temperature = self._temperature(way, model) if way.like else 1.0
         hands = self.held_out.hands[way.split]
-        drawn = self._write_on(own, hands, hands.measured, way.seed, temperature, top_p)
-        tokenizer = own.job.corpus.tokenizer
+
+        def write(hands, texts, top_p):
+            how = {"temperature": temperature, "top_p": top_p, "seed": way.seed}
+            return write_on(model, texts, hands, tokenizer.boundary, self._o.tokens, **how)
+
+        top_p = self._top_p(write) if way.top_p else None
+        drawn = write(hands, hands.measured, top_p)
         found = {"key": key, "model": way.label, "seed": way.seed, "split": way.split}
         found |= {"temperature": temperature, "top_p": top_p}
         found["texts"] = [tokenizer.decode(ids) for ids in drawn]
@@ -240,27 +245,18 @@ class Writer:
             parts += [c.top_p, *(map(_digest, hands["validation"].others) if c.tune_top_p else ())]
         return digest_of([*parts, c.prompt_tokens, o.tokens, hands[way.split].whole, way.seed])
 
-    def _temperature(self, way: Way, own: Trained) -> float:
-        """That at which MLE has the entropy of another run at validation contexts."""
+    def _temperature(self, way: Way, model: LanguageModel) -> float:
+        """That at which a model, of MLE, has the entropy of another run at validation contexts."""
         other = self._trained[way.like, way.seed]
-        _, entropy = measures.fit_to_text(other.model, other.job.validation)
-        return measures.matching_temperature(own.model, own.job.validation, entropy)
+        _, entropy = measures.fit_to_text(other.load(), other.job.validation)
+        return measures.matching_temperature(model, other.job.validation, entropy)
 
-    def _top_p(self, way: Way, own: Trained) -> float:
+    def _top_p(self, write: Callable[[Hands, Sequence[Ids], float], list[Ids]]) -> float:
         """The top-p that was given, or the one that is tuned on validation texts."""
         if self._c.top_p is not None:
             return self._c.top_p
         hands = self.held_out.hands["validation"]
-
-        def write(top_p):
-            return self._write_on(own, hands, hands.others, way.seed, 1.0, top_p)
-
-        return tune_top_p(write, hands.others)[0]
-
-    def _write_on(self, own, hands, texts, seed, temperature, top_p):
-        boundary = own.job.corpus.tokenizer.boundary
-        how = {"temperature": temperature, "top_p": top_p, "seed": seed}
-        return write_on(own.model, texts, hands, boundary, self._o.tokens, **how)
+        return tune_top_p(lambda top_p: write(hands, hands.others, top_p), hands.others)[0]
 
     def _read(self, way: Way) -> dict[str, Any]:
         path = self._out / way.file

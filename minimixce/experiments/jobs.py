@@ -4,6 +4,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shlex
 from collections.abc import Callable
@@ -159,10 +160,8 @@ class Job:
         check_memory(
             config, job_options.batch_size, job_options.accumulate, xp, job_options.recompute
         )
-        if resume:
-            self.model = GPT(config, job_options.seed, job_options.device)
-        else:
-            self.model = starting.initial_model(job_options, config)
+        self._config = config
+        self._resume = resume
         # one of the two is None
         self.objective: Loss | None
         self.step: on_worlds.Step | None
@@ -174,6 +173,21 @@ class Job:
         else:
             self.batches, self.validation = self._batches_of_text()
         self._choose_shards()
+
+    @functools.cached_property
+    def model(self) -> GPT:
+        """What is trained, made when it is asked for; of a run that goes on, to be filled by it."""
+        o, config = self.options, self._config
+        to_fill = self._resume
+        model = GPT(config, o.seed, o.device) if to_fill else starting.initial_model(o, config)
+        if o.objective in objectives.names("tokens"):
+            # EMO's costs are of the very weights that are trained
+            self.objective, _ = objective_or_step(o, model, self.corpus)
+        return model
+
+    def drop_model(self) -> None:
+        """Free the memory of the model, which is made anew, untrained, when it is asked for."""
+        vars(self).pop("model", None)
 
     def _choose_shards(self) -> None:
         """Where the number of shards is not given, settle it, so that run.json keeps it."""

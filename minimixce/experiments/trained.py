@@ -4,6 +4,7 @@ and what is found about them.
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from .. import objectives
@@ -50,11 +51,17 @@ class Comparison(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A run of a comparison: its job, its best model and its measurements while training."""
+    """A run of a comparison: its job, its folder and its measurements while training."""
 
     job: Job
-    model: GPT
+    folder: Path
     measurements: list[dict[str, Any]]
+
+    def load(self) -> GPT:
+        """Its best model, from its folder each time: all models of a comparison would fill the
+        memory.
+        """
+        return GPT.load(self.folder, self.job.options.device)
 
 
 Runs: TypeAlias = dict[tuple[str, int], Trained]  # by label and seed
