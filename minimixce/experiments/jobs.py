@@ -219,6 +219,7 @@ class Job:
         for name in objectives.RATIOS:
             validate.check_ratio(name, getattr(self.options, name))
         validate.check_count("eval_tokens", self.options.eval_tokens, least=2)
+        validate.check_count("batch_size", self.options.batch_size)
         if self.options.batch_size < self.ranks.size:
             raise ValueError(
                 f"--batch-size must be at least the number of ranks, {self.ranks.size}, got"
