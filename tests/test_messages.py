@@ -359,9 +359,7 @@ def test_ctrl_c_in_the_first_second_prints_no_traceback_of_ours(tmp_path, comman
         except subprocess.TimeoutExpired:  # Python itself lost it, in a callback of an import
             running.kill()
             continue
-        if re.search(
-            r"in main\n +def main\(", error
-        ):  # where Python looks for signals, as main begins
+        if re.search(r"in main\n +def main\(", error):
             continue
         files_of_traceback = re.findall(r'File "([^"]*)"', error)
         assert not [f for f in files_of_traceback if "minimixce/" in f and "/bin/" not in f], error
